@@ -1,0 +1,1 @@
+//! One outgoing connection to a broker: versions, correlation, back-off.

@@ -1,0 +1,1 @@
+//! An asynchronous Kafka client: metadata, produce, fetch, administration, groups.

@@ -1,0 +1,1 @@
+//! Schema in, Rust out; imports the schema of a new Kafka release. Development only.

@@ -1,0 +1,1 @@
+//! The table of configuration keys, and the server.properties that uses it.

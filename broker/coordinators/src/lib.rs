@@ -1,0 +1,1 @@
+//! One runtime for coordinators, and the group coordinator on it.

@@ -1,0 +1,1 @@
+//! A partition's log in Kafka's files: append, read plan, recovery, retention, checkpoints.

@@ -1,0 +1,1 @@
+//! What a broker decides from images, requests and time.

@@ -1,0 +1,1 @@
+//! KRaft: the quorum as one pure step function.

@@ -1,0 +1,1 @@
+//! Newtypes, identifiers and error codes that every other crate speaks in.

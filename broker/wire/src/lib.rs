@@ -1,0 +1,1 @@
+//! Bytes on the wire: primitives, limits, headers, hot views, record batches, compression.

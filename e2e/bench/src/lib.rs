@@ -1,0 +1,1 @@
+//! Gregor and Apache Kafka side by side, measured in one run.

@@ -1,0 +1,1 @@
+//! Unmodified clients and Apache's own tools against Gregor.

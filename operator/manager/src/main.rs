@@ -1,0 +1,2 @@
+//! The `gregor-operator` program.
+fn main() {}

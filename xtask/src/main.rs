@@ -1,0 +1,2 @@
+//! `cargo xtask`: the commands a developer of Gregor types.
+fn main() {}
