@@ -1,1 +1,26 @@
-//! The table of configuration keys, and the server.properties that uses it.
+//! The table of configuration keys, and the typed configurations read through it.
+//!
+//! One table says of every key of Apache Kafka what its type, default and bounds are, how it changes at run time, and what
+//! Gregor does with it. `server.properties`, topic configurations, DescribeConfigs and `docs/configuration.md` all come from it.
+//! This crate reads texts; opening files is its callers' business.
+
+mod broker;
+mod broker_keys;
+mod document;
+mod group_keys;
+mod key;
+mod listener;
+mod properties;
+mod topic;
+mod topic_keys;
+mod value;
+
+pub use broker::{BrokerConfig, ProcessRoles, QuorumVoter, Warning};
+pub use document::configuration_page;
+pub use key::{ConfigKey, Importance, Kind, Support, Update, Valid, broker_key, group_key, topic_key};
+pub use listener::{Endpoint, Listener, SecurityProtocol};
+pub use properties::{Properties, PropertiesError};
+pub use topic::{CleanupPolicy, CompressionType, TimestampType, TopicConfig, synonyms, validate_topic_config};
+pub use value::ConfigError;
+
+pub use {broker_keys::BROKER_KEYS, group_keys::GROUP_KEYS, topic_keys::TOPIC_KEYS};

@@ -1,0 +1,546 @@
+//! `server.properties` as a typed configuration of a node.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use gregor_types::BrokerId;
+
+use crate::{
+    Properties,
+    key::{ConfigKey, Support, Update, broker_key},
+    listener::{Listener, SecurityProtocol, parse_endpoints, parse_protocol_map},
+    value::{ConfigError, split_list},
+};
+
+/// The roles of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessRoles {
+    /// Holds partitions and serves clients.
+    pub broker: bool,
+    /// Votes in the quorum.
+    pub controller: bool,
+}
+
+/// A member of a static quorum, from `controller.quorum.voters`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuorumVoter {
+    /// Its node id.
+    pub id: BrokerId,
+    /// Its host.
+    pub host: String,
+    /// The port of its controller listener.
+    pub port: u16,
+}
+
+/// Something in a configuration that does nothing here; shown at the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Warning {
+    /// A key of Apache Kafka without effect in this release, and why.
+    Ignored(&'static str, &'static str),
+    /// A key that Apache Kafka does not have either.
+    Unknown(String),
+}
+
+/// A node's configuration. Fields are named after Apache's keys; times in milliseconds, sizes in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "documented in the table, under the key of the same name")]
+pub struct BrokerConfig {
+    pub node_id: BrokerId,
+    pub process_roles: ProcessRoles,
+    pub broker_rack: Option<String>,
+    /// All listeners, those of the controller included.
+    pub listeners: Vec<Listener>,
+    /// The listener that brokers use among themselves, by name.
+    pub inter_broker_listener_name: String,
+    pub controller_listener_names: Vec<String>,
+    pub controller_quorum_voters: Vec<QuorumVoter>,
+    pub controller_quorum_bootstrap_servers: Vec<(String, u16)>,
+    pub controller_quorum_election_timeout_ms: i64,
+    pub controller_quorum_election_backoff_max_ms: i64,
+    pub controller_quorum_fetch_timeout_ms: i64,
+    pub controller_quorum_append_linger_ms: i64,
+    pub log_dirs: Vec<PathBuf>,
+    pub metadata_log_dir: PathBuf,
+    pub metadata_log_max_record_bytes_between_snapshots: i64,
+    pub metadata_log_max_snapshot_interval_ms: i64,
+    pub metadata_log_segment_bytes: i32,
+    pub metadata_log_segment_ms: i64,
+    pub metadata_max_idle_interval_ms: i64,
+    pub metadata_max_retention_bytes: i64,
+    pub metadata_max_retention_ms: i64,
+    pub auto_create_topics_enable: bool,
+    pub delete_topic_enable: bool,
+    pub num_partitions: i32,
+    pub default_replication_factor: i16,
+    pub broker_heartbeat_interval_ms: i64,
+    pub broker_session_timeout_ms: i64,
+    pub initial_broker_registration_timeout_ms: i64,
+    pub controlled_shutdown_enable: bool,
+    pub connections_max_idle_ms: i64,
+    pub max_connections: usize,
+    pub max_connections_per_ip: usize,
+    pub max_connections_per_ip_overrides: BTreeMap<String, usize>,
+    pub socket_listen_backlog_size: i32,
+    pub socket_request_max_bytes: usize,
+    pub socket_receive_buffer_bytes: Option<usize>,
+    pub socket_send_buffer_bytes: Option<usize>,
+    /// `None` for a quarter of the memory limit.
+    pub queued_max_request_bytes: Option<usize>,
+    pub fetch_max_bytes: i32,
+    pub max_incremental_fetch_session_cache_slots: usize,
+    pub max_request_partition_size_limit: i32,
+    pub group_initial_rebalance_delay_ms: i64,
+    pub group_min_session_timeout_ms: i64,
+    pub group_max_session_timeout_ms: i64,
+    pub group_max_size: usize,
+    pub offset_metadata_max_bytes: usize,
+    pub offsets_commit_timeout_ms: i64,
+    pub offsets_retention_minutes: i64,
+    pub offsets_retention_check_interval_ms: i64,
+    pub offsets_topic_num_partitions: i32,
+    pub offsets_topic_replication_factor: i16,
+    pub offsets_topic_segment_bytes: i32,
+    pub log_flush_offset_checkpoint_interval_ms: i64,
+    pub log_flush_start_offset_checkpoint_interval_ms: i64,
+    pub log_retention_check_interval_ms: i64,
+    pub replica_high_watermark_checkpoint_interval_ms: i64,
+    pub replica_lag_time_max_ms: i64,
+    pub producer_id_expiration_ms: i64,
+    pub request_timeout_ms: i64,
+    values: BTreeMap<String, String>,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ignored(key, why) => write!(formatter, "{key} has no effect: {why}"),
+            Self::Unknown(key) => write!(formatter, "{key} is not a key of Apache Kafka and has no effect"),
+        }
+    }
+}
+
+/// Keys outside the table, by prefix, that guard access or data.
+const GUARDED_PREFIXES: [(&str, &str); 5] = [
+    ("listener.name.", "Security settings of a listener are not served yet."),
+    ("super.users", "Authorization is not served yet: every client may do everything."),
+    ("allow.everyone.if.no.acl.found", "Authorization is not served yet: every client may do everything."),
+    ("zookeeper.", "ZooKeeper is gone since Apache Kafka 4.0; migrate to KRaft with Kafka 3.9 first."),
+    ("inter.broker.protocol.version", "The level of a cluster is its metadata.version since Apache Kafka 3.3."),
+];
+
+impl BrokerConfig {
+    /// Reads a node's configuration. What guards access, data or durability and is not served is an error that names the key;
+    /// what merely has no effect is a warning.
+    pub fn from_properties(properties: &Properties) -> Result<(Self, Vec<Warning>), ConfigError> {
+        let mut warnings = Vec::new();
+        let mut values = BTreeMap::new();
+        for (name, value) in properties.iter() {
+            if let Some((_, why)) = GUARDED_PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix)) {
+                return Err(not_served(name, value, why, "unset"));
+            }
+            let Some(key) = broker_key(name) else {
+                warnings.push(Warning::Unknown(name.to_owned()));
+                continue;
+            };
+            key.check(value)?;
+            let is_default = key.default.unwrap_or_default().eq_ignore_ascii_case(value.trim());
+            match key.support {
+                Support::Refused if !is_default => {
+                    let default = key.default.filter(|default| !default.is_empty()).unwrap_or("unset");
+                    return Err(not_served(name, &key.shown(value), key.documentation, default));
+                }
+                Support::Ignored if !is_default => warnings.push(Warning::Ignored(key.name, key.documentation)),
+                _ => {}
+            }
+            values.insert(name.to_owned(), value.trim().to_owned());
+        }
+        Ok((Self::from_values(values)?, warnings))
+    }
+
+    /// This configuration with what was set at run time laid over it: `dynamic` looks a key up in the broker's own dynamic
+    /// configuration, then in the cluster's default. Keys that cannot change at run time, and values that do not parse, count
+    /// as absent.
+    pub fn with_dynamic<'a>(&self, dynamic: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, ConfigError> {
+        let mut values = self.values.clone();
+        for (name, value) in dynamic {
+            let changes = |key: &&ConfigKey| key.update != Update::ReadOnly && key.support == Support::Served;
+            if let Some(key) = broker_key(name).filter(changes)
+                && key.check(value).is_ok()
+            {
+                values.insert(key.name.to_owned(), value.trim().to_owned());
+            }
+        }
+        Self::from_values(values)
+    }
+
+    /// The text that a key was set to, if it was set.
+    pub fn set_value(&self, key: &str) -> Option<&str> {
+        self.values.get(key).map(String::as_str)
+    }
+
+    /// The listener of this name.
+    pub fn listener(&self, name: &str) -> Option<&Listener> {
+        self.listeners.iter().find(|listener| listener.bind.name == name)
+    }
+
+    fn from_values(values: BTreeMap<String, String>) -> Result<Self, ConfigError> {
+        let read = Reader { values: &values };
+        let node_id = match (read.set("node.id"), read.set("broker.id")) {
+            (Some(node), Some(broker)) if node != broker => {
+                return Err(ConfigError::Contradiction(format!(
+                    "node.id={node} and broker.id={broker} differ; keep node.id"
+                )));
+            }
+            (Some(id), _) | (None, Some(id)) => read.parsed("node.id", id)?,
+            (None, None) => return Err(ConfigError::Missing("node.id")),
+        };
+        let roles = read.roles()?;
+        let controller_listener_names: Vec<String> =
+            split_list(read.text("controller.listener.names")).map(str::to_ascii_uppercase).collect();
+        if controller_listener_names.is_empty() {
+            return Err(ConfigError::Missing("controller.listener.names"));
+        }
+        let listeners = read.listeners(roles, &controller_listener_names)?;
+        let inter_broker_listener_name = read.inter_broker_listener(roles, &listeners)?;
+        let log_dirs: Vec<PathBuf> =
+            split_list(read.set("log.dirs").unwrap_or_else(|| read.text("log.dir"))).map(PathBuf::from).collect();
+        let first_dir = log_dirs.first().cloned().ok_or(ConfigError::Missing("log.dirs"))?;
+        let voters = read.voters()?;
+        let bootstrap = read.bootstrap_servers()?;
+        if voters.is_empty() && bootstrap.is_empty() {
+            return Err(ConfigError::Contradiction(
+                "the quorum cannot be found: set controller.quorum.bootstrap.servers=host:port (or \
+                 controller.quorum.voters=id@host:port for a static quorum)"
+                    .to_owned(),
+            ));
+        }
+        if roles.controller && !voters.is_empty() && voters.iter().all(|voter| voter.id.value() != node_id) {
+            return Err(ConfigError::Contradiction(format!(
+                "node {node_id} is a controller and is not among controller.quorum.voters"
+            )));
+        }
+        let buffer = |key| read.number::<i64>(key).map(|bytes| usize::try_from(bytes).ok());
+        Ok(Self {
+            node_id: BrokerId(node_id),
+            process_roles: roles,
+            broker_rack: read.set("broker.rack").map(str::to_owned),
+            inter_broker_listener_name,
+            listeners,
+            controller_listener_names,
+            controller_quorum_voters: voters,
+            controller_quorum_bootstrap_servers: bootstrap,
+            controller_quorum_election_timeout_ms: read.number("controller.quorum.election.timeout.ms")?,
+            controller_quorum_election_backoff_max_ms: read.number("controller.quorum.election.backoff.max.ms")?,
+            controller_quorum_fetch_timeout_ms: read.number("controller.quorum.fetch.timeout.ms")?,
+            controller_quorum_append_linger_ms: read.number("controller.quorum.append.linger.ms")?,
+            metadata_log_dir: read.set("metadata.log.dir").map_or(first_dir, PathBuf::from),
+            log_dirs,
+            metadata_log_max_record_bytes_between_snapshots: read
+                .number("metadata.log.max.record.bytes.between.snapshots")?,
+            metadata_log_max_snapshot_interval_ms: read.number("metadata.log.max.snapshot.interval.ms")?,
+            metadata_log_segment_bytes: read.number("metadata.log.segment.bytes")?,
+            metadata_log_segment_ms: read.number("metadata.log.segment.ms")?,
+            metadata_max_idle_interval_ms: read.number("metadata.max.idle.interval.ms")?,
+            metadata_max_retention_bytes: read.number("metadata.max.retention.bytes")?,
+            metadata_max_retention_ms: read.number("metadata.max.retention.ms")?,
+            auto_create_topics_enable: read.boolean("auto.create.topics.enable"),
+            delete_topic_enable: read.boolean("delete.topic.enable"),
+            num_partitions: read.number("num.partitions")?,
+            default_replication_factor: read.number("default.replication.factor")?,
+            broker_heartbeat_interval_ms: read.number("broker.heartbeat.interval.ms")?,
+            broker_session_timeout_ms: read.number("broker.session.timeout.ms")?,
+            initial_broker_registration_timeout_ms: read.number("initial.broker.registration.timeout.ms")?,
+            controlled_shutdown_enable: read.boolean("controlled.shutdown.enable"),
+            connections_max_idle_ms: read.number("connections.max.idle.ms")?,
+            max_connections: read.number("max.connections")?,
+            max_connections_per_ip: read.number("max.connections.per.ip")?,
+            max_connections_per_ip_overrides: read.connection_overrides()?,
+            socket_listen_backlog_size: read.number("socket.listen.backlog.size")?,
+            socket_request_max_bytes: read.number("socket.request.max.bytes")?,
+            socket_receive_buffer_bytes: buffer("socket.receive.buffer.bytes")?,
+            socket_send_buffer_bytes: buffer("socket.send.buffer.bytes")?,
+            queued_max_request_bytes: buffer("queued.max.request.bytes")?,
+            fetch_max_bytes: read.number("fetch.max.bytes")?,
+            max_incremental_fetch_session_cache_slots: read.number("max.incremental.fetch.session.cache.slots")?,
+            max_request_partition_size_limit: read.number("max.request.partition.size.limit")?,
+            group_initial_rebalance_delay_ms: read.number("group.initial.rebalance.delay.ms")?,
+            group_min_session_timeout_ms: read.number("group.min.session.timeout.ms")?,
+            group_max_session_timeout_ms: read.number("group.max.session.timeout.ms")?,
+            group_max_size: read.number("group.max.size")?,
+            offset_metadata_max_bytes: read.number("offset.metadata.max.bytes")?,
+            offsets_commit_timeout_ms: read.number("offsets.commit.timeout.ms")?,
+            offsets_retention_minutes: read.number("offsets.retention.minutes")?,
+            offsets_retention_check_interval_ms: read.number("offsets.retention.check.interval.ms")?,
+            offsets_topic_num_partitions: read.number("offsets.topic.num.partitions")?,
+            offsets_topic_replication_factor: read.number("offsets.topic.replication.factor")?,
+            offsets_topic_segment_bytes: read.number("offsets.topic.segment.bytes")?,
+            log_flush_offset_checkpoint_interval_ms: read.number("log.flush.offset.checkpoint.interval.ms")?,
+            log_flush_start_offset_checkpoint_interval_ms: read
+                .number("log.flush.start.offset.checkpoint.interval.ms")?,
+            log_retention_check_interval_ms: read.number("log.retention.check.interval.ms")?,
+            replica_high_watermark_checkpoint_interval_ms: read
+                .number("replica.high.watermark.checkpoint.interval.ms")?,
+            replica_lag_time_max_ms: read.number("replica.lag.time.max.ms")?,
+            producer_id_expiration_ms: read.number("producer.id.expiration.ms")?,
+            request_timeout_ms: read.number("request.timeout.ms")?,
+            values,
+        })
+    }
+}
+
+fn not_served(key: &str, value: &str, why: &'static str, default: &'static str) -> ConfigError {
+    ConfigError::NotServed { key: key.to_owned(), value: value.chars().take(256).collect(), why, default }
+}
+
+/// Reads typed values, each with its table row's default.
+struct Reader<'a> {
+    values: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Reader<'a> {
+    fn set(&self, key: &str) -> Option<&'a str> {
+        self.values.get(key).map(String::as_str)
+    }
+
+    fn text(&self, key: &'static str) -> &'a str {
+        self.set(key).or_else(|| row(key).default).unwrap_or_default()
+    }
+
+    fn parsed<T: std::str::FromStr>(&self, key: &'static str, text: &str) -> Result<T, ConfigError> {
+        text.parse().map_err(|_| row(key).invalid(text, "the number does not fit"))
+    }
+
+    fn number<T: std::str::FromStr>(&self, key: &'static str) -> Result<T, ConfigError> {
+        self.parsed(key, self.text(key))
+    }
+
+    fn boolean(&self, key: &'static str) -> bool {
+        self.text(key).eq_ignore_ascii_case("true")
+    }
+
+    fn roles(&self) -> Result<ProcessRoles, ConfigError> {
+        let text = self.text("process.roles");
+        let has = |role| split_list(text).any(|item| item == role);
+        let roles = ProcessRoles { broker: has("broker"), controller: has("controller") };
+        if roles.broker || roles.controller { Ok(roles) } else { Err(ConfigError::Missing("process.roles")) }
+    }
+
+    fn listeners(&self, roles: ProcessRoles, controller_names: &[String]) -> Result<Vec<Listener>, ConfigError> {
+        let endpoints = parse_endpoints("listeners", self.text("listeners"))?;
+        let advertised = match self.set("advertised.listeners") {
+            Some(text) => parse_endpoints("advertised.listeners", text)?,
+            None => Vec::new(),
+        };
+        if let Some(unknown) = advertised.iter().find(|other| endpoints.iter().all(|one| one.name != other.name)) {
+            return Err(ConfigError::Contradiction(format!(
+                "advertised.listeners names {}, which is not among listeners",
+                unknown.name
+            )));
+        }
+        let mut protocols = parse_protocol_map(self.text("listener.security.protocol.map"))?;
+        if self.set("listener.security.protocol.map").is_none() {
+            // Controller listeners default to PLAINTEXT when no map is given, as in Apache Kafka.
+            for name in controller_names {
+                protocols.entry(name.clone()).or_insert(SecurityProtocol::Plaintext);
+            }
+        }
+        let mut listeners = Vec::with_capacity(endpoints.len());
+        for bind in endpoints {
+            let controller = controller_names.contains(&bind.name);
+            if controller && !roles.controller {
+                return Err(ConfigError::Contradiction(format!(
+                    "listeners has {}, a controller listener, but process.roles has no controller",
+                    bind.name
+                )));
+            }
+            let protocol = *protocols.get(&bind.name).ok_or_else(|| {
+                ConfigError::Contradiction(format!(
+                    "listener.security.protocol.map has no protocol for the listener {}",
+                    bind.name
+                ))
+            })?;
+            if protocol != SecurityProtocol::Plaintext {
+                return Err(ConfigError::NotServed {
+                    key: "listener.security.protocol.map".to_owned(),
+                    value: format!("{}:{protocol:?}", bind.name),
+                    why: "Only PLAINTEXT listeners are served yet.",
+                    default: "PLAINTEXT",
+                });
+            }
+            let advertised =
+                advertised.iter().find(|other| other.name == bind.name).cloned().unwrap_or_else(|| bind.clone());
+            listeners.push(Listener { bind, advertised, protocol, controller });
+        }
+        if roles.controller && !listeners.iter().any(|listener| listener.controller) {
+            return Err(ConfigError::Contradiction(
+                "process.roles has controller, but none of controller.listener.names is among listeners".to_owned(),
+            ));
+        }
+        if roles.broker && listeners.iter().all(|listener| listener.controller) {
+            return Err(ConfigError::Contradiction(
+                "process.roles has broker, but listeners has no listener for clients".to_owned(),
+            ));
+        }
+        Ok(listeners)
+    }
+
+    fn inter_broker_listener(&self, roles: ProcessRoles, listeners: &[Listener]) -> Result<String, ConfigError> {
+        let clients = || listeners.iter().filter(|listener| !listener.controller);
+        match self.set("inter.broker.listener.name") {
+            Some(name) => {
+                let name = name.to_ascii_uppercase();
+                if roles.broker && clients().all(|listener| listener.bind.name != name) {
+                    return Err(ConfigError::Contradiction(format!(
+                        "inter.broker.listener.name={name} is not among the listeners for clients"
+                    )));
+                }
+                Ok(name)
+            }
+            None => {
+                let protocol = self.text("security.inter.broker.protocol");
+                let named = clients().find(|listener| listener.bind.name == protocol).or_else(|| clients().next());
+                Ok(named.map_or_else(|| protocol.to_owned(), |listener| listener.bind.name.clone()))
+            }
+        }
+    }
+
+    fn voters(&self) -> Result<Vec<QuorumVoter>, ConfigError> {
+        let key = row("controller.quorum.voters");
+        split_list(self.text("controller.quorum.voters"))
+            .map(|item| {
+                let parse = || {
+                    let (id, address) = item.split_once('@')?;
+                    let (host, port) = address.rsplit_once(':')?;
+                    Some(QuorumVoter {
+                        id: BrokerId(id.parse().ok()?),
+                        host: host.trim_matches(['[', ']']).to_owned(),
+                        port: port.parse().ok()?,
+                    })
+                };
+                parse().ok_or_else(|| key.invalid(item, "expected id@host:port, such as 1@controller-1:9093"))
+            })
+            .collect()
+    }
+
+    fn bootstrap_servers(&self) -> Result<Vec<(String, u16)>, ConfigError> {
+        let key = row("controller.quorum.bootstrap.servers");
+        split_list(self.text("controller.quorum.bootstrap.servers"))
+            .map(|item| {
+                item.rsplit_once(':')
+                    .and_then(|(host, port)| Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?)))
+                    .ok_or_else(|| key.invalid(item, "expected host:port, such as controller-1:9093"))
+            })
+            .collect()
+    }
+
+    fn connection_overrides(&self) -> Result<BTreeMap<String, usize>, ConfigError> {
+        let key = row("max.connections.per.ip.overrides");
+        split_list(self.text("max.connections.per.ip.overrides"))
+            .map(|item| {
+                item.rsplit_once(':')
+                    .and_then(|(address, number)| Some((address.to_owned(), number.parse().ok()?)))
+                    .ok_or_else(|| key.invalid(item, "expected address:number, such as 10.0.0.7:200"))
+            })
+            .collect()
+    }
+}
+
+fn row(key: &'static str) -> &'static ConfigKey {
+    broker_key(key).unwrap_or_else(|| panic!("{key} is in the table"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: &str = "node.id=7\nprocess.roles=broker,controller\ncontroller.listener.names=CONTROLLER\n\
+        listeners=PLAINTEXT://:9092,CONTROLLER://localhost:9093\nlog.dirs=/a, /b\ncontroller.quorum.bootstrap.servers=localhost:9093\n";
+
+    fn parse(extra: &str) -> Result<(BrokerConfig, Vec<Warning>), ConfigError> {
+        BrokerConfig::from_properties(&Properties::parse(&format!("{BASE}{extra}")).unwrap())
+    }
+
+    fn refusal(extra: &str) -> String {
+        parse(extra).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_combined_node_reads_as_apache_reads_it() {
+        let (config, warnings) =
+            parse("advertised.listeners=PLAINTEXT://kafka.example:19092\nbroker.rack=eu-1a\n").unwrap();
+        assert_eq!(warnings, []);
+        assert_eq!(config.node_id, BrokerId(7));
+        assert_eq!(config.log_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        assert_eq!(config.metadata_log_dir, PathBuf::from("/a"));
+        assert_eq!(config.inter_broker_listener_name, "PLAINTEXT");
+        assert_eq!(config.listener("PLAINTEXT").unwrap().advertised.to_string(), "PLAINTEXT://kafka.example:19092");
+        assert!(config.listener("CONTROLLER").unwrap().controller);
+        assert_eq!(config.message_max_bytes_text(), "1048588");
+    }
+
+    impl BrokerConfig {
+        fn message_max_bytes_text(&self) -> String {
+            crate::TopicConfig::effective(self, "max.message.bytes", &|_| None).unwrap()
+        }
+    }
+
+    #[test]
+    fn what_guards_access_data_or_durability_and_is_not_served_stops_the_start_by_name() {
+        for (extra, name) in [
+            (
+                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n",
+                "authorizer.class.name",
+            ),
+            ("super.users=User:admin\n", "super.users"),
+            ("ssl.client.auth=required\n", "ssl.client.auth"),
+            ("sasl.enabled.mechanisms=PLAIN\n", "sasl.enabled.mechanisms"),
+            ("listener.name.plaintext.sasl.enabled.mechanisms=PLAIN\n", "listener.name."),
+            ("remote.log.storage.system.enable=true\n", "remote.log.storage.system.enable"),
+            ("create.topic.policy.class.name=com.example.Policy\n", "create.topic.policy.class.name"),
+            ("listener.security.protocol.map=PLAINTEXT:SSL,CONTROLLER:PLAINTEXT\n", "listener.security.protocol.map"),
+            ("zookeeper.connect=zk:2181\n", "zookeeper.connect"),
+        ] {
+            assert!(refusal(extra).contains(name), "{extra}: {}", refusal(extra));
+        }
+    }
+
+    #[test]
+    fn secrets_stay_out_of_errors() {
+        assert!(!refusal("ssl.keystore.password=hunter2\n").contains("hunter2"));
+    }
+
+    #[test]
+    fn keys_without_effect_are_named_in_warnings_unless_they_have_their_default() {
+        let (_, warnings) = parse("num.io.threads=99\nnum.network.threads=3\nmy.own.key=1\n").unwrap();
+        assert_eq!(
+            warnings,
+            [
+                Warning::Unknown("my.own.key".to_owned()),
+                Warning::Ignored("num.io.threads", "Gregor has no such thread pool."),
+            ]
+        );
+    }
+
+    #[test]
+    fn contradictions_are_said_in_words() {
+        for (extra, words) in [
+            ("broker.id=8\n", "differ"),
+            ("advertised.listeners=OTHER://x:1\n", "OTHER"),
+            ("listeners=PLAINTEXT://:9092\n", "controller.listener.names"),
+            ("listeners=CONTROLLER://:9093\n", "no listener for clients"),
+            ("controller.quorum.voters=1@a:1\n", "not among controller.quorum.voters"),
+            ("inter.broker.listener.name=CONTROLLER\n", "inter.broker.listener.name"),
+            ("listeners=PLAINTEXT:9092\n", "NAME://host:port"),
+            ("num.partitions=0\n", "at least 1"),
+        ] {
+            assert!(refusal(extra).contains(words), "{extra}: {}", refusal(extra));
+        }
+    }
+
+    #[test]
+    fn run_time_changes_lie_over_the_file_and_read_only_keys_do_not_change() {
+        let (config, _) = parse("log.retention.ms=5\n").unwrap();
+        let changed = config.with_dynamic([("log.retention.ms", "9"), ("node.id", "1")]).unwrap();
+        assert_eq!(changed.set_value("log.retention.ms"), Some("9"));
+        assert_eq!(changed.node_id, BrokerId(7));
+    }
+}
