@@ -190,7 +190,7 @@ impl BrokerConfig {
                     "node.id={node} and broker.id={broker} differ; keep node.id"
                 )));
             }
-            (Some(id), _) | (None, Some(id)) => read.parsed("node.id", id)?,
+            (Some(id), _) | (None, Some(id)) => parse_number("node.id", id)?,
             (None, None) => return Err(ConfigError::Missing("node.id")),
         };
         let roles = read.roles()?;
@@ -305,12 +305,8 @@ impl<'a> Reader<'a> {
         self.set(key).or_else(|| row(key).default).unwrap_or_default()
     }
 
-    fn parsed<T: std::str::FromStr>(&self, key: &'static str, text: &str) -> Result<T, ConfigError> {
-        text.parse().map_err(|_| row(key).invalid(text, "the number does not fit"))
-    }
-
     fn number<T: std::str::FromStr>(&self, key: &'static str) -> Result<T, ConfigError> {
-        self.parsed(key, self.text(key))
+        parse_number(key, self.text(key))
     }
 
     fn boolean(&self, key: &'static str) -> bool {
@@ -319,7 +315,7 @@ impl<'a> Reader<'a> {
 
     fn roles(&self) -> Result<ProcessRoles, ConfigError> {
         let text = self.text("process.roles");
-        let has = |role| split_list(text).any(|item| item == role);
+        let has = |role: &str| split_list(text).any(|item| item == role);
         let roles = ProcessRoles { broker: has("broker"), controller: has("controller") };
         if roles.broker || roles.controller { Ok(roles) } else { Err(ConfigError::Missing("process.roles")) }
     }
@@ -385,22 +381,17 @@ impl<'a> Reader<'a> {
 
     fn inter_broker_listener(&self, roles: ProcessRoles, listeners: &[Listener]) -> Result<String, ConfigError> {
         let clients = || listeners.iter().filter(|listener| !listener.controller);
-        match self.set("inter.broker.listener.name") {
-            Some(name) => {
-                let name = name.to_ascii_uppercase();
-                if roles.broker && clients().all(|listener| listener.bind.name != name) {
-                    return Err(ConfigError::Contradiction(format!(
-                        "inter.broker.listener.name={name} is not among the listeners for clients"
-                    )));
-                }
-                Ok(name)
+        if let Some(name) = self.set("inter.broker.listener.name").map(str::to_ascii_uppercase) {
+            if roles.broker && clients().all(|listener| listener.bind.name != name) {
+                return Err(ConfigError::Contradiction(format!(
+                    "inter.broker.listener.name={name} is not among the listeners for clients"
+                )));
             }
-            None => {
-                let protocol = self.text("security.inter.broker.protocol");
-                let named = clients().find(|listener| listener.bind.name == protocol).or_else(|| clients().next());
-                Ok(named.map_or_else(|| protocol.to_owned(), |listener| listener.bind.name.clone()))
-            }
+            return Ok(name);
         }
+        let protocol = self.text("security.inter.broker.protocol");
+        let named = clients().find(|listener| listener.bind.name == protocol).or_else(|| clients().next());
+        Ok(named.map_or_else(|| protocol.to_owned(), |listener| listener.bind.name.clone()))
     }
 
     fn voters(&self) -> Result<Vec<QuorumVoter>, ConfigError> {
@@ -442,6 +433,10 @@ impl<'a> Reader<'a> {
             })
             .collect()
     }
+}
+
+fn parse_number<T: std::str::FromStr>(key: &'static str, text: &str) -> Result<T, ConfigError> {
+    text.parse().map_err(|_| row(key).invalid(text, "the number does not fit"))
 }
 
 fn row(key: &'static str) -> &'static ConfigKey {

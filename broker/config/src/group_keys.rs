@@ -3,6 +3,8 @@
 //! One row a key: name, type, default, allowed values, importance, how it changes at run time, what Gregor does with it, and its
 //! documentation. Types, defaults and bounds are Apache Kafka 4.4's; the words are ours.
 
+#![allow(clippy::enum_glob_use, clippy::unreadable_literal, reason = "a table, not code")]
+
 use crate::key::{
     ConfigKey,
     Importance::{Low, Medium},

@@ -1,7 +1,7 @@
 //! The table of configuration keys, and the typed configurations read through it.
 //!
 //! One table says of every key of Apache Kafka what its type, default and bounds are, how it changes at run time, and what
-//! Gregor does with it. `server.properties`, topic configurations, DescribeConfigs and `docs/configuration.md` all come from it.
+//! Gregor does with it. `server.properties`, topic configurations, `DescribeConfigs` and `docs/configuration.md` all come from it.
 //! This crate reads texts; opening files is its callers' business.
 
 mod broker;
