@@ -1,2 +1,37 @@
 //! `cargo xtask`: the commands a developer of Gregor types.
-fn main() {}
+//!
+//! A table of commands and nothing else: each is one module beside this file.
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod crds;
+mod paths;
+mod progress;
+mod rig;
+mod test;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The commands a developer of Gregor types.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write the custom resource definitions into crds/ and the chart; --check only compares.
+    Crds(crds::Arguments),
+    /// Run the tests: all parts, or the ones named.
+    Test(test::Arguments),
+    /// The rig of namespaces by itself: up, down, exec, load, fault.
+    Rig(rig::Arguments),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Crds(arguments) => crds::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Rig(arguments) => rig::run(&arguments),
+    }
+}

@@ -1,0 +1,3 @@
+module gregor.dev/e2e/kubernetes/toolbox
+
+go 1.26.0
