@@ -3,6 +3,8 @@
 //! Everything that turns frames or files into values and back stands on this crate. It holds no connection and no file, and it
 //! never allocates from a length that the peer claims.
 
+pub mod batch;
+pub mod compression;
 mod error;
 mod header;
 mod json;
