@@ -5,11 +5,13 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod codegen;
 mod crds;
 mod paths;
 mod progress;
 mod rig;
 mod test;
+mod tidy;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The commands a developer of Gregor types.")]
@@ -20,18 +22,24 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write the generated messages and records; --import renews the schema from a Kafka release, --check only compares.
+    Codegen(codegen::Arguments),
     /// Write the custom resource definitions into crds/ and the chart; --check only compares.
     Crds(crds::Arguments),
     /// Run the tests: all parts, or the ones named.
     Test(test::Arguments),
+    /// Check the rules of the house that no compiler knows.
+    Tidy,
     /// The rig of namespaces by itself: up, down, exec, load, fault.
     Rig(rig::Arguments),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
+        Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Tidy => tidy::run(),
         Command::Rig(arguments) => rig::run(&arguments),
     }
 }
