@@ -1,1 +1,39 @@
-//! KRaft: the quorum as one pure step function.
+//! KRaft, the consensus under the metadata log (KIP-500, KIP-595, KIP-853), as a machine of values.
+//!
+//! [`Quorum::step`] takes an input and the present time and says what must happen: write a vote, append a control batch, flush,
+//! answer, wake at a time. It is driven by the control thread of the server, and by the simulator. What must not leave before
+//! something is on disk carries the [`Token`] of that write, so the order is part of the type and not of somebody's memory.
+//!
+//! [`snapshot`] writes and reads `.checkpoint` files as bytes, [`control`] the control records of the metadata log.
+//!
+//! Architecture invariant: nothing here opens a file or a socket, reads a clock or rolls dice. It never holds record bytes longer
+//! than one step, and it knows no metadata record: a record is opaque bytes with an offset.
+//!
+//! Served so far: a quorum of one voter, static (`kraft.version` 0) or dynamic (1), with any number of observers.
+
+mod api;
+pub mod control;
+mod effects;
+mod election;
+mod leader;
+mod log_view;
+mod quorum;
+pub mod snapshot;
+mod time;
+mod voters;
+
+pub use api::{LogRead, Reply, Request, SnapshotRead};
+pub use control::ControlRecord;
+pub use effects::{Batch, Effect, Effects, RequestId, RoleChange, Token};
+pub use election::ElectionState;
+pub use log_view::{LogView, OffsetAndEpoch, SnapshotId};
+pub use quorum::{AppendError, Config, Input, Quorum, Role, StartError};
+pub use time::{Nanos, Now, Rng};
+pub use voters::{Endpoint, ReplicaKey, Voter, VoterHistory, VoterSet};
+
+/// The name of the metadata log's topic.
+pub const METADATA_TOPIC: &str = "__cluster_metadata";
+/// The most bytes of one batch that a leader appends (`KafkaRaftClient.MAX_BATCH_SIZE_BYTES`).
+pub const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// The most records of one atomic append (`QuorumController.DEFAULT_MAX_RECORDS_PER_BATCH`).
+pub const MAX_BATCH_RECORDS: usize = 10_000;

@@ -1,0 +1,112 @@
+//! The requests of KRaft that a node answers, each with the checks and in the order of Apache's `KafkaRaftClient`.
+
+mod describe;
+mod fetch;
+mod fetch_snapshot;
+mod vote;
+
+use gregor_messages::{
+    DescribeQuorumRequest, DescribeQuorumResponse, FetchRequest, FetchResponse, FetchSnapshotRequest,
+    FetchSnapshotResponse, VoteRequest, VoteResponse,
+};
+use gregor_types::{ErrorCode, KString, LeaderEpoch, Offset};
+
+use crate::{Effects, LogView, Now, Quorum, RequestId, Rng, Role, SnapshotId};
+
+pub(crate) use fetch::FetchPlan;
+
+/// A request of another node or of a tool, decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// Records of the metadata log.
+    Fetch(FetchRequest),
+    /// A piece of a snapshot.
+    FetchSnapshot(FetchSnapshotRequest),
+    /// A vote, or whether one would be given.
+    Vote(VoteRequest),
+    /// Who leads, who votes, who watches, and how far each is.
+    DescribeQuorum(DescribeQuorumRequest),
+}
+
+/// The answer to the request of the same name.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// Its records, if any, are still to be read: see [`Effect::Reply`](crate::Effect::Reply).
+    Fetch(FetchResponse),
+    /// Its bytes are still to be read from the snapshot.
+    FetchSnapshot(FetchSnapshotResponse, Option<SnapshotRead>),
+    /// See [`Request::Vote`].
+    Vote(VoteResponse),
+    /// See [`Request::DescribeQuorum`].
+    DescribeQuorum(DescribeQuorumResponse),
+}
+
+/// Records to read for an answer: whole batches from `from` on, the first one whatever its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LogRead {
+    /// The first offset.
+    pub from: Offset,
+    /// The most bytes.
+    pub max_bytes: u32,
+}
+
+/// A piece of a snapshot to read for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SnapshotRead {
+    /// Which snapshot.
+    pub id: SnapshotId,
+    /// From which byte.
+    pub position: u64,
+    /// The most bytes.
+    pub max_bytes: u32,
+}
+
+impl Quorum {
+    #[allow(clippy::too_many_arguments, reason = "the context of a step, passed on once")]
+    pub(crate) fn on_request(
+        &mut self,
+        id: RequestId,
+        version: i16,
+        request: Request,
+        log: &dyn LogView,
+        now: Now,
+        rng: &mut dyn Rng,
+        effects: &mut Effects,
+    ) {
+        match request {
+            Request::Fetch(request) => self.on_fetch(id, version, &request, log, now, effects),
+            Request::FetchSnapshot(request) => {
+                let (response, read) = self.on_fetch_snapshot(&request, log);
+                self.reply(None, id, Reply::FetchSnapshot(response, read), effects);
+            }
+            Request::Vote(request) => {
+                let (response, after) = self.on_vote(&request, log, now, rng, effects);
+                self.reply(after, id, Reply::Vote(response), effects);
+            }
+            Request::DescribeQuorum(request) => {
+                let response = self.on_describe(&request, now);
+                self.reply(None, id, Reply::DescribeQuorum(response), effects);
+            }
+        }
+    }
+
+    /// Kafka accepts a request that names no cluster.
+    fn is_our_cluster(&self, cluster_id: Option<&KString>) -> bool {
+        cluster_id.is_none_or(|id| *id == self.config.cluster_id)
+    }
+
+    /// Whether this node can answer what only a leader of that epoch can.
+    fn check_leader(&self, epoch: LeaderEpoch) -> Result<(), ErrorCode> {
+        match epoch.cmp(&self.epoch()) {
+            std::cmp::Ordering::Less => Err(ErrorCode::FencedLeaderEpoch),
+            std::cmp::Ordering::Greater => Err(ErrorCode::UnknownLeaderEpoch),
+            std::cmp::Ordering::Equal if matches!(self.role, Role::Leader(_)) => Ok(()),
+            std::cmp::Ordering::Equal => Err(ErrorCode::NotLeaderOrFollower),
+        }
+    }
+
+    /// The leader as it stands on the wire. Naming oneself without leading would stop an Apache node for good.
+    fn leader_or_none(&self) -> i32 {
+        self.leader_id().map_or(-1, i32::from)
+    }
+}

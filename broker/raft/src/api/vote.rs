@@ -1,0 +1,114 @@
+//! Vote: whether this node votes for a candidate, and whether it would (`PreVote`, KIP-996).
+
+use gregor_messages::{
+    VoteRequest, VoteResponse,
+    vote_request::PartitionData as Ballot,
+    vote_response::{PartitionData, TopicData},
+};
+use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Uuid};
+
+use crate::{
+    Effect, Effects, ElectionState, LogView, METADATA_TOPIC, Now, OffsetAndEpoch, Quorum, ReplicaKey, Rng, Role, Token,
+    effects::Write,
+};
+
+impl Quorum {
+    pub(crate) fn on_vote(
+        &mut self,
+        request: &VoteRequest,
+        log: &dyn LogView,
+        now: Now,
+        rng: &mut dyn Rng,
+        effects: &mut Effects,
+    ) -> (VoteResponse, Option<Token>) {
+        let failed = |error: ErrorCode| (VoteResponse { error_code: error.code(), ..Default::default() }, None);
+        if !self.is_our_cluster(request.cluster_id.as_ref()) {
+            return failed(ErrorCode::InconsistentClusterId);
+        }
+        let [topic] = request.topics.as_slice() else { return failed(ErrorCode::InvalidRequest) };
+        let [ballot] = topic.partitions.as_slice() else { return failed(ErrorCode::InvalidRequest) };
+        let mut after = None;
+        let verdict = if topic.topic_name != METADATA_TOPIC || ballot.partition_index != 0 {
+            Err(ErrorCode::UnknownTopicOrPartition)
+        } else {
+            self.vote(BrokerId(request.voter_id), ballot, log, now, rng, effects, &mut after)
+        };
+        let data = PartitionData {
+            partition_index: ballot.partition_index,
+            error_code: verdict.err().unwrap_or(ErrorCode::None).code(),
+            leader_id: self.leader_or_none(),
+            leader_epoch: self.epoch().value(),
+            vote_granted: verdict.unwrap_or(false),
+            ..Default::default()
+        };
+        let topic = TopicData { topic_name: topic.topic_name.clone(), partitions: vec![data], ..Default::default() };
+        (VoteResponse { topics: vec![topic], ..Default::default() }, after)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the context of a step, passed on once")]
+    fn vote(
+        &mut self,
+        addressee: BrokerId,
+        ballot: &Ballot,
+        log: &dyn LogView,
+        now: Now,
+        rng: &mut dyn Rng,
+        effects: &mut Effects,
+        after: &mut Option<Token>,
+    ) -> Result<bool, ErrorCode> {
+        let epoch = LeaderEpoch(ballot.replica_epoch);
+        let theirs = OffsetAndEpoch::new(Offset(ballot.last_offset), LeaderEpoch(ballot.last_offset_epoch));
+        // A pre-vote comes in the candidate's present epoch, a vote in the next one.
+        let impossible = if ballot.pre_vote { theirs.epoch > epoch } else { theirs.epoch >= epoch };
+        if impossible || theirs.offset < Offset::ZERO || theirs.epoch < LeaderEpoch(0) || ballot.replica_id < 0 {
+            return Err(ErrorCode::InvalidRequest);
+        }
+        if epoch < self.epoch() {
+            return Err(ErrorCode::FencedLeaderEpoch);
+        }
+        if epoch > self.epoch() {
+            *after = Some(self.become_unattached(ElectionState::unknown_leader(epoch), now, rng, effects));
+        }
+        let local = self.config.local.key;
+        let other_node = addressee.value() >= 0 && addressee != local.id;
+        let other_directory =
+            ballot.voter_directory_id != Uuid::ZERO && Some(ballot.voter_directory_id) != local.directory;
+        if other_node || other_directory {
+            return Err(ErrorCode::InvalidVoterKey);
+        }
+        // The candidate need not be in our voter set: we may not have read yet that it was added (KIP-853).
+        let candidate = ReplicaKey::new(BrokerId(ballot.replica_id), ballot.replica_directory_id);
+        let up_to_date = theirs >= log.end();
+        let granted = self.would_vote(candidate, ballot.pre_vote, up_to_date);
+        if granted && !ballot.pre_vote {
+            self.give_vote(candidate, effects, after);
+        }
+        Ok(granted)
+    }
+
+    fn would_vote(&self, candidate: ReplicaKey, pre_vote: bool, up_to_date: bool) -> bool {
+        match &self.role {
+            Role::Leader(_) => false,
+            _ if pre_vote => up_to_date,
+            Role::Candidate(_) | Role::Resigned(_) => false,
+            Role::Unattached(role) => match (role.election.voted, role.election.leader) {
+                (Some(voted), _) => {
+                    voted.id == candidate.id && (voted.directory.is_none() || voted.directory == candidate.directory)
+                }
+                (None, Some(_)) => false,
+                (None, None) => up_to_date,
+            },
+        }
+    }
+
+    /// A vote leaves only once it is on disk; also the answer to a repeated request waits for it.
+    fn give_vote(&mut self, candidate: ReplicaKey, effects: &mut Effects, after: &mut Option<Token>) {
+        let Role::Unattached(role) = &mut self.role else { unreachable!("only an unattached node votes") };
+        if role.election.voted.is_none() {
+            role.election = ElectionState::voted(role.election.epoch, candidate);
+        }
+        let token = self.writes.begin(Write::Election);
+        effects.push(Effect::Persist { token, state: role.election });
+        *after = Some(token);
+    }
+}

@@ -1,0 +1,195 @@
+//! What a step asks its driver to do, and the tokens that order it.
+
+use std::{
+    collections::VecDeque,
+    hash::{Hash, Hasher},
+};
+
+use bytes::Bytes;
+use gregor_types::{LeaderEpoch, Offset, Timestamp};
+
+use crate::{ControlRecord, ElectionState, Nanos, Reply, api::LogRead, quorum::AppendError};
+
+/// Names one write. The driver gives it back with [`Input::Durable`](crate::Input::Durable) once that write is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// Names a request until it is answered; chosen by the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// What a batch holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Batch {
+    /// Records of the quorum itself.
+    Control(Vec<ControlRecord>),
+    /// Framed metadata records.
+    Data(Vec<Bytes>),
+}
+
+impl Batch {
+    /// How many offsets it takes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Control(records) => records.len(),
+            Self::Data(records) => records.len(),
+        }
+    }
+
+    /// Never: an empty batch stops Apache's followers.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Who leads now, as far as this node knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RoleChange {
+    /// This node leads the epoch, whose first record is at `start`. It may append at once; nothing that it appends is committed
+    /// before that first record is.
+    Leader {
+        /// The epoch.
+        epoch: LeaderEpoch,
+        /// The offset of the epoch's first record.
+        start: Offset,
+    },
+    /// This node does not lead; what it appended and is not committed may be cut off.
+    NotLeader {
+        /// The newest epoch that it knows.
+        epoch: LeaderEpoch,
+    },
+}
+
+/// Something to do. Effects of one step are carried out in their order, except that a sync may be put off and combined with others.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Write the election state: file, sync, rename, sync of the folder.
+    Persist {
+        /// Given back once that is done.
+        token: Token,
+        /// What to write.
+        state: ElectionState,
+    },
+    /// Append a batch at exactly this offset.
+    Append {
+        /// Given back by [`Input::Appended`](crate::Input::Appended) once it can be read.
+        token: Token,
+        /// Where it must land.
+        base: Offset,
+        /// The epoch of the batch.
+        epoch: LeaderEpoch,
+        /// The time of its records.
+        timestamp: Timestamp,
+        /// What to append.
+        batch: Batch,
+    },
+    /// Sync the log, at least up to `end`.
+    Flush {
+        /// Given back once that is done.
+        token: Token,
+        /// The end of what must be on disk.
+        end: Offset,
+    },
+    /// Answer a request, but not before the write `after` is on disk.
+    Reply {
+        /// The write to wait for.
+        after: Option<Token>,
+        /// Which request.
+        to: RequestId,
+        /// The answer.
+        reply: Reply,
+        /// Records to read from the log and put into the answer.
+        read: Option<LogRead>,
+    },
+    /// Everything before this offset is committed.
+    HighWatermark(Offset),
+    /// Step again with [`Input::Tick`](crate::Input::Tick) at this time at the latest. Replaces the time asked for before.
+    Timer {
+        /// When.
+        at: Nanos,
+    },
+    /// This node won or lost leadership.
+    Role(RoleChange),
+    /// An append could not be done; nothing of it was.
+    Refused {
+        /// Where it should have landed.
+        base: Offset,
+        /// Why.
+        error: AppendError,
+    },
+}
+
+/// The effects of a step. Kept by the driver and emptied by it, so that a step allocates nothing in the long run.
+#[derive(Debug, Clone, Default)]
+pub struct Effects(VecDeque<Effect>);
+
+impl Effects {
+    /// Takes the first one.
+    pub fn pop(&mut self) -> Option<Effect> {
+        self.0.pop_front()
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, effect: Effect) {
+        self.0.push_back(effect);
+    }
+}
+
+/// The writes that are not on disk yet. Tokens count up for ever, so two states that differ only in how far they counted
+/// are the same state: equality and hash see the distances between tokens only.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Writes {
+    next: u64,
+    outstanding: VecDeque<(Token, Write)>,
+}
+
+/// What a write was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Write {
+    /// This node's vote for itself in an epoch.
+    OwnVote(LeaderEpoch),
+    /// Something that only answers wait for.
+    Election,
+    /// A batch; it can be read up to here.
+    Batch(Offset),
+    /// The log up to here.
+    Log(Offset),
+}
+
+impl Writes {
+    pub(crate) fn begin(&mut self, write: Write) -> Token {
+        let token = Token(self.next);
+        self.next += 1;
+        self.outstanding.push_back((token, write));
+        token
+    }
+
+    /// Ends a write; none if the token is unknown or was ended before.
+    pub(crate) fn end(&mut self, token: Token) -> Option<Write> {
+        let index = self.outstanding.iter().position(|(outstanding, _)| *outstanding == token)?;
+        self.outstanding.remove(index).map(|(_, write)| write)
+    }
+
+    fn relative(&self) -> impl Iterator<Item = (u64, Write)> + '_ {
+        let first = self.outstanding.front().map_or(0, |(token, _)| token.0);
+        self.outstanding.iter().map(move |(token, write)| (token.0.wrapping_sub(first), *write))
+    }
+}
+
+impl PartialEq for Writes {
+    fn eq(&self, other: &Self) -> bool {
+        self.relative().eq(other.relative())
+    }
+}
+
+impl Eq for Writes {}
+
+impl Hash for Writes {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.relative().for_each(|write| write.hash(hasher));
+    }
+}
