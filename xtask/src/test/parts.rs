@@ -70,6 +70,7 @@ pub fn steps(part: Part, full: bool) -> Vec<Step> {
 fn unit(full: bool) -> Vec<Step> {
     let mut steps = vec![
         Step::check("format", 2, &["fmt", "--all", "--check"]),
+        Step::check("tidy", 2, &["xtask", "tidy"]),
         Step::check("clippy", 30, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         Step::tests(
             "tests",

@@ -261,6 +261,7 @@ impl Rig {
         }
         symlink(&coredns, bin.join("coredns"))?;
         symlink(&toolbox, bin.join("pause"))?;
+        symlink(&toolbox, bin.join("toolbox"))?;
         for image in images {
             let image = image?;
             fs::copy(&image, self.state.join("images").join(image.file_name().expect("an image is a file")))?;
