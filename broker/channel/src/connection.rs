@@ -1,0 +1,326 @@
+//! A live TCP connection: one task writes, one reads and hands each response to the caller who waits for it.
+//!
+//! [`Channel`](crate::Channel) opens it. A connection never comes back: once closed, every caller is told, and a new one is made.
+
+use std::{
+    collections::HashMap,
+    ops::RangeInclusive,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI32, Ordering},
+    },
+};
+
+use bytes::{Bytes, BytesMut};
+use gregor_messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, Request};
+use gregor_types::{ErrorCode, KString};
+use gregor_wire::Message as _;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::{ChannelError, ChannelOptions, api_name, frame};
+
+/// A response's frame behind its length.
+type Answer = Result<Bytes, ChannelError>;
+
+pub(crate) struct Connection {
+    address: String,
+    client_id: KString,
+    served: Mutex<HashMap<i16, RangeInclusive<i16>>>,
+    next_correlation: AtomicI32,
+    in_flight: Arc<Semaphore>,
+    outgoing: mpsc::Sender<Bytes>,
+    state: Arc<Mutex<State>>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+struct State {
+    waiting: HashMap<i32, Waiting>,
+    /// Why the connection ended, once it has.
+    closed: Option<String>,
+}
+
+struct Waiting {
+    answer: oneshot::Sender<Answer>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Connects and asks what the peer serves.
+    pub(crate) async fn open(address: &str, options: &ChannelOptions) -> Result<Arc<Self>, ChannelError> {
+        let deadline = Instant::now() + options.connect_timeout;
+        let refused = |source| ChannelError::Connect { address: address.to_owned(), source };
+        let stream = timeout(options.connect_timeout, TcpStream::connect(address))
+            .await
+            .map_err(|_| refused(std::io::ErrorKind::TimedOut.into()))?
+            .map_err(refused)?;
+        stream.set_nodelay(true).map_err(refused)?;
+        let (read, write) = stream.into_split();
+        let state = Arc::new(Mutex::new(State { waiting: HashMap::new(), closed: None }));
+        let (outgoing, queue) = mpsc::channel(options.in_flight_max.max(1));
+        let tasks = [
+            tokio::spawn(write_frames(write, queue, Arc::clone(&state), address.to_owned())),
+            tokio::spawn(read_frames(read, Arc::clone(&state), address.to_owned(), options.frame_bytes_max)),
+        ];
+        let connection = Arc::new(Self {
+            address: address.to_owned(),
+            client_id: options.client_id.clone(),
+            served: Mutex::new(HashMap::new()),
+            next_correlation: AtomicI32::new(0),
+            in_flight: Arc::new(Semaphore::new(options.in_flight_max.max(1))),
+            outgoing,
+            state,
+            tasks,
+        });
+        let served = connection.negotiate(deadline).await?;
+        *connection.served.lock().expect("nothing panics while it holds this lock") = served;
+        Ok(connection)
+    }
+
+    /// The newest version of an API that both sides serve.
+    pub(crate) fn version(&self, key: ApiKey, ours: RangeInclusive<i16>) -> Result<i16, ChannelError> {
+        let served = self.served.lock().expect("nothing panics while it holds this lock");
+        let theirs = served.get(&(key as i16)).cloned();
+        // A version that may still change is never used, even if the peer offers it.
+        let stable = key.stable_versions();
+        let newest = theirs.as_ref().map(|theirs| (*theirs.end()).min(*ours.end()).min(*stable.end()));
+        match newest {
+            Some(version)
+                if ours.contains(&version) && theirs.as_ref().is_some_and(|range| range.contains(&version)) =>
+            {
+                Ok(version)
+            }
+            _ => Err(ChannelError::Unsupported {
+                address: self.address.clone(),
+                api: api_name(key),
+                wanted: ours,
+                served: theirs,
+            }),
+        }
+    }
+
+    /// Every API that the peer said it serves.
+    pub(crate) fn served(&self) -> Vec<(i16, RangeInclusive<i16>)> {
+        let served = self.served.lock().expect("nothing panics while it holds this lock");
+        let mut rows: Vec<_> = served.iter().map(|(key, range)| (*key, range.clone())).collect();
+        rows.sort_by_key(|(key, _)| *key);
+        rows
+    }
+
+    /// Sends a request and waits for its response.
+    pub(crate) async fn call<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        deadline: Instant,
+    ) -> Result<R::Response, ChannelError> {
+        let body = self.exchange(request, version, deadline).await?;
+        frame::decode_response::<R>(body, version).map_err(|source| {
+            // The next response may be out of step too.
+            self.close("a response could not be read");
+            ChannelError::Decode { address: self.address.clone(), api: api_name(R::KEY), version, source }
+        })
+    }
+
+    /// Sends a request that has no response.
+    pub(crate) async fn send<R: Request>(
+        &self,
+        request: &R,
+        version: i16,
+        deadline: Instant,
+    ) -> Result<(), ChannelError> {
+        let bytes = self.encode(request, version, self.correlation())?;
+        self.queue(bytes, deadline, api_name(R::KEY)).await
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed.is_some()
+    }
+
+    /// Ends the connection; whoever waits on it is told why.
+    pub(crate) fn close(&self, reason: &str) {
+        close(&self.state, &self.address, reason);
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+
+    /// KIP-511: ask in our newest version. A peer that does not know it answers in version 0 with `UNSUPPORTED_VERSION`
+    /// and the versions of this one API, and is asked again in its own newest.
+    async fn negotiate(&self, deadline: Instant) -> Result<HashMap<i16, RangeInclusive<i16>>, ChannelError> {
+        let mut version = *ApiVersionsRequest::VERSIONS.end();
+        loop {
+            let request = ApiVersionsRequest {
+                client_software_name: KString::from_static("gregor"),
+                client_software_version: KString::from_static(env!("CARGO_PKG_VERSION")),
+                ..Default::default()
+            };
+            let body = self.exchange(&request, version, deadline).await?;
+            // Behind the correlation id, which never has tags here (KIP-511), every version starts with the error.
+            let error = ErrorCode::from(body.get(4..6).map_or(0, |code| i16::from_be_bytes([code[0], code[1]])));
+            let read_as = if error == ErrorCode::UnsupportedVersion { 0 } else { version };
+            let response = frame::decode_response::<ApiVersionsRequest>(body, read_as).map_err(|source| {
+                ChannelError::Decode { address: self.address.clone(), api: "ApiVersions", version: read_as, source }
+            })?;
+            let served = versions_by_key(&response);
+            match (error, served.get(&(ApiKey::ApiVersions as i16))) {
+                (ErrorCode::None, _) => return Ok(served),
+                (ErrorCode::UnsupportedVersion, Some(range)) if *range.end() < version => {
+                    version = (*range.end()).max(0);
+                }
+                // Brokers before 2.4 name no range: version 0 is served by every one.
+                (ErrorCode::UnsupportedVersion, None) if version > 0 => version = 0,
+                _ => return Err(ChannelError::Refused { address: self.address.clone(), error }),
+            }
+        }
+    }
+
+    async fn exchange<R: Request>(&self, request: &R, version: i16, deadline: Instant) -> Answer {
+        let api = api_name(R::KEY);
+        let timed_out = || ChannelError::TimedOut { address: self.address.clone(), api };
+        let place = timeout_at(deadline, Arc::clone(&self.in_flight).acquire_owned())
+            .await
+            .map_err(|_| timed_out())?
+            .expect("this semaphore is never closed");
+        let correlation = self.correlation();
+        let bytes = self.encode(request, version, correlation)?;
+        let (answer, response) = oneshot::channel();
+        {
+            let mut state = self.lock();
+            if let Some(reason) = &state.closed {
+                return Err(self.disconnected(reason.clone()));
+            }
+            state.waiting.insert(correlation, Waiting { answer, _place: place });
+        }
+        self.queue(bytes, deadline, api).await?;
+        match timeout_at(deadline, response).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(self.disconnected("the connection was dropped".to_owned())),
+            Err(_) => {
+                // Brokers answer in order, so whatever is stuck holds up all that follows: start afresh, as Kafka's clients do.
+                self.close("a request was not answered in time");
+                Err(timed_out())
+            }
+        }
+    }
+
+    fn encode<R: Request>(&self, request: &R, version: i16, correlation: i32) -> Result<Bytes, ChannelError> {
+        frame::encode_request(request, version, correlation, &self.client_id).map_err(|source| ChannelError::Encode {
+            api: api_name(R::KEY),
+            version,
+            source,
+        })
+    }
+
+    async fn queue(&self, bytes: Bytes, deadline: Instant, api: &'static str) -> Result<(), ChannelError> {
+        match timeout_at(deadline, self.outgoing.send(bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => {
+                let reason = self.lock().closed.clone();
+                Err(self.disconnected(reason.unwrap_or_else(|| "the connection was dropped".to_owned())))
+            }
+            Err(_) => {
+                self.close("a request could not be written in time");
+                Err(ChannelError::TimedOut { address: self.address.clone(), api })
+            }
+        }
+    }
+
+    fn correlation(&self) -> i32 {
+        self.next_correlation.fetch_add(1, Ordering::Relaxed) & i32::MAX
+    }
+
+    fn disconnected(&self, reason: String) -> ChannelError {
+        ChannelError::Disconnected { address: self.address.clone(), reason }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.close("the channel was dropped");
+    }
+}
+
+fn versions_by_key(response: &ApiVersionsResponse) -> HashMap<i16, RangeInclusive<i16>> {
+    response.api_keys.iter().map(|row| (row.api_key, row.min_version..=row.max_version)).collect()
+}
+
+fn close(state: &Mutex<State>, address: &str, reason: &str) {
+    let waiting = {
+        let mut state = state.lock().expect("nothing panics while it holds this lock");
+        if state.closed.is_none() {
+            state.closed = Some(reason.to_owned());
+        }
+        std::mem::take(&mut state.waiting)
+    };
+    for (_, waiting) in waiting {
+        let error = ChannelError::Disconnected { address: address.to_owned(), reason: reason.to_owned() };
+        // A caller who gave up needs no answer.
+        let _ = waiting.answer.send(Err(error));
+    }
+}
+
+async fn write_frames(
+    mut write: OwnedWriteHalf,
+    mut queue: mpsc::Receiver<Bytes>,
+    state: Arc<Mutex<State>>,
+    address: String,
+) {
+    while let Some(bytes) = queue.recv().await {
+        if let Err(error) = write.write_all(&bytes).await {
+            close(&state, &address, &error.to_string());
+            return;
+        }
+    }
+}
+
+async fn read_frames(mut read: OwnedReadHalf, state: Arc<Mutex<State>>, address: String, frame_bytes_max: usize) {
+    let reason = loop {
+        match read_frame(&mut read, frame_bytes_max).await {
+            Ok(frame) => {
+                let correlation = frame::correlation_of(&frame);
+                let waiting = {
+                    let mut state = state.lock().expect("nothing panics while it holds this lock");
+                    state.waiting.remove(&correlation)
+                };
+                match waiting {
+                    // A caller who gave up needs no answer.
+                    Some(waiting) => drop(waiting.answer.send(Ok(frame))),
+                    None => break format!("a response came to a request never sent (correlation id {correlation})"),
+                }
+            }
+            Err(reason) => break reason,
+        }
+    };
+    tracing::debug!(%address, %reason, "connection ended");
+    close(&state, &address, &reason);
+}
+
+/// One response behind its length. Memory grows as bytes arrive, never by what the length claims.
+async fn read_frame(read: &mut OwnedReadHalf, frame_bytes_max: usize) -> Result<Bytes, String> {
+    let length = read.read_i32().await.map_err(|error| match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => "the peer closed it".to_owned(),
+        _ => error.to_string(),
+    })?;
+    let length = usize::try_from(length).ok().filter(|length| (4..=frame_bytes_max).contains(length)).ok_or_else(|| {
+        format!("a response claims {length} bytes, outside 4 to {frame_bytes_max}: this is no Kafka listener, or it wants TLS")
+    })?;
+    let mut body = BytesMut::with_capacity(length.min(64 << 10));
+    let mut limited = read.take(length as u64);
+    while body.len() < length {
+        if limited.read_buf(&mut body).await.map_err(|error| error.to_string())? == 0 {
+            return Err("the peer closed it within a response".to_owned());
+        }
+    }
+    Ok(body.freeze())
+}

@@ -1,0 +1,307 @@
+//! The client itself, and what it knows of the cluster: brokers, topics, leaders.
+//!
+//! What is known is an immutable [`Cluster`] behind an `Arc`, replaced as metadata comes in. Requests are routed by `route.rs`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, RwLock},
+};
+
+use gregor_channel::Channel;
+use gregor_messages::{
+    MetadataRequest, MetadataResponse, metadata_request::MetadataRequestTopic, metadata_response::MetadataResponseTopic,
+};
+use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
+use tokio::time::Instant;
+
+use crate::{
+    Admin, BrokerError, ClientError, ClientOptions, Consumer, ConsumerOptions, Producer, ProducerOptions,
+    route::Purpose,
+};
+
+/// A connection to a Kafka cluster. A clone is the same client.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: ClientOptions,
+    bootstrap: Vec<String>,
+    cluster: RwLock<Arc<Cluster>>,
+    channels: Mutex<HashMap<(String, Purpose), Channel>>,
+    coordinators: Mutex<HashMap<KString, BrokerId>>,
+}
+
+/// What is known of a cluster at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Cluster {
+    /// The cluster's id, once a broker told it.
+    pub cluster_id: Option<KString>,
+    /// The broker that administrative requests go to.
+    pub controller: Option<BrokerId>,
+    /// The brokers that are up.
+    pub brokers: BTreeMap<BrokerId, Endpoint>,
+    /// The topics that were asked for.
+    pub topics: HashMap<KString, Topic>,
+}
+
+/// Where a broker is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A name or an address.
+    pub host: KString,
+    /// The port.
+    pub port: i32,
+    /// The rack, if the broker is told one.
+    pub rack: Option<KString>,
+}
+
+/// A topic as metadata shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// The topic's id; zero from brokers before 2.8.
+    pub id: TopicId,
+    /// Whether coordinators own it.
+    pub internal: bool,
+    /// Its partitions by number.
+    pub partitions: BTreeMap<PartitionIndex, Partition>,
+    pub(crate) known_since: Instant,
+}
+
+/// A partition as metadata shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// The leader, if there is one.
+    pub leader: Option<BrokerId>,
+    /// The leader's epoch.
+    pub leader_epoch: LeaderEpoch,
+    /// Every replica, the preferred leader first.
+    pub replicas: Vec<BrokerId>,
+    /// The replicas in sync.
+    pub isr: Vec<BrokerId>,
+    /// The replicas that are down.
+    pub offline: Vec<BrokerId>,
+}
+
+impl Client {
+    /// Connects to a cluster. `bootstrap` is `host:port`, or several with commas between; one that answers is enough.
+    pub async fn connect(bootstrap: &str, options: ClientOptions) -> Result<Self, ClientError> {
+        let bootstrap = parse_bootstrap(bootstrap)?;
+        let inner = Inner {
+            options,
+            bootstrap,
+            cluster: RwLock::default(),
+            channels: Mutex::default(),
+            coordinators: Mutex::default(),
+        };
+        let client = Self { inner: Arc::new(inner) };
+        client.retry(async || client.refresh_topics(&[], false).await.map(drop)).await?;
+        Ok(client)
+    }
+
+    /// Administration: topics, configurations, groups, offsets.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.clone())
+    }
+
+    /// A producer on this client.
+    pub async fn producer(&self, options: ProducerOptions) -> Result<Producer, ClientError> {
+        Producer::new(self.clone(), options).await
+    }
+
+    /// A consumer on this client.
+    pub fn consumer(&self, options: ConsumerOptions) -> Consumer {
+        Consumer::new(self.clone(), options)
+    }
+
+    /// What is known at this moment.
+    pub fn cluster(&self) -> Arc<Cluster> {
+        Arc::clone(&self.inner.cluster.read().expect("nothing panics while it holds this lock"))
+    }
+
+    /// The choices this client was made with.
+    pub fn options(&self) -> &ClientOptions {
+        &self.inner.options
+    }
+
+    /// Asks for topics by name and remembers the answer. A topic that does not exist is created if `create` says so
+    /// and the broker allows it.
+    pub(crate) async fn refresh_topics(&self, names: &[KString], create: bool) -> Result<Arc<Cluster>, ClientError> {
+        let response = self.fetch_metadata(Some(names), create).await?;
+        Ok(self.learn(&response, false))
+    }
+
+    /// The metadata of some topics, or of all.
+    pub(crate) async fn fetch_metadata(
+        &self,
+        names: Option<&[KString]>,
+        create: bool,
+    ) -> Result<MetadataResponse, ClientError> {
+        let named = |name: &KString| MetadataRequestTopic { name: Some(name.clone()), ..Default::default() };
+        let topics = names.map(|names| names.iter().map(named).collect::<Vec<_>>());
+        let build = |_version| MetadataRequest {
+            topics: topics.clone(),
+            allow_auto_topic_creation: create,
+            ..Default::default()
+        };
+        // From version 4 on, a request can say that it must not create; older ones always create (brokers before 0.11).
+        let (_, response) = self.call_any::<MetadataRequest>(4..=13, self.options().request_timeout, build).await?;
+        ErrorCode::from(response.error_code).ok().map_err(|code| BrokerError::new("metadata", code))?;
+        Ok(response)
+    }
+
+    /// Takes metadata into what is known. With `all`, what it does not mention is gone.
+    pub(crate) fn learn(&self, response: &MetadataResponse, all: bool) -> Arc<Cluster> {
+        let mut known = self.inner.cluster.write().expect("nothing panics while it holds this lock");
+        let mut cluster = Cluster {
+            cluster_id: response.cluster_id.as_ref().map(KString::compact),
+            controller: (response.controller_id >= 0).then_some(BrokerId(response.controller_id)),
+            brokers: BTreeMap::new(),
+            topics: if all { HashMap::new() } else { known.topics.clone() },
+        };
+        for broker in &response.brokers {
+            let endpoint = Endpoint {
+                host: broker.host.compact(),
+                port: broker.port,
+                rack: broker.rack.as_ref().map(KString::compact),
+            };
+            cluster.brokers.insert(BrokerId(broker.node_id), endpoint);
+        }
+        for topic in &response.topics {
+            let Some(name) = &topic.name else { continue };
+            match ErrorCode::from(topic.error_code) {
+                // A partition without a leader is an error of that partition; the topic is known all the same.
+                ErrorCode::None | ErrorCode::LeaderNotAvailable if !topic.partitions.is_empty() => {
+                    cluster.topics.insert(name.compact(), topic_of(topic));
+                }
+                _ => drop(cluster.topics.remove(name)),
+            }
+        }
+        *known = Arc::new(cluster);
+        Arc::clone(&known)
+    }
+
+    /// A topic, asked for if it is not known or was learnt too long ago.
+    pub(crate) async fn topic(&self, name: &KString, create: bool) -> Result<Topic, ClientError> {
+        if let Some(topic) = self.cluster().topics.get(name)
+            && topic.known_since.elapsed() < self.options().metadata_max_age
+        {
+            return Ok(topic.clone());
+        }
+        self.retry(async || {
+            let response = self.fetch_metadata(Some(std::slice::from_ref(name)), create).await?;
+            if let Some(topic) = self.learn(&response, false).topics.get(name) {
+                return Ok(topic.clone());
+            }
+            let code = response.topics.first().map_or(ErrorCode::UnknownTopicOrPartition, |row| row.error_code.into());
+            // A topic that may not be created will not appear by waiting.
+            let code = if code == ErrorCode::None { ErrorCode::LeaderNotAvailable } else { code };
+            match (code, create) {
+                (ErrorCode::UnknownTopicOrPartition, false) => {
+                    Err(ClientError::InvalidArgument(format!("topic {name} does not exist in this cluster")))
+                }
+                _ => Err(BrokerError::new(format!("topic {name}"), code).into()),
+            }
+        })
+        .await
+    }
+
+    /// The leader of a partition as far as it is known.
+    pub(crate) fn leader(&self, partition: &TopicPartition) -> Result<(BrokerId, LeaderEpoch), ClientError> {
+        let cluster = self.cluster();
+        let known = cluster.topics.get(&partition.topic).and_then(|topic| topic.partitions.get(&partition.partition));
+        let no_leader = || ClientError::NoLeader(partition.clone());
+        let known = known.ok_or_else(no_leader)?;
+        Ok((known.leader.ok_or_else(no_leader)?, known.leader_epoch))
+    }
+
+    pub(crate) fn bootstrap(&self) -> &[String] {
+        &self.inner.bootstrap
+    }
+
+    /// The channel to an address for a purpose; made when it is first asked for.
+    pub(crate) fn channel(&self, address: String, purpose: Purpose) -> Channel {
+        let mut channels = self.inner.channels.lock().expect("nothing panics while it holds this lock");
+        let options = || self.options().channel(purpose.in_flight_max());
+        channels.entry((address.clone(), purpose)).or_insert_with(|| Channel::new(address, options())).clone()
+    }
+
+    pub(crate) fn coordinators(&self) -> std::sync::MutexGuard<'_, HashMap<KString, BrokerId>> {
+        self.inner.coordinators.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Client({})", self.inner.bootstrap.join(","))
+    }
+}
+
+impl Endpoint {
+    /// `host:port`, with brackets around an IPv6 address.
+    pub fn address(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl Topic {
+    /// The partitions that have a leader now.
+    pub fn available(&self) -> impl Iterator<Item = PartitionIndex> {
+        self.partitions.iter().filter(|(_, partition)| partition.leader.is_some()).map(|(index, _)| *index)
+    }
+}
+
+fn topic_of(topic: &MetadataResponseTopic) -> Topic {
+    let brokers = |ids: &[i32]| ids.iter().copied().map(BrokerId).collect();
+    let partitions = topic.partitions.iter().map(|row| {
+        let partition = Partition {
+            leader: (row.leader_id >= 0).then_some(BrokerId(row.leader_id)),
+            leader_epoch: LeaderEpoch(row.leader_epoch),
+            replicas: brokers(&row.replica_nodes),
+            isr: brokers(&row.isr_nodes),
+            offline: brokers(&row.offline_replicas),
+        };
+        (PartitionIndex(row.partition_index), partition)
+    });
+    Topic {
+        id: topic.topic_id,
+        internal: topic.is_internal,
+        partitions: partitions.collect(),
+        known_since: Instant::now(),
+    }
+}
+
+fn parse_bootstrap(text: &str) -> Result<Vec<String>, ClientError> {
+    let wrong = |entry: &str| {
+        ClientError::InvalidArgument(format!(
+            "{entry:?} is no broker address: expected host:port, such as localhost:9092"
+        ))
+    };
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let addresses: Vec<_> = entries
+        .map(|entry| match entry.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(entry.to_owned()),
+            _ => Err(wrong(entry)),
+        })
+        .collect::<Result<_, _>>()?;
+    if addresses.is_empty() { Err(wrong(text)) } else { Ok(addresses) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_without_a_port_are_named() {
+        assert_eq!(parse_bootstrap("a:1, [::1]:2,").unwrap(), ["a:1", "[::1]:2"]);
+        for wrong in ["", "a", "a:", ":1", "a:99999", "a:1,b"] {
+            let message = parse_bootstrap(wrong).unwrap_err().to_string();
+            assert!(message.contains("expected host:port"), "{message}");
+        }
+    }
+}
