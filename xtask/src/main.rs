@@ -5,8 +5,10 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod codegen;
 mod crds;
+mod docs;
 mod paths;
 mod progress;
 mod rig;
@@ -22,10 +24,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure Gregor against the real Apache Kafka; `--list` shows the workloads.
+    Bench(bench::Arguments),
     /// Write the generated messages and records; --import renews the schema from a Kafka release, --check only compares.
     Codegen(codegen::Arguments),
     /// Write the custom resource definitions into crds/ and the chart; --check only compares.
     Crds(crds::Arguments),
+    /// Write docs/configuration.md from the table of keys; --check only compares.
+    Docs(docs::Arguments),
     /// Run the tests: all parts, or the ones named.
     Test(test::Arguments),
     /// Check the rules of the house that no compiler knows.
@@ -36,8 +42,10 @@ enum Command {
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments),
+        Command::Docs(arguments) => docs::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy => tidy::run(),
         Command::Rig(arguments) => rig::run(&arguments),

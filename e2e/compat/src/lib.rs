@@ -1,1 +1,10 @@
-//! Unmodified clients and Apache's own tools against Gregor.
+//! Unmodified clients and Apache's own tools against Gregor: the processes that the tests in `tests/` start.
+//!
+//! A [`Gregor`] is a real broker process with a folder of its own; a [`Journey`] is a real client in its own language,
+//! installed by its own package manager under `target/compat`. Nothing here knows the protocol.
+
+mod gregor;
+mod journey;
+
+pub use gregor::Gregor;
+pub use journey::Journey;

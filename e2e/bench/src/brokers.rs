@@ -1,0 +1,186 @@
+//! The two brokers as processes: the same properties, a folder of their own, stopped by process id.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use gregor_apache::Release;
+
+use crate::{account::Account, load::Connection};
+
+/// Which broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Ours.
+    Gregor,
+    /// The real Apache Kafka.
+    Apache,
+}
+
+/// A broker that can be started and stopped on the same data.
+pub struct Broker {
+    kind: Kind,
+    program: PathBuf,
+    folder: tempfile::TempDir,
+    address: String,
+    running: Option<(Child, Account)>,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::Gregor => "gregor",
+            Self::Apache => "apache",
+        })
+    }
+}
+
+impl Kind {
+    /// A formatted, running broker with a new folder.
+    pub fn prepare(self, gregor: &Path) -> Result<Broker> {
+        let folder = tempfile::Builder::new().prefix("gregor-bench-").tempdir()?;
+        let (port, controller) = (free_port()?, free_port()?);
+        let data = folder.path().join("data");
+        let properties = format!(
+            "process.roles=broker,controller\nnode.id=1\ncontroller.listener.names=CONTROLLER\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\nlog.dirs={}\nauto.create.topics.enable=false\n\
+             offsets.topic.replication.factor=1\n",
+            data.display()
+        );
+        fs::write(folder.path().join("server.properties"), properties)?;
+        let mut broker = Broker {
+            kind: self,
+            program: gregor.to_owned(),
+            folder,
+            address: format!("127.0.0.1:{port}"),
+            running: None,
+        };
+        broker.format()?;
+        broker.start()?;
+        broker.wait_until_it_answers(Duration::from_secs(60))?;
+        Ok(broker)
+    }
+}
+
+impl Broker {
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What the running process costs.
+    pub fn account(&self) -> Result<&Account> {
+        self.running.as_ref().map(|(_, account)| account).context("the broker is not running")
+    }
+
+    /// Starts the process; it may not answer yet.
+    pub fn start(&mut self) -> Result<()> {
+        let log = File::create(self.folder.path().join("log"))?;
+        let mut command = self.command("broker", "kafka.Kafka")?;
+        match self.kind {
+            Kind::Gregor => command.arg("--config").arg(self.properties()),
+            Kind::Apache => command.arg(self.properties()),
+        };
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let account = Account::open(child.id());
+        self.running = Some((child, account));
+        Ok(())
+    }
+
+    /// Stops the process with SIGTERM and waits for its end.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some((mut child, account)) = self.running.take() else { return Ok(()) };
+        ensure!(Command::new("kill").arg(child.id().to_string()).status()?.success(), "could not signal the broker");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                child.kill()?;
+                child.wait()?;
+                bail!("{} did not stop within a minute", self.kind);
+            }
+            thread::park_timeout(Duration::from_millis(2));
+        }
+        account.close();
+        Ok(())
+    }
+
+    fn wait_until_it_answers(&mut self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while Connection::open(&self.address).and_then(|mut connection| connection.is_ready()).ok() != Some(true) {
+            let (child, _) = self.running.as_mut().context("started above")?;
+            let ended = child.try_wait()?;
+            if ended.is_some() || Instant::now() > deadline {
+                let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+                bail!("{} does not answer; its log:\n{log}", self.kind);
+            }
+            thread::park_timeout(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    fn format(&self) -> Result<()> {
+        let mut command = match self.kind {
+            Kind::Gregor => {
+                let mut command = Command::new(&self.program);
+                command.args(["storage", "format", "--config"]).arg(self.properties()).arg("--cluster-id");
+                command
+            }
+            Kind::Apache => {
+                let mut command = self.command("", "kafka.tools.StorageTool")?;
+                command.args(["format", "-c"]).arg(self.properties()).arg("-t");
+                command
+            }
+        };
+        let output = command.arg("uZ9tHTWSR9SSAv6t2EZdKw").output()?;
+        ensure!(output.status.success(), "formatting failed: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// Apache runs with the heap and the collector of its own start script.
+    fn command(&self, ours: &str, main_class: &str) -> Result<Command> {
+        match self.kind {
+            Kind::Gregor => {
+                let mut command = Command::new(&self.program);
+                command.arg(ours);
+                Ok(command)
+            }
+            Kind::Apache => {
+                let options = "-Xmx1G -Xms1G -server -XX:+UseG1GC -XX:MaxGCPauseMillis=20 \
+                               -XX:InitiatingHeapOccupancyPercent=35 -XX:+ExplicitGCInvokesConcurrent -Djava.awt.headless=true";
+                let mut command = Command::new("java");
+                command
+                    .args(options.split_whitespace())
+                    .arg("-cp")
+                    .arg(gregor_apache::jars(&Release::broker(Release::NEWEST))?.class_path());
+                command.arg(main_class);
+                Ok(command)
+            }
+        }
+    }
+
+    fn properties(&self) -> PathBuf {
+        self.folder.path().join("server.properties")
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Some((mut child, account)) = self.running.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+            account.close();
+        }
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

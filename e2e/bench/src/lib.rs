@@ -1,1 +1,0 @@
-//! Gregor and Apache Kafka side by side, measured in one run.
