@@ -5,10 +5,13 @@
 
 pub mod batch;
 pub mod compression;
+mod cursor;
 mod error;
+pub mod fetch;
 mod header;
 mod json;
 mod message;
+pub mod produce;
 mod reader;
 mod tags;
 mod writer;
