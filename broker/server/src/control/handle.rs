@@ -1,0 +1,150 @@
+//! The way to the control thread for the rest of the node.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use gregor_metadata::{Changes, MetadataImage};
+use gregor_types::{BrokerEpoch, Offset};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Answered, ControllerRequest, ControllerResponse};
+
+/// Requests that wait for the control thread; whoever sends more waits to send.
+pub(super) const QUEUE_REQUESTS_MAX: usize = 1_000;
+
+/// A handle to the control thread; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ControlHandle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) image: Arc<ArcSwap<MetadataImage>>,
+    pub(super) images: watch::Receiver<Arc<MetadataImage>>,
+    pub(super) broker: watch::Receiver<BrokerState>,
+}
+
+/// The control thread is gone: the node stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the control thread has ended: the node is stopping")]
+pub struct ControlClosed;
+
+/// Committed metadata, and what changed in it since the last time.
+#[derive(Debug, Clone)]
+pub struct ImageUpdate {
+    /// The metadata.
+    pub image: Arc<MetadataImage>,
+    /// What changed.
+    pub changes: Changes,
+}
+
+/// Hears of committed metadata, in order and without a gap: the manager of this broker's partitions.
+pub trait MetadataListener: Send {
+    /// Called on the control thread, so it must not block: work goes elsewhere, and [`ControlHandle::loaded`] says when it is done.
+    fn publish(&mut self, update: ImageUpdate);
+}
+
+/// Where this broker stands with the controller (`org.apache.kafka.metadata.BrokerState`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokerState {
+    /// Not registered yet.
+    Starting,
+    /// Registered with this epoch, and fenced until it has caught up and its partitions are loaded.
+    Recovery(BrokerEpoch),
+    /// Serves clients.
+    Running(BrokerEpoch),
+    /// Waits until its leaderships are moved away.
+    PendingControlledShutdown(BrokerEpoch),
+    /// May stop.
+    ShuttingDown(BrokerEpoch),
+}
+
+impl BrokerState {
+    /// The number in Kafka's metric `BrokerState`.
+    pub const fn value(self) -> u8 {
+        match self {
+            Self::Starting => 1,
+            Self::Recovery(_) => 2,
+            Self::Running(_) => 3,
+            Self::PendingControlledShutdown(_) => 6,
+            Self::ShuttingDown(_) => 7,
+        }
+    }
+
+    /// The broker's epoch, once it is registered.
+    pub const fn epoch(self) -> Option<BrokerEpoch> {
+        match self {
+            Self::Starting => None,
+            Self::Recovery(epoch) | Self::Running(epoch) | Self::PendingControlledShutdown(epoch) | Self::ShuttingDown(epoch) => Some(epoch),
+        }
+    }
+}
+
+/// What the control thread is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    Request { version: i16, request: ControllerRequest, reply: oneshot::Sender<ControllerResponse> },
+    /// The partitions manager has done everything up to this offset of the metadata log.
+    Loaded(Offset),
+    /// Begin the controlled shutdown of this broker.
+    ShutDownBroker,
+    /// End the thread: close the log and say so.
+    Stop(oneshot::Sender<()>),
+}
+
+impl ControlHandle {
+    /// Asks the active controller, or the quorum's leader, which here is this node. Answers when what it decided is committed.
+    pub async fn request(&self, version: i16, request: ControllerRequest) -> Result<ControllerResponse, ControlClosed> {
+        let (reply, response) = oneshot::channel();
+        self.send(Command::Request { version, request, reply }).await?;
+        response.await.map_err(|_| ControlClosed)
+    }
+
+    /// The same for one kind of request, in the version in which it came.
+    pub async fn ask<R: Answered>(&self, version: i16, request: R) -> Result<R::Response, ControlClosed> {
+        let response = self.request(version, request.into_request()).await?;
+        R::from_response(response).ok_or(ControlClosed)
+    }
+
+    /// The newest committed metadata.
+    pub fn image(&self) -> Arc<MetadataImage> {
+        self.image.load_full()
+    }
+
+    /// Wakes at every new image. Only the newest is kept: whoever must see every change is a [`MetadataListener`].
+    pub fn image_updates(&self) -> watch::Receiver<Arc<MetadataImage>> {
+        self.images.clone()
+    }
+
+    /// Where this broker stands, and its changes.
+    pub fn broker_state(&self) -> watch::Receiver<BrokerState> {
+        self.broker.clone()
+    }
+
+    /// This broker's epoch; [`BrokerEpoch::NONE`] before it is registered.
+    pub fn broker_epoch(&self) -> BrokerEpoch {
+        self.broker.borrow().epoch().unwrap_or(BrokerEpoch::NONE)
+    }
+
+    /// Everything that the image said up to this offset is done: partitions are created, loaded, led. The broker is unfenced only
+    /// after the first such word.
+    pub async fn loaded(&self, last_offset: Offset) -> Result<(), ControlClosed> {
+        self.send(Command::Loaded(last_offset)).await
+    }
+
+    /// Asks the controller to move leaderships away. Returns when the broker may stop.
+    pub async fn shut_down_broker(&self) -> Result<(), ControlClosed> {
+        self.send(Command::ShutDownBroker).await?;
+        let mut state = self.broker_state();
+        let stopped = state.wait_for(|state| matches!(state, BrokerState::ShuttingDown(_) | BrokerState::Starting)).await;
+        stopped.map(drop).map_err(|_| ControlClosed)
+    }
+
+    /// Ends the control thread, after what it has begun is on disk. The last call.
+    pub async fn stop(&self) -> Result<(), ControlClosed> {
+        let (done, wait) = oneshot::channel();
+        self.send(Command::Stop(done)).await?;
+        wait.await.map_err(|_| ControlClosed)
+    }
+
+    async fn send(&self, command: Command) -> Result<(), ControlClosed> {
+        self.commands.send(command).await.map_err(|_| ControlClosed)
+    }
+}

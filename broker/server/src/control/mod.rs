@@ -1,0 +1,14 @@
+//! The control thread: quorum, controller, this broker's registration and heartbeats, on a thread and runtime of their own, so that
+//! a slow disk or a busy data path starves no heartbeat.
+//!
+//! `node.rs` starts it with [`start`] and hands out the [`ControlHandle`]; handlers ask it for the metadata image and send it what
+//! only the active controller can do. Committed metadata goes raft -> image -> [`MetadataListener`]. It never touches a partition
+//! other than the metadata log's own, and it never serves a socket: requests of other nodes reach it decoded.
+
+mod format;
+mod handle;
+mod request;
+
+pub use format::{FormatError, FormatOptions, Formatted, InitialVoters, format_storage};
+pub use handle::{BrokerState, ControlClosed, ControlHandle, ImageUpdate, MetadataListener};
+pub use request::{Answered, ControllerRequest, ControllerResponse};
