@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +30,16 @@ pub enum ConfigValue {
     Number(f64),
     /// Text.
     Text(String),
+    /// Something that is none of these. The definition keeps it out as far as it can; whoever uses the value must refuse it
+    /// by name. It is here so that one bad object never blinds a watch.
+    Unsupported(serde_json::Value),
+}
+
+impl ConfigValue {
+    /// Whether the value is text, a number or a boolean.
+    pub fn is_scalar(&self) -> bool {
+        !matches!(self, Self::Unsupported(_))
+    }
 }
 
 impl fmt::Display for ConfigValue {
@@ -40,6 +49,7 @@ impl fmt::Display for ConfigValue {
             Self::Integer(value) => write!(f, "{value}"),
             Self::Number(value) => write!(f, "{value}"),
             Self::Text(value) => f.write_str(value),
+            Self::Unsupported(value) => write!(f, "{value}"),
         }
     }
 }
@@ -81,11 +91,11 @@ pub struct Resources {
     /// What the scheduler sets aside, for example {cpu: 500m, memory: 256Mi}.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
-    pub requests: BTreeMap<String, Quantity>,
+    pub requests: BTreeMap<String, ConfigValue>,
     /// What the container may use at most. Memory counts the page cache that the kernel can give back.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
-    pub limits: BTreeMap<String, Quantity>,
+    pub limits: BTreeMap<String, ConfigValue>,
 }
 
 fn quantities(_: &mut SchemaGenerator) -> Schema {

@@ -1,1 +1,117 @@
-//! From what was read to what is wanted: objects, steps, conditions. Pure.
+//! From what was read to what is to be done next: pure functions of a snapshot, called by the manager for every reconcile.
+//!
+//! [`cluster::plan`] looks at a KafkaCluster and all that belongs to it and names one [`Step`]; [`topic::plan`] does the same
+//! for a KafkaTopic. Nothing here talks to anybody, reads a clock or rolls dice: the time and fresh ids come in as arguments.
+//! Every decision that could lose data is made here, so that it can be tested by the thousand.
+
+pub mod cluster;
+pub mod compare;
+pub mod identity;
+pub mod objects;
+pub mod pods;
+pub mod progress;
+pub mod properties;
+pub mod topic;
+pub mod validate;
+
+use serde_json::Value;
+
+pub use cluster::{ClusterObserved, ClusterPlan};
+pub use identity::Identity;
+pub use progress::{Progress, Reason};
+
+/// The kinds of objects that a cluster owns, beside its pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1 ConfigMap`.
+    ConfigMap,
+    /// `v1 PersistentVolumeClaim`.
+    PersistentVolumeClaim,
+    /// `policy/v1 PodDisruptionBudget`.
+    PodDisruptionBudget,
+    /// `v1 Service`.
+    Service,
+    /// `v1 ServiceAccount`.
+    ServiceAccount,
+    /// `apps/v1 StatefulSet`.
+    StatefulSet,
+}
+
+impl Kind {
+    /// Every kind, in the order in which a snapshot reads them.
+    pub const ALL: [Self; 6] = [
+        Self::ConfigMap,
+        Self::PersistentVolumeClaim,
+        Self::PodDisruptionBudget,
+        Self::Service,
+        Self::ServiceAccount,
+        Self::StatefulSet,
+    ];
+
+    /// The kind's name in manifests.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
+            Self::PodDisruptionBudget => "PodDisruptionBudget",
+            Self::Service => "Service",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::StatefulSet => "StatefulSet",
+        }
+    }
+}
+
+/// What the operator knows that no manifest says.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// The nodes' image without its tag, for example `gregor` or `registry.example.com/gregor`.
+    pub image_repository: String,
+    /// The tag for clusters that name no version: this operator's own release.
+    pub image_tag: String,
+    /// `imagePullPolicy` of the nodes.
+    pub image_pull_policy: String,
+    /// Names of Secrets with which the nodes' image is pulled.
+    pub image_pull_secrets: Vec<String>,
+    /// The DNS domain of this Kubernetes, mostly `cluster.local`.
+    pub cluster_domain: String,
+}
+
+/// An object as it should be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name; its namespace is the cluster's.
+    pub name: String,
+    /// The whole object as it is applied.
+    pub body: Value,
+}
+
+/// One thing to do. The next reconcile looks again before it does another.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Create the identity; if it is there by now, look again.
+    CreateIdentity(Value),
+    /// Replace the identity at exactly the version that was read; if it has changed by now, look again.
+    ReplaceIdentity(Value),
+    /// Create objects that were not there. One that is there by now belongs to somebody else: it is never overwritten.
+    Create(Vec<Wanted>),
+    /// Apply objects that differ, in this order.
+    Apply(Vec<Wanted>),
+    /// Delete a pod, if it still is the one with this uid: its StatefulSet starts the next one.
+    DeletePod {
+        /// The pod's name.
+        name: String,
+        /// The pod's uid.
+        uid: String,
+    },
+    /// Delete an object that nothing uses any more, if it still is the one with this uid.
+    Delete {
+        /// Its kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// Its uid.
+        uid: String,
+    },
+}

@@ -1,0 +1,202 @@
+//! The identity of a cluster: its id, its nodes, their disks, and the one permission to format a disk standalone.
+//!
+//! It lives in the ConfigMap `<cluster>-identity`, which no deletion of a KafkaCluster touches (under
+//! `deletionPolicy: Retain`), and is repeated in annotations on the claims. It is the only thing that the operator must
+//! not lose; everything else is derived. Changes are made by whole replacement at the version that was read.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use gregor_operator_api::names;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Gives sixteen random bytes at a time.
+pub type Mint<'a> = &'a mut dyn FnMut() -> [u8; 16];
+
+/// The key of the identity's ConfigMap that holds it.
+pub const KEY: &str = "identity.json";
+
+/// Who a cluster is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Identity {
+    /// The version of this text: 1.
+    pub version: u32,
+    /// The cluster's id in Kafka.
+    pub cluster_id: String,
+    /// Which disk may be formatted as the first of the cluster. `None` once that has happened: every other empty disk is
+    /// either new to a cluster that lives, or a disk that lost its data.
+    pub standalone_grant: Option<Grant>,
+    /// Every node that was ever given out and not taken back, by its id.
+    pub nodes: BTreeMap<i32, NodeIdentity>,
+}
+
+/// The permission to format one disk standalone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Grant {
+    /// The node.
+    pub node_id: i32,
+    /// The directory id that the disk gets.
+    pub directory_id: String,
+}
+
+/// One node's disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeIdentity {
+    /// The id of the log directory.
+    pub directory_id: String,
+    /// The claim that holds it, as its uid: another claim of the same name is another disk.
+    pub claim_uid: Option<String>,
+    /// Whether the disk was seen formatted. From then on an empty disk is a lost one.
+    pub formatted: bool,
+    /// Whether the entry for this node in `spec.acceptDataLoss` has had its effect. It is forgotten when the entry goes, so
+    /// that each loss needs a word of its own.
+    pub acceptance_used: bool,
+}
+
+/// Why an identity cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// The key is missing.
+    #[error("the ConfigMap has no key {KEY}")]
+    NoKey,
+    /// The text is not an identity.
+    #[error("{KEY} is not an identity: {0}")]
+    Malformed(String),
+    /// A newer operator wrote it.
+    #[error("{KEY} has version {0}, and this operator knows version 1: run the newer operator")]
+    Version(u32),
+}
+
+/// A fresh id in Kafka's text form. Like Kafka's own it never begins with a dash, which command lines would misread.
+pub fn fresh_id(mint: Mint<'_>) -> String {
+    // One in 64 ids begins with a dash: 100 of them in a row mean that the source is broken, and then the dash is kept.
+    let mut id = String::new();
+    for _ in 0..100 {
+        id = BASE64_URL_SAFE_NO_PAD.encode(mint());
+        if !id.starts_with('-') {
+            break;
+        }
+    }
+    id
+}
+
+impl Identity {
+    /// A new cluster with one node, whose disk may be formatted standalone.
+    pub fn mint(node_id: i32, mint: Mint<'_>) -> Self {
+        let cluster_id = fresh_id(mint);
+        let directory_id = fresh_id(mint);
+        Self {
+            version: 1,
+            cluster_id,
+            standalone_grant: Some(Grant { node_id, directory_id: directory_id.clone() }),
+            nodes: BTreeMap::from([(
+                node_id,
+                NodeIdentity { directory_id, claim_uid: None, formatted: false, acceptance_used: false },
+            )]),
+        }
+    }
+
+    /// Reads it from its ConfigMap.
+    pub fn parse(config_map: &Value) -> Result<Self, IdentityError> {
+        let text = config_map["data"][KEY].as_str().ok_or(IdentityError::NoKey)?;
+        let version: Value = serde_json::from_str(text).map_err(|error| IdentityError::Malformed(error.to_string()))?;
+        match version["version"].as_u64() {
+            Some(1) => {}
+            Some(other) => return Err(IdentityError::Version(u32::try_from(other).unwrap_or(u32::MAX))),
+            None => return Err(IdentityError::Malformed("it names no version".to_owned())),
+        }
+        serde_json::from_value(version).map_err(|error| IdentityError::Malformed(error.to_string()))
+    }
+
+    /// Rebuilds it from the objects that repeat it: claims, and StatefulSets that run. Every disk counts as formatted: what is
+    /// not known must not be formatted.
+    ///
+    /// `None` if there is no such object, `Err` with an object's name if one does not say whose it is.
+    pub fn rebuild<'a>(objects: impl Iterator<Item = (&'a str, &'a Value)>) -> Result<Option<Self>, String> {
+        let mut identity: Option<Self> = None;
+        for (name, object) in objects {
+            let annotation = |key: &str| object["metadata"]["annotations"][key].as_str().map(str::to_owned);
+            let node_id =
+                object["metadata"]["labels"][names::NODE_ID_LABEL].as_str().and_then(|id| id.parse::<i32>().ok());
+            let (Some(cluster_id), Some(directory_id), Some(node_id)) =
+                (annotation(names::CLUSTER_ID), annotation(names::DIRECTORY_ID), node_id)
+            else {
+                return Err(name.to_owned());
+            };
+            let identity = identity.get_or_insert_with(|| Self {
+                version: 1,
+                cluster_id: cluster_id.clone(),
+                standalone_grant: None,
+                nodes: BTreeMap::new(),
+            });
+            if identity.cluster_id != cluster_id {
+                return Err(name.to_owned());
+            }
+            let claim_uid = (object["kind"] == "PersistentVolumeClaim")
+                .then(|| object["metadata"]["uid"].as_str().map(str::to_owned))
+                .flatten();
+            let node = identity.nodes.entry(node_id).or_insert(NodeIdentity {
+                directory_id: directory_id.clone(),
+                claim_uid: None,
+                formatted: true,
+                acceptance_used: false,
+            });
+            if node.directory_id != directory_id {
+                return Err(name.to_owned());
+            }
+            node.claim_uid = node.claim_uid.take().or(claim_uid);
+        }
+        Ok(identity)
+    }
+
+    /// What the init container of this node is told: whether an empty disk may be formatted.
+    pub fn grants(&self, node_id: i32) -> bool {
+        self.nodes.get(&node_id).is_some_and(|node| {
+            !node.formatted
+                && self
+                    .standalone_grant
+                    .as_ref()
+                    .is_some_and(|grant| grant.node_id == node_id && grant.directory_id == node.directory_id)
+        })
+    }
+
+    /// After the disk was seen formatted: the permission is gone, and the claim is the one that holds the data.
+    #[must_use]
+    pub fn with_formatted(mut self, node_id: i32, claim_uid: &str) -> Self {
+        if self.standalone_grant.as_ref().is_some_and(|grant| grant.node_id == node_id) {
+            self.standalone_grant = None;
+        }
+        if let Some(node) = self.nodes.get_mut(&node_id) {
+            node.formatted = true;
+            node.claim_uid = Some(claim_uid.to_owned());
+        }
+        self
+    }
+
+    /// After a person gave up the data of the only node: a new directory, which may be formatted standalone again.
+    #[must_use]
+    pub fn with_loss_accepted(mut self, node_id: i32, claim_uid: Option<&str>, mint: Mint<'_>) -> Self {
+        let directory_id = fresh_id(mint);
+        self.standalone_grant = Some(Grant { node_id, directory_id: directory_id.clone() });
+        self.nodes.insert(
+            node_id,
+            NodeIdentity {
+                directory_id,
+                claim_uid: claim_uid.map(str::to_owned),
+                formatted: false,
+                acceptance_used: true,
+            },
+        );
+        self
+    }
+
+    /// The text in the ConfigMap.
+    pub fn text(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a struct of strings, numbers and maps with integer keys is JSON")
+    }
+}
