@@ -149,7 +149,7 @@ impl<'a> Generator<'a> {
                     Condition::If(expression) => format!(" if {expression}"),
                     _ => String::new(),
                 };
-                let read = replace_flag(&field.read, "true");
+                let read = as_tagged(&field.read);
                 let _ = writeln!(tags, "{tag}{test} => m.{name} = {read},");
             }
         }
@@ -339,7 +339,7 @@ fn write_body(owner: &str, fields: &[Shape<'_>], flexible: &Condition) -> String
             continue;
         }
         code.push_str(&field.versions.condition(*range).guard("", &absent));
-        let body = replace_flag(&field.write, "true");
+        let body = as_tagged(&field.write);
         let body = if field.fallible { format!("|w| {body}") } else { format!("|w| {{ {body}; Ok(()) }}") };
         let test = match field.tagged.condition(*range) {
             Condition::If(expression) => format!("{expression} && {is_set}"),
@@ -381,6 +381,11 @@ fn fix_flag(code: String, flexible: &Condition) -> String {
         Condition::If(expression) => code.replace(&format!("if {expression} {{"), "if f {"),
         known => replace_flag(&code, known.expression()),
     }
+}
+
+/// The codec of a field, for its place among the tagged fields: always compact, and null structs have another marker.
+fn as_tagged(code: &str) -> String {
+    replace_flag(code, "true").replace("nullable_struct(", "nullable_tagged_struct(")
 }
 
 fn replace_flag(code: &str, value: &str) -> String {

@@ -226,6 +226,19 @@ impl Reader {
         T::read(self, version).map(Some)
     }
 
+    /// A struct or null as the value of a tagged field: there Kafka writes 1 or 0 as a variable-length number in front.
+    pub fn nullable_tagged_struct<T: Struct>(
+        &mut self,
+        nullable: bool,
+        version: i16,
+    ) -> Result<Option<T>, DecodeError> {
+        let at = self.position;
+        if self.uvarint()? == 0 {
+            return if nullable { Ok(None) } else { Err(DecodeError { offset: at, kind: DecodeErrorKind::Null }) };
+        }
+        T::read(self, version).map(Some)
+    }
+
     /// The length of an array, checked against the limit and against what the rest of the frame can hold.
     pub fn array_length(
         &mut self,

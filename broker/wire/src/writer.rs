@@ -224,6 +224,23 @@ impl Writer {
         }
     }
 
+    /// A struct or null as the value of a tagged field.
+    pub fn nullable_tagged_struct<T: Struct>(
+        &mut self,
+        nullable: bool,
+        field: &'static str,
+        version: i16,
+        value: Option<&T>,
+    ) -> Result<(), EncodeError> {
+        match value {
+            None if nullable => {
+                self.uvarint(0);
+                Ok(())
+            }
+            value => self.nullable_struct(nullable, field, version, value),
+        }
+    }
+
     /// The length of an array or blob.
     pub fn length(&mut self, flexible: bool, length: usize) -> Result<(), EncodeError> {
         let limit = i32::MAX as usize;

@@ -49,7 +49,7 @@ impl Struct for ConsumerGroupMemberMetadataValue {
         m.server_assignor = r.nullable_string(true, true)?;
         m.unknown_tagged_fields = r.tags(|r, tag| {
             match tag {
-                0 => m.classic_member_metadata = r.nullable_struct(true, v)?,
+                0 => m.classic_member_metadata = r.nullable_tagged_struct(true, v)?,
                 _ => return Ok(false),
             }
             Ok(true)
@@ -78,7 +78,7 @@ impl Struct for ConsumerGroupMemberMetadataValue {
         let mut t = w.tags(&self.unknown_tagged_fields);
         if self.classic_member_metadata.as_ref() != Some(&ClassicMemberMetadata::default()) {
             t.field(0, |w| {
-                w.nullable_struct(
+                w.nullable_tagged_struct(
                     true,
                     "ConsumerGroupMemberMetadataValue.classic_member_metadata",
                     v,
