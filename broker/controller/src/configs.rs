@@ -1,0 +1,303 @@
+//! Dynamic configuration of topics, brokers and groups (`ConfigurationControlManager`, `ControllerConfigurationValidator`).
+//!
+//! A resource is changed as a whole or not at all; several resources in one request do not depend on each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gregor_config::{ConfigKey, Kind, Support, Update, broker_key, group_key, topic_key, validate_topic_config};
+use gregor_messages::{
+    AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    alter_configs_response, incremental_alter_configs_request, incremental_alter_configs_response,
+};
+use gregor_metadata::{ConfigResource, ResourceType};
+use gregor_state_records::metadata::{ConfigRecord, MetadataRecord};
+use gregor_types::{BrokerId, ErrorCode, KString};
+
+use crate::{
+    Refusal,
+    plan::Plan,
+    refusal::{code_of, text_of},
+};
+
+/// What a record can hold.
+const MAX_VALUE_BYTES: usize = 32_767;
+
+type Values = BTreeMap<KString, KString>;
+
+pub(crate) fn change(plan: &mut Plan<'_>, request: &IncrementalAlterConfigsRequest) -> IncrementalAlterConfigsResponse {
+    let start = plan.mark();
+    let resources: Vec<_> =
+        request.resources.iter().map(|resource| (resource.resource_type, resource.resource_name.clone())).collect();
+    let mut responses = Vec::with_capacity(request.resources.len());
+    for resource in &request.resources {
+        let mark = plan.mark();
+        let named =
+            ConfigResource::new(ResourceType::from_code(resource.resource_type), resource.resource_name.clone());
+        let result = check_once(&resources, resource.resource_type, &resource.resource_name)
+            .and_then(|()| changed(plan, &named, &resource.configs))
+            .and_then(|values| put(plan, &named, values));
+        let result = plan.keep(mark, result);
+        responses.push(incremental_alter_configs_response::AlterConfigsResourceResponse {
+            error_code: code_of(&result),
+            error_message: text_of(&result),
+            resource_type: resource.resource_type,
+            resource_name: resource.resource_name.clone(),
+            ..Default::default()
+        });
+    }
+    if request.validate_only {
+        plan.undo(start);
+    }
+    IncrementalAlterConfigsResponse { responses, ..Default::default() }
+}
+
+/// AlterConfigs: what is not named is removed.
+pub(crate) fn replace(plan: &mut Plan<'_>, request: &AlterConfigsRequest) -> AlterConfigsResponse {
+    let start = plan.mark();
+    let resources: Vec<_> =
+        request.resources.iter().map(|resource| (resource.resource_type, resource.resource_name.clone())).collect();
+    let mut responses = Vec::with_capacity(request.resources.len());
+    for resource in &request.resources {
+        let mark = plan.mark();
+        let named =
+            ConfigResource::new(ResourceType::from_code(resource.resource_type), resource.resource_name.clone());
+        let values = resource.configs.iter().map(|config| match &config.value {
+            Some(value) => Ok((config.name.clone(), value.clone())),
+            None => {
+                Err(Refusal::new(ErrorCode::InvalidRequest, format!("Null value not supported for : {}", config.name)))
+            }
+        });
+        let result = check_once(&resources, resource.resource_type, &resource.resource_name)
+            .and_then(|()| check_unique(resource.configs.iter().map(|config| &config.name)))
+            .and_then(|()| values.collect())
+            .and_then(|values| put(plan, &named, values));
+        let result = plan.keep(mark, result);
+        responses.push(alter_configs_response::AlterConfigsResourceResponse {
+            error_code: code_of(&result),
+            error_message: text_of(&result),
+            resource_type: resource.resource_type,
+            resource_name: resource.resource_name.clone(),
+            ..Default::default()
+        });
+    }
+    if request.validate_only {
+        plan.undo(start);
+    }
+    AlterConfigsResponse { responses, ..Default::default() }
+}
+
+/// Whether a topic may have these values, each by itself and all together.
+pub(crate) fn check_topic_configs<'a>(
+    configs: impl Iterator<Item = (&'a KString, Option<&'a KString>)>,
+) -> Result<(), Refusal> {
+    let mut values = Values::new();
+    for (name, value) in configs {
+        let Some(value) = value else {
+            let message = format!("Null value not supported for topic configs: {name}");
+            return Err(Refusal::new(ErrorCode::InvalidConfig, message));
+        };
+        if values.insert(name.clone(), value.clone()).is_some() {
+            return Err(Refusal::new(ErrorCode::InvalidConfig, format!("The key {name} is given twice.")));
+        }
+    }
+    check_topic(&values)
+}
+
+fn check_once(resources: &[(i8, KString)], resource_type: i8, name: &KString) -> Result<(), Refusal> {
+    let times = resources.iter().filter(|(other, named)| *other == resource_type && named == name).count();
+    if times > 1 {
+        return Err(Refusal::new(ErrorCode::InvalidRequest, "Each resource must appear at most once."));
+    }
+    Ok(())
+}
+
+fn check_unique<'a>(names: impl Iterator<Item = &'a KString>) -> Result<(), Refusal> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(Refusal::new(ErrorCode::InvalidRequest, "Error due to duplicate config keys"));
+        }
+    }
+    Ok(())
+}
+
+/// The values of a resource after the operations of an incremental change.
+fn changed(
+    plan: &Plan<'_>,
+    resource: &ConfigResource,
+    operations: &[incremental_alter_configs_request::AlterableConfig],
+) -> Result<Values, Refusal> {
+    check_unique(operations.iter().map(|operation| &operation.name))?;
+    let mut values: Values =
+        plan.image.configs().of(resource).map(|(name, value)| (name.clone(), value.clone())).collect();
+    for operation in operations {
+        let name = operation.name.compact();
+        if operation.config_operation == 1 {
+            values.remove(&name);
+            continue;
+        }
+        let Some(value) = &operation.value else {
+            return Err(Refusal::new(ErrorCode::InvalidRequest, format!("Null value not supported for : {name}")));
+        };
+        match operation.config_operation {
+            0 => {
+                values.insert(name, value.compact());
+            }
+            2 | 3 => {
+                let append = operation.config_operation == 2;
+                let word = if append { "append" } else { "subtract" };
+                let key =
+                    key_of(resource.resource_type, &name).filter(|key| key.kind == Kind::List).ok_or_else(|| {
+                        let message = format!("Can't {word} to key {name} because its type is not LIST.");
+                        Refusal::new(ErrorCode::InvalidConfig, message)
+                    })?;
+                let before = values.get(&name).map_or(key.default.unwrap_or_default(), KString::as_str);
+                let list = edited(before, value, append);
+                values.insert(name, list.into());
+            }
+            other => {
+                let message = format!("Unknown operations type {other}");
+                return Err(Refusal::new(ErrorCode::InvalidRequest, message));
+            }
+        }
+    }
+    Ok(values)
+}
+
+/// A list with items added that it has not, or without items.
+fn edited(list: &str, items: &str, append: bool) -> String {
+    let split = |text| str::split(text, ',').map(str::trim).filter(|item| !item.is_empty());
+    let mut result: Vec<&str> = split(list).collect();
+    for item in split(items) {
+        if !append {
+            result.retain(|present| *present != item);
+        } else if !result.contains(&item) {
+            result.push(item);
+        }
+    }
+    result.join(",")
+}
+
+fn key_of(resource_type: ResourceType, name: &str) -> Option<&'static ConfigKey> {
+    match resource_type {
+        ResourceType::Topic => topic_key(name),
+        ResourceType::Broker => broker_key(name),
+        ResourceType::Group => group_key(name),
+        _ => None,
+    }
+}
+
+/// Makes `values` the whole configuration of a resource: checks it, then writes what differs.
+fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: Values) -> Result<(), Refusal> {
+    let before: Values = plan.image.configs().of(resource).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let differs = |name: &KString, value: &KString| before.get(name) != Some(value);
+    if values.values().any(|value| value.len() > MAX_VALUE_BYTES) {
+        return Err(Refusal::new(
+            ErrorCode::InvalidConfig,
+            format!(
+                "The configuration value cannot be added because it exceeds the maximum value size of {MAX_VALUE_BYTES} bytes."
+            ),
+        ));
+    }
+    check_resource(plan, resource)?;
+    match resource.resource_type {
+        ResourceType::Topic => check_topic(&values)?,
+        ResourceType::Broker => check_broker(resource, &before, &values)?,
+        _ => check_group(&values)?,
+    }
+    let record = |name: &KString, value: Option<&KString>| {
+        MetadataRecord::Config(ConfigRecord {
+            resource_type: resource.resource_type.code(),
+            resource_name: resource.name.compact(),
+            name: name.clone(),
+            value: value.cloned(),
+            ..Default::default()
+        })
+    };
+    for (name, value) in values.iter().filter(|(name, value)| differs(name, value)) {
+        plan.push(record(name, Some(value)));
+    }
+    for name in before.keys().filter(|name| !values.contains_key(*name)) {
+        plan.push(record(name, None));
+    }
+    Ok(())
+}
+
+fn check_resource(plan: &Plan<'_>, resource: &ConfigResource) -> Result<(), Refusal> {
+    let invalid = |message: String| Err(Refusal::new(ErrorCode::InvalidRequest, message));
+    match resource.resource_type {
+        ResourceType::Topic if resource.name.is_empty() => {
+            invalid("Default topic resources are not allowed.".to_owned())
+        }
+        ResourceType::Topic if plan.image.topics().by_name(&resource.name).is_none() => Err(Refusal::new(
+            ErrorCode::UnknownTopicOrPartition,
+            format!("The topic '{}' does not exist.", resource.name),
+        )),
+        ResourceType::Broker if resource.name.is_empty() => Ok(()),
+        ResourceType::Broker => match resource.name.parse::<i32>() {
+            Err(_) => invalid("Unable to parse broker name as a base 10 number.".to_owned()),
+            Ok(..0) => invalid("Invalid negative broker ID.".to_owned()),
+            Ok(id) if plan.image.cluster().broker(BrokerId(id)).is_none() => {
+                Err(Refusal::new(ErrorCode::BrokerIdNotRegistered, format!("No broker with id {id} found.")))
+            }
+            Ok(_) => Ok(()),
+        },
+        ResourceType::Group if resource.name.is_empty() => {
+            invalid("Default group resources are not allowed.".to_owned())
+        }
+        ResourceType::Topic | ResourceType::Group => Ok(()),
+        ResourceType::ClientMetrics => {
+            invalid("Client metrics are not served yet, so they have nothing to configure.".to_owned())
+        }
+        ResourceType::BrokerLogger => invalid("Unexpected resource type BROKER_LOGGER.".to_owned()),
+        ResourceType::Other(code) => invalid(format!("Unknown resource type {code}.")),
+    }
+}
+
+fn check_topic(values: &Values) -> Result<(), Refusal> {
+    for (name, value) in values {
+        validate_topic_config(name, value)
+            .map_err(|error| Refusal::new(ErrorCode::InvalidConfig, error.to_string()))?;
+    }
+    let lag = |key: &str| values.get(key).and_then(|value| value.trim().parse::<i64>().ok());
+    if let (Some(min), Some(max)) = (lag("min.compaction.lag.ms"), lag("max.compaction.lag.ms"))
+        && min > max
+    {
+        return Err(Refusal::new(
+            ErrorCode::InvalidConfig,
+            format!("conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})"),
+        ));
+    }
+    Ok(())
+}
+
+/// Only what changes is judged: a value that an older or other version stored does not stand in the way of others.
+fn check_broker(resource: &ConfigResource, before: &Values, values: &Values) -> Result<(), Refusal> {
+    for (name, value) in values.iter().filter(|(name, value)| before.get(*name) != Some(value)) {
+        // As in Apache Kafka, a key that it does not know is stored: plug-ins of other nodes may read it.
+        let Some(key) = broker_key(name) else { continue };
+        if key.update == Update::ReadOnly {
+            let message = format!("Cannot update these configs dynamically: Set({name})");
+            return Err(Refusal::new(ErrorCode::InvalidRequest, message));
+        }
+        if key.update == Update::PerBroker && resource.name.is_empty() {
+            let message = format!("Cannot update these configs at default cluster level: Set({name})");
+            return Err(Refusal::new(ErrorCode::InvalidRequest, message));
+        }
+        let invalid = |message: String| Refusal::new(ErrorCode::InvalidConfig, message);
+        key.check(value).map_err(|error| invalid(error.to_string()))?;
+        if key.support == Support::Refused && key.default != Some(value.trim()) {
+            return Err(invalid(format!("{name} cannot be set: {}", key.documentation)));
+        }
+    }
+    Ok(())
+}
+
+fn check_group(values: &Values) -> Result<(), Refusal> {
+    for (name, value) in values {
+        let invalid = |message: String| Refusal::new(ErrorCode::InvalidConfig, message);
+        let key = group_key(name).ok_or_else(|| invalid(format!("Unknown group config name: {name}")))?;
+        key.check(value).map_err(|error| invalid(error.to_string()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,443 @@
+//! The machine itself: who leads, what waits for its commit, and when time matters.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use gregor_config::BrokerConfig;
+use gregor_metadata::{Image, METADATA_VERSION_FEATURE, MetadataVersion, VersionedRecord};
+use gregor_state_records::metadata::{
+    AbortTransactionRecord, BeginTransactionRecord, EndTransactionRecord, FeatureLevelRecord, MetadataRecord,
+    NoOpRecord,
+};
+use gregor_types::{BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, Offset};
+
+use crate::{
+    ControllerRequest, ControllerResponse, Refusal, brokers, configs, elections, isr, partitions, plan::Plan, topics,
+};
+
+/// Nanoseconds on a clock that never goes back.
+pub type Nanos = u64;
+
+const MILLISECOND: Nanos = 1_000_000;
+/// How many answers may wait for commits.
+const MAX_PENDING: usize = 10_000;
+/// `leader.imbalance.check.interval.seconds`.
+const ELECTION_INTERVAL: Nanos = 300_000 * MILLISECOND;
+
+/// What does not change while the controller runs.
+#[derive(Debug, Clone)]
+pub struct ControllerConfig {
+    /// The cluster; brokers of another one are refused.
+    pub cluster_id: ClusterId,
+    /// The node's own configuration: defaults of topics, and what is in effect where nothing is set at run time.
+    pub broker: BrokerConfig,
+    /// `broker.session.timeout.ms`.
+    pub session_timeout: Nanos,
+    /// `metadata.max.idle.interval.ms`; 0 for never.
+    pub max_idle_interval: Nanos,
+    /// What the first leader of an empty log writes first: the feature levels that formatting chose.
+    pub bootstrap: Vec<MetadataRecord>,
+}
+
+/// Names a request until it is answered; chosen by the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// A request, in the version in which it came.
+    Request {
+        /// For the answer.
+        id: RequestId,
+        /// The version of the request.
+        version: i16,
+        /// The request.
+        request: ControllerRequest,
+    },
+    /// This node leads the quorum in `epoch`, whose first record is at `start`. It decides once everything before that is committed.
+    LeadershipWon {
+        /// The epoch.
+        epoch: LeaderEpoch,
+        /// The offset of its first record.
+        start: Offset,
+    },
+    /// This node does not lead any more, or an append of its was refused; what it appended and is not committed may be gone.
+    LeadershipLost,
+    /// Everything before `end` is committed, and this is the image of it.
+    Committed {
+        /// The image; a clone is cheap.
+        image: Image,
+        /// The offset after the last committed record.
+        end: Offset,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// Something to do, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Append these records as one batch, in this epoch and at this very offset, or tell [`Input::LeadershipLost`].
+    Append {
+        /// The epoch in which they were decided.
+        epoch: LeaderEpoch,
+        /// The offset of the first of them.
+        base: Offset,
+        /// The records; at most [`MAX_RECORDS_PER_BATCH`](crate::MAX_RECORDS_PER_BATCH).
+        records: Vec<VersionedRecord>,
+    },
+    /// Answer a request.
+    Reply {
+        /// Which one.
+        to: RequestId,
+        /// The answer.
+        response: ControllerResponse,
+    },
+}
+
+/// The effects of steps, emptied by the driver.
+#[derive(Debug, Clone, Default)]
+pub struct Effects(VecDeque<Effect>);
+
+/// The controller of one node. See the crate's documentation.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    config: ControllerConfig,
+    committed: Image,
+    committed_end: Offset,
+    role: Role,
+}
+
+#[derive(Debug, Clone)]
+enum Role {
+    /// Another node decides.
+    Standby,
+    /// This node leads, and has not yet seen everything that its predecessors wrote.
+    Claiming { epoch: LeaderEpoch, start: Offset },
+    /// This node decides.
+    Active(Box<Active>),
+}
+
+#[derive(Debug, Clone)]
+struct Active {
+    epoch: LeaderEpoch,
+    /// The image with everything that was appended.
+    speculative: Image,
+    /// The offset after the last record that was appended.
+    appended_end: Offset,
+    /// Answers that wait for a commit, in the order of what they wait for.
+    pending: VecDeque<Pending>,
+    sessions: Sessions,
+    last_append: Nanos,
+    next_election: Nanos,
+}
+
+#[derive(Debug, Clone)]
+struct Pending {
+    end: Offset,
+    id: RequestId,
+    request: ControllerRequest,
+    response: ControllerResponse,
+}
+
+/// When each broker was last heard of by this controller. Not replicated: a new leader gives every broker a whole session.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sessions(BTreeMap<BrokerId, Session>);
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Session {
+    /// The incarnation that was heard of, if this controller heard of one.
+    pub(crate) heard_of: Option<BrokerEpoch>,
+    pub(crate) expires: Nanos,
+    /// How far the broker has read the metadata log.
+    pub(crate) metadata_offset: Offset,
+    /// Up to where the others must have read before this broker may go.
+    pub(crate) shutdown_offset: Option<Offset>,
+}
+
+impl ControllerConfig {
+    /// The configuration of a controller on a node.
+    pub fn new(cluster_id: ClusterId, broker: &BrokerConfig, bootstrap: Vec<MetadataRecord>) -> Self {
+        let nanos = |milliseconds: i64| milliseconds.max(0).unsigned_abs().saturating_mul(MILLISECOND);
+        Self {
+            cluster_id,
+            session_timeout: nanos(broker.broker_session_timeout_ms),
+            max_idle_interval: nanos(broker.metadata_max_idle_interval_ms),
+            broker: broker.clone(),
+            bootstrap,
+        }
+    }
+}
+
+impl Effects {
+    /// Takes the first one.
+    pub fn pop(&mut self) -> Option<Effect> {
+        self.0.pop_front()
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn reply(&mut self, to: RequestId, response: ControllerResponse) {
+        self.0.push_back(Effect::Reply { to, response });
+    }
+}
+
+impl Controller {
+    /// A controller that knows nothing yet and does not lead.
+    pub fn new(config: ControllerConfig) -> Self {
+        Self { config, committed: Image::default(), committed_end: Offset::ZERO, role: Role::Standby }
+    }
+
+    /// Takes one input. `next_offset` is the end of the log: an append of this step lands there or fails, so each step asks for at
+    /// most one. `random` gives 64 random bits.
+    pub fn step(
+        &mut self,
+        input: Input,
+        next_offset: Offset,
+        now: Nanos,
+        random: &mut dyn FnMut() -> u64,
+        effects: &mut Effects,
+    ) {
+        match input {
+            Input::Request { id, version, request } => {
+                self.request(id, version, request, next_offset, now, random, effects);
+            }
+            Input::LeadershipWon { epoch, start } => {
+                self.renounce(effects);
+                self.role = Role::Claiming { epoch, start };
+                self.claim(next_offset, now, random, effects);
+            }
+            Input::LeadershipLost => self.renounce(effects),
+            Input::Committed { image, end } => {
+                self.committed = image;
+                self.committed_end = end;
+                self.release(effects);
+                self.claim(next_offset, now, random, effects);
+            }
+            Input::Tick => self.tick(next_offset, now, random, effects),
+        }
+    }
+
+    /// Whether this controller decides now.
+    pub const fn is_active(&self) -> bool {
+        matches!(self.role, Role::Active(_))
+    }
+
+    /// When to step with [`Input::Tick`] at the latest, if ever.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        let Role::Active(active) = &self.role else { return None };
+        let idle = self.config.max_idle_interval;
+        let no_op = (idle > 0).then(|| active.last_append + idle);
+        let session = active.sessions.next_expiry(&active.speculative);
+        [no_op, session, Some(active.next_election)].into_iter().flatten().min()
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "what a step is given, passed on")]
+    fn request(
+        &mut self,
+        id: RequestId,
+        version: i16,
+        request: ControllerRequest,
+        next_offset: Offset,
+        now: Nanos,
+        random: &mut dyn FnMut() -> u64,
+        effects: &mut Effects,
+    ) {
+        let Role::Active(active) = &mut self.role else {
+            return effects.reply(id, request.refused(&Refusal::not_controller()));
+        };
+        if active.pending.len() >= MAX_PENDING {
+            return effects.reply(id, request.refused(&Refusal::overloaded()));
+        }
+        let mut plan = Plan::new(active.speculative.clone(), &self.config, next_offset, now, random);
+        let response = decide(&request, version, &mut plan, &mut active.sessions);
+        active.append(plan, next_offset, now, effects);
+        if self.committed_end >= active.appended_end {
+            effects.reply(id, response);
+        } else {
+            active.pending.push_back(Pending { end: active.appended_end, id, request, response });
+        }
+    }
+
+    /// Begins to decide once everything from before this node's epoch is committed, and writes what a new leader has to.
+    fn claim(&mut self, next_offset: Offset, now: Nanos, random: &mut dyn FnMut() -> u64, effects: &mut Effects) {
+        let Role::Claiming { epoch, start } = self.role else { return };
+        if self.committed_end < start {
+            return;
+        }
+        let mut active = Active {
+            epoch,
+            speculative: self.committed.clone(),
+            appended_end: self.committed_end,
+            pending: VecDeque::new(),
+            sessions: Sessions::new(&self.committed, now + self.config.session_timeout),
+            last_append: now,
+            next_election: now + ELECTION_INTERVAL,
+        };
+        let mut plan = Plan::new(active.speculative.clone(), &self.config, next_offset, now, random);
+        if plan.image.in_transaction() {
+            plan.push(MetadataRecord::AbortTransaction(AbortTransactionRecord::default()));
+        }
+        if plan.image.features().finalized_metadata_version().is_none() {
+            bootstrap(&mut plan);
+        }
+        active.append(plan, next_offset, now, effects);
+        self.role = Role::Active(Box::new(active));
+    }
+
+    fn renounce(&mut self, effects: &mut Effects) {
+        if let Role::Active(active) = std::mem::replace(&mut self.role, Role::Standby) {
+            for pending in active.pending {
+                effects.reply(pending.id, pending.request.refused(&Refusal::not_controller()));
+            }
+        }
+    }
+
+    /// Answers what waited for the commit.
+    fn release(&mut self, effects: &mut Effects) {
+        let Role::Active(active) = &mut self.role else { return };
+        while let Some(pending) = active.pending.pop_front_if(|pending| pending.end <= self.committed_end) {
+            effects.reply(pending.id, pending.response);
+        }
+    }
+
+    fn tick(&mut self, next_offset: Offset, now: Nanos, random: &mut dyn FnMut() -> u64, effects: &mut Effects) {
+        let Role::Active(active) = &mut self.role else { return };
+        let mut plan = Plan::new(active.speculative.clone(), &self.config, next_offset, now, random);
+        // KIP-631: one broker at a time, so that a controller that was slow itself does not fence the whole cluster at once.
+        if let Some(expired) = active.sessions.first_expired(&plan.image, now) {
+            brokers::fence(&mut plan, expired);
+        }
+        if now >= active.next_election {
+            elections::balance(&mut plan);
+            active.next_election = now + ELECTION_INTERVAL;
+        }
+        let idle = self.config.max_idle_interval;
+        if idle > 0 && now >= active.last_append + idle {
+            plan.push(MetadataRecord::NoOp(NoOpRecord::default()));
+        }
+        active.append(plan, next_offset, now, effects);
+    }
+}
+
+impl Active {
+    fn append(&mut self, plan: Plan<'_>, base: Offset, now: Nanos, effects: &mut Effects) {
+        let (image, records) = plan.finish();
+        if records.is_empty() {
+            return;
+        }
+        self.appended_end = base.plus(records.len() as i64);
+        self.speculative = image;
+        self.last_append = now;
+        effects.0.push_back(Effect::Append { epoch: self.epoch, base, records });
+    }
+}
+
+impl Sessions {
+    fn new(image: &Image, expires: Nanos) -> Self {
+        let session = Session { heard_of: None, expires, metadata_offset: Offset::NONE, shutdown_offset: None };
+        Self(image.cluster().brokers().map(|broker| (broker.id, session)).collect())
+    }
+
+    pub(crate) fn get(&self, id: BrokerId) -> Option<&Session> {
+        self.0.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: BrokerId) -> Option<&mut Session> {
+        self.0.get_mut(&id)
+    }
+
+    /// A broker was heard of.
+    pub(crate) fn touch(&mut self, id: BrokerId, epoch: BrokerEpoch, metadata_offset: Offset, expires: Nanos) {
+        let before = self.0.get(&id).filter(|session| session.heard_of == Some(epoch));
+        let shutdown_offset = before.and_then(|session| session.shutdown_offset);
+        self.0.insert(id, Session { heard_of: Some(epoch), expires, metadata_offset, shutdown_offset });
+    }
+
+    pub(crate) fn remove(&mut self, id: BrokerId) {
+        self.0.remove(&id);
+    }
+
+    /// Whether this incarnation was heard of within its session, by this very controller.
+    pub(crate) fn is_alive(&self, id: BrokerId, epoch: BrokerEpoch, now: Nanos) -> bool {
+        self.0.get(&id).is_some_and(|session| session.heard_of == Some(epoch) && now < session.expires)
+    }
+
+    /// How far the slowest active broker has read the metadata log.
+    pub(crate) fn lowest_active_offset(&self, image: &Image) -> Option<Offset> {
+        let active = self.0.iter().filter(|(id, _)| image.cluster().is_active(**id));
+        active.map(|(_, session)| session.metadata_offset).min()
+    }
+
+    fn first_expired(&self, image: &Image, now: Nanos) -> Option<BrokerId> {
+        let expired = self.unfenced(image).filter(|(_, session)| session.expires <= now);
+        expired.min_by_key(|(_, session)| session.expires).map(|(id, _)| id)
+    }
+
+    fn next_expiry(&self, image: &Image) -> Option<Nanos> {
+        self.unfenced(image).map(|(_, session)| session.expires).min()
+    }
+
+    fn unfenced(&self, image: &Image) -> impl Iterator<Item = (BrokerId, Session)> {
+        self.0.iter().filter(|(id, _)| image.cluster().is_unfenced(**id)).map(|(id, session)| (*id, *session))
+    }
+}
+
+fn decide(
+    request: &ControllerRequest,
+    version: i16,
+    plan: &mut Plan<'_>,
+    sessions: &mut Sessions,
+) -> ControllerResponse {
+    match request {
+        ControllerRequest::CreateTopics(request) => topics::create(plan, request).into(),
+        ControllerRequest::DeleteTopics(request) => topics::delete(plan, request, version).into(),
+        ControllerRequest::CreatePartitions(request) => partitions::create(plan, request).into(),
+        ControllerRequest::AlterConfigs(request) => configs::replace(plan, request).into(),
+        ControllerRequest::IncrementalAlterConfigs(request) => configs::change(plan, request).into(),
+        ControllerRequest::BrokerRegistration(request) => brokers::register(plan, sessions, request).into(),
+        ControllerRequest::BrokerHeartbeat(request) => brokers::heartbeat(plan, sessions, request).into(),
+        ControllerRequest::UnregisterBroker(request) => brokers::unregister(plan, sessions, request).into(),
+        ControllerRequest::AllocateProducerIds(request) => brokers::allocate_producer_ids(plan, request).into(),
+        ControllerRequest::ControllerRegistration(request) => brokers::register_controller(plan, request).into(),
+        ControllerRequest::AlterPartition(request) => isr::alter(plan, request, version).into(),
+        ControllerRequest::AssignReplicasToDirs(request) => isr::assign_directories(plan, request).into(),
+        ControllerRequest::ElectLeaders(request) => elections::elect(plan, request, version).into(),
+    }
+}
+
+/// Writes what formatting chose, all at once where the level allows it (`ActivationRecordsGenerator.recordsForEmptyLog`).
+fn bootstrap(plan: &mut Plan<'_>) {
+    let records = &plan.config.bootstrap;
+    let chosen = records.iter().find_map(|record| match record {
+        MetadataRecord::FeatureLevel(record) if record.name == METADATA_VERSION_FEATURE => {
+            MetadataVersion::from_level(record.feature_level)
+        }
+        _ => None,
+    });
+    let level = chosen.unwrap_or(MetadataVersion::MINIMUM);
+    if level.has_transactions() {
+        let name = Some("Bootstrap records".into());
+        let begin = BeginTransactionRecord { name, ..Default::default() };
+        plan.push_at(level, MetadataRecord::BeginTransaction(begin));
+    }
+    if chosen.is_none() {
+        plan.push_at(
+            level,
+            MetadataRecord::FeatureLevel(FeatureLevelRecord {
+                name: METADATA_VERSION_FEATURE.into(),
+                feature_level: level.level(),
+                ..Default::default()
+            }),
+        );
+    }
+    for record in records {
+        plan.push_at(level, record.clone());
+    }
+    if level.has_transactions() {
+        plan.push(MetadataRecord::EndTransaction(EndTransactionRecord::default()));
+    }
+}

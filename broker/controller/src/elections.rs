@@ -1,0 +1,191 @@
+//! Who leads: when brokers come and go, when a user asks, and when the preferred leader is back.
+
+use std::collections::BTreeMap;
+
+use gregor_messages::{
+    ElectLeadersRequest, ElectLeadersResponse,
+    elect_leaders_response::{PartitionResult, ReplicaElectionResult},
+};
+use gregor_metadata::{Image, Partition};
+use gregor_state_records::metadata::MetadataRecord;
+use gregor_types::{BrokerId, ErrorCode, KString, PartitionIndex, TopicId};
+
+use crate::{
+    Refusal, effective,
+    partition_change::{Election, PartitionChange},
+    plan::Plan,
+    refusal::{code_of, text_of},
+};
+
+/// How many leaders move per check of the balance (`MAX_ELECTIONS_PER_IMBALANCE`).
+const MAX_ELECTIONS_PER_BALANCE: usize = 1_000;
+
+/// Takes a broker out of the in-sync replicas of the partitions that `concerned` chooses, and away from leading them.
+pub(crate) fn leave(
+    plan: &mut Plan<'_>,
+    broker: BrokerId,
+    concerned: impl Fn(TopicId, PartitionIndex, &Partition) -> bool,
+) {
+    let involved = |_: TopicId, _: PartitionIndex, partition: &Partition| {
+        partition.leader == Some(broker) || partition.isr.contains(&broker)
+    };
+    let partitions = collect(&plan.image, |topic, index, partition| {
+        involved(topic, index, partition) && concerned(topic, index, partition)
+    });
+    change_each(plan, &partitions, Some(broker), None);
+}
+
+/// Lets a broker that has just been unfenced lead what has no leader.
+pub(crate) fn join(plan: &mut Plan<'_>, broker: BrokerId) {
+    let leaderless =
+        collect(&plan.image, |_, _, partition| partition.leader.is_none() && partition.replicas.contains(&broker));
+    change_each(plan, &leaderless, None, Some(broker));
+}
+
+/// Whether the broker leads anything.
+pub(crate) fn leads_any(image: &Image, broker: BrokerId) -> bool {
+    image.topics().iter().any(|topic| topic.partitions().any(|(_, partition)| partition.leader == Some(broker)))
+}
+
+/// Gives leadership back to preferred leaders that are in sync again, and, where the configuration allows it, to a replica that was
+/// not in sync.
+pub(crate) fn balance(plan: &mut Plan<'_>) {
+    let mut partitions = collect(&plan.image, |_, _, partition| partition.leader != partition.preferred_leader());
+    partitions.truncate(MAX_ELECTIONS_PER_BALANCE);
+    for (topic, index) in partitions {
+        let image = plan.image.clone();
+        let Some(partition) = image.topics().partition(topic, index) else { continue };
+        let unclean = partition.leader.is_none() && unclean_allowed(plan, topic);
+        let election = if unclean { Election::Unclean } else { Election::Preferred };
+        let may_lead = |broker| image.cluster().is_active(broker);
+        let change = PartitionChange { election, ..PartitionChange::new(partition, &may_lead, plan.version()) };
+        if let Some(record) = change.build(topic, index) {
+            plan.push(MetadataRecord::PartitionChange(record));
+        }
+    }
+}
+
+/// Elects leaders as a user asked (`ReplicationControlManager.electLeaders`).
+pub(crate) fn elect(plan: &mut Plan<'_>, request: &ElectLeadersRequest, version: i16) -> ElectLeadersResponse {
+    let election = match request.election_type {
+        _ if version == 0 => Election::Preferred,
+        0 => Election::Preferred,
+        1 => Election::Unclean,
+        other => {
+            let refusal = Refusal::new(ErrorCode::InvalidRequest, format!("Unknown election type {other}"));
+            return ElectLeadersResponse { error_code: refusal.number(), ..Default::default() };
+        }
+    };
+    let mut results: BTreeMap<KString, Vec<PartitionResult>> = BTreeMap::new();
+    let mut add = |topic: &KString, partition_id: i32, result: &Result<(), Refusal>| {
+        results.entry(topic.clone()).or_default().push(PartitionResult {
+            partition_id,
+            error_code: code_of(result),
+            error_message: text_of(result),
+            ..Default::default()
+        });
+    };
+    match &request.topic_partitions {
+        Some(topics) => {
+            for topic in topics {
+                for partition in &topic.partitions {
+                    let result = elect_one(plan, &topic.topic, PartitionIndex(*partition), election);
+                    add(&topic.topic, *partition, &result);
+                }
+            }
+        }
+        None => {
+            let image = plan.image.clone();
+            for topic in image.topics().iter() {
+                for (index, _) in topic.partitions() {
+                    let result = elect_one(plan, &topic.name, index, election);
+                    // Asked about everything, the answer names only what there was to do.
+                    if code_of(&result) != ErrorCode::ElectionNotNeeded as i16 {
+                        add(&topic.name, index.value(), &result);
+                    }
+                }
+            }
+        }
+    }
+    let results = results.into_iter().map(|(topic, partition_result)| ReplicaElectionResult {
+        topic,
+        partition_result,
+        ..Default::default()
+    });
+    ElectLeadersResponse { replica_election_results: results.collect(), ..Default::default() }
+}
+
+fn elect_one(plan: &mut Plan<'_>, topic: &str, index: PartitionIndex, election: Election) -> Result<(), Refusal> {
+    let image = plan.image.clone();
+    let unknown = |what: String| Refusal::new(ErrorCode::UnknownTopicOrPartition, what);
+    let topic = image.topics().by_name(topic).ok_or_else(|| unknown(format!("No such topic as {topic}")))?;
+    let partition =
+        topic.partition(index).ok_or_else(|| unknown(format!("No such partition as {}-{index}", topic.name)))?;
+    let needless = match election {
+        Election::Preferred => partition.leader == partition.preferred_leader(),
+        _ => partition.leader.is_some(),
+    };
+    if needless {
+        return Err(Refusal::new(ErrorCode::ElectionNotNeeded, "Leader election not needed for topic partition."));
+    }
+    let may_lead = |broker| image.cluster().is_active(broker);
+    let change = PartitionChange { election, ..PartitionChange::new(partition, &may_lead, plan.version()) };
+    let record = change.build(topic.id, index).filter(|record| record.leader >= 0);
+    match record {
+        Some(record)
+            if election != Election::Preferred || Some(BrokerId(record.leader)) == partition.preferred_leader() =>
+        {
+            let mark = plan.mark();
+            plan.push(MetadataRecord::PartitionChange(record));
+            plan.keep(mark, Ok(()))
+        }
+        _ if election == Election::Preferred => {
+            Err(Refusal::new(ErrorCode::PreferredLeaderNotAvailable, "The preferred leader was not available."))
+        }
+        _ => Err(Refusal::new(
+            ErrorCode::EligibleLeadersNotAvailable,
+            "Eligible topic partition leaders are not available.",
+        )),
+    }
+}
+
+fn change_each(
+    plan: &mut Plan<'_>,
+    partitions: &[(TopicId, PartitionIndex)],
+    leaving: Option<BrokerId>,
+    joining: Option<BrokerId>,
+) {
+    let image = plan.image.clone();
+    for &(topic, index) in partitions {
+        let Some(partition) = image.topics().partition(topic, index) else { continue };
+        let may_lead =
+            |broker| leaving != Some(broker) && (joining == Some(broker) || image.cluster().is_active(broker));
+        let unclean = unclean_allowed(plan, topic);
+        let mut change = PartitionChange::new(partition, &may_lead, plan.version());
+        change.election = if unclean { Election::Unclean } else { Election::Online };
+        change.isr.retain(|replica| Some(*replica) != leaving);
+        if let Some(record) = change.build(topic, index) {
+            plan.push(MetadataRecord::PartitionChange(record));
+        }
+    }
+}
+
+fn unclean_allowed(plan: &Plan<'_>, topic: TopicId) -> bool {
+    let Some(topic) = plan.image.topics().by_id(topic) else { return false };
+    let config =
+        effective::topic_config(&plan.image, &plan.config.broker, &topic.name, "unclean.leader.election.enable");
+    config.and_then(|config| config.value).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+fn collect(
+    image: &Image,
+    concerned: impl Fn(TopicId, PartitionIndex, &Partition) -> bool,
+) -> Vec<(TopicId, PartitionIndex)> {
+    let all = image
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions().map(move |(index, partition)| (topic.id, index, partition)));
+    all.filter(|(topic, index, partition)| concerned(*topic, *index, partition))
+        .map(|(topic, index, _)| (topic, index))
+        .collect()
+}

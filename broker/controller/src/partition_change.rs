@@ -1,0 +1,118 @@
+//! The record that takes a partition from what it is to what it should be (`PartitionChangeBuilder`).
+
+use gregor_metadata::{LeaderRecoveryState, MetadataVersion, Partition};
+use gregor_state_records::metadata::PartitionChangeRecord;
+use gregor_types::{BrokerId, DirectoryId, PartitionIndex, TopicId};
+
+/// In a change: the leader and its epoch stay.
+const NO_LEADER_CHANGE: i32 = -2;
+
+/// Who may become leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Election {
+    /// The first replica if it can, else as `Online`.
+    Preferred,
+    /// The leader stays if it can; else the first replica in the ISR that can.
+    Online,
+    /// As `Online`, and if there is none, the first replica that is up, though it may lack records.
+    Unclean,
+}
+
+/// A change in the making.
+pub(crate) struct PartitionChange<'a> {
+    /// What is.
+    pub(crate) partition: &'a Partition,
+    /// The in-sync replicas to be.
+    pub(crate) isr: Vec<BrokerId>,
+    /// Whether a broker may lead.
+    pub(crate) may_lead: &'a dyn Fn(BrokerId) -> bool,
+    /// How to choose the leader.
+    pub(crate) election: Election,
+    /// Whether the leader has recovered.
+    pub(crate) recovery: LeaderRecoveryState,
+    /// The directories to be.
+    pub(crate) directories: Option<Vec<DirectoryId>>,
+    /// The finalized level.
+    pub(crate) version: MetadataVersion,
+}
+
+impl<'a> PartitionChange<'a> {
+    /// A change of nothing yet.
+    pub(crate) fn new(
+        partition: &'a Partition,
+        may_lead: &'a dyn Fn(BrokerId) -> bool,
+        version: MetadataVersion,
+    ) -> Self {
+        Self {
+            partition,
+            isr: partition.isr.clone(),
+            may_lead,
+            election: Election::Online,
+            recovery: partition.leader_recovery,
+            directories: None,
+            version,
+        }
+    }
+
+    /// The record; none if nothing would change.
+    pub(crate) fn build(mut self, topic: TopicId, index: PartitionIndex) -> Option<PartitionChangeRecord> {
+        // Without eligible leader replicas the last in-sync replica stays the last one: it alone has everything.
+        if self.isr.is_empty() {
+            self.isr.clone_from(&self.partition.isr);
+        }
+        let (leader, unclean) = self.elect();
+        if unclean {
+            self.isr = leader.into_iter().collect();
+            self.recovery = LeaderRecoveryState::Recovering;
+        }
+        let mut record = PartitionChangeRecord {
+            partition_id: index.value(),
+            topic_id: topic,
+            leader: NO_LEADER_CHANGE,
+            leader_recovery_state: -1,
+            ..Default::default()
+        };
+        let mut changed = false;
+        let shrunk = self.partition.isr.iter().any(|replica| !self.isr.contains(replica));
+        let bump = shrunk && self.version.bumps_leader_epoch_on_isr_shrink();
+        if leader != self.partition.leader || bump {
+            record.leader = leader.unwrap_or(BrokerId::NONE).value();
+            changed = true;
+        }
+        if self.isr != self.partition.isr {
+            record.isr = Some(self.isr.iter().map(|replica| replica.value()).collect());
+            changed = true;
+        }
+        if self.recovery != self.partition.leader_recovery {
+            record.leader_recovery_state = self.recovery.code();
+            changed = true;
+        }
+        if let Some(directories) = self.directories.filter(|directories| *directories != self.partition.directories) {
+            record.directories = Some(directories);
+            changed = true;
+        }
+        changed.then_some(record)
+    }
+
+    /// The leader to be, and whether it may lack records.
+    fn elect(&self) -> (Option<BrokerId>, bool) {
+        let valid = |replica: &BrokerId| self.isr.contains(replica) && (self.may_lead)(*replica);
+        if self.election == Election::Preferred
+            && let Some(preferred) = self.partition.preferred_leader().filter(valid)
+        {
+            return (Some(preferred), false);
+        }
+        if let Some(leader) = self.partition.leader.filter(valid) {
+            return (Some(leader), false);
+        }
+        if let Some(replica) = self.partition.replicas.iter().copied().find(valid) {
+            return (Some(replica), false);
+        }
+        if self.election == Election::Unclean
+            && let Some(replica) = self.partition.replicas.iter().copied().find(|replica| (self.may_lead)(*replica))
+        {
+            return (Some(replica), true);
+        }
+        (None, false)
+    }
+}

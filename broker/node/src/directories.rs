@@ -1,0 +1,116 @@
+//! In which log directory a replica is, and how the controller gets to know (KIP-858).
+
+use std::collections::BTreeMap;
+
+use gregor_messages::{
+    AssignReplicasToDirsRequest, AssignReplicasToDirsResponse,
+    assign_replicas_to_dirs_request::{DirectoryData, PartitionData, TopicData},
+};
+use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, PartitionIndex, TopicId};
+
+use crate::Nanos;
+
+/// No request reports more replicas than this (`AssignmentsManager.MAX_ASSIGNMENTS_PER_REQUEST`).
+const MAX_REPORTS: usize = 2_250;
+const RETRY_PAUSE: Nanos = 500_000_000;
+
+/// A log directory that is online.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalDirectory {
+    /// Its id.
+    pub id: DirectoryId,
+    /// How many partitions it holds.
+    pub partitions: usize,
+    /// Whether it is to get no new ones (KIP-1066).
+    pub cordoned: bool,
+}
+
+/// The directory of a new replica: the one that the metadata says, if it is here; else the one with the fewest partitions that is not
+/// cordoned, or, if all are, the one with the fewest. `None` if no directory is online.
+pub fn choose_directory(assigned: DirectoryId, online: &[LocalDirectory]) -> Option<DirectoryId> {
+    if online.iter().any(|directory| directory.id == assigned) {
+        return Some(assigned);
+    }
+    let fewest = online.iter().min_by_key(|directory| (directory.cordoned, directory.partitions));
+    fewest.map(|directory| directory.id)
+}
+
+/// Replicas whose directory the controller does not know yet, told in batches, one request at a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct DirectoryReports {
+    pending: BTreeMap<(TopicId, PartitionIndex), DirectoryId>,
+    under_way: Option<BTreeMap<(TopicId, PartitionIndex), DirectoryId>>,
+    not_before: Nanos,
+}
+
+impl DirectoryReports {
+    /// Remembers to report a replica; a later report of the same one replaces it.
+    pub fn report(&mut self, topic: TopicId, index: PartitionIndex, directory: DirectoryId) {
+        self.pending.insert((topic, index), directory);
+    }
+
+    /// The next request to send, if there is something to tell and nothing under way.
+    pub fn next_request(
+        &mut self,
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+        now: Nanos,
+    ) -> Option<AssignReplicasToDirsRequest> {
+        if self.under_way.is_some() || self.pending.is_empty() || now < self.not_before {
+            return None;
+        }
+        let mut batch = BTreeMap::new();
+        while batch.len() < MAX_REPORTS {
+            let Some((replica, directory)) = self.pending.pop_first() else { break };
+            batch.insert(replica, directory);
+        }
+        let mut directories: BTreeMap<DirectoryId, BTreeMap<TopicId, Vec<PartitionData>>> = BTreeMap::new();
+        for ((topic, index), directory) in &batch {
+            let partition = PartitionData { partition_index: index.value(), ..Default::default() };
+            directories.entry(*directory).or_default().entry(*topic).or_default().push(partition);
+        }
+        self.under_way = Some(batch);
+        let topic = |(topic_id, partitions)| TopicData { topic_id, partitions, ..Default::default() };
+        let directory = |(id, topics): (DirectoryId, BTreeMap<TopicId, Vec<PartitionData>>)| DirectoryData {
+            id,
+            topics: topics.into_iter().map(topic).collect(),
+            ..Default::default()
+        };
+        Some(AssignReplicasToDirsRequest {
+            broker_id: broker.value(),
+            broker_epoch: epoch.value(),
+            directories: directories.into_iter().map(directory).collect(),
+            ..Default::default()
+        })
+    }
+
+    /// Takes the answer; `None` if the controller could not be reached. What it did not take is told again.
+    pub fn answered(&mut self, response: Option<&AssignReplicasToDirsResponse>, now: Nanos) {
+        let Some(batch) = self.under_way.take() else { return };
+        let taken = response.filter(|response| response.error_code == 0);
+        let Some(response) = taken else {
+            self.not_before = now + RETRY_PAUSE;
+            for (replica, directory) in batch {
+                self.pending.entry(replica).or_insert(directory);
+            }
+            return;
+        };
+        for directory in &response.directories {
+            for topic in &directory.topics {
+                for partition in &topic.partitions {
+                    let replica = (topic.topic_id, PartitionIndex(partition.partition_index));
+                    let again = ErrorCode::from_code(partition.error_code) == Some(ErrorCode::OperationNotAttempted);
+                    if let Some(reported) = batch.get(&replica).filter(|_| again) {
+                        self.not_before = now + RETRY_PAUSE;
+                        self.pending.entry(replica).or_insert(*reported);
+                    }
+                }
+            }
+        }
+    }
+
+    /// When [`next_request`](Self::next_request) may have something, if ever.
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        (!self.pending.is_empty() && self.under_way.is_none()).then_some(self.not_before)
+    }
+}
