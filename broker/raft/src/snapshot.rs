@@ -136,6 +136,22 @@ pub fn read<E: From<SnapshotError>>(
     Ok(header)
 }
 
+/// The time of the newest record that a snapshot stands for, from its first batch alone.
+pub fn last_contained(head: &Bytes) -> Result<Timestamp, SnapshotError> {
+    let mut found = None;
+    let read = read_batches::<Failure<()>>(head, |entry| {
+        if let Content::Control(ControlRecord::SnapshotHeader(header)) = entry.content {
+            found = Some(Timestamp(header.last_contained_log_timestamp));
+        }
+        Err(Failure::Shape)
+    });
+    match (found, read) {
+        (Some(time), _) => Ok(time),
+        (None, Err(Failure::Batches(error))) => Err(error.into()),
+        (None, _) => Err(SnapshotError::NoHeader),
+    }
+}
+
 enum Failure<E> {
     Batches(ControlError),
     Shape,
@@ -194,7 +210,7 @@ mod tests {
         let writer = SnapshotWriter::new(LeaderEpoch(0), Timestamp(0), Timestamp(5), Some((1, &voters())));
         let header = writer.finish().remove(0);
         assert_eq!(header.len(), 12 + 0x9a, "the size of Apache's header batch");
-        let voters_record = b"\x0bCONTROLLER\x0a127.0.0.1\x71\xa5\x00\x00\x00\x00\x01\x00\x00\x00";
+        let voters_record = b"\x0bCONTROLLER\x0a127.0.0.1\x71\xa5\x00\x00\x00\x00\x01\x00\x00\x00\x00";
         assert!(header.ends_with(voters_record), "{header:?}");
     }
 
