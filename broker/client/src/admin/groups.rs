@@ -154,7 +154,7 @@ impl Admin {
                     if version >= BATCHED_FETCH {
                         let row =
                             OffsetFetchRequestGroup { group_id: group.clone(), topics: None, ..Default::default() };
-                        OffsetFetchRequest { groups: vec![row], topics: None, ..Default::default() }
+                        OffsetFetchRequest { groups: vec![row], ..Default::default() }
                     } else {
                         OffsetFetchRequest { group_id: group.clone(), topics: None, ..Default::default() }
                     }
