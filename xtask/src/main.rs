@@ -9,11 +9,13 @@ mod bench;
 mod codegen;
 mod crds;
 mod docs;
+mod images;
 mod paths;
 mod progress;
 mod rig;
 mod test;
 mod tidy;
+mod up;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The commands a developer of Gregor types.")]
@@ -32,6 +34,12 @@ enum Command {
     Crds(crds::Arguments),
     /// Write docs/configuration.md from the table of keys; --check only compares.
     Docs(docs::Arguments),
+    /// Bring up Kubernetes, the operator and a cluster, and send a gigabyte through it.
+    Up(up::Arguments),
+    /// End and remove what up and the tests started.
+    Down,
+    /// Build the container images into target/images/, without a container engine.
+    Images(images::Arguments),
     /// Run the tests: all parts, or the ones named.
     Test(test::Arguments),
     /// Check the rules of the house that no compiler knows.
@@ -46,6 +54,9 @@ fn main() -> Result<()> {
         Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Crds(arguments) => crds::run(&arguments),
         Command::Docs(arguments) => docs::run(&arguments),
+        Command::Up(arguments) => up::run(&arguments),
+        Command::Down => up::down(),
+        Command::Images(arguments) => images::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy => tidy::run(),
         Command::Rig(arguments) => rig::run(&arguments),

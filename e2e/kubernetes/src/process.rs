@@ -56,13 +56,25 @@ pub fn output_with_input(command: &mut Command, input: &[u8]) -> Result<String> 
 
 /// Runs a program with its output in `log`, and ends it with all its children at the deadline. `tick` is called about
 /// every fifty milliseconds, for whoever shows progress.
-pub fn run_logged(command: &mut Command, log: &Path, deadline: Duration, mut tick: impl FnMut()) -> Result<ExitStatus> {
+pub fn run_logged(command: &mut Command, log: &Path, deadline: Duration, tick: impl FnMut()) -> Result<ExitStatus> {
+    let file = append_to(log)?;
+    run_piped(command, Stdio::null(), file.into(), log, deadline, tick)
+}
+
+/// The same with a standard input and output of the caller's; `log` gets what the program says on its standard error.
+pub fn run_piped(
+    command: &mut Command,
+    input: Stdio,
+    output: Stdio,
+    log: &Path,
+    deadline: Duration,
+    mut tick: impl FnMut(),
+) -> Result<ExitStatus> {
     let line = command_line(command);
-    let file = File::options().create(true).append(true).open(log).with_context(|| format!("log {}", log.display()))?;
     let mut child = command
-        .stdin(Stdio::null())
-        .stdout(file.try_clone()?)
-        .stderr(file)
+        .stdin(input)
+        .stdout(output)
+        .stderr(append_to(log)?)
         .spawn()
         .with_context(|| format!("could not start `{line}`; is the program installed?"))?;
     let end = Instant::now() + deadline;
@@ -78,6 +90,10 @@ pub fn run_logged(command: &mut Command, log: &Path, deadline: Duration, mut tic
         tick();
         thread::sleep(POLL_INTERVAL * 2);
     }
+}
+
+fn append_to(log: &Path) -> Result<File> {
+    File::options().create(true).append(true).open(log).with_context(|| format!("could not write {}", log.display()))
 }
 
 /// Polls until `check` holds; an error names what was waited for and the last failure of the check.

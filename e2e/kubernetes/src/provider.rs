@@ -45,6 +45,11 @@ pub enum Provider {
 impl Provider {
     /// The first one that works here; an error says what is missing for each.
     pub fn choose() -> Result<Self> {
+        Self::choose_with_rig("default")
+    }
+
+    /// The same, with another name for the rig, so that it runs beside the default one.
+    pub fn choose_with_rig(rig: &str) -> Result<Self> {
         for variable in ["E2E_KUBECONFIG", "KUBECONFIG"] {
             if let Some(path) = env::var_os(variable).filter(|path| !path.is_empty()) {
                 let kubeconfig = PathBuf::from(path);
@@ -61,7 +66,7 @@ impl Provider {
             }
         }
         match Rig::obstacle() {
-            None => Ok(Self::Rig(Rig::named("default"))),
+            None => Ok(Self::Rig(Rig::named(rig))),
             Some(obstacle) => bail!(
                 "no Kubernetes to use. Give one with KUBECONFIG=FILE; or install kind, k3d or minikube beside a running \
                  Docker engine ({}); or run as root on Linux ({obstacle})",

@@ -124,6 +124,7 @@ fn e2e(full: bool) -> Vec<Step> {
             command.env("GREGOR_RIG_TESTS", "1");
             Ok(command)
         }),
+        Step::check("prepare", 40, &["xtask", "up", "--for-tests"]),
         Step::new("clusters", if full { 60 } else { 35 }, true, move |_| {
             let evidence = evidence_folder();
             remove(&evidence);
@@ -131,6 +132,7 @@ fn e2e(full: bool) -> Vec<Step> {
             command.env("GREGOR_E2E", if full { "full" } else { "1" }).env("GREGOR_E2E_EVIDENCE", evidence);
             Ok(command)
         }),
+        Step::check("clusters down", 2, &["xtask", "rig", "--name", gregor_e2e::story::RIG, "down"]),
     ]
 }
 

@@ -82,6 +82,18 @@ impl Rig {
         Self { name: name.to_owned(), state: programs::cache().join("rig").join(name) }
     }
 
+    /// Ends every rig of this user, whatever its name.
+    pub fn down_all(report: &dyn Fn(&str)) -> Result<()> {
+        let Ok(rigs) = fs::read_dir(programs::cache().join("rig")) else { return Ok(()) };
+        for rig in rigs {
+            let rig = rig?;
+            if let (true, Some(name)) = (rig.path().is_dir(), rig.file_name().to_str()) {
+                Self::named(name).down(report)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Why this machine cannot run a rig, if it cannot.
     pub fn obstacle() -> Option<&'static str> {
         if !cfg!(target_os = "linux") {
