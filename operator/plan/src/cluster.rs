@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 use crate::compare::differs;
-use crate::identity::{Identity, Mint, NodeIdentity};
+use crate::identity::{Acceptance, Identity, Mint, NodeIdentity};
 use crate::objects::{self, network, node, storage};
 use crate::pods::{PodSeen, PodState, Refusal};
 use crate::progress::{Progress, Reason, truncate};
@@ -220,19 +220,37 @@ fn record(
         let message = format!("node {}'s disk is formatted: no other may be", node.id);
         return Err(Decision::step(replace(&identity), Reason::Creating, message));
     }
-    if let Some(loss) = loss(node, recorded, pod, claim) {
-        if named && !recorded.acceptance_used {
+    let loss = loss(node, recorded, pod, claim);
+    let settled = pod.is_some_and(|pod| pod.state == PodState::Ready);
+    let acceptance = match (loss.is_some(), named, recorded.acceptance) {
+        (true, false, _) => Acceptance::Open,
+        (true, true, Acceptance::Open) => {
             let identity = identity.clone().with_loss_accepted(node.id, claim_uid, mint);
             let message = format!("the loss of node {}'s disk is accepted: it gets a new one", node.id);
             return Err(Decision::step(replace(&identity), Reason::Creating, message));
         }
+        (false, _, Acceptance::Open) if !settled => Acceptance::Open,
+        (_, true, _) => Acceptance::Spent,
+        (false, false, _) => Acceptance::Idle,
+    };
+    let noted = (acceptance != recorded.acceptance).then(|| {
+        let mut identity = identity.clone();
+        if let Some(node) = identity.nodes.get_mut(&node.id) {
+            node.acceptance = acceptance;
+        }
+        replace(&identity)
+    });
+    if let Some(loss) = loss {
         let remedy = if named {
-            "its entry in spec.acceptDataLoss has had its effect for an earlier loss: take it out, and put it in again"
+            "its entry in spec.acceptDataLoss was there before this loss and does not count: take it out, and put it in again"
         } else {
             "bring the disk back, or give its data up by naming the node in spec.acceptDataLoss"
         };
         let message = format!("node {}: {loss}; nothing is formatted. To go on, {remedy}", node.id);
-        return Err(Decision::wait(Progress::stalled(Reason::DiskLost, message)));
+        return Err(Decision { step: noted, progress: Progress::stalled(Reason::DiskLost, message) });
+    }
+    if let Some(step) = noted {
+        return Err(Decision::step(step, Reason::Creating, "writing down what spec.acceptDataLoss stands for"));
     }
     if let Some(PodState::Refused(Refusal::ForeignDisk(said))) = pod.map(|pod| &pod.state) {
         let message = format!(
@@ -240,19 +258,6 @@ fn record(
             node.id
         );
         return Err(Decision::wait(Progress::stalled(Reason::ForeignDisk, message)));
-    }
-    // A word given while nothing is lost counts for nothing later; without the word the next one counts again.
-    let settled = pod.is_some_and(|pod| pod.state == PodState::Ready);
-    if (named && !recorded.acceptance_used && settled) || (!named && recorded.acceptance_used) {
-        let mut identity = identity.clone();
-        if let Some(node) = identity.nodes.get_mut(&node.id) {
-            node.acceptance_used = named;
-        }
-        return Err(Decision::step(
-            replace(&identity),
-            Reason::Creating,
-            "writing down what spec.acceptDataLoss stands for",
-        ));
     }
     if !recorded.formatted && claim_uid.is_some() && recorded.claim_uid.as_deref() != claim_uid {
         let mut identity = identity.clone();

@@ -53,9 +53,22 @@ pub struct NodeIdentity {
     pub claim_uid: Option<String>,
     /// Whether the disk was seen formatted. From then on an empty disk is a lost one.
     pub formatted: bool,
-    /// Whether the entry for this node in `spec.acceptDataLoss` has had its effect. It is forgotten when the entry goes, so
-    /// that each loss needs a word of its own.
-    pub acceptance_used: bool,
+    /// How the node stands to `spec.acceptDataLoss`.
+    #[serde(default)]
+    pub acceptance: Acceptance,
+}
+
+/// How a node stands to its entry in `spec.acceptDataLoss`. A word counts only for a loss that was reported before it was
+/// given, and only once, although it stays in the manifest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Acceptance {
+    /// Nothing is lost, nothing is said.
+    #[default]
+    Idle,
+    /// A loss is reported; naming the node from now on accepts it.
+    Open,
+    /// The node is named, and that has had its effect or never had one.
+    Spent,
 }
 
 /// Why an identity cannot be read.
@@ -96,7 +109,7 @@ impl Identity {
             standalone_grant: Some(Grant { node_id, directory_id: directory_id.clone() }),
             nodes: BTreeMap::from([(
                 node_id,
-                NodeIdentity { directory_id, claim_uid: None, formatted: false, acceptance_used: false },
+                NodeIdentity { directory_id, claim_uid: None, formatted: false, acceptance: Acceptance::Idle },
             )]),
         }
     }
@@ -144,7 +157,7 @@ impl Identity {
                 directory_id: directory_id.clone(),
                 claim_uid: None,
                 formatted: true,
-                acceptance_used: false,
+                acceptance: Acceptance::Idle,
             });
             if node.directory_id != directory_id {
                 return Err(name.to_owned());
@@ -189,7 +202,7 @@ impl Identity {
                 directory_id,
                 claim_uid: claim_uid.map(str::to_owned),
                 formatted: false,
-                acceptance_used: true,
+                acceptance: Acceptance::Spent,
             },
         );
         self

@@ -240,7 +240,10 @@ fn valid_pool(pool: &NodePool, cluster: &KafkaCluster) -> Result<ValidPool, Inva
             Some(id.parse().map_err(|_| invalid(Reason::InvalidSpec, format!("{id} is no node id: write a number")))?)
         }
         Some(_) => {
-            return Err(invalid(Reason::InvalidSpec, "this release runs clusters of one node: write one id in nodeIds"));
+            return Err(invalid(
+                Reason::InvalidSpec,
+                "this release runs clusters of one node: write one id in nodeIds",
+            ));
         }
     };
     let mut templates = Vec::new();

@@ -445,7 +445,7 @@ fn happen(world: &mut World, event: Event) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     // The world itself asserts what must never happen; see `World::ensure` and `World::reconcile`.
     #[test]

@@ -49,6 +49,8 @@ pub struct World {
     pub data_at_stake: bool,
     /// Whether a person named the node in acceptDataLoss while a loss was reported.
     pub loss_accepted: bool,
+    /// Whether the last that was said of the disk, even to an earlier KafkaCluster, was that it is lost.
+    pub loss_reported: bool,
     pub formats: usize,
     pub cluster_ids: Vec<String>,
     pub pods_started: usize,
@@ -68,6 +70,7 @@ impl World {
             last: None,
             data_at_stake: false,
             loss_accepted: false,
+            loss_reported: false,
             formats: 0,
             cluster_ids: Vec::new(),
             pods_started: 0,
@@ -101,7 +104,7 @@ impl World {
 
     /// Names the node in acceptDataLoss, or takes it out.
     pub fn accept(&mut self, named: bool) {
-        let reported = self.reason() == Some(Reason::DiskLost);
+        let reported = self.loss_reported;
         let before = self.cluster.as_ref().is_some_and(|cluster| !cluster.spec.accept_data_loss.is_empty());
         if named && !before && reported {
             self.loss_accepted = true;
@@ -151,6 +154,11 @@ impl World {
                 "ready only after the permission is withdrawn"
             );
             self.data_at_stake = true;
+        }
+        match plan.progress.reason() {
+            Reason::DiskLost => self.loss_reported = true,
+            Reason::Ready => self.loss_reported = false,
+            _ => {}
         }
         let step = plan.step.clone();
         self.last = Some(plan);
