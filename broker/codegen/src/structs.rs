@@ -67,7 +67,7 @@ impl<'a> Generator<'a> {
         }
         code.push_str("pub unknown_tagged_fields: RawTags,\n}\n\n");
         if !plain {
-            let _ = write!(code, "impl Default for {name} {{ fn default() -> Self {{ Self {{\n");
+            let _ = writeln!(code, "impl Default for {name} {{ fn default() -> Self {{ Self {{");
             for field in &fields {
                 let default = field.default.as_deref().unwrap_or("Default::default()");
                 let _ = writeln!(code, "{}: {default},", field.name);
@@ -109,27 +109,15 @@ impl<'a> Generator<'a> {
         let flexible = self.message.flexible.contains(version);
         let (_, fields) = self.structs[name];
         let here = fields.iter().filter(|field| field.versions.contains(version) && !field.tagged.contains(version));
+        let prefix = |plain| if flexible { 1 } else { plain };
         let size = |field: &Field| match (field.element(), field.nullable.contains(version)) {
-            ((_, true) | ("bytes" | "records", false), _) => {
-                if flexible {
-                    1
-                } else {
-                    4
-                }
-            }
-            (("string", _), _) => {
-                if flexible {
-                    1
-                } else {
-                    2
-                }
-            }
-            (("bool" | "int8", _), _) => 1,
+            ((_, true) | ("bytes" | "records", _), _) => prefix(4),
+            (("string", _), _) => prefix(2),
             (("int16" | "uint16", _), _) => 2,
             (("int32" | "uint32", _), _) => 4,
             (("int64" | "float64", _), _) => 8,
             (("uuid", _), _) => 16,
-            (_, true) => 1,
+            (("bool" | "int8", _), _) | (_, true) => 1,
             ((inner, _), false) => self.min_size(inner, version),
         };
         here.map(size).sum::<usize>() + usize::from(flexible)
@@ -161,7 +149,7 @@ impl<'a> Generator<'a> {
             )
         };
         code.push_str(&flexible.guard(&tags, ""));
-        let code = fix_flag(code, flexible);
+        let code = fix_flag(&code, flexible);
         if code.is_empty() {
             "Ok(Self::default())".to_owned()
         } else {
@@ -358,7 +346,7 @@ fn write_body(owner: &str, fields: &[Shape<'_>], flexible: &Condition) -> String
     let no_tags =
         format!("Writer::absent(!self.unknown_tagged_fields.is_empty(), \"{owner}.unknown_tagged_fields\", v)?;\n");
     code.push_str(&flexible.guard(&finish, &no_tags));
-    fix_flag(code, flexible)
+    fix_flag(&code, flexible)
 }
 
 fn show(fields: &[Shape<'_>]) -> String {
@@ -376,10 +364,10 @@ fn show(fields: &[Shape<'_>]) -> String {
 }
 
 /// Where the flag is known, its value stands in its place.
-fn fix_flag(code: String, flexible: &Condition) -> String {
+fn fix_flag(code: &str, flexible: &Condition) -> String {
     match flexible {
         Condition::If(expression) => code.replace(&format!("if {expression} {{"), "if f {"),
-        known => replace_flag(&code, known.expression()),
+        known => replace_flag(code, known.expression()),
     }
 }
 

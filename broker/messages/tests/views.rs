@@ -1,5 +1,7 @@
 //! The hand-written views of Produce and Fetch say the same as the generated structs, on good bytes and on bad ones.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
 use bytes::Bytes;
 use gregor_messages::{
     FetchRequest, FetchResponse, ProduceRequest, fetch_request, fetch_response,
@@ -7,7 +9,7 @@ use gregor_messages::{
 };
 use gregor_types::{KString, Uuid};
 use gregor_wire::{
-    Message, ResponseHeader,
+    Message, RawTags, ResponseHeader,
     fetch::{self, FetchResponseWriter, FetchView, FetchedPartition, NodeEndpoint, ResponsePlan, Segment},
     produce::{self, ProduceView},
 };
@@ -75,10 +77,10 @@ fn struct_of_produce(view: &ProduceView<'_>, body: &[u8]) -> ProduceRequest {
 }
 
 fn without_tags(mut request: ProduceRequest) -> ProduceRequest {
-    request.unknown_tagged_fields = Default::default();
+    request.unknown_tagged_fields = RawTags::NONE;
     for topic in &mut request.topic_data {
-        topic.unknown_tagged_fields = Default::default();
-        topic.partition_data.iter_mut().for_each(|partition| partition.unknown_tagged_fields = Default::default());
+        topic.unknown_tagged_fields = RawTags::NONE;
+        topic.partition_data.iter_mut().for_each(|partition| partition.unknown_tagged_fields = RawTags::NONE);
     }
     request
 }
@@ -123,7 +125,7 @@ fn fetch_request(version: i16) -> impl Strategy<Value = FetchRequest> {
             replica_state: if since(15) {
                 fetch_request::ReplicaState { replica_id: replica, replica_epoch: epoch, ..Default::default() }
             } else {
-                Default::default()
+                fetch_request::ReplicaState::default()
             },
             max_wait_ms: wait,
             min_bytes: min,
@@ -192,13 +194,13 @@ fn struct_of_fetch(view: &FetchView<'_>, version: i16) -> FetchRequest {
 }
 
 fn without_fetch_tags(mut request: FetchRequest) -> FetchRequest {
-    request.unknown_tagged_fields = Default::default();
-    request.replica_state.unknown_tagged_fields = Default::default();
+    request.unknown_tagged_fields = RawTags::NONE;
+    request.replica_state.unknown_tagged_fields = RawTags::NONE;
     for topic in &mut request.topics {
-        topic.unknown_tagged_fields = Default::default();
-        topic.partitions.iter_mut().for_each(|partition| partition.unknown_tagged_fields = Default::default());
+        topic.unknown_tagged_fields = RawTags::NONE;
+        topic.partitions.iter_mut().for_each(|partition| partition.unknown_tagged_fields = RawTags::NONE);
     }
-    request.forgotten_topics_data.iter_mut().for_each(|topic| topic.unknown_tagged_fields = Default::default());
+    request.forgotten_topics_data.iter_mut().for_each(|topic| topic.unknown_tagged_fields = RawTags::NONE);
     request
 }
 

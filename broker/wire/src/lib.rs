@@ -19,7 +19,7 @@ mod writer;
 pub use error::{DecodeError, DecodeErrorKind, EncodeError};
 pub use header::{RequestHeader, ResponseHeader};
 pub use json::{JsonObject, Show};
-pub use message::{Codec, Message, Struct};
+pub use message::{Codec, Message, RoundTrip, Struct};
 pub use reader::{Element, MAX_ARRAY_LENGTH, MAX_STRING_LENGTH, MAX_TAGS, Reader};
 pub use tags::{RawTag, RawTags, TagWriter};
 pub use writer::Writer;

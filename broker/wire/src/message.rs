@@ -68,6 +68,9 @@ pub trait Message: Struct {
     }
 }
 
+/// What bytes say, and how the message they are is encoded again.
+pub type RoundTrip = Result<(Value, Result<Bytes, EncodeError>), DecodeError>;
+
 /// A message type as a value, for what works on all of them: golden bytes, hostile input, dumps.
 #[derive(Debug, Clone)]
 pub struct Codec {
@@ -76,7 +79,7 @@ pub struct Codec {
     /// The versions that exist.
     pub versions: RangeInclusive<i16>,
     /// Decodes bytes that must be one whole message; returns what they say and how they are encoded again.
-    pub round_trip: fn(Bytes, i16) -> Result<(Value, Result<Bytes, EncodeError>), DecodeError>,
+    pub round_trip: fn(Bytes, i16) -> RoundTrip,
     /// Decodes and drops: the cheapest way to feed a decoder with anything.
     pub decode: fn(Bytes, i16) -> Result<(), DecodeError>,
 }
@@ -88,7 +91,7 @@ impl Codec {
     }
 }
 
-fn round_trip<M: Message>(bytes: Bytes, version: i16) -> Result<(Value, Result<Bytes, EncodeError>), DecodeError> {
+fn round_trip<M: Message>(bytes: Bytes, version: i16) -> RoundTrip {
     let message = M::from_bytes(bytes, version)?;
     Ok((message.to_json(version), message.to_bytes(version)))
 }

@@ -14,9 +14,9 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{Jars, java_tool};
 
 /// How long a node may take until its listener answers.
-const START_LIMIT: Duration = Duration::from_secs(120);
+const START_LIMIT: Duration = Duration::from_mins(2);
 /// How long a node may take to stop when asked.
-const STOP_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_mins(1);
 
 /// What a node is started with.
 #[derive(Debug, Clone)]
@@ -182,7 +182,8 @@ fn server_properties(config: &BrokerConfig, client_port: u16, controller_port: u
     ];
     lines.retain(|(key, _)| !config.properties.iter().any(|(own, _)| own == key));
     let own = config.properties.iter().map(|(key, value)| (key.as_str(), value.clone()));
-    lines.into_iter().chain(own).map(|(key, value)| format!("{key}={value}\n")).collect()
+    let lines: Vec<String> = lines.into_iter().chain(own).map(|(key, value)| format!("{key}={value}")).collect();
+    lines.join("\n") + "\n"
 }
 
 /// Two ports that nobody has at the moment.

@@ -122,19 +122,17 @@ fn home() -> PathBuf {
 }
 
 fn fetch(release: &Release, home: &Path, into: &Path) -> Result<()> {
-    let dependencies: String = release
-        .artifacts()
-        .iter()
-        .map(|(group, artifact, version)| {
-            format!(
-                "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>\n"
-            )
-        })
-        .collect();
+    let mut dependencies = Vec::new();
+    for (group, artifact, version) in release.artifacts() {
+        dependencies.push(format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
+        ));
+    }
+    let dependencies = dependencies.join("\n");
     let pom = format!(
         "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>\
          <groupId>dev.gregor</groupId><artifactId>apache-kafka</artifactId><version>1</version>\n\
-         <dependencies>\n{dependencies}</dependencies></project>\n"
+         <dependencies>\n{dependencies}\n</dependencies></project>\n"
     );
     fs::write(home.join("pom.xml"), pom)?;
     let output = Command::new("mvn")

@@ -3,6 +3,8 @@
 //! `golden/Golden.java`, compiled against the released jars, writes every message of every jar in every version: with
 //! defaults, with every field set, and with every nullable field null. Nothing is checked in: the jars are the oracle.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
