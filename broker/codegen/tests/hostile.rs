@@ -11,8 +11,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use gregor_messages::MetadataRequest;
-use gregor_wire::{Codec, DecodeErrorKind, Message, RequestHeader, ResponseHeader};
+use gregor_messages::{
+    FetchRequest, MetadataRequest, ProduceRequest,
+    fetch_request::{FetchPartition, FetchTopic, ForgottenTopic},
+    produce_request::{PartitionProduceData, TopicProduceData},
+};
+use gregor_wire::{
+    Codec, DecodeErrorKind, Message, RequestHeader, ResponseHeader, fetch::FetchView, produce::ProduceView,
+};
 
 /// Counts what each thread holds, and refuses nothing: the tests look at the peak.
 struct Counting;
@@ -222,6 +228,44 @@ fn a_metadata_body_of_five_bytes_that_claims_two_billion_topics_is_an_error() {
     let (result, peak) = peak_of(|| MetadataRequest::from_bytes(Bytes::from_static(&[0x7f, 0xff, 0xff, 0xff]), 1));
     assert!(matches!(result.unwrap_err().kind, DecodeErrorKind::ArrayTooLong { limit: 0, .. }));
     assert!(peak < 1_024, "{peak} bytes were held for four");
+}
+
+#[test]
+fn the_views_of_produce_and_fetch_allocate_nothing() {
+    let produce = ProduceRequest {
+        topic_data: vec![TopicProduceData {
+            name: "letters".into(),
+            partition_data: vec![PartitionProduceData {
+                records: Some(Bytes::from_static(b"batch")),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let bytes = produce.to_bytes(9).unwrap();
+    let (records, peak) = peak_of(|| {
+        let view = ProduceView::parse(&bytes, 9).unwrap();
+        view.topics()
+            .flat_map(|topic| topic.partitions())
+            .filter_map(|partition| partition.records)
+            .map(<[u8]>::len)
+            .sum::<usize>()
+    });
+    assert_eq!((records, peak), (5, 0));
+
+    let fetch = FetchRequest {
+        topics: vec![FetchTopic { partitions: vec![FetchPartition::default(); 3], ..Default::default() }],
+        forgotten_topics_data: vec![ForgottenTopic { partitions: vec![1, 2], ..Default::default() }],
+        ..Default::default()
+    };
+    let bytes = fetch.to_bytes(17).unwrap();
+    let (counts, peak) = peak_of(|| {
+        let view = FetchView::parse(&bytes, 17).unwrap();
+        let fetched = view.topics().flat_map(|topic| topic.partitions()).count();
+        (fetched, view.forgotten_topics().flat_map(|topic| topic.partitions()).count())
+    });
+    assert_eq!((counts, peak), ((3, 2), 0));
 }
 
 #[test]
