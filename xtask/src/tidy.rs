@@ -34,10 +34,10 @@ const IMPURE_WORDS: [&str; 9] = [
 ];
 
 /// Folders whose Rust is written by `cargo xtask codegen`.
-const GENERATED: [&str; 2] = ["broker/messages/src", "broker/state-records/src"];
+const GENERATED: [&str; 2] = ["broker/messages/src/generated/", "broker/state-records/src/generated/"];
 
 /// Modules that may hold `unsafe`, each with its safety argument inside.
-const UNSAFE_MODULES: [&str; 0] = [];
+const UNSAFE_MODULES: [&str; 1] = ["broker/codegen/tests/hostile.rs"];
 
 /// Checks every rule and fails with all that was found, one line each.
 pub fn run() -> Result<()> {
@@ -72,7 +72,7 @@ fn rust_files(root: &Path) -> Result<Vec<String>> {
 }
 
 fn check_file(file: &str, text: &str, findings: &mut Vec<String>) {
-    let is_generated = GENERATED.iter().any(|folder| file.starts_with(folder)) && text.contains("@generated");
+    let is_generated = GENERATED.iter().any(|folder| file.starts_with(folder));
     let lines = text.lines().count();
     if lines > LINES_MAX && !is_generated {
         findings.push(format!("{file} has {lines} lines; a file tells one thing in at most {LINES_MAX}"));
