@@ -196,7 +196,9 @@ fn try_heartbeat(
     sessions.touch(id, broker.epoch, offset, plan.now + plan.config.session_timeout);
     let is_caught_up = offset.value() >= broker.epoch.value();
     let current = state_of(&broker);
-    let next = next_state(plan, sessions, request, current, is_caught_up);
+    // A process that was on its way down when it was fenced does not come back; its successor registers anew.
+    let may_serve = is_caught_up && !broker.in_controlled_shutdown;
+    let next = next_state(plan, sessions, request, current, may_serve);
     if next != current {
         match next {
             BrokerState::Fenced | BrokerState::ShutdownNow => fence(plan, id),
@@ -231,12 +233,12 @@ fn next_state(
     sessions: &Sessions,
     request: &BrokerHeartbeatRequest,
     current: BrokerState,
-    is_caught_up: bool,
+    may_serve: bool,
 ) -> BrokerState {
     let id = BrokerId(request.broker_id);
     match current {
         BrokerState::Fenced if request.want_shut_down => BrokerState::ShutdownNow,
-        BrokerState::Fenced if request.want_fence || !is_caught_up => BrokerState::Fenced,
+        BrokerState::Fenced if request.want_fence || !may_serve => BrokerState::Fenced,
         BrokerState::Fenced => BrokerState::Unfenced,
         BrokerState::Unfenced if request.want_fence && request.want_shut_down => BrokerState::ShutdownNow,
         BrokerState::Unfenced if request.want_fence => BrokerState::Fenced,

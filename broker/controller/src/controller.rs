@@ -226,6 +226,14 @@ impl Controller {
         matches!(self.role, Role::Active(_))
     }
 
+    /// The image that the next decision is made on: with what is appended and not committed yet, where this controller decides.
+    pub const fn image(&self) -> &Image {
+        match &self.role {
+            Role::Active(active) => &active.speculative,
+            _ => &self.committed,
+        }
+    }
+
     /// When to step with [`Input::Tick`] at the latest, if ever.
     pub fn next_deadline(&self) -> Option<Nanos> {
         let Role::Active(active) = &self.role else { return None };

@@ -1,0 +1,485 @@
+//! Brokers come, go and are lost; leadership and configuration follow them; nothing is answered that could still be undone.
+
+mod common;
+
+use common::{Rig, SECOND, SET, alter, assert_error, assigned, ids, replace, topic};
+use gregor_controller::Input;
+use gregor_messages::{
+    AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterConfigsResponse, AlterPartitionRequest,
+    AlterPartitionResponse, AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, ControllerRegistrationRequest,
+    ControllerRegistrationResponse, CreateTopicsRequest, CreateTopicsResponse, ElectLeadersRequest,
+    ElectLeadersResponse, IncrementalAlterConfigsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse,
+    alter_partition_request::{BrokerState, PartitionData, TopicData},
+    assign_replicas_to_dirs_request, elect_leaders_request,
+};
+use gregor_metadata::{ConfigResource, Image, LeaderRecoveryState};
+use gregor_state_records::metadata::MetadataRecord;
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, Uuid};
+use proptest::prelude::*;
+
+#[test]
+fn the_first_leader_of_an_empty_log_writes_what_formatting_chose_in_one_transaction() {
+    let rig = Rig::at(30);
+    let kinds: Vec<_> = rig.log.iter().map(|record| &record.record).collect();
+    assert!(
+        matches!(
+            kinds[..],
+            [MetadataRecord::BeginTransaction(_), MetadataRecord::FeatureLevel(_), MetadataRecord::EndTransaction(_)]
+        ),
+        "{kinds:?}"
+    );
+    let old = Rig::at(7);
+    assert!(matches!(old.log[0].record, MetadataRecord::FeatureLevel(_)), "3.3 knows no transactions");
+    assert_eq!(old.log.len(), 1);
+}
+
+#[test]
+fn a_brokers_epoch_is_the_offset_of_its_registration() {
+    let mut rig = Rig::at(30).brokers(1);
+    let offset = rig.log.len() as i64;
+    let response = rig.register(2, 2);
+    assert_eq!((response.error_code, response.broker_epoch), (0, offset));
+    let broker = rig.image.cluster().broker(BrokerId(2)).unwrap();
+    assert_eq!((broker.epoch, broker.fenced), (BrokerEpoch(offset), true));
+    // The same process asking again keeps its epoch.
+    assert_eq!(rig.register(2, 2).broker_epoch, offset);
+}
+
+#[test]
+fn registrations_that_do_not_fit_get_kafkas_errors() {
+    let mut rig = Rig::at(30).brokers(1);
+    let code =
+        |response: gregor_messages::BrokerRegistrationResponse| ErrorCode::from_code(response.error_code).unwrap();
+    let response = rig.register_with(2, 2, |request| request.cluster_id = "other".into());
+    assert_eq!(code(response), ErrorCode::InconsistentClusterId);
+    let response = rig.register(1, 99);
+    assert_eq!(code(response), ErrorCode::DuplicateBrokerRegistration);
+    let response = rig.register_with(2, 2, |request| request.features.clear());
+    assert_eq!(code(response), ErrorCode::InvalidRegistration);
+    let response = rig.register_with(2, 2, |request| request.features[0].max_supported_version = 29);
+    assert_eq!(code(response), ErrorCode::UnsupportedVersion);
+    for log_dirs in [vec![], vec![Uuid(5)], vec![Uuid(500), Uuid(500)], vec![Uuid(1001)]] {
+        let response = rig.register_with(2, 2, |request| request.log_dirs.clone_from(&log_dirs));
+        assert_eq!(code(response), ErrorCode::InvalidRegistration, "{log_dirs:?}");
+    }
+    // After its session another incarnation may take the id over.
+    rig.now += 10 * SECOND;
+    assert_eq!(code(rig.register(1, 99)), ErrorCode::None);
+}
+
+#[test]
+fn a_broker_is_unfenced_once_it_has_read_its_own_registration() {
+    let mut rig = Rig::at(30);
+    rig.register(1, 1);
+    let epoch = rig.epoch(1);
+    let response = rig.heartbeat(1, |request| request.current_metadata_offset = epoch - 1);
+    assert!(response.is_fenced && !response.is_caught_up);
+    let response = rig.heartbeat(1, |request| request.want_fence = true);
+    assert!(response.is_fenced && response.is_caught_up);
+    assert!(!rig.heartbeat(1, |_| ()).is_fenced);
+    let response = rig.heartbeat(1, |request| request.broker_epoch = epoch + 1);
+    assert_eq!(response.error_code, ErrorCode::StaleBrokerEpoch as i16);
+}
+
+#[test]
+fn a_broker_that_falls_silent_is_fenced_and_others_lead_what_it_led() {
+    let mut rig = Rig::at(30).brokers(2);
+    rig.create(vec![assigned("t", &[(0, &[1, 2])]), assigned("alone", &[(0, &[1])])]);
+    rig.now += 8 * SECOND;
+    rig.heartbeat(2, |_| ());
+    rig.tick_after(2 * SECOND);
+    assert!(rig.image.cluster().broker(BrokerId(1)).unwrap().fenced);
+    let partition = rig.partition("t", 0);
+    assert_eq!((partition.leader, &partition.isr), (Some(BrokerId(2)), &ids(&[2])));
+    // The last in-sync replica stays the last one: it alone has everything.
+    let alone = rig.partition("alone", 0);
+    assert_eq!((alone.leader, &alone.isr), (None, &ids(&[1])));
+
+    assert!(!rig.heartbeat(1, |_| ()).is_fenced);
+    assert_eq!(rig.partition("alone", 0).leader, Some(BrokerId(1)));
+    assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(2)), "leadership is not torn away from who has it");
+}
+
+#[test]
+fn a_new_leader_of_the_quorum_gives_every_broker_a_whole_session() {
+    let mut rig = Rig::at(30).brokers(1);
+    rig.lose();
+    rig.now += 60 * SECOND;
+    rig.win();
+    rig.tick_after(8 * SECOND);
+    assert!(!rig.image.cluster().broker(BrokerId(1)).unwrap().fenced);
+    rig.tick_after(2 * SECOND);
+    assert!(rig.image.cluster().broker(BrokerId(1)).unwrap().fenced);
+}
+
+#[test]
+fn a_restarted_broker_registers_at_once_with_a_controller_that_never_heard_of_it() {
+    let mut rig = Rig::at(30).brokers(1);
+    rig.create(vec![topic("t", 1, 1)]);
+    rig.lose();
+    rig.win();
+    assert_eq!(rig.register(1, 77).error_code, 0);
+    assert_eq!(rig.partition("t", 0).leader, None);
+    assert!(!rig.heartbeat(1, |_| ()).is_fenced);
+    assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(1)));
+}
+
+#[test]
+fn controlled_shutdown_moves_leadership_and_waits_until_the_others_know() {
+    let mut rig = Rig::at(30).brokers(2);
+    rig.create(vec![assigned("t", &[(0, &[1, 2])])]);
+    let before = rig.log.len() as i64;
+    let response = rig.heartbeat(1, |request| request.want_shut_down = true);
+    assert!(!response.should_shut_down);
+    assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(2)));
+    rig.heartbeat(2, |request| request.current_metadata_offset = before - 1);
+    assert!(!rig.heartbeat(1, |request| request.want_shut_down = true).should_shut_down, "broker 2 does not know yet");
+    rig.heartbeat(2, |_| ());
+    assert!(rig.heartbeat(1, |request| request.want_shut_down = true).should_shut_down);
+    assert!(rig.image.cluster().broker(BrokerId(1)).unwrap().fenced);
+}
+
+#[test]
+fn the_only_broker_may_stop_and_comes_back_to_what_it_led() {
+    let mut rig = Rig::at(30).brokers(1);
+    rig.create(vec![topic("t", 1, 1)]);
+    assert!(!rig.heartbeat(1, |request| request.want_shut_down = true).should_shut_down);
+    assert!(rig.heartbeat(1, |request| request.want_shut_down = true).should_shut_down);
+    assert_eq!(
+        rig.register(1, 2).error_code,
+        0,
+        "a broker that is on its way down may come back before its session ends"
+    );
+    rig.heartbeat(1, |_| ());
+    let partition = rig.partition("t", 0);
+    assert_eq!((partition.leader, partition.isr), (Some(BrokerId(1)), ids(&[1])));
+}
+
+#[test]
+fn an_unclean_leader_is_elected_only_where_the_configuration_allows_it() {
+    let mut rig = Rig::at(30).brokers(2);
+    rig.create(vec![assigned("clean", &[(0, &[1, 2])]), assigned("unclean", &[(0, &[1, 2])])]);
+    let _: IncrementalAlterConfigsResponse =
+        rig.ask(1, alter(2, "unclean", &[("unclean.leader.election.enable", SET, Some("true"))]));
+    rig.heartbeat(2, |request| request.want_fence = true);
+    rig.heartbeat(2, |_| ());
+    rig.heartbeat(1, |request| request.want_fence = true);
+    assert_eq!(rig.partition("clean", 0).leader, None);
+    let unclean = rig.partition("unclean", 0);
+    assert_eq!((unclean.leader, &unclean.isr), (Some(BrokerId(2)), &ids(&[2])));
+    assert_eq!(unclean.leader_recovery, LeaderRecoveryState::Recovering);
+}
+
+fn alter_isr(rig: &mut Rig, change: impl FnOnce(&mut PartitionData)) -> (ErrorCode, i32) {
+    let partition = rig.partition("t", 0);
+    let leader = partition.leader.unwrap().value();
+    let member = |id: i32| BrokerState { broker_id: id, broker_epoch: rig.epoch(id), ..Default::default() };
+    let mut data = PartitionData {
+        leader_epoch: partition.leader_epoch.value(),
+        partition_epoch: partition.partition_epoch,
+        new_isr_with_epochs: vec![member(1), member(2)],
+        ..Default::default()
+    };
+    change(&mut data);
+    let topic_id = rig.image.topics().by_name("t").unwrap().id;
+    let request = AlterPartitionRequest {
+        broker_id: leader,
+        broker_epoch: rig.epoch(leader),
+        topics: vec![TopicData { topic_id, partitions: vec![data], ..Default::default() }],
+        ..Default::default()
+    };
+    let response: AlterPartitionResponse = rig.ask(3, request);
+    let partition = &response.topics[0].partitions[0];
+    (ErrorCode::from_code(partition.error_code).unwrap(), partition.partition_epoch)
+}
+
+#[test]
+fn a_leader_changes_its_isr_only_with_the_right_epochs_and_members() {
+    let mut rig = Rig::at(30).brokers(2);
+    rig.create(vec![assigned("t", &[(0, &[1, 2])])]);
+    let (error, epoch) = alter_isr(&mut rig, |data| data.new_isr_with_epochs.truncate(1));
+    assert_eq!((error, epoch), (ErrorCode::None, 1));
+    assert_eq!(rig.partition("t", 0).isr, ids(&[1]));
+    let error = |rig: &mut Rig, change: &dyn Fn(&mut PartitionData)| alter_isr(rig, change).0;
+    assert_eq!(error(&mut rig, &|data| data.leader_epoch += 1), ErrorCode::NotController);
+    assert_eq!(error(&mut rig, &|data| data.leader_epoch -= 1), ErrorCode::FencedLeaderEpoch);
+    assert_eq!(error(&mut rig, &|data| data.partition_epoch -= 1), ErrorCode::InvalidUpdateVersion);
+    assert_eq!(error(&mut rig, &|data| data.new_isr_with_epochs[1].broker_id = 9), ErrorCode::InvalidRequest);
+    assert_eq!(
+        error(&mut rig, &|data| {
+            data.new_isr_with_epochs.remove(0);
+        }),
+        ErrorCode::InvalidRequest
+    );
+    assert_eq!(error(&mut rig, &|data| data.leader_recovery_state = 1), ErrorCode::InvalidRequest);
+    // KIP-903: the epoch of an incarnation that is gone.
+    assert_eq!(error(&mut rig, &|data| data.new_isr_with_epochs[1].broker_epoch -= 1), ErrorCode::IneligibleReplica);
+    assert_eq!(error(&mut rig, &|_| ()), ErrorCode::None);
+    assert_eq!(rig.partition("t", 0).isr, ids(&[1, 2]));
+}
+
+#[test]
+fn preferred_leaders_are_elected_when_asked_and_after_a_while_by_themselves() {
+    let mut rig = Rig::at(30).brokers(2);
+    rig.create(vec![assigned("t", &[(0, &[1, 2])])]);
+    let fence_and_return = |rig: &mut Rig| {
+        rig.heartbeat(1, |request| request.want_fence = true);
+        rig.heartbeat(1, |_| ());
+        assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(2)));
+    };
+    let elect = |rig: &mut Rig| -> i16 {
+        let partitions =
+            elect_leaders_request::TopicPartitions { topic: "t".into(), partitions: vec![0], ..Default::default() };
+        let request = ElectLeadersRequest { topic_partitions: Some(vec![partitions]), ..Default::default() };
+        let response: ElectLeadersResponse = rig.ask(2, request);
+        response.replica_election_results[0].partition_result[0].error_code
+    };
+    assert_eq!(elect(&mut rig), ErrorCode::ElectionNotNeeded as i16);
+    fence_and_return(&mut rig);
+    assert_eq!(elect(&mut rig), ErrorCode::PreferredLeaderNotAvailable as i16, "it is not in sync yet");
+    alter_isr(&mut rig, |_| ());
+    assert_eq!(elect(&mut rig), 0);
+    assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(1)));
+
+    fence_and_return(&mut rig);
+    alter_isr(&mut rig, |_| ());
+    for _ in 0..50 {
+        rig.heartbeat(1, |_| ());
+        rig.heartbeat(2, |_| ());
+        rig.tick_after(7 * SECOND);
+    }
+    assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(1)));
+}
+
+#[test]
+fn producer_id_blocks_never_overlap() {
+    let mut rig = Rig::at(30).brokers(1);
+    let mut next = 0;
+    for _ in 0..3 {
+        let request = AllocateProducerIdsRequest { broker_id: 1, broker_epoch: rig.epoch(1), ..Default::default() };
+        let response: AllocateProducerIdsResponse = rig.ask(0, request);
+        assert_eq!((response.error_code, response.producer_id_start, response.producer_id_len), (0, next, 1000));
+        next += 1000;
+        rig.lose();
+        rig.win();
+    }
+    let stale = AllocateProducerIdsRequest { broker_id: 1, broker_epoch: 0, ..Default::default() };
+    let response: AllocateProducerIdsResponse = rig.ask(0, stale);
+    assert_eq!(response.error_code, ErrorCode::StaleBrokerEpoch as i16);
+}
+
+#[test]
+fn a_broker_says_where_its_replicas_are_and_which_directories_failed() {
+    let mut rig = Rig::at(30);
+    rig.register_with(1, 1, |request| request.log_dirs = vec![Uuid(501), Uuid(502)]);
+    rig.heartbeat(1, |_| ());
+    rig.create(vec![topic("t", 2, 1)]);
+    assert_eq!(rig.partition("t", 0).directories, [Uuid::DIRECTORY_UNASSIGNED], "the broker is to choose");
+    let topic_id = rig.image.topics().by_name("t").unwrap().id;
+    let directory = |id: u128, index: i32| assign_replicas_to_dirs_request::DirectoryData {
+        id: Uuid(id),
+        topics: vec![assign_replicas_to_dirs_request::TopicData {
+            topic_id,
+            partitions: vec![assign_replicas_to_dirs_request::PartitionData {
+                partition_index: index,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let request = AssignReplicasToDirsRequest {
+        broker_id: 1,
+        broker_epoch: rig.epoch(1),
+        directories: vec![directory(501, 0), directory(502, 1), directory(502, 7)],
+        ..Default::default()
+    };
+    let response: AssignReplicasToDirsResponse = rig.ask(0, request);
+    let codes: Vec<_> =
+        response.directories.iter().map(|directory| directory.topics[0].partitions[0].error_code).collect();
+    assert_eq!(codes, [0, 0, ErrorCode::UnknownTopicOrPartition as i16]);
+    assert_eq!(rig.partition("t", 0).directories, [Uuid(501)]);
+
+    rig.heartbeat(1, |request| request.offline_log_dirs = vec![Uuid(502)]);
+    assert_eq!(rig.image.cluster().broker(BrokerId(1)).unwrap().directories, [Uuid(501)]);
+    assert_eq!((rig.partition("t", 0).leader, rig.partition("t", 1).leader), (Some(BrokerId(1)), None));
+}
+
+#[test]
+fn an_unregistered_broker_is_gone() {
+    let mut rig = Rig::at(30).brokers(2);
+    rig.create(vec![assigned("t", &[(0, &[2, 1])])]);
+    let response: UnregisterBrokerResponse = rig.ask(0, UnregisterBrokerRequest { broker_id: 2, ..Default::default() });
+    assert_eq!(response.error_code, 0);
+    assert!(rig.image.cluster().broker(BrokerId(2)).is_none());
+    assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(1)));
+    let response: UnregisterBrokerResponse = rig.ask(0, UnregisterBrokerRequest { broker_id: 2, ..Default::default() });
+    assert_error(
+        response.error_code,
+        response.error_message.as_ref(),
+        ErrorCode::BrokerIdNotRegistered,
+        "Broker ID 2 is not currently registered",
+    );
+}
+
+#[test]
+fn controllers_register_where_the_level_knows_it() {
+    let register = |level| {
+        let mut rig = Rig::at(level);
+        let request = ControllerRegistrationRequest { controller_id: 1, ..Default::default() };
+        let response: ControllerRegistrationResponse = rig.ask(0, request);
+        (response.error_code, rig.image.cluster().controllers().count())
+    };
+    assert_eq!(register(15), (0, 1));
+    assert_eq!(register(14), (ErrorCode::UnsupportedVersion as i16, 0));
+}
+
+#[test]
+fn broker_configs_are_stored_for_one_or_all_unless_a_restart_is_needed() {
+    let mut rig = Rig::at(30).brokers(1);
+    let mut change = |name: &str, key: &str, value: &str| {
+        let response: IncrementalAlterConfigsResponse = rig.ask(1, alter(4, name, &[(key, SET, Some(value))]));
+        ErrorCode::from_code(response.responses[0].error_code).unwrap()
+    };
+    assert_eq!(change("1", "log.retention.ms", "1000"), ErrorCode::None);
+    assert_eq!(change("", "log.retention.ms", "2000"), ErrorCode::None);
+    assert_eq!(change("", "log.retention.ms", "soon"), ErrorCode::InvalidConfig);
+    assert_eq!(change("1", "node.id", "7"), ErrorCode::InvalidRequest);
+    assert_eq!(change("x", "log.retention.ms", "1"), ErrorCode::InvalidRequest);
+    assert_eq!(change("-1", "log.retention.ms", "1"), ErrorCode::InvalidRequest);
+    assert_eq!(change("7", "log.retention.ms", "1"), ErrorCode::BrokerIdNotRegistered);
+    assert_eq!(rig.image.configs().get(&ConfigResource::all_brokers(), "log.retention.ms").unwrap(), &"2000");
+    // The broker's own value comes before the one of all brokers, and both before the file.
+    let response = rig.create(vec![topic("t", 1, 1)]);
+    let configs = response.topics[0].configs.as_ref().unwrap();
+    let retention = configs.iter().find(|config| config.name == "retention.ms").unwrap();
+    assert_eq!((retention.value.as_ref().unwrap().as_str(), retention.config_source), ("1000", 2));
+}
+
+#[test]
+fn alter_configs_replaces_everything() {
+    let mut rig = Rig::at(30).brokers(1);
+    rig.create(vec![topic("t", 1, 1)]);
+    let _: AlterConfigsResponse = rig.ask(2, replace(2, "t", &[("retention.ms", "1"), ("segment.bytes", "2097152")]));
+    let response: AlterConfigsResponse = rig.ask(2, replace(2, "t", &[("retention.bytes", "5")]));
+    assert_eq!(response.responses[0].error_code, 0);
+    let resource = ConfigResource::topic("t");
+    let names: Vec<_> = rig.image.configs().of(&resource).map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["retention.bytes"]);
+    let response: AlterConfigsResponse = rig.ask(2, replace(2, "nope", &[]));
+    assert_eq!(response.responses[0].error_code, ErrorCode::UnknownTopicOrPartition as i16);
+    let response: AlterConfigsResponse = rig.ask(2, replace(2, "", &[]));
+    assert_eq!(response.responses[0].error_code, ErrorCode::InvalidRequest as i16);
+}
+
+#[test]
+fn what_was_not_committed_when_leadership_went_is_refused_and_forgotten() {
+    let mut rig = Rig::at(30).brokers(1);
+    let request = CreateTopicsRequest { topics: vec![topic("t", 1, 1)], ..Default::default() };
+    let id = rig.submit(7, request.clone());
+    rig.lose();
+    let response: CreateTopicsResponse = rig.take(id);
+    assert_eq!(response.topics[0].error_code, ErrorCode::NotController as i16);
+    let id = rig.submit(7, request.clone());
+    let response: CreateTopicsResponse = rig.take(id);
+    assert_eq!(response.topics[0].error_code, ErrorCode::NotController as i16, "a standby refuses at once");
+    rig.win();
+    let response: CreateTopicsResponse = rig.ask(7, request);
+    assert_eq!(response.topics[0].error_code, 0);
+}
+
+#[test]
+fn an_answer_that_rests_on_uncommitted_records_waits_for_them() {
+    let mut rig = Rig::at(30).brokers(1);
+    let request = CreateTopicsRequest { topics: vec![topic("t", 1, 1)], ..Default::default() };
+    let first = rig.submit(7, request.clone());
+    let second = rig.submit(7, request);
+    assert!(rig.replies.is_empty());
+    rig.commit();
+    assert_eq!(rig.take::<CreateTopicsResponse>(first).topics[0].error_code, 0);
+    let second = rig.take::<CreateTopicsResponse>(second);
+    assert_eq!(second.topics[0].error_code, ErrorCode::TopicAlreadyExists as i16);
+}
+
+#[test]
+fn an_idle_controller_writes_a_no_op_twice_a_second() {
+    let mut rig = Rig::at(30);
+    let before = rig.log.len();
+    assert_eq!(rig.controller.next_deadline(), Some(SECOND / 2));
+    rig.tick_after(SECOND / 4);
+    assert_eq!(rig.log.len(), before);
+    rig.tick_after(SECOND / 4);
+    assert!(matches!(rig.log.last().unwrap().record, MetadataRecord::NoOp(_)));
+}
+
+proptest! {
+    /// Whatever is asked, at whatever level, and whenever leadership goes: the log makes the controller's own image, and every request
+    /// has one answer.
+    #[test]
+    fn the_committed_log_makes_the_image_that_the_controller_decides_on(
+        level in 7_i16..=33,
+        actions in proptest::collection::vec((0_u8..16, any::<u8>()), 1..60),
+    ) {
+        let mut rig = Rig::at(level).brokers(3);
+        let mut asked = Vec::new();
+        for (action, a) in actions {
+            let name = ["t", "u", "v.w", "v_w"][usize::from(a % 4)];
+            let id = i32::from(a % 3) + 1;
+            match action {
+                0..=3 => {
+                    let request = CreateTopicsRequest {
+                        topics: vec![topic(name, i32::from(a % 5), i16::from(a % 4))],
+                        validate_only: a.is_multiple_of(9),
+                        ..Default::default()
+                    };
+                    asked.push(rig.submit(7, request));
+                }
+                4 => {
+                    let request = gregor_messages::DeleteTopicsRequest {
+                        topic_names: vec![name.into()],
+                        ..Default::default()
+                    };
+                    asked.push(rig.submit(5, request));
+                }
+                5 | 6 => asked.push(rig.submit(1, alter(2, name, &[("retention.ms", (a % 2) as i8, Some("7"))]))),
+                7 => { rig.heartbeat(id, |request| request.want_fence = a.is_multiple_of(2)); }
+                8 => { rig.heartbeat(id, |request| request.want_shut_down = a.is_multiple_of(2)); }
+                9 => { rig.register(id, u128::from(a)); }
+                10 => rig.tick_after(SECOND * u64::from(a % 16)),
+                11 => { rig.lose(); rig.win(); }
+                12 => asked.push(rig.submit(2, ElectLeadersRequest { topic_partitions: None, ..Default::default() })),
+                _ => rig.commit(),
+            }
+        }
+        rig.commit();
+        prop_assert_eq!(rig.controller.image(), &rig.image);
+        for id in asked {
+            prop_assert!(rig.replies.contains_key(&id));
+        }
+        let mut again = Image::default();
+        for record in &rig.log {
+            again.apply(&record.record).unwrap();
+            prop_assert!(rig.level().record_version(&record.record).is_some_and(|known| record.version <= known));
+        }
+        prop_assert_eq!(&again, &rig.image);
+        for topic in again.topics().iter() {
+            for (_, partition) in topic.partitions() {
+                prop_assert!(!partition.isr.is_empty());
+                if let Some(leader) = partition.leader {
+                    prop_assert!(partition.isr.contains(&leader), "{:?}", partition);
+                    prop_assert!(again.cluster().is_active(leader), "{:?}", partition);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_standby_ignores_time() {
+    let mut rig = Rig::at(30);
+    rig.lose();
+    let before = rig.log.len();
+    rig.now += 60 * SECOND;
+    rig.step(Input::Tick);
+    assert_eq!((rig.log.len(), rig.controller.next_deadline()), (before, None));
+}
