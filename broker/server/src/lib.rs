@@ -1,1 +1,29 @@
 //! The shell of a node: listeners, connections, dispatch, and the threads around the pure crates.
+//!
+//! A newcomer reads `node.rs` (what is started, in which order), `connection.rs` (one request after the other), `dispatch.rs`
+//! (who answers it), `api/produce.rs` and `api/fetch.rs` (the data path), `partition.rs` (one partition behind its lock).
+//! The shell moves bytes and asks; what can be decided from numbers alone is decided in the crates below it.
+
+mod api;
+mod connection;
+pub mod control;
+mod dispatch;
+mod fetch_sessions;
+mod frame;
+mod health;
+mod housekeeper;
+mod listener;
+mod memory;
+mod metrics;
+mod node;
+mod partition;
+mod partitions;
+mod random;
+mod reply;
+mod sample;
+mod storage;
+mod topic_settings;
+mod waiters;
+
+pub use node::{Failures, Node, NodeOptions, ShutdownError, StartError};
+pub use storage::StorageError;

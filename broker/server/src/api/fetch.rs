@@ -1,0 +1,359 @@
+//! Fetch: gives consumers the records of partitions this broker leads.
+//!
+//! The read is planned under each partition's lock, which costs no I/O for warm indexes; the bytes leave later, by the kernel.
+//! Where there is too little the connection's task sleeps on a waiter that every partition asked for knows, until enough is
+//! committed, the request's time is over, or the node stops.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use gregor_log::{EpochEndOffset, ReadPlan};
+use gregor_metadata::MetadataImage;
+use gregor_replication::NotAReplica;
+use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, TopicId};
+use gregor_wire::{
+    EncodeError,
+    fetch::{FetchResponseWriter, FetchView, FetchedPartition, NodeEndpoint, ResponsePlan},
+};
+use tokio::time::Instant;
+
+use crate::{
+    api::Context,
+    connection::Close,
+    fetch_sessions::{Opened, SessionRequest, Shown, TopicRef, WantedPartition},
+    partition::{Isolation, Partition},
+    reply::Reply,
+    waiters::{Waited, Waiter},
+};
+
+/// From this version on a topic is named by its id (KIP-516).
+const FIRST_VERSION_BY_ID: i16 = 13;
+/// From this version on an error names the right leader (KIP-951).
+const FIRST_VERSION_WITH_LEADER: i16 = 16;
+/// A request never asks to sleep for longer than this.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// What is found for one partition.
+struct Found {
+    wanted: WantedPartition,
+    partition: Option<Arc<Partition>>,
+    error: ErrorCode,
+    high_watermark: i64,
+    last_stable_offset: i64,
+    log_start: i64,
+    diverging: Option<EpochEndOffset>,
+    aborted: Option<Vec<(i64, i64)>>,
+    plan: ReadPlan,
+}
+
+/// What a whole request asks for, besides its partitions.
+struct Limits {
+    max_bytes: u32,
+    min_bytes: u64,
+    isolation: Isolation,
+    is_follower: bool,
+}
+
+/// Answers a request.
+pub(crate) async fn handle(context: &Context, body: Bytes) -> Result<Reply, Close> {
+    let request = FetchView::parse(&body, context.api_version)?;
+    let (changed, forgotten) = named(&request, context.api_version);
+    let session_request = SessionRequest {
+        id: request.session_id,
+        epoch: request.session_epoch,
+        uses_topic_ids: context.api_version >= FIRST_VERSION_BY_ID,
+        privileged: request.replica_id >= 0,
+    };
+    let sessions = &context.broker.fetch_sessions;
+    let opened = match sessions.open(session_request, &changed, &forgotten, context.now()) {
+        Ok(opened) => opened,
+        Err(error) => return whole_error(context, error),
+    };
+    let wanted = match &opened {
+        Opened::Incremental(session) => session.lock().unwrap_or_else(PoisonError::into_inner).wanted(),
+        Opened::Full | Opened::Sessionless => changed,
+    };
+    let max_bytes = request.max_bytes.clamp(0, context.broker.config.fetch_max_bytes) as u32;
+    let limits = Limits {
+        max_bytes,
+        min_bytes: u64::from(u32::try_from(request.min_bytes).unwrap_or(0).min(max_bytes)),
+        isolation: if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted },
+        is_follower: request.replica_id >= 0,
+    };
+    let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
+    let found = find(context, wanted, &limits, context.received_at + max_wait).await;
+
+    context.broker.metrics.all_topics().fetch_requests.inc();
+    let (session_id, shown) = match opened {
+        Opened::Sessionless => (0, found),
+        Opened::Full => {
+            let answered = found.iter().map(|found| (found.wanted.clone(), found.shown()));
+            let answered: Vec<_> = answered.collect();
+            let id = sessions.begin(session_request, answered.into_iter(), context.now(), crate::random::u32);
+            (id, found)
+        }
+        Opened::Incremental(session) => {
+            let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+            let changed = found
+                .into_iter()
+                .filter(|found| session.must_show(&found.wanted.topic, found.wanted.partition, found.shown()));
+            let changed: Vec<_> = changed.collect();
+            (session.id(), changed)
+        }
+    };
+    count(context, &shown);
+    let plan = write(context, session_id, &shown)?;
+    Ok(Reply::fetched(plan)?)
+}
+
+/// What the request names, and what it forgets.
+fn named(request: &FetchView<'_>, version: i16) -> (Vec<WantedPartition>, Vec<(TopicRef, i32)>) {
+    let reference = |name: &str, id: TopicId| match version {
+        FIRST_VERSION_BY_ID.. => TopicRef::Id(id),
+        _ => TopicRef::Name(KString::from(name)),
+    };
+    let mut wanted = Vec::new();
+    for topic in request.topics() {
+        let topic_ref = reference(topic.topic, topic.topic_id);
+        wanted.extend(topic.partitions().map(|partition| WantedPartition {
+            topic: topic_ref.clone(),
+            partition: partition.partition,
+            fetch_offset: partition.fetch_offset,
+            current_leader_epoch: partition.current_leader_epoch,
+            last_fetched_epoch: partition.last_fetched_epoch,
+            max_bytes: partition.partition_max_bytes,
+        }));
+    }
+    let mut forgotten = Vec::new();
+    for topic in request.forgotten_topics() {
+        let topic_ref = reference(topic.topic, topic.topic_id);
+        forgotten.extend(topic.partitions().map(|partition| (topic_ref.clone(), partition)));
+    }
+    (wanted, forgotten)
+}
+
+/// Reads, and where there is too little sleeps and reads again.
+async fn find(context: &Context, wanted: Vec<WantedPartition>, limits: &Limits, deadline: Instant) -> Vec<Found> {
+    let image = context.broker.image();
+    let mut found: Vec<Found> = wanted.into_iter().map(|wanted| look_up(context, &image, wanted)).collect();
+    let mut bytes = read_all(&mut found, limits);
+    while bytes < limits.min_bytes
+        && deadline > Instant::now()
+        && found.iter().all(Found::can_wait)
+        && !found.is_empty()
+    {
+        let missing = u32::try_from(limits.min_bytes - bytes).unwrap_or(u32::MAX);
+        let registered = Registered::new(missing, &found);
+        // What came between the read and the registration is seen by this second read.
+        bytes = read_all(&mut found, limits);
+        if bytes >= limits.min_bytes || !found.iter().all(Found::can_wait) {
+            break;
+        }
+        let woken = tokio::select! {
+            waited = registered.waiter.wait_until(deadline) => waited == Waited::Woken,
+            () = context.broker.drained() => false,
+        };
+        drop(registered);
+        bytes = read_all(&mut found, limits);
+        if !woken {
+            break;
+        }
+    }
+    found
+}
+
+/// A waiter on the lists of every partition that is asked for; takes itself off them.
+struct Registered {
+    waiter: Arc<Waiter>,
+    partitions: Vec<Arc<Partition>>,
+}
+
+impl Registered {
+    fn new(missing: u32, found: &[Found]) -> Self {
+        let waiter = Waiter::new(missing);
+        let partitions: Vec<_> = found.iter().filter_map(|found| found.partition.clone()).collect();
+        partitions.iter().for_each(|partition| partition.lock().waiters.add_fetch(&waiter));
+        Self { waiter, partitions }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.partitions.iter().for_each(|partition| partition.lock().waiters.remove(&self.waiter));
+    }
+}
+
+fn look_up(context: &Context, image: &MetadataImage, wanted: WantedPartition) -> Found {
+    let partitions = &context.broker.partitions;
+    let partition = match &wanted.topic {
+        TopicRef::Name(name) => partitions.find(name, wanted.partition, image),
+        TopicRef::Id(id) => partitions.find_by_id(*id, wanted.partition, image),
+    };
+    let (partition, error) = match partition {
+        Ok(partition) => (Some(partition), ErrorCode::None),
+        Err(error) => (None, error),
+    };
+    Found {
+        wanted,
+        partition,
+        error,
+        high_watermark: -1,
+        last_stable_offset: -1,
+        log_start: -1,
+        diverging: None,
+        aborted: None,
+        plan: ReadPlan::default(),
+    }
+}
+
+/// Plans the reads of all partitions within the request's bytes; returns how many bytes there are.
+fn read_all(found: &mut [Found], limits: &Limits) -> u64 {
+    let mut bytes = 0;
+    for found in found {
+        let left = u64::from(limits.max_bytes).saturating_sub(bytes);
+        found.read(limits, left as u32, bytes == 0);
+        bytes += found.plan.len();
+    }
+    bytes
+}
+
+impl Found {
+    /// KIP-74: the first batch of the first partition that has any is given whole, however large it is.
+    fn read(&mut self, limits: &Limits, bytes_left: u32, is_first: bool) {
+        let Some(partition) = &self.partition else { return };
+        let wanted = &self.wanted;
+        let max_bytes = bytes_left.min(u32::try_from(wanted.max_bytes).unwrap_or(0));
+        let read = if limits.is_follower {
+            Err(ErrorCode::from(NotAReplica(BrokerId::NONE)))
+        } else {
+            partition.read(
+                Offset(wanted.fetch_offset),
+                LeaderEpoch(wanted.current_leader_epoch),
+                LeaderEpoch(wanted.last_fetched_epoch),
+                max_bytes,
+                is_first,
+                limits.isolation,
+            )
+        };
+        match read {
+            Ok(read) => {
+                self.error = ErrorCode::None;
+                self.high_watermark = read.marks.high_watermark.value();
+                self.last_stable_offset = read.marks.last_stable_offset.value();
+                self.log_start = read.marks.log_start.value();
+                self.diverging = read.diverging;
+                self.aborted = read.aborted.map(|aborted| {
+                    aborted.iter().map(|one| (one.producer_id.value(), one.first_offset.value())).collect()
+                });
+                self.plan = read.plan;
+            }
+            Err(error) => {
+                self.error = error;
+                (self.high_watermark, self.last_stable_offset, self.log_start) = (-1, -1, -1);
+                self.diverging = None;
+                self.aborted = None;
+                self.plan = ReadPlan::default();
+            }
+        }
+    }
+
+    /// An error, or a log that parts from the reader's, is told at once.
+    fn can_wait(&self) -> bool {
+        self.error == ErrorCode::None && self.diverging.is_none()
+    }
+
+    fn shown(&self) -> Shown {
+        Shown {
+            high_watermark: self.high_watermark,
+            log_start: self.log_start,
+            has_records: !self.plan.is_empty(),
+            is_remarkable: !self.can_wait(),
+        }
+    }
+
+    fn same_topic(&self, other: &Self) -> bool {
+        self.wanted.topic == other.wanted.topic
+    }
+}
+
+fn count(context: &Context, found: &[Found]) {
+    let all = context.broker.metrics.all_topics();
+    for found in found {
+        if found.error != ErrorCode::None {
+            context.broker.metrics.on_error("Fetch", found.error);
+            all.failed_fetch.inc();
+        }
+        if let Some(partition) = &found.partition {
+            partition.metrics.fetch_requests.inc();
+            partition.metrics.bytes_out.inc_by(found.plan.len());
+            all.bytes_out.inc_by(found.plan.len());
+        }
+    }
+}
+
+fn whole_error(context: &Context, error: ErrorCode) -> Result<Reply, Close> {
+    context.broker.metrics.on_error("Fetch", error);
+    let writer =
+        FetchResponseWriter::<ReadPlan>::new(context.correlation_id, context.api_version, 0, error.code(), 0, 0)?;
+    Ok(Reply::fetched(writer.finish(&[])?)?)
+}
+
+fn write(context: &Context, session_id: i32, found: &[Found]) -> Result<ResponsePlan<ReadPlan>, Close> {
+    let topics: Vec<&[Found]> = found.chunk_by(Found::same_topic).collect();
+    let version = context.api_version;
+    let mut writer = FetchResponseWriter::new(context.correlation_id, version, 0, 0, session_id, topics.len())?;
+    let mut leaders = HashSet::new();
+    let image = context.broker.image();
+    for topic in topics {
+        let (name, id) = match &topic[0].wanted.topic {
+            TopicRef::Name(name) => (name.as_str(), TopicId::ZERO),
+            TopicRef::Id(id) => ("", *id),
+        };
+        writer.topic(name, id, topic.len())?;
+        for found in topic {
+            let asked_wrongly = matches!(found.error, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch);
+            let leader = (asked_wrongly && version >= FIRST_VERSION_WITH_LEADER)
+                .then(|| context.leader_of(&image, name, id, found.wanted.partition))
+                .flatten();
+            leaders.extend(leader.map(|(leader, _)| leader));
+            write_partition(&mut writer, found, leader)?;
+        }
+    }
+    let endpoints: Vec<_> =
+        leaders.iter().filter_map(|leader| Some((*leader, context.endpoint_of(&image, *leader)?))).collect();
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .map(|(leader, (host, port, rack))| NodeEndpoint {
+            node_id: leader.value(),
+            host,
+            port: i32::from(*port),
+            rack: rack.as_deref(),
+        })
+        .collect();
+    Ok(writer.finish(&endpoints)?)
+}
+
+fn write_partition(
+    writer: &mut FetchResponseWriter<ReadPlan>,
+    found: &Found,
+    leader: Option<(BrokerId, LeaderEpoch)>,
+) -> Result<(), EncodeError> {
+    let partition = FetchedPartition {
+        partition_index: found.wanted.partition,
+        error_code: found.error.code(),
+        high_watermark: found.high_watermark,
+        last_stable_offset: found.last_stable_offset,
+        log_start_offset: found.log_start,
+        diverging_epoch: found.diverging.map(|end| (end.leader_epoch.value(), end.end_offset.value())),
+        current_leader: leader.map(|(leader, epoch)| (leader.value(), epoch.value())),
+        snapshot_id: None,
+        aborted_transactions: found.aborted.as_deref(),
+        preferred_read_replica: -1,
+    };
+    let length = usize::try_from(found.plan.len()).unwrap_or(usize::MAX);
+    writer.partition(&partition, Some((found.plan.clone(), length)))
+}

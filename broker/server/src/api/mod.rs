@@ -1,0 +1,165 @@
+//! One file per API, and what every one of them is given: the [`Context`] of a request and the [`Broker`] behind it.
+//!
+//! `dispatch.rs` calls `handle(context, request, version)` of the API's file. A handler answers with a response, always; an
+//! error is a code in it. It may await (a commit, the controller); it holds no lock while it does.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use gregor_config::BrokerConfig;
+use gregor_messages::ApiKey;
+use gregor_metadata::MetadataImage;
+use gregor_types::{BrokerId, KString, LeaderEpoch, PartitionIndex, Timestamp, TopicId};
+use gregor_wire::Message;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    connection::Close, control::ControlHandle, fetch_sessions::FetchSessions, memory::MemoryPool, metrics::Metrics,
+    partitions::Partitions, reply::Reply,
+};
+
+pub(crate) mod api_versions;
+pub(crate) mod delete_records;
+pub(crate) mod describe_log_dirs;
+pub(crate) mod describe_producers;
+pub(crate) mod fetch;
+pub(crate) mod list_offsets;
+pub(crate) mod offset_for_leader_epoch;
+pub(crate) mod produce;
+
+/// Everything that the handlers of a node share.
+pub(crate) struct Broker {
+    /// This node.
+    pub(crate) node_id: BrokerId,
+    /// The cluster that it belongs to.
+    pub(crate) cluster_id: KString,
+    /// `server.properties`.
+    pub(crate) config: Arc<BrokerConfig>,
+    /// The way to the quorum and to the metadata image.
+    pub(crate) control: ControlHandle,
+    /// The partitions with a replica here.
+    pub(crate) partitions: Arc<Partitions>,
+    /// Incremental fetch sessions (KIP-227).
+    pub(crate) fetch_sessions: FetchSessions,
+    /// What is counted.
+    pub(crate) metrics: Arc<Metrics>,
+    /// `socket.request.max.bytes`.
+    pub(crate) frame_bytes_max: usize,
+    /// `connections.max.idle.ms`.
+    pub(crate) connection_idle: Duration,
+    /// Where requests' bytes go while they arrive.
+    pub(crate) request_memory: MemoryPool,
+    /// Turns true when the node stops: what waits should answer.
+    pub(crate) draining: watch::Receiver<bool>,
+}
+
+/// A listener as its connections know it.
+#[derive(Debug)]
+pub(crate) struct ListenerInfo {
+    /// Its name, such as `PLAINTEXT`.
+    pub(crate) name: String,
+    /// Whether it is the controller's.
+    pub(crate) controller: bool,
+}
+
+/// What is known of a connection.
+#[derive(Debug)]
+pub(crate) struct ConnectionInfo {
+    /// The other end.
+    pub(crate) peer: SocketAddr,
+    /// Where it came in.
+    pub(crate) listener: Arc<ListenerInfo>,
+    /// Who it is: `User:ANONYMOUS` on a plaintext listener.
+    pub(crate) principal: KString,
+}
+
+/// A request's surroundings.
+pub(crate) struct Context {
+    /// The node.
+    pub(crate) broker: Arc<Broker>,
+    /// The connection.
+    pub(crate) connection: Arc<ConnectionInfo>,
+    /// What the client calls itself.
+    pub(crate) client_id: Option<KString>,
+    /// Returned with the response.
+    pub(crate) correlation_id: i32,
+    /// The API.
+    pub(crate) api_key: ApiKey,
+    /// The version of the request, and so of its response.
+    pub(crate) api_version: i16,
+    /// When the whole request was there.
+    pub(crate) received_at: Instant,
+}
+
+impl Broker {
+    /// The newest committed metadata.
+    pub(crate) fn image(&self) -> Arc<MetadataImage> {
+        self.control.image()
+    }
+
+    /// Ends once the node stops.
+    pub(crate) async fn drained(&self) {
+        let mut draining = self.draining.clone();
+        // An error means that the node is gone, which is the end as well.
+        let _ = draining.wait_for(|draining| *draining).await;
+    }
+}
+
+impl Context {
+    /// The name of the listener that the request came in by.
+    pub(crate) fn listener_name(&self) -> &str {
+        &self.connection.listener.name
+    }
+
+    /// The client's address as Kafka shows it in groups: `/127.0.0.1`.
+    pub(crate) fn client_host(&self) -> String {
+        format!("/{}", self.connection.peer.ip().to_canonical())
+    }
+
+    /// The client's id; empty where it has none.
+    pub(crate) fn client_id(&self) -> &str {
+        self.client_id.as_deref().unwrap_or_default()
+    }
+
+    /// The time, for decisions that take it as an argument.
+    #[allow(clippy::unused_self, reason = "handlers take the time from their context, so that it has one source")]
+    pub(crate) fn now(&self) -> Timestamp {
+        now()
+    }
+
+    /// Who leads a partition, by the metadata: named by id where `topic` is empty.
+    pub(crate) fn leader_of(
+        &self,
+        image: &MetadataImage,
+        topic: &str,
+        topic_id: TopicId,
+        index: i32,
+    ) -> Option<(BrokerId, LeaderEpoch)> {
+        let topics = image.topics();
+        let topic = if topic.is_empty() { topics.by_id(topic_id) } else { topics.by_name(topic) }?;
+        let partition = topic.partition(PartitionIndex(index))?;
+        Some((partition.leader?, partition.leader_epoch))
+    }
+
+    /// Where a broker is reached by clients of this request's listener.
+    pub(crate) fn endpoint_of(
+        &self,
+        image: &MetadataImage,
+        broker: BrokerId,
+    ) -> Option<(KString, u16, Option<KString>)> {
+        let broker = image.cluster().broker(broker).filter(|broker| !broker.fenced)?;
+        let endpoint = broker.endpoint(self.listener_name())?;
+        Some((endpoint.host.clone(), endpoint.port, broker.rack.clone()))
+    }
+
+    /// A response in this request's version.
+    pub(crate) fn reply<M: Message>(&self, response: &M) -> Result<Reply, Close> {
+        let header_version = self.api_key.response_header_version(self.api_version);
+        Reply::message(self.correlation_id, header_version, response, self.api_version)
+    }
+}
+
+/// The wall clock, in Kafka's milliseconds.
+pub(crate) fn now() -> Timestamp {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,161 @@
+//! One table of what is served: API, listeners, versions, handler. What has no row is not advertised.
+//!
+//! `connection.rs` asks [`parse`] for the row and the context of a frame and then runs the row's handler. A key or version
+//! that is not served closes the connection, as Kafka does; only ApiVersions answers an unknown version (KIP-511).
+
+use std::{future::Future, ops::RangeInclusive, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use gregor_messages::{self as messages, ApiKey};
+use gregor_wire::{Message, Reader, RequestHeader, Struct};
+use tokio::time::Instant;
+
+use crate::{
+    api::{self, Broker, ConnectionInfo, Context},
+    connection::Close,
+    reply::Reply,
+};
+
+/// One API that is served.
+pub(crate) struct Row {
+    /// The API.
+    pub(crate) key: ApiKey,
+    /// Where it is served.
+    pub(crate) listeners: Listeners,
+    /// What ApiVersions says.
+    pub(crate) advertised: RangeInclusive<i16>,
+    /// What is really answered: Produce is advertised from version 0 and served from 3.
+    pub(crate) served: RangeInclusive<i16>,
+    /// Who answers.
+    pub(crate) handler: Handler,
+}
+
+/// The kinds of listeners that serve an API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listeners {
+    /// Those of the broker.
+    Broker,
+    /// Those of the controller.
+    Controller,
+    /// Both.
+    Both,
+}
+
+/// Answers a request; what it awaits keeps the connection muted.
+pub(crate) type Answer<'a> = Pin<Box<dyn Future<Output = Result<Reply, Close>> + Send + 'a>>;
+
+/// How a request is handled.
+#[derive(Clone, Copy)]
+pub(crate) enum Handler {
+    /// Appends at once and answers later, while the connection reads on.
+    Produce,
+    /// Waits for every earlier response, and is answered before the next request is read.
+    Barrier(for<'a> fn(&'a Context, Bytes) -> Answer<'a>),
+}
+
+/// A request with everything that its handler needs.
+pub(crate) struct Request {
+    /// Its row.
+    pub(crate) row: &'static Row,
+    /// Who asks, and of whom.
+    pub(crate) context: Context,
+    /// What follows the header.
+    pub(crate) body: Bytes,
+}
+
+/// A row whose handler takes and returns the generated structs. An unstable last version is not served, as Apache has it.
+macro_rules! row {
+    ($key:ident, $listeners:ident, $request:ident, $handler:path) => {
+        Row {
+            key: ApiKey::$key,
+            listeners: Listeners::$listeners,
+            advertised: *messages::$request::VERSIONS.start()..=last_stable::<messages::$request>(ApiKey::$key),
+            served: *messages::$request::VERSIONS.start()..=last_stable::<messages::$request>(ApiKey::$key),
+            handler: Handler::Barrier(|context, body| {
+                Box::pin(async move {
+                    let request = messages::$request::decode(&mut Reader::new(body), context.api_version)?;
+                    let response = $handler(context, request, context.api_version).await;
+                    context.reply(&response)
+                })
+            }),
+        }
+    };
+}
+
+const fn last_stable<M: Message>(key: ApiKey) -> i16 {
+    *M::VERSIONS.end() - key.latest_version_is_unstable() as i16
+}
+
+/// What this build serves.
+pub(crate) static TABLE: &[Row] = &[
+    Row {
+        key: ApiKey::Produce,
+        listeners: Listeners::Broker,
+        // KAFKA-18659: librdkafka takes a minimum above 0 for a broker without compression.
+        advertised: 0..=*messages::ProduceRequest::VERSIONS.end(),
+        served: messages::ProduceRequest::VERSIONS,
+        handler: Handler::Produce,
+    },
+    Row {
+        key: ApiKey::Fetch,
+        listeners: Listeners::Broker,
+        advertised: messages::FetchRequest::VERSIONS,
+        served: messages::FetchRequest::VERSIONS,
+        handler: Handler::Barrier(|context, body| Box::pin(api::fetch::handle(context, body))),
+    },
+    row!(ListOffsets, Broker, ListOffsetsRequest, api::list_offsets::handle),
+    row!(DeleteRecords, Broker, DeleteRecordsRequest, api::delete_records::handle),
+    row!(OffsetForLeaderEpoch, Broker, OffsetForLeaderEpochRequest, api::offset_for_leader_epoch::handle),
+    row!(DescribeLogDirs, Broker, DescribeLogDirsRequest, api::describe_log_dirs::handle),
+    row!(DescribeProducers, Broker, DescribeProducersRequest, api::describe_producers::handle),
+    Row {
+        key: ApiKey::ApiVersions,
+        listeners: Listeners::Both,
+        advertised: messages::ApiVersionsRequest::VERSIONS,
+        served: messages::ApiVersionsRequest::VERSIONS,
+        handler: Handler::Barrier(|context, body| Box::pin(async move { api::api_versions::handle(context, body) })),
+    },
+];
+
+/// The row of an API on a kind of listener.
+pub(crate) fn row(key: i16, controller_listener: bool) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.key.code() == key && row.listeners.include(controller_listener))
+}
+
+/// Reads the header of a frame and finds who answers it.
+pub(crate) fn parse(
+    broker: &Arc<Broker>,
+    connection: &Arc<ConnectionInfo>,
+    frame: Bytes,
+    received_at: Instant,
+) -> Result<Request, Close> {
+    let mut reader = Reader::new(frame);
+    let mut ahead = reader.clone();
+    let (key, version) = (ahead.i16()?, ahead.i16()?);
+    let row = row(key, connection.listener.controller).ok_or(Close::UnknownApi(key))?;
+    if !row.served.contains(&version) && row.key != ApiKey::ApiVersions {
+        return Err(Close::UnknownVersion { key, version });
+    }
+    let header = RequestHeader::read(&mut reader, row.key.request_header_version(version))?;
+    let context = Context {
+        broker: Arc::clone(broker),
+        connection: Arc::clone(connection),
+        client_id: header.client_id,
+        correlation_id: header.correlation_id,
+        api_key: row.key,
+        api_version: version,
+        received_at,
+    };
+    Ok(Request { row, context, body: reader.rest() })
+}
+
+impl Listeners {
+    /// Whether such a listener is among them.
+    pub(crate) fn include(self, controller_listener: bool) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Broker => !controller_listener,
+            Self::Controller => controller_listener,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Takes requests off a socket, one frame after the other.
+//!
+//! A frame's length is a claim: it is checked against `socket.request.max.bytes` at once, and memory follows only the bytes
+//! that have really arrived. What the peer sends ahead waits in the same buffer, or in the socket. A frame that was begun
+//! must go on arriving; a connection without a request may idle for `connections.max.idle.ms`.
+
+use std::{pin::Pin, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep, sleep_until},
+};
+
+use crate::{connection::Close, memory::MemoryGrant};
+
+/// The step in which a buffer begins, and what an active connection keeps at least.
+const STEP: usize = 16 << 10;
+/// What an active connection keeps at most between two requests.
+const RETAINED: usize = 1 << 20;
+/// How long a buffer outlives its last request.
+const BUFFER_IDLE: Duration = Duration::from_secs(2);
+/// How long a frame may take to arrive, and a second more for each 64 KiB of it that came.
+const FRAME_TIME: Duration = Duration::from_secs(30);
+
+/// Reads the frames of one connection. Every wait may be dropped and begun anew.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    buffer: BytesMut,
+    grant: MemoryGrant,
+    /// Room that the grant covers, counted from the buffer's first byte.
+    frame_bytes_max: usize,
+    idle: Duration,
+    last_frame: Instant,
+    frame_began: Option<Instant>,
+    /// One timer for all of the above; it may fire early and is then set again.
+    timer: Pin<Box<Sleep>>,
+}
+
+impl FrameReader {
+    /// A reader whose memory comes from `grant`.
+    pub(crate) fn new(grant: MemoryGrant, frame_bytes_max: usize, idle: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            buffer: BytesMut::new(),
+            grant,
+            frame_bytes_max,
+            idle,
+            last_frame: now,
+            frame_began: None,
+            timer: Box::pin(sleep_until(now + idle.min(FRAME_TIME))),
+        }
+    }
+
+    /// The next request without its length, or `None` where the peer closed between two requests.
+    pub(crate) async fn next(&mut self, stream: &TcpStream) -> Result<Option<Bytes>, Close> {
+        loop {
+            if let Some(frame) = self.take_frame()? {
+                return Ok(Some(frame));
+            }
+            if !self.buffer.is_empty() && self.frame_began.is_none() {
+                self.frame_began = Some(Instant::now());
+            }
+            // Memory comes after bytes: an idle connection holds none.
+            if self.grant.bytes() > 0 {
+                self.make_room().await?;
+                match stream.try_read_buf(&mut self.buffer) {
+                    Ok(0) if self.buffer.is_empty() => return Ok(None),
+                    Ok(0) => return Err(Close::HalfSent),
+                    Ok(_) => continue,
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            self.wait_readable(stream).await?;
+        }
+    }
+
+    async fn wait_readable(&mut self, stream: &TcpStream) -> Result<(), Close> {
+        loop {
+            let wanted = self.deadline();
+            if wanted < self.timer.deadline() {
+                self.timer.as_mut().reset(wanted);
+            }
+            tokio::select! {
+                biased;
+                ready = stream.readable() => {
+                    ready?;
+                    if self.grant.bytes() == 0 {
+                        self.make_room().await?;
+                    }
+                    return Ok(());
+                }
+                () = &mut self.timer => self.on_timer()?,
+            }
+        }
+    }
+
+    /// Grants and reserves the next step: at most twice what has arrived, and never more than the frame needs.
+    async fn make_room(&mut self) -> Result<(), Close> {
+        let needed = match self.frame_length()? {
+            Some(length) => (self.buffer.len() * 2).clamp(STEP, (4 + length).max(STEP)),
+            None => STEP,
+        };
+        if self.buffer.capacity() > self.buffer.len() && self.grant.bytes() >= needed {
+            return Ok(());
+        }
+        // Waiting for memory counts as the frame's time, so that a stalled pool frees itself.
+        let deadline = self.frame_began.map(|began| began + self.frame_time());
+        let grow = self.grant.grow_to(needed);
+        match deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline, grow).await.map_err(|_| Close::FrameTime)?,
+            None => grow.await,
+        }
+        let room = needed.saturating_sub(self.buffer.len()).max(1);
+        self.buffer.reserve(room);
+        Ok(())
+    }
+
+    fn take_frame(&mut self) -> Result<Option<Bytes>, Close> {
+        let Some(length) = self.frame_length()? else { return Ok(None) };
+        if self.buffer.len() < 4 + length {
+            return Ok(None);
+        }
+        let mut frame = self.buffer.split_to(4 + length).freeze();
+        frame.advance(4);
+        self.frame_began = None;
+        self.last_frame = Instant::now();
+        if self.grant.bytes() > RETAINED && self.buffer.len() <= STEP {
+            self.buffer = BytesMut::from(&self.buffer[..]);
+            self.grant.shrink_to(STEP);
+        }
+        Ok(Some(frame))
+    }
+
+    /// The length that the buffered frame claims, if its first four bytes are there.
+    fn frame_length(&self) -> Result<Option<usize>, Close> {
+        let Some(prefix) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+        let claimed = i32::from_be_bytes(*prefix);
+        match usize::try_from(claimed) {
+            Ok(length) if length <= self.frame_bytes_max => Ok(Some(length)),
+            _ => Err(Close::FrameSize { claimed, limit: self.frame_bytes_max }),
+        }
+    }
+
+    fn frame_time(&self) -> Duration {
+        FRAME_TIME + Duration::from_secs((self.buffer.len() >> 16) as u64)
+    }
+
+    fn deadline(&self) -> Instant {
+        match self.frame_began {
+            Some(began) => began + self.frame_time(),
+            None if self.grant.bytes() > 0 => self.last_frame + self.idle.min(BUFFER_IDLE),
+            None => self.last_frame + self.idle,
+        }
+    }
+
+    fn on_timer(&mut self) -> Result<(), Close> {
+        let now = Instant::now();
+        if now >= self.deadline() {
+            match self.frame_began {
+                Some(_) => return Err(Close::FrameTime),
+                None if now >= self.last_frame + self.idle => return Err(Close::Idle),
+                None => {
+                    self.buffer = BytesMut::new();
+                    self.grant.shrink_to(0);
+                }
+            }
+        }
+        let next = self.deadline();
+        self.timer.as_mut().reset(next);
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! What a node does now and then: checkpoints, retention, syncs that are due, the removal of deleted folders.
+//!
+//! One thread for all of it, which sleeps until the next job is due. It takes a partition's lock for one step at a time, so a
+//! partition with much to delete delays no append for long.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use gregor_config::BrokerConfig;
+use gregor_log::CheckpointKind;
+use gregor_types::Offset;
+
+use crate::{api::now, partition::Partition, partitions::Partitions};
+
+/// Segments that retention deletes under one hold of the partition's lock.
+const SEGMENTS_PER_STEP: usize = 4;
+/// How often it is looked for partitions whose `flush.ms` has passed, while there are any.
+const FLUSH_CHECK: Duration = Duration::from_secs(1);
+/// How often it is looked for folders to remove, while there are any.
+const DELETE_CHECK: Duration = Duration::from_secs(1);
+
+/// The thread, and the way to end it.
+#[derive(Debug)]
+pub(crate) struct Housekeeper {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: thread::JoinHandle<()>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Job {
+    Checkpoint(CheckpointKind),
+    Retention,
+    Flush,
+    RemoveDeleted,
+}
+
+impl Housekeeper {
+    /// Starts the thread.
+    pub(crate) fn start(partitions: Arc<Partitions>, config: &BrokerConfig) -> std::io::Result<Self> {
+        let every = |milliseconds: i64| Duration::from_millis(u64::try_from(milliseconds).unwrap_or(0).max(100));
+        let jobs = vec![
+            (
+                Job::Checkpoint(CheckpointKind::HighWatermark),
+                every(config.replica_high_watermark_checkpoint_interval_ms),
+            ),
+            (Job::Checkpoint(CheckpointKind::RecoveryPoint), every(config.log_flush_offset_checkpoint_interval_ms)),
+            (Job::Checkpoint(CheckpointKind::LogStart), every(config.log_flush_start_offset_checkpoint_interval_ms)),
+            (Job::Retention, every(config.log_retention_check_interval_ms)),
+            (Job::Flush, FLUSH_CHECK),
+            (Job::RemoveDeleted, DELETE_CHECK),
+        ];
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name("gregor-housekeeper".to_owned())
+            .spawn(move || run(&partitions, &jobs, &stopped))?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends the thread after the job that it is at.
+    pub(crate) fn stop(self) {
+        *self.stop.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.stop.1.notify_all();
+        if self.thread.join().is_err() {
+            tracing::error!("the housekeeper had panicked");
+        }
+    }
+}
+
+fn run(partitions: &Partitions, jobs: &[(Job, Duration)], stop: &(Mutex<bool>, Condvar)) {
+    let mut due: Vec<(Instant, Job, Duration)> =
+        jobs.iter().map(|(job, every)| (Instant::now() + *every, *job, *every)).collect();
+    loop {
+        let Some(next) = due.iter().map(|(at, ..)| *at).min() else { return };
+        let stopped = stop.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sleep = next.saturating_duration_since(Instant::now());
+        let (stopped, _) =
+            stop.1.wait_timeout_while(stopped, sleep, |stopped| !*stopped).unwrap_or_else(PoisonError::into_inner);
+        if *stopped {
+            return;
+        }
+        drop(stopped);
+        for (at, job, every) in &mut due {
+            if *at <= Instant::now() {
+                run_job(partitions, *job);
+                *at = Instant::now() + *every;
+            }
+        }
+    }
+}
+
+fn run_job(partitions: &Partitions, job: Job) {
+    match job {
+        Job::Checkpoint(kind) => partitions.checkpoint(kind),
+        Job::Retention => {
+            partitions.all().iter().for_each(|partition| retain(partition));
+            partitions.checkpoint(CheckpointKind::LogStart);
+        }
+        Job::Flush => {
+            for partition in partitions.all() {
+                if partition.is_flush_due(now()) {
+                    partition.directory.request_flush(&partition);
+                }
+            }
+        }
+        Job::RemoveDeleted => {
+            for deleted in partitions.take_deleted(now()) {
+                if let Err(error) = deleted.remove() {
+                    tracing::warn!(%error, "a deleted partition's files could not be removed");
+                }
+            }
+        }
+    }
+}
+
+/// Deletes what is too old or too much, a few segments at a time.
+fn retain(partition: &Partition) {
+    loop {
+        let step = partition.with_log(|log, high_watermark| {
+            let progress = log.retain(high_watermark, now(), SEGMENTS_PER_STEP)?;
+            Ok::<_, gregor_log::LogError>((progress, log.start_offset()))
+        });
+        match step {
+            Some(Ok((progress, start))) => {
+                if progress.deleted_segments > 0 {
+                    tracing::info!(
+                        partition = %partition.name(),
+                        segments = progress.deleted_segments,
+                        log_start_offset = start.value(),
+                        "deleted segments"
+                    );
+                    follow_start(partition, start);
+                }
+                if !progress.more {
+                    return;
+                }
+            }
+            Some(Err(error)) => {
+                partition.directory.fail(&error.to_string());
+                return;
+            }
+            None => return,
+        }
+    }
+}
+
+fn follow_start(partition: &Partition, start: Offset) {
+    // Whether this node leads does not matter: a follower has no leader state to tell.
+    let _ = partition.with_leader(gregor_types::LeaderEpoch::NONE, |_, leader| {
+        leader.on_log_start(start);
+        Ok(())
+    });
+}

@@ -1,0 +1,371 @@
+//! What a node counts, and the page that Prometheus reads.
+//!
+//! Kafka's own metrics carry the names that the common mapping of Kafka's JMX exporter gives them, so that existing
+//! dashboards work; ours begin with `gregor_`. The hot path only adds to atomics that it holds already; what can be asked
+//! (sizes, counts of partitions) is asked when the page is read.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use gregor_types::{ErrorCode, KString};
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Label sets are short lists of pairs: some of Kafka's families have a row without labels beside those with.
+type Labels = Vec<(String, String)>;
+type CounterFamily = Family<Labels, Counter>;
+type GaugeFamily = Family<Labels, Gauge<i64, AtomicI64>>;
+
+/// Upper bounds of the request time histogram, in seconds.
+const REQUEST_SECONDS: [f64; 12] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+
+/// Every metric of a node.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Mutex<Registry>,
+    messages_in: CounterFamily,
+    bytes_in: CounterFamily,
+    bytes_out: CounterFamily,
+    produce_requests: CounterFamily,
+    fetch_requests: CounterFamily,
+    failed_produce: CounterFamily,
+    failed_fetch: CounterFamily,
+    all_topics: TopicMetrics,
+    requests: CounterFamily,
+    errors: CounterFamily,
+    request_seconds: Family<Labels, Histogram>,
+    by_api: Mutex<HashMap<&'static str, ApiMetrics>>,
+    /// Connections that are open, per listener.
+    pub(crate) connections: GaugeFamily,
+    /// Connections that we closed, by reason.
+    pub(crate) closed: CounterFamily,
+    /// What is asked when the page is read.
+    pub(crate) sampled: Sampled,
+}
+
+/// The counters of one topic, held by its partitions.
+#[derive(Debug, Clone)]
+pub(crate) struct TopicMetrics {
+    /// Records appended.
+    pub(crate) messages_in: Counter,
+    /// Bytes appended.
+    pub(crate) bytes_in: Counter,
+    /// Bytes fetched by clients.
+    pub(crate) bytes_out: Counter,
+    /// Produce requests that named the topic.
+    pub(crate) produce_requests: Counter,
+    /// Fetch requests that named the topic.
+    pub(crate) fetch_requests: Counter,
+    /// Produce requests that failed for the topic.
+    pub(crate) failed_produce: Counter,
+    /// Fetch requests that failed for the topic.
+    pub(crate) failed_fetch: Counter,
+}
+
+/// The counters of one API.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiMetrics {
+    requests: Counter,
+    seconds: Histogram,
+}
+
+/// Gauges that are set when the page is read.
+#[derive(Debug, Default)]
+pub(crate) struct Sampled {
+    /// Partitions with a replica here.
+    pub(crate) partitions: Gauge,
+    /// Partitions led here.
+    pub(crate) leaders: Gauge,
+    /// Partitions led here with fewer replicas in sync than they have.
+    pub(crate) under_replicated: Gauge,
+    /// Partitions led here with fewer replicas in sync than `min.insync.replicas`.
+    pub(crate) under_min_isr: Gauge,
+    /// Partitions led here with exactly `min.insync.replicas` in sync.
+    pub(crate) at_min_isr: Gauge,
+    /// Replicas here whose log directory failed.
+    pub(crate) offline_replicas: Gauge,
+    /// 1 where this node is the active controller.
+    pub(crate) active_controller: Gauge,
+    /// Topics of the cluster.
+    pub(crate) topics: Gauge,
+    /// Partitions of the cluster.
+    pub(crate) cluster_partitions: Gauge,
+    /// The last offset of the metadata log that was applied.
+    pub(crate) metadata_offset: Gauge,
+    /// Bytes that requests hold while they arrive.
+    pub(crate) request_memory: Gauge,
+    /// Fetch sessions.
+    pub(crate) fetch_sessions: Gauge,
+    /// Produce and Fetch requests that wait.
+    pub(crate) waiting: Gauge,
+    /// A partition's size in bytes.
+    pub(crate) log_size: GaugeFamily,
+    /// A partition's start.
+    pub(crate) log_start: GaugeFamily,
+    /// A partition's end.
+    pub(crate) log_end: GaugeFamily,
+    /// When the process started, in seconds since 1970.
+    pub(crate) start_seconds: Gauge<f64, AtomicU64>,
+    /// Resident memory.
+    pub(crate) resident: Gauge,
+    /// Open file descriptors.
+    pub(crate) open_files: Gauge,
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::default();
+        let mut counter = |name: &str, help: &str| {
+            let family = CounterFamily::default();
+            registry.register(name, help, family.clone());
+            family
+        };
+        let messages_in = counter("kafka_server_brokertopicmetrics_messagesin", "Records appended");
+        let bytes_in = counter("kafka_server_brokertopicmetrics_bytesin", "Bytes appended");
+        let bytes_out = counter("kafka_server_brokertopicmetrics_bytesout", "Bytes fetched by clients");
+        let produce_requests =
+            counter("kafka_server_brokertopicmetrics_totalproducerequests", "Produce requests, per topic named");
+        let fetch_requests =
+            counter("kafka_server_brokertopicmetrics_totalfetchrequests", "Fetch requests, per topic named");
+        let failed_produce =
+            counter("kafka_server_brokertopicmetrics_failedproducerequests", "Produce requests that failed");
+        let failed_fetch = counter("kafka_server_brokertopicmetrics_failedfetchrequests", "Fetch requests that failed");
+        let requests = counter("kafka_network_requestmetrics_requests", "Requests, by API");
+        let errors = counter("kafka_network_requestmetrics_errors", "Errors in responses, by error");
+        let closed = counter("gregor_connections_closed", "Connections that this node closed, by reason");
+        let connections = GaugeFamily::default();
+        registry.register(
+            "kafka_server_socket_server_metrics_connection_count",
+            "Open connections, by listener",
+            connections.clone(),
+        );
+        let request_seconds =
+            Family::<Labels, Histogram>::new_with_constructor(|| Histogram::new(REQUEST_SECONDS.iter().copied()));
+        registry.register(
+            "gregor_request_duration_seconds",
+            "Time from a request's arrival to its response, waiting included",
+            request_seconds.clone(),
+        );
+        let sampled = Sampled::default();
+        sampled.register(&mut registry);
+        let topic = |labels: &Labels| TopicMetrics {
+            messages_in: messages_in.get_or_create_owned(labels),
+            bytes_in: bytes_in.get_or_create_owned(labels),
+            bytes_out: bytes_out.get_or_create_owned(labels),
+            produce_requests: produce_requests.get_or_create_owned(labels),
+            fetch_requests: fetch_requests.get_or_create_owned(labels),
+            failed_produce: failed_produce.get_or_create_owned(labels),
+            failed_fetch: failed_fetch.get_or_create_owned(labels),
+        };
+        Self {
+            all_topics: topic(&Vec::new()),
+            registry: Mutex::new(registry),
+            messages_in,
+            bytes_in,
+            bytes_out,
+            produce_requests,
+            fetch_requests,
+            failed_produce,
+            failed_fetch,
+            requests,
+            errors,
+            request_seconds,
+            by_api: Mutex::default(),
+            connections,
+            closed,
+            sampled,
+        }
+    }
+
+    /// The counters of all topics together.
+    pub(crate) fn all_topics(&self) -> &TopicMetrics {
+        &self.all_topics
+    }
+
+    /// The counters of a topic; its partitions keep them.
+    pub(crate) fn topic(&self, topic: &str) -> TopicMetrics {
+        let labels = vec![("topic".to_owned(), topic.to_owned())];
+        TopicMetrics {
+            messages_in: self.messages_in.get_or_create_owned(&labels),
+            bytes_in: self.bytes_in.get_or_create_owned(&labels),
+            bytes_out: self.bytes_out.get_or_create_owned(&labels),
+            produce_requests: self.produce_requests.get_or_create_owned(&labels),
+            fetch_requests: self.fetch_requests.get_or_create_owned(&labels),
+            failed_produce: self.failed_produce.get_or_create_owned(&labels),
+            failed_fetch: self.failed_fetch.get_or_create_owned(&labels),
+        }
+    }
+
+    /// The topic is gone: so are its rows.
+    pub(crate) fn forget_topic(&self, topic: &KString) {
+        let labels = vec![("topic".to_owned(), topic.to_string())];
+        for family in [
+            &self.messages_in,
+            &self.bytes_in,
+            &self.bytes_out,
+            &self.produce_requests,
+            &self.fetch_requests,
+            &self.failed_produce,
+            &self.failed_fetch,
+        ] {
+            family.remove(&labels);
+        }
+    }
+
+    /// A request was answered.
+    pub(crate) fn on_request(&self, api: &'static str, took: Duration) {
+        let mut by_api = self.by_api.lock().unwrap_or_else(PoisonError::into_inner);
+        let metrics = by_api.entry(api).or_insert_with(|| {
+            let labels = vec![("request".to_owned(), api.to_owned())];
+            ApiMetrics {
+                requests: self.requests.get_or_create_owned(&labels),
+                seconds: self.request_seconds.get_or_create_owned(&labels),
+            }
+        });
+        metrics.requests.inc();
+        metrics.seconds.observe(took.as_secs_f64());
+    }
+
+    /// A response carries an error.
+    pub(crate) fn on_error(&self, api: &'static str, error: ErrorCode) {
+        let labels = vec![("request".to_owned(), api.to_owned()), ("error".to_owned(), error.name().to_owned())];
+        self.errors.get_or_create(&labels).inc();
+    }
+
+    /// The page, in the OpenMetrics text format.
+    pub(crate) fn page(&self) -> String {
+        self.sampled.sample_process();
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        encode(&mut text, &registry).expect("writing to a string cannot fail");
+        text
+    }
+}
+
+impl Sampled {
+    fn register(&self, registry: &mut Registry) {
+        let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
+        gauge("kafka_server_replicamanager_partitioncount", "Partitions with a replica here", &self.partitions);
+        gauge("kafka_server_replicamanager_leadercount", "Partitions led here", &self.leaders);
+        gauge(
+            "kafka_server_replicamanager_underreplicatedpartitions",
+            "Partitions led here with replicas out of sync",
+            &self.under_replicated,
+        );
+        gauge(
+            "kafka_server_replicamanager_underminisrpartitioncount",
+            "Partitions led here below min.insync.replicas",
+            &self.under_min_isr,
+        );
+        gauge(
+            "kafka_server_replicamanager_atminisrpartitioncount",
+            "Partitions led here at min.insync.replicas",
+            &self.at_min_isr,
+        );
+        gauge(
+            "kafka_server_replicamanager_offlinereplicacount",
+            "Replicas here whose log directory failed",
+            &self.offline_replicas,
+        );
+        gauge(
+            "kafka_controller_kafkacontroller_activecontrollercount",
+            "1 on the active controller",
+            &self.active_controller,
+        );
+        gauge("kafka_controller_kafkacontroller_globaltopiccount", "Topics of the cluster", &self.topics);
+        gauge(
+            "kafka_controller_kafkacontroller_globalpartitioncount",
+            "Partitions of the cluster",
+            &self.cluster_partitions,
+        );
+        gauge(
+            "kafka_server_broker_metadata_metrics_last_applied_record_offset",
+            "The last applied offset of the metadata log",
+            &self.metadata_offset,
+        );
+        gauge("gregor_request_memory_bytes", "Bytes that requests hold while they arrive", &self.request_memory);
+        gauge(
+            "kafka_server_fetchsessioncache_numincrementalfetchsessions",
+            "Incremental fetch sessions",
+            &self.fetch_sessions,
+        );
+        gauge("gregor_waiting_requests", "Produce and Fetch requests that wait", &self.waiting);
+        gauge("process_resident_memory_bytes", "Resident memory", &self.resident);
+        gauge("process_open_fds", "Open file descriptors", &self.open_files);
+        registry.register("kafka_log_log_size", "A partition's size in bytes", self.log_size.clone());
+        registry.register("kafka_log_log_logstartoffset", "A partition's first offset", self.log_start.clone());
+        registry.register("kafka_log_log_logendoffset", "A partition's end offset", self.log_end.clone());
+        registry.register(
+            "process_start_time_seconds",
+            "When the process started, in seconds since 1970",
+            self.start_seconds.clone(),
+        );
+    }
+
+    /// The figures of one partition.
+    pub(crate) fn set_log(&self, topic: &str, partition: i32, size: i64, start: i64, end: i64) {
+        let labels = vec![("topic".to_owned(), topic.to_owned()), ("partition".to_owned(), partition.to_string())];
+        self.log_size.get_or_create(&labels).set(size);
+        self.log_start.get_or_create(&labels).set(start);
+        self.log_end.get_or_create(&labels).set(end);
+    }
+
+    /// Forgets every partition, before those that exist are set anew.
+    pub(crate) fn clear_logs(&self) {
+        self.log_size.clear();
+        self.log_start.clear();
+        self.log_end.clear();
+    }
+
+    fn sample_process(&self) {
+        if let Ok(status) = std::fs::read_to_string("/proc/self/status")
+            && let Some(line) = status.lines().find(|line| line.starts_with("VmRSS:"))
+            && let Some(kib) = line.split_whitespace().nth(1).and_then(|number| number.parse::<i64>().ok())
+        {
+            self.resident.set(kib << 10);
+        }
+        if let Ok(files) = std::fs::read_dir("/proc/self/fd") {
+            self.open_files.set(i64::try_from(files.count()).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// When the process started, once.
+    pub(crate) fn set_start(&self, seconds: f64) {
+        self.start_seconds.inner().store(seconds.to_bits(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_kafkas_names() {
+        let metrics = Metrics::new();
+        metrics.topic("events").messages_in.inc_by(7);
+        metrics.all_topics().messages_in.inc_by(7);
+        metrics.on_request("Produce", Duration::from_millis(2));
+        metrics.sampled.partitions.set(3);
+        let page = metrics.page();
+        for line in [
+            "kafka_server_brokertopicmetrics_messagesin_total 7",
+            "kafka_server_brokertopicmetrics_messagesin_total{topic=\"events\"} 7",
+            "kafka_network_requestmetrics_requests_total{request=\"Produce\"} 1",
+            "kafka_server_replicamanager_partitioncount 3",
+        ] {
+            assert!(page.contains(line), "no {line:?} in:\n{page}");
+        }
+        metrics.forget_topic(&KString::from("events"));
+        assert!(!metrics.page().contains("topic=\"events\""));
+    }
+}

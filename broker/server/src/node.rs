@@ -1,0 +1,502 @@
+//! A whole node: starts every part in the order in which they need each other, and stops them in reverse.
+//!
+//! Start: directories, listeners (bound, so that a port 0 is known), logs, quorum and controller, partitions, registration;
+//! clients are let in once the broker is unfenced. Stop: leaderships away, connections drained, logs closed and checkpointed,
+//! the clean-shutdown marker, the quorum last.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    thread,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use gregor_config::{BrokerConfig, Endpoint, Listener, SecurityProtocol};
+use gregor_log::{Disk, LogConfig, disk::RealDisk};
+use gregor_node::LifecycleConfig;
+use gregor_types::{KString, Offset};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+
+use crate::{
+    api::{Broker, ConnectionInfo, ListenerInfo},
+    connection,
+    control::{self, BrokerState, ControlHandle, ControlOptions, ControlThread},
+    fetch_sessions::FetchSessions,
+    health::{self, HealthSource},
+    housekeeper::Housekeeper,
+    listener::{self, ConnectionLimits, SocketOptions, accept_loop},
+    memory::MemoryPool,
+    metrics::Metrics,
+    partitions::{Partitions, Publisher, random_uuid},
+    storage::{Storage, StorageError},
+};
+
+/// What requests on the controller's listeners may hold while they arrive.
+const CONTROL_MEMORY_BYTES: usize = 32 << 20;
+
+/// What a node is started with besides `server.properties`.
+#[derive(Debug, Clone, Default)]
+pub struct NodeOptions {
+    /// `--health-listen`, as `HOST:PORT`; none serves no health.
+    pub health_listen: Option<String>,
+}
+
+/// Tells when a node cannot go on.
+#[derive(Debug)]
+pub struct Failures {
+    storage: Arc<Storage>,
+    directories: watch::Receiver<Option<String>>,
+    control: watch::Receiver<Option<String>>,
+}
+
+/// A running node.
+pub struct Node {
+    addresses: Vec<(String, SocketAddr)>,
+    health_address: Option<SocketAddr>,
+    broker: Arc<Broker>,
+    partitions_thread: thread::JoinHandle<()>,
+    housekeeper: Housekeeper,
+    acceptors: Vec<JoinHandle<()>>,
+    draining: watch::Sender<bool>,
+    stopped: watch::Sender<bool>,
+    health_thread: Option<thread::JoinHandle<()>>,
+    directory_failures: watch::Receiver<Option<String>>,
+    control_failure: watch::Receiver<Option<String>>,
+}
+
+/// Why a node did not stop cleanly; the next start checks its logs.
+#[derive(Debug, thiserror::Error)]
+pub enum ShutdownError {
+    /// The logs were not closed.
+    #[error("closing the logs panicked")]
+    Logs,
+    /// The control thread had ended by itself.
+    #[error("the control thread had ended before")]
+    Control,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log directories.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A listener's address.
+    #[error("the listener {listener} cannot listen on {host}:{port}: {source}")]
+    Bind {
+        /// Its name.
+        listener: String,
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// A listener that is not served.
+    #[error("the listener {0} is not PLAINTEXT: TLS and SASL are not served yet")]
+    Protocol(String),
+    /// The health listener's address.
+    #[error("--health-listen {address} cannot be used: {source}")]
+    Health {
+        /// What was given.
+        address: String,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// A thread.
+    #[error("a thread cannot be started: {0}")]
+    Thread(io::Error),
+    /// The control thread.
+    #[error(transparent)]
+    Control(#[from] control::ControlError),
+    /// The controller never let this broker in.
+    #[error("the broker was not unfenced within initial.broker.registration.timeout.ms={0}; is the quorum alive?")]
+    Registration(i64),
+    /// The control thread ended.
+    #[error("the control thread ended during the start; its log line says why")]
+    ControlEnded,
+}
+
+impl Node {
+    /// Starts a node on the current runtime. Returns once the broker is unfenced and clients are let in.
+    pub async fn start(mut config: BrokerConfig, options: NodeOptions) -> Result<Self, StartError> {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let (failures, directory_failures) = watch::channel(None);
+        let storage = Arc::new(Storage::open(&disk, &config, failures)?);
+        let sockets = bind_all(&mut config).await?;
+        let config = Arc::new(config);
+        let metrics = Arc::new(Metrics::new());
+        metrics.sampled.set_start(UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64());
+
+        let partitions =
+            Partitions::new(config.node_id, Arc::clone(&config), Arc::clone(&storage), Arc::clone(&metrics));
+        let found = load(&storage, &config).await;
+        let (control, control_thread) = control::start(ControlOptions {
+            config: Arc::clone(&config),
+            disk,
+            cluster_id: storage.cluster_id().clone(),
+            metadata_directory_id: storage.metadata_directory_id(),
+            controller_endpoints: controller_endpoints(&config),
+            broker: lifecycle(&config, &storage),
+            listener: Box::new(Publisher(Arc::clone(&partitions))),
+        })?;
+        let control_failure = watch_control(control_thread);
+        let partitions_thread = partitions.start(found, report_loaded(control.clone())).map_err(StartError::Thread)?;
+        let housekeeper = Housekeeper::start(Arc::clone(&partitions), &config).map_err(StartError::Thread)?;
+
+        let (draining, draining_receiver) = watch::channel(false);
+        let (stopped, stopped_receiver) = watch::channel(false);
+        let broker = Arc::new(Broker {
+            node_id: config.node_id,
+            cluster_id: storage.cluster_id().clone(),
+            control,
+            partitions,
+            fetch_sessions: FetchSessions::new(config.max_incremental_fetch_session_cache_slots),
+            metrics,
+            frame_bytes_max: config.socket_request_max_bytes,
+            connection_idle: idle_time(&config),
+            draining: draining_receiver,
+            request_memory: MemoryPool::new(
+                config.queued_max_request_bytes.unwrap_or_else(MemoryPool::default_capacity),
+            ),
+            config,
+        });
+        let (health_address, health_thread) = match &options.health_listen {
+            Some(address) => {
+                let (address, thread) = start_health(address, &broker, stopped_receiver)?;
+                (Some(address), Some(thread))
+            }
+            None => (None, None),
+        };
+        let mut node = Self {
+            addresses: Vec::new(),
+            health_address,
+            broker,
+            partitions_thread,
+            housekeeper,
+            acceptors: Vec::new(),
+            draining,
+            stopped,
+            health_thread,
+            directory_failures,
+            control_failure,
+        };
+        node.open_doors(sockets).await?;
+        Ok(node)
+    }
+
+    /// Where each listener really listens, by name; of use where its port is 0.
+    pub fn addresses(&self) -> &[(String, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// Where the health listener really listens.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health_address
+    }
+
+    /// Tells when the node cannot go on.
+    pub fn failures(&self) -> Failures {
+        Failures {
+            storage: Arc::clone(self.broker.partitions.storage()),
+            directories: self.directory_failures.clone(),
+            control: self.control_failure.clone(),
+        }
+    }
+
+    /// Stops: leaderships move away, what is under way is answered, everything is synced and marked clean.
+    pub async fn shutdown(self) -> Result<(), ShutdownError> {
+        let config = &self.broker.config;
+        if config.controlled_shutdown_enable && config.process_roles.broker {
+            let limit = Duration::from_secs(30);
+            match tokio::time::timeout(limit, self.broker.control.shut_down_broker()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "no controlled shutdown"),
+                Err(_) => tracing::warn!("the controlled shutdown took too long; stopping without it"),
+            }
+        }
+        self.draining.send_replace(true);
+        for acceptor in self.acceptors {
+            if acceptor.await.is_err() {
+                tracing::error!("an acceptor had panicked");
+            }
+        }
+        let broker = self.broker;
+        let (partitions_thread, housekeeper) = (self.partitions_thread, self.housekeeper);
+        let closing = Arc::clone(&broker);
+        let closed = tokio::task::spawn_blocking(move || {
+            closing.partitions.stop();
+            if partitions_thread.join().is_err() {
+                tracing::error!("the partitions thread had panicked");
+            }
+            housekeeper.stop();
+            closing.partitions.close();
+            let epoch = closing.control.broker_epoch();
+            closing.partitions.storage().close(epoch);
+        });
+        let closed = closed.await.map_err(|_| ShutdownError::Logs);
+        let stopped = broker.control.stop().await.map_err(|_| ShutdownError::Control);
+        self.stopped.send_replace(true);
+        if let Some(health) = self.health_thread {
+            // Joined off the runtime, as the thread may still answer a probe.
+            let _ = tokio::task::spawn_blocking(move || health.join()).await;
+        }
+        closed.and(stopped)
+    }
+
+    /// The controller's doors open at once, the broker's when it is unfenced.
+    async fn open_doors(&mut self, sockets: Vec<(Listener, TcpListener)>) -> Result<(), StartError> {
+        let config = Arc::clone(&self.broker.config);
+        let limits = Arc::new(connection_limits(&config));
+        let client_memory = self.broker.request_memory.clone();
+        // The control plane has a pool of its own, so that clients cannot starve it.
+        let control_memory = MemoryPool::new(CONTROL_MEMORY_BYTES);
+        let (controllers, brokers): (Vec<_>, Vec<_>) =
+            sockets.into_iter().partition(|(listener, _)| listener.controller);
+        for (listener, socket) in controllers {
+            self.open_door(&listener, socket, &limits, &control_memory);
+        }
+        if config.process_roles.broker {
+            let timeout_ms = config.initial_broker_registration_timeout_ms;
+            let limit = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
+            let mut state = self.broker.control.broker_state();
+            let running = state.wait_for(|state| matches!(state, BrokerState::Running(_)));
+            match tokio::time::timeout(limit, running).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return Err(StartError::ControlEnded),
+                Err(_) => return Err(StartError::Registration(timeout_ms)),
+            }
+        }
+        for (listener, socket) in brokers {
+            self.open_door(&listener, socket, &limits, &client_memory);
+        }
+        Ok(())
+    }
+
+    fn open_door(
+        &mut self,
+        listener: &Listener,
+        socket: TcpListener,
+        limits: &Arc<ConnectionLimits>,
+        memory: &MemoryPool,
+    ) {
+        let name = listener.bind.name.clone();
+        if let Ok(address) = socket.local_addr() {
+            tracing::info!(listener = %name, %address, "listening");
+            self.addresses.push((name.clone(), address));
+        }
+        let info = Arc::new(ListenerInfo { name, controller: listener.controller });
+        let (broker, memory) = (Arc::clone(&self.broker), memory.clone());
+        let draining = self.broker.draining.clone();
+        let principal = KString::from_static("User:ANONYMOUS");
+        let options = socket_options(&self.broker.config);
+        let serve = move |stream, peer, slot| {
+            let info = Arc::new(ConnectionInfo { peer, listener: Arc::clone(&info), principal: principal.clone() });
+            let serving = connection::serve(Arc::clone(&broker), info, stream, memory.clone(), broker.draining.clone());
+            async move {
+                serving.await;
+                drop(slot);
+            }
+        };
+        self.acceptors.push(tokio::spawn(accept_loop(socket, options, Arc::clone(limits), draining, serve)));
+    }
+}
+
+impl Failures {
+    /// Waits until the node cannot go on: its last log directory failed, or the control thread ended. Says why.
+    pub async fn recv(&mut self) -> String {
+        let Self { storage, directories, control } = self;
+        let all_failed =
+            |why: &Option<String>| why.is_some() && storage.directories().iter().all(|directory| directory.is_failed());
+        let reason = |why: Option<String>| why.unwrap_or_else(|| "the node is gone".to_owned());
+        tokio::select! {
+            why = directories.wait_for(all_failed) => reason(why.ok().and_then(|why| why.clone())),
+            why = control.wait_for(Option::is_some) => reason(why.ok().and_then(|why| why.clone())),
+        }
+    }
+}
+
+/// Binds every listener, and puts the port that it got in place of a 0 in what clients are told.
+async fn bind_all(config: &mut BrokerConfig) -> Result<Vec<(Listener, TcpListener)>, StartError> {
+    let options = socket_options(config);
+    let mut sockets = Vec::with_capacity(config.listeners.len());
+    for listener in &mut config.listeners {
+        if listener.protocol != SecurityProtocol::Plaintext {
+            return Err(StartError::Protocol(listener.bind.name.clone()));
+        }
+        let bind = &listener.bind;
+        let failed =
+            |source| StartError::Bind { listener: bind.name.clone(), host: bind.host.clone(), port: bind.port, source };
+        let socket = listener::bind(&bind.host, bind.port, options).await.map_err(failed)?;
+        let port = socket.local_addr().map_err(failed)?.port();
+        if listener.advertised.port == 0 {
+            listener.advertised.port = port;
+        }
+        if listener.advertised.host.is_empty() {
+            listener.advertised.host = host_name();
+        }
+        listener.bind.port = port;
+        sockets.push((listener.clone(), socket));
+    }
+    Ok(sockets)
+}
+
+/// What a listener on every interface advertises, as Kafka does: this machine's name.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+fn controller_endpoints(config: &BrokerConfig) -> Vec<gregor_raft::Endpoint> {
+    let controllers = config.listeners.iter().filter(|listener| listener.controller);
+    let endpoint = |listener: &Listener| gregor_raft::Endpoint {
+        name: listener.advertised.name.as_str().into(),
+        host: listener.advertised.host.as_str().into(),
+        port: listener.advertised.port,
+    };
+    controllers.map(endpoint).collect()
+}
+
+/// This node as a broker, for its registration.
+fn lifecycle(config: &BrokerConfig, storage: &Storage) -> LifecycleConfig {
+    let brokers = config.listeners.iter().filter(|listener| !listener.controller);
+    let listener = |listener: &Listener| {
+        let Endpoint { name, host, port } = &listener.advertised;
+        (KString::from(name.as_str()), KString::from(host.as_str()), *port, listener.protocol.id())
+    };
+    let nanoseconds = |milliseconds: i64| milliseconds.max(1).unsigned_abs().saturating_mul(1_000_000);
+    LifecycleConfig {
+        id: config.node_id,
+        cluster_id: storage.cluster_id().clone(),
+        incarnation: random_uuid(),
+        listeners: brokers.map(listener).collect(),
+        rack: config.broker_rack.as_deref().map(KString::from),
+        directories: storage.directories().iter().map(|directory| directory.id).collect(),
+        previous_epoch: storage.previous_broker_epoch(),
+        heartbeat_interval: nanoseconds(config.broker_heartbeat_interval_ms),
+        registration_timeout: nanoseconds(config.initial_broker_registration_timeout_ms),
+    }
+}
+
+/// Tells why the control thread ended.
+fn watch_control(mut thread: ControlThread) -> watch::Receiver<Option<String>> {
+    let (sender, receiver) = watch::channel(None);
+    tokio::spawn(async move {
+        if let Err(error) = thread.ended().await {
+            tracing::error!(%error, "the control thread ended");
+            sender.send_replace(Some(error.to_string()));
+        } else {
+            // A node that is stopping ended it; whoever listens for failures waits on.
+            sender.closed().await;
+        }
+    });
+    receiver
+}
+
+async fn load(
+    storage: &Arc<Storage>,
+    config: &BrokerConfig,
+) -> HashMap<gregor_types::TopicPartition, crate::storage::FoundLog> {
+    let storage = Arc::clone(storage);
+    let log_config =
+        Arc::new(LogConfig { producer_id_expiration_ms: config.producer_id_expiration_ms, ..LogConfig::default() });
+    // A topic's own settings come with the first image; until then nothing is appended or deleted.
+    let loading = tokio::task::spawn_blocking(move || storage.load(|_| Arc::clone(&log_config), || false));
+    loading.await.unwrap_or_default()
+}
+
+/// Hands the offsets of applied images from the partitions' thread to the control thread, newest only.
+fn report_loaded(control: ControlHandle) -> impl Fn(Offset) + Send + 'static {
+    let (sender, mut receiver) = watch::channel(Offset::NONE);
+    tokio::spawn(async move {
+        while receiver.changed().await.is_ok() {
+            let offset = *receiver.borrow_and_update();
+            if control.loaded(offset).await.is_err() {
+                return;
+            }
+        }
+    });
+    move |offset| {
+        sender.send_replace(offset);
+    }
+}
+
+fn start_health(
+    address: &str,
+    broker: &Arc<Broker>,
+    stopped: watch::Receiver<bool>,
+) -> Result<(SocketAddr, thread::JoinHandle<()>), StartError> {
+    let failed = |source| StartError::Health { address: address.to_owned(), source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let address_text = address.to_owned();
+    let source: Arc<dyn HealthSource> = Arc::clone(broker) as Arc<dyn HealthSource>;
+    let (bound_sender, bound) = std::sync::mpsc::sync_channel(1);
+    let thread = thread::Builder::new()
+        .name("gregor-health".to_owned())
+        .spawn(move || {
+            runtime.block_on(async move {
+                match health::bind(&address_text).await {
+                    Ok((listener, bound)) => {
+                        // The receiver waits for exactly this.
+                        let _ = bound_sender.send(Ok(bound));
+                        health::serve(listener, source, stopped).await;
+                    }
+                    Err(error) => {
+                        let _ = bound_sender.send(Err(error));
+                    }
+                }
+            });
+        })
+        .map_err(StartError::Thread)?;
+    let bound = bound.recv().unwrap_or_else(|_| Err(io::Error::other("the health thread ended")));
+    Ok((bound.map_err(failed)?, thread))
+}
+
+impl HealthSource for Broker {
+    fn readiness(&self) -> Result<(), String> {
+        if *self.draining.borrow() {
+            return Err("stopping".to_owned());
+        }
+        match *self.control.broker_state().borrow() {
+            BrokerState::Running(_) => Ok(()),
+            BrokerState::Starting => Err("the broker is not registered yet".to_owned()),
+            BrokerState::Recovery(_) => Err("the broker is fenced: its partitions are loading".to_owned()),
+            BrokerState::PendingControlledShutdown(_) | BrokerState::ShuttingDown(_) => {
+                Err("stopping: leaderships are moving away".to_owned())
+            }
+        }
+    }
+
+    fn metrics_page(&self) -> String {
+        self.sample();
+        self.metrics.page()
+    }
+}
+
+fn idle_time(config: &BrokerConfig) -> Duration {
+    // A negative time means never in Kafka; a year is never enough for a connection.
+    const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+    u64::try_from(config.connections_max_idle_ms).map_or(NEVER, Duration::from_millis).min(NEVER)
+}
+
+fn socket_options(config: &BrokerConfig) -> SocketOptions {
+    SocketOptions {
+        backlog: config.socket_listen_backlog_size,
+        send_buffer_bytes: config.socket_send_buffer_bytes,
+        receive_buffer_bytes: config.socket_receive_buffer_bytes,
+    }
+}
+
+fn connection_limits(config: &BrokerConfig) -> ConnectionLimits {
+    let limit = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let overrides = config
+        .max_connections_per_ip_overrides
+        .iter()
+        .filter_map(|(address, number)| Some((address.parse::<IpAddr>().ok()?, limit(*number))))
+        .collect();
+    ConnectionLimits::new(config.max_connections, limit(config.max_connections_per_ip), overrides)
+}

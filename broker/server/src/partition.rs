@@ -1,0 +1,546 @@
+//! One partition of this node: its log, its role and who waits for it, behind one lock.
+//!
+//! The data-path APIs and the group coordinator call it; `partitions.rs` gives it its role as the metadata says. The lock is
+//! held for one append or one look-up, never over a network wait or a sync. An I/O error takes the whole log directory out
+//! of service, as nothing in it can be trusted any more.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use gregor_log::{
+    AbortedTransaction, AppendError, AppendInfo, Appended, CheckpointKind, EpochEndOffset, LogError, PartitionLog,
+    ReadError, ReadPlan, ReadRequest,
+};
+use gregor_replication::{LeaderState, PartitionAssignment, check_leader_epoch};
+use gregor_types::{
+    BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId, TopicPartition,
+};
+use gregor_wire::batch::ValidatedBatch;
+
+use crate::{
+    metrics::TopicMetrics,
+    storage::Directory,
+    topic_settings::TopicSettings,
+    waiters::{Waiter, WaiterList},
+};
+
+/// A partition with a replica on this node.
+#[derive(Debug)]
+pub(crate) struct Partition {
+    /// Its topic.
+    pub(crate) topic: KString,
+    /// Its topic's id.
+    pub(crate) topic_id: TopicId,
+    /// Its number.
+    pub(crate) index: PartitionIndex,
+    /// Where its log lies.
+    pub(crate) directory: Arc<Directory>,
+    /// Its topic's counters.
+    pub(crate) metrics: TopicMetrics,
+    /// Whether the flusher has it in its queue.
+    flush_queued: AtomicBool,
+    state: Mutex<State>,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// `None` once the partition is deleted or its directory failed.
+    log: Option<PartitionLog>,
+    role: Role,
+    pub(crate) waiters: WaiterList,
+    pub(crate) settings: Arc<TopicSettings>,
+    /// Bytes appended since the high watermark moved last.
+    uncommitted_bytes: u32,
+    /// Records appended since the last sync began, and when the first of them was.
+    unflushed: Option<(i64, Timestamp)>,
+}
+
+/// What this node is to the partition.
+#[derive(Debug)]
+enum Role {
+    /// It leads.
+    Leader(LeaderState),
+    /// Another node leads, or none; this is the high watermark that was known last.
+    Follower { leader: Option<BrokerId>, leader_epoch: LeaderEpoch, high_watermark: Offset },
+}
+
+/// Which records a reader may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// All that is committed: up to the high watermark.
+    ReadUncommitted,
+    /// Only what no open transaction can undo: up to the last stable offset.
+    ReadCommitted,
+    /// A follower reads all there is.
+    LogEnd,
+}
+
+/// A read, ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// Where the bytes lie.
+    pub(crate) plan: ReadPlan,
+    /// What the response says beside them.
+    pub(crate) marks: Marks,
+    /// The aborted transactions in the range, for a read-committed reader.
+    pub(crate) aborted: Option<Vec<AbortedTransaction>>,
+    /// The reader's log differs from ours after this point (KIP-595).
+    pub(crate) diverging: Option<EpochEndOffset>,
+}
+
+/// The offsets that a fetch response shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// Everything before it is committed.
+    pub(crate) high_watermark: Offset,
+    /// No open transaction began before it.
+    pub(crate) last_stable_offset: Offset,
+    /// The first offset that is kept.
+    pub(crate) log_start: Offset,
+}
+
+/// What a produced batch came to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Produced {
+    /// Where it lies.
+    pub(crate) info: AppendInfo,
+    /// What its acknowledgement waits for; `None` where it may leave at once.
+    pub(crate) awaits: Option<Awaits>,
+}
+
+/// What an acknowledgement waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Awaits {
+    /// The high watermark, under this leadership (`acks=all`).
+    Commit(Offset, LeaderEpoch),
+    /// The disk, under this leadership (`flush.messages=1`, `acks=1`).
+    Sync(Offset, LeaderEpoch),
+}
+
+/// What a leader's numbers are, for the metrics.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    /// Whether this node leads.
+    pub(crate) leads: bool,
+    /// Whether replicas are out of sync.
+    pub(crate) under_replicated: bool,
+    /// Whether fewer are in sync than asked for.
+    pub(crate) under_min_isr: bool,
+    /// Whether exactly as many are in sync as asked for.
+    pub(crate) at_min_isr: bool,
+    /// Whether the directory failed.
+    pub(crate) offline: bool,
+    /// Bytes of log.
+    pub(crate) size: u64,
+    /// The log's first offset.
+    pub(crate) start: Offset,
+    /// The log's end.
+    pub(crate) end: Offset,
+    /// Requests that wait here.
+    pub(crate) waiting: usize,
+}
+
+impl Partition {
+    /// A partition whose role is not known yet.
+    pub(crate) fn new(
+        (topic, topic_id, index): (KString, TopicId, PartitionIndex),
+        directory: Arc<Directory>,
+        log: PartitionLog,
+        high_watermark: Offset,
+        settings: Arc<TopicSettings>,
+        metrics: TopicMetrics,
+    ) -> Self {
+        let high_watermark = high_watermark.clamp(log.start_offset(), log.end_offset());
+        let role = Role::Follower { leader: None, leader_epoch: LeaderEpoch::NONE, high_watermark };
+        let state = State {
+            log: Some(log),
+            role,
+            waiters: WaiterList::default(),
+            settings,
+            uncommitted_bytes: 0,
+            unflushed: None,
+        };
+        Self {
+            topic,
+            topic_id,
+            index,
+            directory,
+            metrics,
+            flush_queued: AtomicBool::new(false),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The lock. A panic of another holder left the state as it was between two calls.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the role that the metadata gives.
+    pub(crate) fn set_role(
+        &self,
+        me: BrokerId,
+        leader: Option<BrokerId>,
+        assignment: &PartitionAssignment,
+        now: Timestamp,
+    ) -> Result<(), LogError> {
+        let mut state = self.lock();
+        if let (Role::Leader(leading), true) = (&mut state.role, leader == Some(me))
+            && leading.leader_epoch() == assignment.leader_epoch
+        {
+            let moved = leading.on_isr_change(&assignment.isr, assignment.partition_epoch, now);
+            state.on_high_watermark(moved);
+            return Ok(());
+        }
+        let high_watermark = state.high_watermark();
+        if leader == Some(me) {
+            let State { log, settings, .. } = &mut *state;
+            let Some(log) = log else { return Ok(()) };
+            if assignment.leader_epoch > log.last_epoch() {
+                log.assign_epoch_start(assignment.leader_epoch, log.end_offset());
+            }
+            let (start, end) = (log.start_offset(), log.end_offset());
+            let mut leading = LeaderState::new(me, assignment, settings.limits, start, end, high_watermark, now);
+            if settings.syncs_before_acknowledging() {
+                leading.on_durable(log.recovery_point(), now);
+            }
+            state.role = Role::Leader(leading);
+            let committed = state.high_watermark();
+            state.on_high_watermark(Some(committed));
+        } else {
+            state.role = Role::Follower { leader, leader_epoch: assignment.leader_epoch, high_watermark };
+            state.waiters.wake_all();
+        }
+        Ok(())
+    }
+
+    /// Takes over a changed configuration.
+    pub(crate) fn set_settings(&self, settings: Arc<TopicSettings>, now: Timestamp) {
+        let mut state = self.lock();
+        if let Some(log) = &mut state.log {
+            log.set_config(Arc::clone(&settings.log));
+        }
+        state.settings = Arc::clone(&settings);
+        let end = state.log.as_ref().map(PartitionLog::recovery_point);
+        if let Role::Leader(leader) = &mut state.role {
+            let mut moved = leader.on_limits(settings.limits, now);
+            if let (true, Some(end)) = (settings.syncs_before_acknowledging(), end) {
+                moved = leader.on_durable(end, now).or(moved);
+            }
+            state.on_high_watermark(moved);
+        }
+    }
+
+    /// Appends a batch as the leader. `acks_all` asks for min.insync.replicas and awaits the commit.
+    pub(crate) fn append(
+        self: &Arc<Self>,
+        batch: &ValidatedBatch<'_>,
+        acks_all: bool,
+        now: Timestamp,
+    ) -> Result<Produced, ErrorCode> {
+        let mut state = self.lock();
+        let State { log, role, settings, .. } = &mut *state;
+        let Role::Leader(leader) = role else { return Err(ErrorCode::NotLeaderOrFollower) };
+        let log = log.as_mut().ok_or(ErrorCode::KafkaStorageError)?;
+        if acks_all {
+            leader.check_min_isr()?;
+        }
+        let epoch = leader.leader_epoch();
+        let appended = log.append_as_leader(batch, epoch, now).map_err(|error| self.on_append_error(&error))?;
+        let info = *appended.info();
+        let syncs = settings.syncs_before_acknowledging();
+        let required = info.last_offset.plus(1);
+        if matches!(appended, Appended::New(_)) {
+            let moved = leader.on_append(required, now);
+            let flush_after = settings.flush_messages;
+            state.uncommitted_bytes = state.uncommitted_bytes.saturating_add(batch.size() as u32);
+            state.on_high_watermark(moved);
+            let (records, since) = state.unflushed.unwrap_or((0, now));
+            state.unflushed = Some((records + batch.offsets_count(), since));
+            if records + batch.offsets_count() >= flush_after {
+                drop(state);
+                self.directory.request_flush(self);
+                state = self.lock();
+            }
+            self.metrics.messages_in.inc_by(batch.offsets_count() as u64);
+            self.metrics.bytes_in.inc_by(batch.size() as u64);
+        }
+        let awaits = if acks_all {
+            (state.high_watermark() < required).then_some(Awaits::Commit(required, epoch))
+        } else {
+            let synced = state.log.as_ref().map_or(Offset::NONE, PartitionLog::recovery_point);
+            (syncs && synced < required).then_some(Awaits::Sync(required, epoch))
+        };
+        Ok(Produced { info, awaits })
+    }
+
+    /// Whether what an acknowledgement waits for has come: yes, not yet, or never.
+    pub(crate) fn check(&self, awaits: Awaits) -> Result<bool, ErrorCode> {
+        self.lock().check(awaits)
+    }
+
+    /// Registers a waiter unless what it waits for has come already; then counts it down at once.
+    pub(crate) fn wait_for(&self, awaits: Awaits, waiter: &Arc<Waiter>) {
+        let mut state = self.lock();
+        match (state.check(awaits), awaits) {
+            (Ok(false), Awaits::Commit(offset, _)) => state.waiters.add_produce(offset, waiter),
+            (Ok(false), Awaits::Sync(offset, _)) => state.waiters.add_sync(offset, waiter),
+            (Ok(true) | Err(_), _) => waiter.count_down(1),
+        }
+    }
+
+    /// Plans a read by a consumer (of the leader alone) or by a follower.
+    pub(crate) fn read(
+        &self,
+        from: Offset,
+        current_leader_epoch: LeaderEpoch,
+        last_fetched_epoch: LeaderEpoch,
+        max_bytes: u32,
+        min_one_batch: bool,
+        isolation: Isolation,
+    ) -> Result<Read, ErrorCode> {
+        let mut state = self.lock();
+        let leader = state.leader(current_leader_epoch)?;
+        let high_watermark = leader.high_watermark();
+        let log = state.log.as_mut().ok_or(ErrorCode::KafkaStorageError)?;
+        let marks = Marks {
+            high_watermark,
+            last_stable_offset: log.last_stable_offset(high_watermark),
+            log_start: log.start_offset(),
+        };
+        if let Some(diverging) = diverging(log, from, last_fetched_epoch) {
+            return Ok(Read { plan: ReadPlan::default(), marks, aborted: None, diverging: Some(diverging) });
+        }
+        let upper_bound = match isolation {
+            Isolation::ReadUncommitted => high_watermark,
+            Isolation::ReadCommitted => marks.last_stable_offset,
+            Isolation::LogEnd => log.end_offset(),
+        };
+        // A consumer may stand between the high watermark and the log's end after a change of leaders: it waits there.
+        if from < marks.log_start || from > log.end_offset() {
+            return Err(ErrorCode::OffsetOutOfRange);
+        }
+        let mut read = Read { plan: ReadPlan::default(), marks, aborted: None, diverging: None };
+        if isolation == Isolation::ReadCommitted {
+            read.aborted = Some(Vec::new());
+        }
+        if from < upper_bound && (max_bytes > 0 || min_one_batch) {
+            let request = ReadRequest { from, upper_bound, max_bytes, min_one_batch };
+            read.plan = log.read(&request).map_err(|error| self.on_read_error(&error))?;
+            if isolation == Isolation::ReadCommitted && !read.plan.is_empty() {
+                let aborted = log.aborted_transactions(from, upper_bound);
+                read.aborted = Some(aborted.map_err(|error| self.on_log_error(&error))?);
+            }
+        }
+        Ok(read)
+    }
+
+    /// Runs something on the leader's log.
+    pub(crate) fn with_leader<T>(
+        &self,
+        current_leader_epoch: LeaderEpoch,
+        act: impl FnOnce(&mut PartitionLog, &mut LeaderState) -> Result<T, LogError>,
+    ) -> Result<T, ErrorCode> {
+        let mut state = self.lock();
+        state.leader(current_leader_epoch)?;
+        let State { log, role, .. } = &mut *state;
+        let (Some(log), Role::Leader(leader)) = (log, role) else { return Err(ErrorCode::KafkaStorageError) };
+        act(log, leader).map_err(|error| self.on_log_error(&error))
+    }
+
+    /// Runs something on the log, whoever leads; `None` where it is gone.
+    pub(crate) fn with_log<T>(&self, act: impl FnOnce(&mut PartitionLog, Offset) -> T) -> Option<T> {
+        let mut state = self.lock();
+        let high_watermark = state.high_watermark();
+        state.log.as_mut().map(|log| act(log, high_watermark))
+    }
+
+    /// Who leads as far as this node knows, and under which epoch.
+    pub(crate) fn leadership(&self, me: BrokerId) -> (Option<BrokerId>, LeaderEpoch) {
+        match &self.lock().role {
+            Role::Leader(leader) => (Some(me), leader.leader_epoch()),
+            Role::Follower { leader, leader_epoch, .. } => (*leader, *leader_epoch),
+        }
+    }
+
+    /// Everything before it is committed, as far as this node knows.
+    pub(crate) fn high_watermark(&self) -> Offset {
+        self.lock().high_watermark()
+    }
+
+    /// Syncs what was appended; blocks, so only the flusher and a shutdown call it.
+    pub(crate) fn flush(&self, now: Timestamp) {
+        self.flush_queued.store(false, Ordering::Release);
+        let token = {
+            let mut state = self.lock();
+            state.unflushed = None;
+            let Some(log) = &mut state.log else { return };
+            match log.flush() {
+                Ok(Some(token)) => token,
+                Ok(None) => return,
+                Err(error) => {
+                    drop(state);
+                    self.on_log_error(&error);
+                    return;
+                }
+            }
+        };
+        match token.complete() {
+            Ok(flushed) => {
+                let mut state = self.lock();
+                let State { log, role, settings, waiters, .. } = &mut *state;
+                let Some(log) = log else { return };
+                log.flushed(flushed);
+                let durable = log.recovery_point();
+                waiters.on_durable(durable);
+                if let (Role::Leader(leader), true) = (role, settings.syncs_before_acknowledging()) {
+                    let moved = leader.on_durable(durable, now);
+                    state.on_high_watermark(moved);
+                }
+            }
+            Err(error) => {
+                self.on_log_error(&error);
+            }
+        }
+    }
+
+    /// Marks the partition as queued for a flush; false where it is already.
+    pub(crate) fn mark_flush_queued(&self) -> bool {
+        !self.flush_queued.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether `flush.ms` has passed since the first unsynced record.
+    pub(crate) fn is_flush_due(&self, now: Timestamp) -> bool {
+        let state = self.lock();
+        state.unflushed.is_some_and(|(_, since)| now.since(since) >= state.settings.flush_ms)
+    }
+
+    /// Takes the log out of service: the partition is deleted, or the node stops, or its directory failed.
+    pub(crate) fn take_log(&self) -> Option<PartitionLog> {
+        let mut state = self.lock();
+        state.waiters.wake_all();
+        state.log.take()
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> TopicPartition {
+        TopicPartition { topic: self.topic.clone(), partition: self.index }
+    }
+
+    /// What a checkpoint file says of it; nothing where the log is gone.
+    pub(crate) fn checkpoint_entry(&self, kind: CheckpointKind) -> Option<Offset> {
+        self.with_log(|log, high_watermark| match kind {
+            CheckpointKind::RecoveryPoint => Some(log.recovery_point()),
+            // Kafka lists a start only where records were deleted by request; a start at the first segment says itself.
+            CheckpointKind::LogStart => (log.start_offset() > Offset::ZERO).then(|| log.start_offset()),
+            CheckpointKind::HighWatermark => Some(high_watermark),
+            CheckpointKind::Cleaner => None,
+        })?
+    }
+
+    /// How the partition stands.
+    pub(crate) fn standing(&self) -> Standing {
+        let state = self.lock();
+        let (size, start, end) = match &state.log {
+            Some(log) => (log.size(), log.start_offset(), log.end_offset()),
+            None => (0, Offset::ZERO, Offset::ZERO),
+        };
+        let mut standing = Standing {
+            leads: false,
+            under_replicated: false,
+            under_min_isr: false,
+            at_min_isr: false,
+            offline: state.log.is_none(),
+            size,
+            start,
+            end,
+            waiting: state.waiters.len(),
+        };
+        if let Role::Leader(leader) = &state.role {
+            standing.leads = true;
+            standing.under_replicated = leader.is_under_replicated();
+            standing.under_min_isr = leader.is_under_min_isr();
+            standing.at_min_isr = leader.is_at_min_isr();
+        }
+        standing
+    }
+
+    fn on_append_error(&self, error: &AppendError) -> ErrorCode {
+        if let AppendError::Log(error) = error {
+            return self.on_log_error(error);
+        }
+        error.error_code()
+    }
+
+    fn on_read_error(&self, error: &ReadError) -> ErrorCode {
+        if let ReadError::Log(error) = error {
+            return self.on_log_error(error);
+        }
+        error.error_code()
+    }
+
+    /// The disk said no: the directory is not trusted any more.
+    fn on_log_error(&self, error: &LogError) -> ErrorCode {
+        self.directory.fail(&format!("{}-{}: {error}", self.topic, self.index));
+        ErrorCode::KafkaStorageError
+    }
+}
+
+impl State {
+    fn leader(&self, current_leader_epoch: LeaderEpoch) -> Result<&LeaderState, ErrorCode> {
+        match &self.role {
+            Role::Leader(leader) => {
+                leader.check_epoch(current_leader_epoch)?;
+                Ok(leader)
+            }
+            Role::Follower { leader_epoch, .. } => {
+                check_leader_epoch(current_leader_epoch, *leader_epoch)?;
+                Err(ErrorCode::NotLeaderOrFollower)
+            }
+        }
+    }
+
+    fn high_watermark(&self) -> Offset {
+        match &self.role {
+            Role::Leader(leader) => leader.high_watermark(),
+            Role::Follower { high_watermark, .. } => *high_watermark,
+        }
+    }
+
+    fn check(&self, awaits: Awaits) -> Result<bool, ErrorCode> {
+        let (Awaits::Commit(_, epoch) | Awaits::Sync(_, epoch)) = awaits;
+        let Role::Leader(leader) = &self.role else { return Err(ErrorCode::NotLeaderOrFollower) };
+        if leader.leader_epoch() != epoch {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        let log = self.log.as_ref().ok_or(ErrorCode::KafkaStorageError)?;
+        match awaits {
+            Awaits::Commit(offset, _) if leader.high_watermark() >= offset => {
+                leader.check_min_isr().map_err(|_| ErrorCode::NotEnoughReplicasAfterAppend)?;
+                Ok(true)
+            }
+            Awaits::Commit(..) => Ok(false),
+            Awaits::Sync(offset, _) => Ok(log.recovery_point() >= offset),
+        }
+    }
+
+    fn on_high_watermark(&mut self, moved: Option<Offset>) {
+        if let Some(high_watermark) = moved {
+            let bytes = std::mem::take(&mut self.uncommitted_bytes);
+            self.waiters.on_high_watermark(high_watermark, bytes);
+        }
+    }
+}
+
+/// KIP-595: a reader whose last record is of an epoch that ended elsewhere here has to cut its log back first.
+fn diverging(log: &PartitionLog, from: Offset, last_fetched_epoch: LeaderEpoch) -> Option<EpochEndOffset> {
+    if last_fetched_epoch == LeaderEpoch::NONE {
+        return None;
+    }
+    let ours = log.end_offset_for_epoch(last_fetched_epoch);
+    (ours.end_offset != Offset::NONE && (ours.end_offset < from || ours.leader_epoch < last_fetched_epoch))
+        .then_some(ours)
+}

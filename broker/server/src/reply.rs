@@ -1,0 +1,165 @@
+//! A response on its way out: bytes that we made, and regions of log files that the kernel copies itself.
+//!
+//! Made by the APIs, sent by `connection.rs`. A region keeps its file open, so a deleted segment is still read to its end; a
+//! file that turns out shorter closes the connection, as padding would be a lie.
+
+use std::{
+    io::{self, IoSlice},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use gregor_log::{ReadPlan, Region, disk::SharedFile};
+use gregor_wire::{
+    Message, ResponseHeader, Struct, Writer,
+    fetch::{ResponsePlan, Segment},
+};
+use rustix::net::{SendAncillaryBuffer, SendFlags};
+use tokio::{io::Interest, net::TcpStream};
+
+use crate::connection::Close;
+
+/// One `sendfile` copies at most this much: measured best on loopback.
+const SENDFILE_STEP: u64 = 64 << 10;
+/// Fewer bytes than this are read and sent with the header in one call, which costs less than a `sendfile`.
+const SENDFILE_BYTES_MIN: u64 = 32 << 10;
+/// After so much the task lets others run.
+const FAIR_SHARE: u64 = 256 << 10;
+/// Slices of one `sendmsg`.
+const SLICES_MAX: usize = 16;
+/// How long a peer may take no byte at all.
+const STALL_TIME: Duration = Duration::from_secs(60);
+
+/// A whole response with its length in front.
+#[derive(Debug, Default)]
+pub(crate) struct Reply {
+    segments: Vec<Segment<ReadPlan>>,
+}
+
+impl Reply {
+    /// A response whose body is a message.
+    pub(crate) fn message<M: Message>(
+        correlation_id: i32,
+        header_version: i16,
+        message: &M,
+        version: i16,
+    ) -> Result<Self, Close> {
+        let mut writer = Writer::with_capacity(512);
+        writer.i32(0);
+        ResponseHeader { correlation_id, ..ResponseHeader::default() }.write(&mut writer, header_version)?;
+        message.encode(&mut writer, version)?;
+        let mut buffer = writer.into_inner();
+        let length = u32::try_from(buffer.len() - 4).expect("what we answer is bounded far below 2 GiB");
+        buffer[..4].copy_from_slice(&length.to_be_bytes());
+        Ok(Self { segments: vec![Segment::Inline(buffer.freeze())] })
+    }
+
+    /// A fetch response. Few records are read here and leave with the header; many are left to the kernel.
+    pub(crate) fn fetched(plan: ResponsePlan<ReadPlan>) -> io::Result<Self> {
+        let mut segments = plan.segments;
+        if (plan.size as u64) < SENDFILE_BYTES_MIN {
+            for segment in &mut segments {
+                if let Segment::Records(records) = segment {
+                    *segment = Segment::Inline(records.read_all()?);
+                }
+            }
+        }
+        Ok(Self { segments })
+    }
+
+    /// Sends the whole response.
+    pub(crate) async fn send(self, stream: &TcpStream) -> Result<(), Close> {
+        let mut segments = self.segments.iter().peekable();
+        let mut inline: Vec<&Bytes> = Vec::with_capacity(segments.len().min(SLICES_MAX));
+        while let Some(segment) = segments.next() {
+            match segment {
+                Segment::Inline(bytes) => {
+                    inline.push(bytes);
+                    let more = segments.peek().is_some();
+                    let next_is_inline = matches!(segments.peek(), Some(Segment::Inline(_)));
+                    if !next_is_inline || inline.len() == SLICES_MAX {
+                        send_bytes(stream, &inline, more).await?;
+                        inline.clear();
+                    }
+                }
+                Segment::Records(records) => {
+                    for region in records.regions() {
+                        match region {
+                            Region::File { file, position, len } => {
+                                send_region(stream, file, *position, u64::from(*len)).await?;
+                            }
+                            // A plan with a source that this sender does not know was never sent to be read here.
+                            _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `more` joins the bytes with what follows into full packets.
+async fn send_bytes(stream: &TcpStream, pieces: &[&Bytes], more: bool) -> Result<(), Close> {
+    let flags = if more { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
+    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|bytes| IoSlice::new(bytes)).collect();
+    let mut rest = &mut slices[..];
+    while !rest.is_empty() {
+        let sent = stream.try_io(Interest::WRITABLE, || {
+            Ok(rustix::net::sendmsg(stream, rest, &mut SendAncillaryBuffer::default(), flags)?)
+        });
+        match sent {
+            Ok(sent) => IoSlice::advance_slices(&mut rest, sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => writable(stream).await?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+async fn send_region(stream: &TcpStream, file: &SharedFile, start: u64, len: u64) -> Result<(), Close> {
+    let Some(descriptor) = file.as_fd() else { return send_read(stream, file, start, len).await };
+    let mut position = start;
+    let end = start + len;
+    let mut turn = 0;
+    while position < end {
+        let step = (end - position).min(SENDFILE_STEP) as usize;
+        let sent = stream
+            .try_io(Interest::WRITABLE, || Ok(rustix::fs::sendfile(stream, descriptor, Some(&mut position), step)?));
+        match sent {
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(sent) => {
+                turn += sent as u64;
+                if turn >= FAIR_SHARE {
+                    turn = 0;
+                    tokio::task::yield_now().await;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => writable(stream).await?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// A file in memory, which has no descriptor, is read and sent like bytes of ours.
+async fn send_read(stream: &TcpStream, file: &SharedFile, start: u64, len: u64) -> Result<(), Close> {
+    let mut sent = 0;
+    while sent < len {
+        let step = (len - sent).min(SENDFILE_STEP);
+        let mut bytes = vec![0; step as usize];
+        file.read_exact_at(&mut bytes, start + sent)?;
+        send_bytes(stream, &[&bytes.into()], sent + step < len).await?;
+        sent += step;
+    }
+    Ok(())
+}
+
+async fn writable(stream: &TcpStream) -> Result<(), Close> {
+    match tokio::time::timeout(STALL_TIME, stream.writable()).await {
+        Ok(ready) => Ok(ready?),
+        Err(_) => Err(Close::Stalled),
+    }
+}

@@ -1,0 +1,190 @@
+//! Requests that wait for a partition to move.
+//!
+//! A delayed Produce or Fetch is the connection's own task, asleep on a [`Waiter`]. It registers with the partitions that
+//! concern it, under their locks; who moves a high watermark walks the partition's list once and wakes each task at most
+//! once. Nothing ticks while nothing waits, and a waiter that gives up takes itself off the lists.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use gregor_types::Offset;
+use tokio::{sync::Notify, time::Instant};
+
+/// One waiting request.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    /// Partitions (Produce) or bytes (Fetch) that are still missing.
+    remaining: AtomicU32,
+    notify: Notify,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// What was missing came, or a partition says that it never will.
+    Woken,
+    /// The deadline passed.
+    TimedOut,
+}
+
+/// The waiters of one partition; lives under the partition's lock.
+#[derive(Debug, Default)]
+pub(crate) struct WaiterList {
+    fetches: Vec<Arc<Waiter>>,
+    produces: Vec<(Offset, Arc<Waiter>)>,
+    syncs: Vec<(Offset, Arc<Waiter>)>,
+}
+
+impl Waiter {
+    /// A waiter for that many partitions or bytes.
+    pub(crate) fn new(remaining: u32) -> Arc<Self> {
+        Arc::new(Self { remaining: AtomicU32::new(remaining), notify: Notify::new() })
+    }
+
+    /// So much less is missing; wakes the task when nothing is.
+    pub(crate) fn count_down(&self, amount: u32) {
+        let before = self
+            .remaining
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| Some(left.saturating_sub(amount)))
+            .unwrap_or_else(|left| left);
+        if before > 0 && before <= amount {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Wakes the task whatever is missing: it looks itself.
+    pub(crate) fn wake(&self) {
+        self.count_down(u32::MAX);
+    }
+
+    /// Whether nothing is missing any more.
+    pub(crate) fn is_done(&self) -> bool {
+        self.remaining.load(Ordering::Acquire) == 0
+    }
+
+    /// Sleeps until nothing is missing or the deadline. May be dropped and called again.
+    pub(crate) async fn wait_until(&self, deadline: Instant) -> Waited {
+        if self.is_done() {
+            return Waited::Woken;
+        }
+        match tokio::time::timeout_at(deadline, self.notify.notified()).await {
+            Ok(()) => Waited::Woken,
+            Err(_) if self.is_done() => Waited::Woken,
+            Err(_) => Waited::TimedOut,
+        }
+    }
+}
+
+impl WaiterList {
+    /// A fetch waits for bytes.
+    pub(crate) fn add_fetch(&mut self, waiter: &Arc<Waiter>) {
+        self.fetches.push(Arc::clone(waiter));
+    }
+
+    /// A produce waits for everything before `offset` to be committed.
+    pub(crate) fn add_produce(&mut self, offset: Offset, waiter: &Arc<Waiter>) {
+        self.produces.push((offset, Arc::clone(waiter)));
+    }
+
+    /// A produce waits for everything before `offset` to be on the disk.
+    pub(crate) fn add_sync(&mut self, offset: Offset, waiter: &Arc<Waiter>) {
+        self.syncs.push((offset, Arc::clone(waiter)));
+    }
+
+    /// The waiter has what it needs, or gave up.
+    pub(crate) fn remove(&mut self, waiter: &Arc<Waiter>) {
+        self.fetches.retain(|other| !Arc::ptr_eq(other, waiter));
+        self.produces.retain(|(_, other)| !Arc::ptr_eq(other, waiter));
+        self.syncs.retain(|(_, other)| !Arc::ptr_eq(other, waiter));
+    }
+
+    /// The high watermark moved by that many bytes.
+    pub(crate) fn on_high_watermark(&mut self, high_watermark: Offset, bytes: u32) {
+        self.fetches.retain(|waiter| {
+            waiter.count_down(bytes.max(1));
+            !waiter.is_done()
+        });
+        count_down_reached(&mut self.produces, high_watermark);
+    }
+
+    /// Everything before that offset is on the disk.
+    pub(crate) fn on_durable(&mut self, durable_end: Offset) {
+        count_down_reached(&mut self.syncs, durable_end);
+    }
+
+    /// The partition changed in a way that no waiter waits for: leadership, deletion, a failed directory.
+    pub(crate) fn wake_all(&mut self) {
+        self.fetches.drain(..).for_each(|waiter| waiter.wake());
+        let awaiting = self.produces.drain(..).chain(self.syncs.drain(..));
+        awaiting.for_each(|(_, waiter)| waiter.count_down(1));
+    }
+
+    /// How many requests wait here.
+    pub(crate) fn len(&self) -> usize {
+        self.fetches.len() + self.produces.len() + self.syncs.len()
+    }
+}
+
+fn count_down_reached(waiting: &mut Vec<(Offset, Arc<Waiter>)>, reached: Offset) {
+    waiting.retain(|(offset, waiter)| {
+        let done = *offset <= reached;
+        if done {
+            waiter.count_down(1);
+        }
+        !done
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    #[tokio::test]
+    async fn a_produce_wakes_when_its_last_partition_is_committed() {
+        let waiter = Waiter::new(2);
+        let (mut one, mut two) = (WaiterList::default(), WaiterList::default());
+        one.add_produce(Offset(10), &waiter);
+        two.add_produce(Offset(5), &waiter);
+        one.on_high_watermark(Offset(10), 100);
+        two.on_high_watermark(Offset(4), 100);
+        assert!(!waiter.is_done());
+        two.on_high_watermark(Offset(6), 100);
+        assert_eq!(waiter.wait_until(soon()).await, Waited::Woken);
+        assert_eq!(one.len() + two.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_fetch_wakes_when_enough_bytes_came() {
+        let waiter = Waiter::new(150);
+        let mut list = WaiterList::default();
+        list.add_fetch(&waiter);
+        list.on_high_watermark(Offset(1), 100);
+        assert!(!waiter.is_done());
+        list.on_high_watermark(Offset(2), 100);
+        assert_eq!(waiter.wait_until(soon()).await, Waited::Woken);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_ends_the_wait() {
+        let waiter = Waiter::new(1);
+        assert_eq!(waiter.wait_until(Instant::now()).await, Waited::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn a_lost_leadership_wakes_everybody() {
+        let (produce, fetch) = (Waiter::new(1), Waiter::new(1_000_000));
+        let mut list = WaiterList::default();
+        list.add_produce(Offset(10), &produce);
+        list.add_fetch(&fetch);
+        list.wake_all();
+        assert!(produce.is_done() && fetch.is_done());
+    }
+}
