@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use gregor_log::{Disk, LogDirectory, LogError, MetaProperties, disk::replace_file};
-use gregor_metadata::{KRAFT_VERSION_FEATURE, METADATA_VERSION_FEATURE, MetadataVersion, ServedFeature, VersionedRecord};
+use gregor_metadata::{
+    KRAFT_VERSION_FEATURE, METADATA_VERSION_FEATURE, MetadataVersion, ServedFeature, VersionedRecord,
+};
 use gregor_raft::{ReplicaKey, SnapshotId, Voter, VoterSet, snapshot};
 use gregor_state_records::metadata::{FeatureLevelRecord, MetadataRecord};
 use gregor_types::{BrokerId, ClusterId, DirectoryId, LeaderEpoch, Timestamp};
@@ -181,7 +183,8 @@ fn format_directory(
     directory: &Path,
     id: DirectoryId,
 ) -> Result<(), FormatError> {
-    let create = |path: &Path| disk.create_directory(path).map_err(|error| FormatError::File { path: path.to_owned(), error });
+    let create =
+        |path: &Path| disk.create_directory(path).map_err(|error| FormatError::File { path: path.to_owned(), error });
     create(directory)?;
     let is_metadata = directory == options.metadata_directory;
     let in_log = options.metadata_version >= LEVEL_OF_KIP_1170;
@@ -202,8 +205,12 @@ fn format_directory(
         let path = partition.join(snapshot::file_name(SnapshotId::BOOTSTRAP));
         write_checkpoint(disk, &path, writer, if in_log { &records } else { &[] })?;
     }
-    let properties =
-        MetaProperties { version: 1, cluster_id: options.cluster_id.clone(), node_id: options.node_id, directory_id: Some(id) };
+    let properties = MetaProperties {
+        version: 1,
+        cluster_id: options.cluster_id.clone(),
+        node_id: options.node_id,
+        directory_id: Some(id),
+    };
     LogDirectory::format(disk, directory, &properties)?;
     Ok(())
 }
@@ -215,7 +222,10 @@ fn first_records(options: &FormatOptions) -> Result<Vec<bytes::Bytes>, FormatErr
     let mut features: Vec<_> = options.features.iter().filter(|(name, _)| name != KRAFT_VERSION_FEATURE).collect();
     features.sort();
     let first = (METADATA_VERSION_FEATURE, options.metadata_version);
-    let others = features.iter().map(|(name, level)| (name.as_str(), *level)).filter(|(name, level)| *level > 0 && *name != first.0);
+    let others = features
+        .iter()
+        .map(|(name, level)| (name.as_str(), *level))
+        .filter(|(name, level)| *level > 0 && *name != first.0);
     let mut records = Vec::new();
     for (name, feature_level) in std::iter::once(first).chain(others) {
         let record = FeatureLevelRecord { name: name.into(), feature_level, ..Default::default() };

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use gregor_metadata::{Changes, MetadataImage};
-use gregor_types::{BrokerEpoch, Offset};
+use gregor_raft::SnapshotId;
+use gregor_types::{BrokerEpoch, DirectoryId, Offset};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Answered, ControllerRequest, ControllerResponse};
@@ -72,7 +73,10 @@ impl BrokerState {
     pub const fn epoch(self) -> Option<BrokerEpoch> {
         match self {
             Self::Starting => None,
-            Self::Recovery(epoch) | Self::Running(epoch) | Self::PendingControlledShutdown(epoch) | Self::ShuttingDown(epoch) => Some(epoch),
+            Self::Recovery(epoch)
+            | Self::Running(epoch)
+            | Self::PendingControlledShutdown(epoch)
+            | Self::ShuttingDown(epoch) => Some(epoch),
         }
     }
 }
@@ -80,11 +84,19 @@ impl BrokerState {
 /// What the control thread is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    Request { version: i16, request: ControllerRequest, reply: oneshot::Sender<ControllerResponse> },
+    Request {
+        version: i16,
+        request: ControllerRequest,
+        reply: oneshot::Sender<ControllerResponse>,
+    },
     /// The partitions manager has done everything up to this offset of the metadata log.
     Loaded(Offset),
+    /// A log directory of this broker failed.
+    DirectoryFailed(DirectoryId),
     /// Begin the controlled shutdown of this broker.
     ShutDownBroker,
+    /// A snapshot has been written, or not: its writer has said why.
+    SnapshotWritten(Option<SnapshotId>),
     /// End the thread: close the log and say so.
     Stop(oneshot::Sender<()>),
 }
@@ -129,11 +141,17 @@ impl ControlHandle {
         self.send(Command::Loaded(last_offset)).await
     }
 
+    /// A log directory of this broker failed: its replicas must be led elsewhere.
+    pub async fn directory_failed(&self, directory: DirectoryId) -> Result<(), ControlClosed> {
+        self.send(Command::DirectoryFailed(directory)).await
+    }
+
     /// Asks the controller to move leaderships away. Returns when the broker may stop.
     pub async fn shut_down_broker(&self) -> Result<(), ControlClosed> {
         self.send(Command::ShutDownBroker).await?;
         let mut state = self.broker_state();
-        let stopped = state.wait_for(|state| matches!(state, BrokerState::ShuttingDown(_) | BrokerState::Starting)).await;
+        let stopped =
+            state.wait_for(|state| matches!(state, BrokerState::ShuttingDown(_) | BrokerState::Starting)).await;
         stopped.map(drop).map_err(|_| ControlClosed)
     }
 

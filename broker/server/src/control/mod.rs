@@ -5,10 +5,22 @@
 //! only the active controller can do. Committed metadata goes raft -> image -> [`MetadataListener`]. It never touches a partition
 //! other than the metadata log's own, and it never serves a socket: requests of other nodes reach it decoded.
 
+mod answers;
+mod broker;
+mod driver;
 mod format;
 mod handle;
+mod metadata_log;
+mod quorum_state;
+mod replay;
 mod request;
+mod snapshots;
+mod start;
 
 pub use format::{FormatError, FormatOptions, Formatted, InitialVoters, format_storage};
 pub use handle::{BrokerState, ControlClosed, ControlHandle, ImageUpdate, MetadataListener};
+pub use metadata_log::MetadataLogError;
+pub use quorum_state::QuorumStateError;
+pub use replay::ReplayError;
 pub use request::{Answered, ControllerRequest, ControllerResponse};
+pub use start::{ControlError, ControlOptions, ControlThread, start};

@@ -2,10 +2,11 @@
 //! controller or of the quorum's leader. In process now, the same over the network between nodes.
 
 use gregor_messages::{
-    AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest,
-    BrokerRegistrationRequest, ControllerRegistrationRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeQuorumRequest, DescribeQuorumResponse, ElectLeadersRequest, FetchRequest, FetchResponse, FetchSnapshotRequest,
-    FetchSnapshotResponse, IncrementalAlterConfigsRequest, Request, UnregisterBrokerRequest, VoteRequest, VoteResponse,
+    AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
+    BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, DescribeQuorumResponse, ElectLeadersRequest,
+    FetchRequest, FetchResponse, FetchSnapshotRequest, FetchSnapshotResponse, IncrementalAlterConfigsRequest, Request,
+    UnregisterBrokerRequest, VoteRequest, VoteResponse,
 };
 
 /// A request to the active controller or to the quorum's leader.

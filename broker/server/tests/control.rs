@@ -1,0 +1,360 @@
+//! The control thread on real files: a quorum of one that leads, registers, decides, remembers, snapshots and refuses.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use gregor_config::{BrokerConfig, Properties};
+use gregor_log::disk::RealDisk;
+use gregor_messages::{
+    BrokerHeartbeatRequest, CreateTopicsRequest, DescribeQuorumRequest, FetchRequest,
+    create_topics_request::CreatableTopic,
+    describe_quorum_request,
+    fetch_request::{FetchPartition, FetchTopic},
+};
+use gregor_node::LifecycleConfig;
+use gregor_raft::{Endpoint, ReplicaKey, Voter};
+use gregor_server::control::{
+    self, BrokerState, ControlError, ControlHandle, ControlOptions, ControlThread, FormatOptions, ImageUpdate,
+    InitialVoters, MetadataListener, format_storage,
+};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, Timestamp, Uuid};
+
+const DIRECTORY: Uuid = Uuid(0x1111_2222_3333_4444_8555_6666_7777_8888);
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A node's folder and settings.
+struct Home {
+    folder: tempfile::TempDir,
+    properties: Vec<(&'static str, String)>,
+    voters: Voting,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Voting {
+    Static,
+    Dynamic,
+}
+
+/// Remembers what it is told.
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Vec<ImageUpdate>>>);
+
+impl MetadataListener for Memory {
+    fn publish(&mut self, update: ImageUpdate) {
+        self.0.lock().unwrap().push(update);
+    }
+}
+
+struct Node {
+    control: ControlHandle,
+    thread: ControlThread,
+    memory: Memory,
+}
+
+impl Home {
+    fn new(voters: Voting) -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), properties: Vec::new(), voters }
+    }
+
+    fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.properties.push((key, value.into()));
+        self
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn partition(&self) -> PathBuf {
+        self.directory().join("__cluster_metadata-0")
+    }
+
+    fn config(&self) -> BrokerConfig {
+        let mut properties = Properties::default();
+        properties.set("node.id", "1");
+        properties.set("process.roles", "broker,controller");
+        properties.set("listeners", "PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093");
+        properties.set("controller.listener.names", "CONTROLLER");
+        properties.set("log.dirs", self.directory().to_str().unwrap());
+        match self.voters {
+            Voting::Static => properties.set("controller.quorum.voters", "1@127.0.0.1:9093"),
+            Voting::Dynamic => properties.set("controller.quorum.bootstrap.servers", "127.0.0.1:9093"),
+        }
+        for (key, value) in &self.properties {
+            properties.set(*key, value);
+        }
+        BrokerConfig::from_properties(&properties).unwrap().0
+    }
+
+    fn format_options(&self) -> FormatOptions {
+        let voter = Voter {
+            key: ReplicaKey::new(BrokerId(1), DIRECTORY),
+            endpoints: vec![Endpoint { name: "CONTROLLER".into(), host: "127.0.0.1".into(), port: 9093 }],
+            kraft_versions: (0, 1),
+        };
+        FormatOptions {
+            cluster_id: "cluster".into(),
+            node_id: BrokerId(1),
+            directories: vec![(self.directory(), DIRECTORY)],
+            metadata_directory: self.directory(),
+            voters: if self.voters == Voting::Dynamic {
+                InitialVoters::Dynamic(vec![voter])
+            } else {
+                InitialVoters::None
+            },
+            metadata_version: 30,
+            features: Vec::new(),
+            ignore_formatted: false,
+            now: Timestamp(1_700_000_000_000),
+        }
+    }
+
+    fn format(&self) {
+        format_storage(&RealDisk, &self.format_options()).unwrap();
+    }
+
+    fn try_start(&self) -> Result<Node, ControlError> {
+        let config = Arc::new(self.config());
+        let memory = Memory::default();
+        let broker = LifecycleConfig {
+            id: BrokerId(1),
+            cluster_id: "cluster".into(),
+            incarnation: Uuid(std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos()),
+            listeners: vec![("PLAINTEXT".into(), "127.0.0.1".into(), 9092, 0)],
+            rack: None,
+            directories: vec![DIRECTORY],
+            previous_epoch: BrokerEpoch::NONE,
+            heartbeat_interval: 2_000_000_000,
+            registration_timeout: 20_000_000_000,
+        };
+        let options = ControlOptions {
+            config,
+            disk: Arc::new(RealDisk),
+            cluster_id: "cluster".into(),
+            metadata_directory_id: DIRECTORY,
+            controller_endpoints: vec![Endpoint { name: "CONTROLLER".into(), host: "127.0.0.1".into(), port: 9093 }],
+            broker,
+            listener: Box::new(memory.clone()),
+        };
+        let (control, thread) = control::start(options)?;
+        Ok(Node { control, thread, memory })
+    }
+
+    /// Starts a node and waits until its broker serves.
+    async fn start(&self) -> Node {
+        let node = self.try_start().unwrap();
+        let mut images = node.control.image_updates();
+        let first = images.wait_for(|image| image.position.last_offset.value() >= 0);
+        tokio::time::timeout(DEADLINE, first).await.expect("no metadata in time").unwrap();
+        node.control.loaded(node.control.image().position.last_offset).await.unwrap();
+        let mut state = node.control.broker_state();
+        let running = state.wait_for(|state| matches!(state, BrokerState::Running(_)));
+        tokio::time::timeout(DEADLINE, running).await.expect("the broker is not unfenced in time").unwrap();
+        node
+    }
+}
+
+impl Node {
+    async fn create_topic(&self, name: &str, partitions: i32) -> ErrorCode {
+        let topic = CreatableTopic {
+            name: name.into(),
+            num_partitions: partitions,
+            replication_factor: 1,
+            ..Default::default()
+        };
+        let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+        ErrorCode::from(self.control.ask(7, request).await.unwrap().topics[0].error_code)
+    }
+
+    async fn stop(mut self) {
+        self.control.stop().await.unwrap();
+        self.thread.ended().await.unwrap();
+    }
+}
+
+fn checkpoints(partition: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(partition).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.ends_with(".checkpoint")).collect();
+    names.sort();
+    names
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_formatted_node_leads_registers_and_creates_topics() {
+    for voting in [Voting::Static, Voting::Dynamic] {
+        let home = Home::new(voting);
+        home.format();
+        let node = home.start().await;
+        assert_eq!(node.create_topic("first", 3).await, ErrorCode::None);
+        assert_eq!(node.create_topic("first", 3).await, ErrorCode::TopicAlreadyExists);
+        let image = node.control.image();
+        assert_eq!(image.topics().by_name("first").unwrap().partitions().count(), 3, "an answer comes after its image");
+        assert_eq!(image.features().metadata_version().level(), 30);
+        assert!(image.cluster().is_active(BrokerId(1)));
+        assert!(
+            image.cluster().controller(BrokerId(1)).is_some() || voting == Voting::Static || {
+                until("the controller's registration", || {
+                    node.control.image().cluster().controller(BrokerId(1)).is_some()
+                })
+                .await;
+                true
+            }
+        );
+        let seen =
+            node.memory.0.lock().unwrap().iter().map(|update| update.changes.topics_created.len()).sum::<usize>();
+        assert_eq!(seen, 1, "the listener hears of each topic once");
+        node.stop().await;
+        let state = std::fs::read_to_string(home.partition().join("quorum-state")).unwrap();
+        assert!(
+            state.starts_with(if voting == Voting::Dynamic {
+                r#"{"leaderId":1,"leaderEpoch":1"#
+            } else {
+                r#"{"clusterId":"","leaderId":1"#
+            }),
+            "{state}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn metadata_survives_restarts_and_each_has_a_new_epoch() {
+    let home = Home::new(Voting::Dynamic);
+    home.format();
+    let node = home.start().await;
+    assert_eq!(node.create_topic("kept", 1).await, ErrorCode::None);
+    let id = node.control.image().topics().by_name("kept").unwrap().id;
+    let first_epoch = node.control.broker_epoch();
+    node.stop().await;
+    let node = home.start().await;
+    assert_eq!(node.control.image().topics().by_name("kept").unwrap().id, id);
+    assert!(node.control.broker_epoch() > first_epoch);
+    let partition = describe_quorum_request::PartitionData::default();
+    let topic = describe_quorum_request::TopicData {
+        topic_name: "__cluster_metadata".into(),
+        partitions: vec![partition],
+        ..Default::default()
+    };
+    let request = DescribeQuorumRequest { topics: vec![topic], ..Default::default() };
+    let quorum = node.control.ask(2, request).await.unwrap();
+    let partition = &quorum.topics[0].partitions[0];
+    assert_eq!((partition.leader_id, partition.leader_epoch), (1, 2));
+    assert_eq!(partition.current_voters[0].replica_directory_id, DIRECTORY);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_thread_that_was_not_stopped_leaves_a_log_that_can_be_read() {
+    let home = Home::new(Voting::Static);
+    home.format();
+    let node = home.start().await;
+    assert_eq!(node.create_topic("kept", 1).await, ErrorCode::None);
+    let copy = Home::new(Voting::Static);
+    // A copy of the files as they are now is what a kill leaves.
+    std::fs::create_dir_all(copy.partition()).unwrap();
+    for entry in std::fs::read_dir(home.partition()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.partition().join(entry.file_name())).unwrap();
+    }
+    std::fs::copy(home.directory().join("bootstrap.checkpoint"), copy.directory().join("bootstrap.checkpoint"))
+        .unwrap();
+    let second = copy.start().await;
+    assert!(second.control.image().topics().by_name("kept").is_some());
+    second.stop().await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn snapshots_are_written_old_ones_go_and_a_restart_reads_the_newest() {
+    let home = Home::new(Voting::Dynamic)
+        .with("metadata.log.max.record.bytes.between.snapshots", "2000")
+        .with("metadata.max.retention.bytes", "1000")
+        .with("metadata.max.idle.interval.ms", "0");
+    home.format();
+    let node = home.start().await;
+    for number in 0..60 {
+        assert_eq!(node.create_topic(&format!("topic-{number}"), 2).await, ErrorCode::None);
+    }
+    let partition = home.partition();
+    until("one snapshot, and not that of formatting", || {
+        let names = checkpoints(&partition);
+        names.len() == 1 && names[0] != "00000000000000000000-0000000000.checkpoint"
+    })
+    .await;
+    node.stop().await;
+    let node = home.start().await;
+    assert_eq!(node.control.image().topics().iter().count(), 60);
+    let first = node.memory.0.lock().unwrap()[0].clone();
+    assert_eq!(first.changes.topics_created.len(), 60, "the first update says everything");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_observer_can_fetch_the_log_as_it_lies_on_disk() {
+    let home = Home::new(Voting::Dynamic);
+    home.format();
+    let node = home.start().await;
+    let partition = FetchPartition {
+        partition: 0,
+        current_leader_epoch: 1,
+        fetch_offset: 0,
+        last_fetched_epoch: 0,
+        partition_max_bytes: 1 << 20,
+        ..Default::default()
+    };
+    let topic = FetchTopic { topic_id: Uuid::METADATA_TOPIC, partitions: vec![partition], ..Default::default() };
+    let request = FetchRequest { max_bytes: 1 << 20, topics: vec![topic], ..Default::default() };
+    let response = node.control.ask(17, request).await.unwrap();
+    let records = response.responses[0].partitions[0].records.clone().unwrap();
+    assert!(!records.is_empty());
+    node.stop().await;
+    let log = std::fs::read(home.partition().join("00000000000000000000.log")).unwrap();
+    assert_eq!(records, log[..records.len()]);
+}
+
+#[tokio::test]
+async fn a_heartbeat_of_a_stranger_is_refused_and_the_broker_goes_when_asked() {
+    let home = Home::new(Voting::Static);
+    home.format();
+    let node = home.start().await;
+    let stranger = BrokerHeartbeatRequest { broker_id: 9, broker_epoch: 1, ..Default::default() };
+    let error = ErrorCode::from(node.control.ask(1, stranger).await.unwrap().error_code);
+    assert!(matches!(error, ErrorCode::BrokerIdNotRegistered | ErrorCode::StaleBrokerEpoch), "{error}");
+    tokio::time::timeout(DEADLINE, node.control.shut_down_broker()).await.expect("no leave to go in time").unwrap();
+    assert!(matches!(*node.control.broker_state().borrow(), BrokerState::ShuttingDown(_)));
+    node.stop().await;
+}
+
+#[test]
+fn a_directory_that_wants_more_than_is_served_is_refused_by_name() {
+    let home = Home::new(Voting::Static);
+    let mut options = home.format_options();
+    options.features = vec![("group.version".to_owned(), 1)];
+    let error = format_storage(&RealDisk, &options).unwrap_err().to_string();
+    assert!(error.contains("group.version") && error.contains("level 1"), "{error}");
+    options.features = vec![("metadata.version".to_owned(), 34)];
+    assert!(format_storage(&RealDisk, &options).is_err());
+    assert!(!home.directory().exists(), "nothing is written before everything is checked");
+    home.format();
+    assert!(format_storage(&RealDisk, &home.format_options()).unwrap_err().to_string().contains("formatted already"));
+}
+
+#[test]
+fn a_node_without_voters_says_what_to_do() {
+    let mut home = Home::new(Voting::Dynamic);
+    home.voters = Voting::Static;
+    home.format();
+    home.voters = Voting::Dynamic;
+    let error = home.try_start().map(drop).unwrap_err().to_string();
+    assert!(error.contains("--standalone"), "{error}");
+}
