@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, BufWriter, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -93,7 +94,7 @@ impl Image {
     /// A file of this machine at an absolute path, read only when the image is written.
     pub fn copy(&mut self, from: &Path, path: &str) -> Result<&mut Self> {
         let from = fs::canonicalize(from).with_context(|| format!("could not find {}", from.display()))?;
-        let executable = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&from)?.permissions()) & 0o111 != 0;
+        let executable = fs::metadata(&from)?.permissions().mode() & 0o111 != 0;
         self.put(path, Node::Copy { mode: if executable { 0o755 } else { 0o644 }, from });
         Ok(self)
     }
@@ -193,6 +194,7 @@ impl Image {
         append(&mut tar, "index.json", 0o644, &index)?;
         append(&mut tar, "manifest.json", 0o644, &docker)?;
         tar.into_inner()?.flush()?;
+        fs::set_permissions(unfinished.path(), PermissionsExt::from_mode(0o644))?;
         unfinished.persist(archive).with_context(|| format!("could not write {}", archive.display()))?;
         Ok(manifest_blob.digest())
     }

@@ -137,21 +137,27 @@ pub fn toolbox_image(name: &str, report: &dyn Fn(&str)) -> Result<PathBuf> {
 fn key(source: &Path, flags: &[String]) -> Result<String> {
     let compiler = process::output(Command::new("go").args(["env", "GOVERSION", "GOARCH"]))
         .context("Go 1.26 or newer is needed to build a Kubernetes for the tests; https://go.dev/dl has it")?;
-    let mut hash = Sha256::new();
-    hash.update(compiler);
-    hash.update(flags.join(" "));
+    let mut parts = vec![compiler.into_bytes(), flags.join(" ").into_bytes()];
     let mut files: Vec<PathBuf> = fs::read_dir(source)
         .with_context(|| format!("could not list {}", source.display()))?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
     files.sort();
     for file in files {
-        hash.update(file.file_name().expect("a listed file has a name").as_encoded_bytes());
-        let content = fs::read(&file)?;
-        hash.update((content.len() as u64).to_le_bytes());
-        hash.update(content);
+        parts.push(file.file_name().expect("a listed file has a name").as_encoded_bytes().to_vec());
+        parts.push(fs::read(&file)?);
     }
-    Ok(hex(&hash.finalize())[..16].to_owned())
+    Ok(short_hash(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>()))
+}
+
+/// A name for what is made from these parts, to find it again.
+pub fn short_hash(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hex(&hash.finalize())[..16].to_owned()
 }
 
 /// Bytes as lower-case hexadecimal digits.

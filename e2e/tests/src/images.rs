@@ -108,19 +108,27 @@ pub fn pack_clients(events: &Path, report: &dyn Fn(&str)) -> Result<String> {
         ("timeout", "/bin/timeout"),
     ] {
         let file = find_program(program)?;
-        libraries.extend(shared_libraries(&file)?);
+        libraries.extend(shared_libraries(&file, "")?);
         image.copy(&file, path)?;
     }
     let runtime = java_runtime(report)?;
     image.copy_folder(&runtime, "/opt/java", &|_| true)?;
-    libraries.extend(shared_libraries(&runtime.join("bin/java"))?);
-    for library in fs::read_dir(runtime.join("lib"))? {
-        let library = library?.path();
-        if library.extension().is_some_and(|extension| extension == "so") {
-            libraries.extend(shared_libraries(&library)?);
+    // The runtime's own libraries find each other because the launcher has loaded them.
+    let own = format!("{0}/lib:{0}/lib/server", runtime.display());
+    libraries.extend(shared_libraries(&runtime.join("bin/java"), &own)?);
+    for folder in ["lib", "lib/server"] {
+        for library in fs::read_dir(runtime.join(folder))? {
+            let library = library?.path();
+            let name = library.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            // What draws windows is never loaded; log4j needs only the beans of java.desktop.
+            let draws = ["libawt", "libjawt", "libfontmanager", "libsplashscreen"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix));
+            if name.ends_with(".so") && !draws {
+                libraries.extend(shared_libraries(&library, &own)?);
+            }
         }
     }
-    libraries.extend(shared_libraries(&runtime.join("lib/server/libjvm.so"))?);
     for library in libraries.iter().filter(|library| !library.starts_with(&runtime)) {
         image.copy(library, library.to_str().context("a library's name is not UTF-8")?)?;
     }
@@ -144,13 +152,14 @@ fn add_tools(image: &mut Image, jars: &Jars) -> Result<()> {
 
 /// A Java runtime with only the modules that Kafka's tools use, made from the JDK of this machine and kept.
 fn java_runtime(report: &dyn Fn(&str)) -> Result<PathBuf> {
-    const MODULES: &str = "java.base,java.logging,java.management,java.naming,java.net.http,java.security.jgss,\
+    const MODULES: &str = "java.base,java.desktop,java.logging,java.management,java.naming,java.net.http,java.security.jgss,\
                            java.security.sasl,java.sql,java.xml,jdk.unsupported,jdk.management,jdk.crypto.ec";
     let java = fs::canonicalize(find_program("java")?)?;
     let home = java.ancestors().nth(2).context("java is in a folder bin/")?;
     let version = fs::read(home.join("release")).with_context(|| format!("{} is no JDK", home.display()))?;
-    let key = fs::metadata(home.join("release"))?.len() + version.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-    let folder = programs::cache().join("programs").join(format!("java-{key}"));
+    let folder = programs::cache()
+        .join("programs")
+        .join(format!("java-{}", programs::short_hash(&[&version, MODULES.as_bytes()])));
     if !folder.join("bin/java").exists() {
         report("making a small Java runtime for the clients' image");
         if folder.exists() {
@@ -170,9 +179,9 @@ fn find_program(name: &str) -> Result<PathBuf> {
     found.with_context(|| format!("{name} is not installed"))
 }
 
-/// The libraries that a program or library needs, the loader included.
-fn shared_libraries(file: &Path) -> Result<Vec<PathBuf>> {
-    let text = match output(Command::new("ldd").arg(file)) {
+/// The libraries that a program or library needs, the loader included; `folders` are searched beside the usual ones.
+fn shared_libraries(file: &Path, folders: &str) -> Result<Vec<PathBuf>> {
+    let text = match output(Command::new("ldd").arg(file).env("LD_LIBRARY_PATH", folders)) {
         Ok(text) => text,
         // What needs no library is no dynamic executable to ldd, and an error.
         Err(error) if format!("{error:#}").contains("not a dynamic executable") => return Ok(Vec::new()),
