@@ -124,7 +124,7 @@ pub fn pack_clients(events: &Path, report: &dyn Fn(&str)) -> Result<String> {
             let draws = ["libawt", "libjawt", "libfontmanager", "libsplashscreen"]
                 .iter()
                 .any(|prefix| name.starts_with(prefix));
-            if name.ends_with(".so") && !draws {
+            if library.extension().is_some_and(|extension| extension == "so") && !draws {
                 libraries.extend(shared_libraries(&library, &own)?);
             }
         }
