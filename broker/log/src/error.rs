@@ -1,6 +1,9 @@
 //! What can go wrong with a log, and which error of Kafka's a client is told.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use gregor_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use gregor_wire::batch::BatchError;
@@ -24,9 +27,16 @@ pub enum LogError {
         /// What is wrong.
         reason: String,
     },
-    /// A call that does not fit the log's state.
-    #[error("{0}")]
-    Invalid(String),
+    /// The log start offset cannot move there.
+    #[error("the log start offset cannot move to {to}: the log holds {start} to {end}")]
+    StartOutOfRange {
+        /// Where it was to move.
+        to: Offset,
+        /// The log start offset.
+        start: Offset,
+        /// The log end offset.
+        end: Offset,
+    },
 }
 
 /// Why a batch was not appended. Nothing of it is in the log then.
@@ -149,10 +159,9 @@ impl ReadError {
 }
 
 impl LogError {
-    /// For `map_err` at a call on a file.
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { path, source }
+    /// For `map_err` at a call on a file. The path is copied only if there is an error.
+    pub(crate) fn io<'p>(path: &'p (impl AsRef<Path> + ?Sized)) -> impl FnOnce(io::Error) -> Self + 'p {
+        move |source| Self::Io { path: path.as_ref().to_owned(), source }
     }
 
     pub(crate) fn malformed(path: impl Into<PathBuf>, reason: impl Into<String>) -> Self {

@@ -9,15 +9,39 @@
 //! caller completes where it may block.
 
 mod append;
+mod checkpoint;
 mod config;
+mod directory;
 pub mod disk;
+mod epoch_cache;
 mod error;
+mod file_names;
+mod folder;
 mod log;
+mod meta_properties;
+mod producer_snapshot;
+mod producer_state;
 mod read;
+mod recovery;
+mod retention;
+mod scanner;
+mod segment;
+mod sparse_index;
+mod transaction_index;
+mod truncate;
 
 pub use append::{AppendInfo, Appended};
+pub use checkpoint::CheckpointKind;
 pub use config::LogConfig;
+pub use directory::{DeletedPartition, DirectoryError, FoundPartition, LogDirectory};
 pub use disk::Disk;
+pub use epoch_cache::EpochEndOffset;
 pub use error::{AppendError, LogError, ReadError};
-pub use log::*;
+pub use file_names::PartitionDirectoryKind;
+pub use log::{FlushToken, Flushed, PartitionLog};
+pub use meta_properties::MetaProperties;
+pub use producer_state::ActiveProducer;
 pub use read::{ReadPlan, ReadRequest, Region, TimestampAndOffset};
+pub use recovery::{LogOpening, OpenOptions, OpeningProgress};
+pub use retention::RetentionProgress;
+pub use transaction_index::AbortedTransaction;

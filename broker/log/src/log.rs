@@ -1,402 +1,453 @@
-//! One partition's log.
+//! One partition's log: what it holds in memory, how it begins, rolls, flushes and ends.
+//!
+//! Appends, reads, truncation, retention and opening are in modules of their own, each with its part of [`PartitionLog`].
 
 use std::{
+    collections::{BTreeSet, VecDeque},
+    io::{self, IoSlice},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use gregor_types::{
-    BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TopicId,
-    TopicPartition, Uuid,
+use gregor_types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
+
+use crate::{
+    ActiveProducer, Disk, EpochEndOffset, LogConfig, LogError,
+    checkpoint::encode_epochs,
+    disk::{SyncToken, replace_file},
+    epoch_cache::EpochCache,
+    file_names::{LEADER_EPOCH_CHECKPOINT, PARTITION_METADATA, PRODUCER_SNAPSHOT, offset_file},
+    producer_snapshot,
+    producer_state::ProducerState,
+    segment::Segment,
 };
 
-use crate::{LogConfig, LogError, disk::Disk};
-
-/// A partition's log; every call is made under the partition's lock.
+/// A partition's log. Every call is made under the partition's lock; none waits for a sync, but the very first append,
+/// which makes the topic's id durable before the first record.
 #[derive(Debug)]
-pub struct PartitionLog {}
+pub struct PartitionLog {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) directory: PathBuf,
+    pub(crate) topic_partition: TopicPartition,
+    pub(crate) topic_id: Option<TopicId>,
+    pub(crate) config: Arc<LogConfig>,
+    /// Ascending; the last one is active. Never empty.
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) start_offset: Offset,
+    pub(crate) end_offset: Offset,
+    pub(crate) recovery_point: Offset,
+    pub(crate) epochs: EpochCache,
+    pub(crate) producers: ProducerState,
+    /// The offsets of the producer snapshots on disk.
+    pub(crate) snapshots: BTreeSet<Offset>,
+    /// The newest batches of the active segment, so that readers at the end need no look into files.
+    pub(crate) recent: VecDeque<RecentBatch>,
+    /// Files that were renamed to `.deleted`, each with the time from which it may be removed.
+    pub(crate) removals: VecDeque<(Timestamp, PathBuf)>,
+    pub(crate) jitter_ms: i64,
+    /// Whether `partition.metadata` is still to be written.
+    pub(crate) topic_id_unwritten: bool,
+    /// Counts files created, renamed and removed, so that a flush knows whether the folder is to be synced.
+    pub(crate) directory_changes: u64,
+    /// Counts truncations of the active segment: until a flush, a crash may bring back what was cut off.
+    pub(crate) truncations: u64,
+    synced: Synced,
+    epoch_file: Arc<EpochFile>,
+}
 
-/// A flush that has begun; see [`PartitionLog::flush`].
+/// A batch near the end of the active segment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RecentBatch {
+    pub(crate) base_offset: Offset,
+    pub(crate) last_offset: Offset,
+    pub(crate) position: u32,
+    pub(crate) size: u32,
+}
+
+pub(crate) const RECENT_BATCHES: usize = 32;
+
+/// A flush that has begun: what was appended before is being made durable.
 #[derive(Debug)]
 #[must_use = "nothing is durable until the token is completed"]
-pub struct FlushToken {}
+pub struct FlushToken {
+    directory: PathBuf,
+    tokens: Vec<SyncToken>,
+    flushed: Flushed,
+}
 
 /// A flush that is done; give it to [`PartitionLog::flushed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flushed {
     /// Everything before this offset is on the disk.
     pub end_offset: Offset,
+    synced: Synced,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Synced {
+    directory_changes: u64,
+    epochs_version: u64,
+    truncations: u64,
+}
+
+/// Writes `leader-epoch-checkpoint` from flushes that may end out of order: an older content never replaces a newer one.
+#[derive(Debug)]
+struct EpochFile {
+    path: PathBuf,
+    written_version: Mutex<u64>,
 }
 
 impl FlushToken {
-    /// Blocks until it is on the disk.
+    /// Blocks until it is on the disk. May be called on any thread.
     pub fn complete(self) -> Result<Flushed, LogError> {
-        unimplemented!()
+        for token in self.tokens {
+            token.complete().map_err(LogError::io(&self.directory))?;
+        }
+        Ok(self.flushed)
     }
-    /// Everything before this offset is covered.
-    pub fn end_offset(&self) -> Offset {
-        unimplemented!()
+
+    /// Everything before this offset is on the disk once the token is completed.
+    pub const fn end_offset(&self) -> Offset {
+        self.flushed.end_offset
     }
-}
 
-/// What the log knows of the end of an epoch; `NONE` where it knows nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EpochEndOffset {
-    /// The largest epoch at or below the one asked for.
-    pub leader_epoch: LeaderEpoch,
-    /// The offset behind its last record; -1 unknown.
-    pub end_offset: Offset,
-}
-
-/// How a log is opened.
-#[derive(Debug, Clone)]
-pub struct OpenOptions {
-    /// Whose log it is.
-    pub topic_partition: TopicPartition,
-    /// Its settings.
-    pub config: Arc<LogConfig>,
-    /// Everything before it was synced.
-    pub recovery_point: Offset,
-    /// The start that was last written down.
-    pub log_start_offset: Offset,
-    /// Whether the directory was shut down cleanly.
-    pub clean: bool,
-    /// The time.
-    pub now: Timestamp,
-}
-
-/// A log that is being opened, step by step.
-#[derive(Debug)]
-pub struct LogOpening {}
-
-/// How far an opening is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpeningProgress {
-    /// Whether it is done.
-    pub done: bool,
-    /// Bytes of log checked.
-    pub checked_bytes: u64,
-    /// Bytes still to check.
-    pub remaining_bytes: u64,
-}
-
-impl LogOpening {
-    /// Begins.
-    pub fn new(_disk: Arc<dyn Disk>, _directory: PathBuf, _options: OpenOptions) -> Result<Self, LogError> {
-        unimplemented!()
+    /// For a shell that flushes many logs at once: what [`FlushToken::complete`] would give, after the whole file system
+    /// was synced by [`LogDirectory::sync`](crate::LogDirectory::sync), which must have begun after this token was made.
+    pub fn completed_by_directory_sync(self) -> Flushed {
+        self.flushed
     }
-    /// Checks at most so many bytes.
-    pub fn step(&mut self, _budget_bytes: u64) -> Result<OpeningProgress, LogError> {
-        unimplemented!()
-    }
-    /// The opened log.
-    pub fn finish(self) -> Result<PartitionLog, LogError> {
-        unimplemented!()
-    }
-}
-
-/// What retention did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RetentionProgress {
-    /// Segments deleted.
-    pub deleted_segments: usize,
-    /// Whether there is more to do.
-    pub more: bool,
-}
-
-/// An aborted transaction, for a read-committed fetch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AbortedTransaction {
-    /// The producer.
-    pub producer_id: ProducerId,
-    /// Its first offset.
-    pub first_offset: Offset,
-    /// Its marker's offset.
-    pub last_offset: Offset,
-    /// The last stable offset when it ended.
-    pub last_stable_offset: Offset,
-}
-
-/// A producer that the log remembers (DescribeProducers).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ActiveProducer {
-    /// Its id.
-    pub producer_id: ProducerId,
-    /// Its epoch.
-    pub producer_epoch: ProducerEpoch,
-    /// Its last sequence.
-    pub last_sequence: i32,
-    /// Its last timestamp.
-    pub last_timestamp: Timestamp,
-    /// The coordinator epoch of its last marker.
-    pub coordinator_epoch: i32,
-    /// Where its open transaction starts.
-    pub current_transaction_start: Option<Offset>,
 }
 
 impl PartitionLog {
-    /// Creates it.
+    /// Creates the log of a new replica: its folder and an empty segment.
     pub fn create(
-        _disk: Arc<dyn Disk>,
-        _directory: PathBuf,
-        _topic_partition: TopicPartition,
-        _topic_id: Option<TopicId>,
-        _config: Arc<LogConfig>,
-        _now: Timestamp,
+        disk: Arc<dyn Disk>,
+        directory: PathBuf,
+        topic_partition: TopicPartition,
+        topic_id: Option<TopicId>,
+        config: Arc<LogConfig>,
+        now: Timestamp,
     ) -> Result<Self, LogError> {
-        unimplemented!()
+        disk.create_directory(&directory).map_err(LogError::io(&directory))?;
+        let segment = Segment::create(&*disk, &directory, Offset::ZERO, now)?;
+        let mut log = Self::assemble(disk, directory, topic_partition, config, vec![segment]);
+        log.topic_id = topic_id;
+        log.topic_id_unwritten = topic_id.is_some();
+        log.directory_changes = 1;
+        Ok(log)
     }
-    /// Opens it.
-    pub fn open(_disk: Arc<dyn Disk>, _directory: PathBuf, _options: OpenOptions) -> Result<Self, LogError> {
-        unimplemented!()
+
+    /// A log of these segments with nothing else known yet.
+    pub(crate) fn assemble(
+        disk: Arc<dyn Disk>,
+        directory: PathBuf,
+        topic_partition: TopicPartition,
+        config: Arc<LogConfig>,
+        segments: Vec<Segment>,
+    ) -> Self {
+        let start_offset = segments.first().map_or(Offset::ZERO, |segment| segment.base_offset);
+        let epoch_path = directory.join(LEADER_EPOCH_CHECKPOINT);
+        let jitter_ms = jitter(&topic_partition, config.segment_jitter_ms);
+        Self {
+            disk,
+            directory,
+            topic_partition,
+            topic_id: None,
+            config,
+            segments,
+            start_offset,
+            end_offset: start_offset,
+            recovery_point: start_offset,
+            epochs: EpochCache::default(),
+            producers: ProducerState::default(),
+            snapshots: BTreeSet::new(),
+            recent: VecDeque::new(),
+            removals: VecDeque::new(),
+            jitter_ms,
+            topic_id_unwritten: false,
+            directory_changes: 0,
+            truncations: 0,
+            synced: Synced::default(),
+            epoch_file: Arc::new(EpochFile { path: epoch_path, written_version: Mutex::new(0) }),
+        }
     }
-    /// Whose.
-    pub fn topic_partition(&self) -> &TopicPartition {
-        unimplemented!()
+
+    /// Whose log it is.
+    pub const fn topic_partition(&self) -> &TopicPartition {
+        &self.topic_partition
     }
-    /// Topic id.
-    pub fn topic_id(&self) -> Option<TopicId> {
-        unimplemented!()
+
+    /// The topic's id, as `partition.metadata` has it.
+    pub const fn topic_id(&self) -> Option<TopicId> {
+        self.topic_id
     }
-    /// Folder.
+
+    /// Gives the log a topic id that it lacks; written before the next append.
+    pub const fn set_topic_id(&mut self, topic_id: TopicId) {
+        self.topic_id = Some(topic_id);
+        self.topic_id_unwritten = true;
+    }
+
+    /// The partition's folder.
     pub fn directory(&self) -> &Path {
-        unimplemented!()
+        &self.directory
     }
-    /// Settings.
-    pub fn config(&self) -> &Arc<LogConfig> {
-        unimplemented!()
+
+    /// The settings in force.
+    pub const fn config(&self) -> &Arc<LogConfig> {
+        &self.config
     }
-    /// New settings.
-    pub fn set_config(&mut self, _config: Arc<LogConfig>) {
-        unimplemented!()
+
+    /// Puts new settings in force from the next call on.
+    pub fn set_config(&mut self, config: Arc<LogConfig>) {
+        self.jitter_ms = jitter(&self.topic_partition, config.segment_jitter_ms);
+        self.config = config;
     }
-    /// Log start offset.
-    pub fn start_offset(&self) -> Offset {
-        unimplemented!()
+
+    /// The first offset that readers may see.
+    pub const fn start_offset(&self) -> Offset {
+        self.start_offset
     }
-    /// Log end offset.
-    pub fn end_offset(&self) -> Offset {
-        unimplemented!()
+
+    /// The offset of the next record.
+    pub const fn end_offset(&self) -> Offset {
+        self.end_offset
     }
-    /// Synced up to here.
-    pub fn recovery_point(&self) -> Offset {
-        unimplemented!()
+
+    /// Everything before this offset is known to be on the disk.
+    pub const fn recovery_point(&self) -> Offset {
+        self.recovery_point
     }
-    /// Bytes of log.
+
+    /// All batches, in bytes.
     pub fn size(&self) -> u64 {
-        unimplemented!()
+        self.segments.iter().map(|segment| u64::from(segment.size())).sum()
     }
-    /// Number of segments.
-    pub fn segments_count(&self) -> usize {
-        unimplemented!()
+
+    /// How many segments there are.
+    pub const fn segments_count(&self) -> usize {
+        self.segments.len()
     }
-    /// The last leader epoch; NONE.
+
+    /// The base offset of the active segment.
+    pub fn active_segment_base(&self) -> Offset {
+        self.segments.last().expect("a log has an active segment").base_offset
+    }
+
+    /// The leader epoch of the last batch; [`LeaderEpoch::NONE`] if there is none.
     pub fn last_epoch(&self) -> LeaderEpoch {
-        unimplemented!()
+        self.epochs.latest()
     }
-    /// On becoming leader.
-    pub fn assign_epoch_start(&mut self, _epoch: LeaderEpoch, _start: Offset) -> Result<(), LogError> {
-        unimplemented!()
+
+    /// The leader epochs and where each begins.
+    pub fn epochs(&self) -> &[(LeaderEpoch, Offset)] {
+        self.epochs.entries()
     }
-    /// OffsetForLeaderEpoch.
-    pub fn end_offset_for_epoch(&self, _epoch: LeaderEpoch) -> EpochEndOffset {
-        unimplemented!()
+
+    /// On becoming leader: the epoch begins at the log's end.
+    pub fn assign_epoch_start(&mut self, epoch: LeaderEpoch, start: Offset) {
+        self.epochs.assign(epoch, start);
     }
-    /// The epoch of the record at an offset.
-    pub fn epoch_at(&self, _offset: Offset) -> Option<LeaderEpoch> {
-        unimplemented!()
+
+    /// Where an epoch ends, for OffsetForLeaderEpoch and diverging fetches.
+    pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> EpochEndOffset {
+        self.epochs.end_offset_for(epoch, self.end_offset)
     }
-    /// Cuts off everything at and after an offset.
-    pub fn truncate_to(&mut self, _offset: Offset, _now: Timestamp) -> Result<(), LogError> {
-        unimplemented!()
+
+    /// The leader epoch of the record at an offset.
+    pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        self.epochs.epoch_at(offset)
     }
-    /// Empties the log.
-    pub fn truncate_fully_and_start_at(&mut self, _offset: Offset, _now: Timestamp) -> Result<(), LogError> {
-        unimplemented!()
+
+    /// The last stable offset: where a read-committed reader stops.
+    pub fn last_stable_offset(&mut self, high_watermark: Offset) -> Offset {
+        self.producers.first_unstable_offset(high_watermark).map_or(high_watermark, |first| first.min(high_watermark))
     }
-    /// Moves the log start offset up.
-    pub fn advance_start(&mut self, _offset: Offset) -> Result<(), LogError> {
-        unimplemented!()
-    }
-    /// Retention.
-    pub fn retain(
-        &mut self,
-        _high_watermark: Offset,
-        _now: Timestamp,
-        _segments_budget: usize,
-    ) -> Result<RetentionProgress, LogError> {
-        unimplemented!()
-    }
-    /// Rolls.
-    pub fn roll(&mut self, _now: Timestamp) -> Result<(), LogError> {
-        unimplemented!()
-    }
-    /// Begins a flush of all that was appended; None if nothing is to be flushed.
-    pub fn flush(&mut self) -> Result<Option<FlushToken>, LogError> {
-        unimplemented!()
-    }
-    /// Takes note of a flush.
-    pub fn flushed(&mut self, _flushed: Flushed) {
-        unimplemented!()
-    }
-    /// Clean shutdown.
-    pub fn close(&mut self, _now: Timestamp) -> Result<FlushToken, LogError> {
-        unimplemented!()
-    }
-    /// Last stable offset.
-    pub fn last_stable_offset(&self, _high_watermark: Offset) -> Offset {
-        unimplemented!()
-    }
-    /// Aborted transactions of a read.
-    pub fn aborted_transactions(
-        &mut self,
-        _from: Offset,
-        _upper_bound: Offset,
-    ) -> Result<Vec<AbortedTransaction>, LogError> {
-        unimplemented!()
-    }
-    /// Producers.
+
+    /// The producers that the log remembers.
     pub fn active_producers(&self) -> impl Iterator<Item = ActiveProducer> + '_ {
-        std::iter::empty()
+        self.producers.active()
+    }
+
+    /// Whether segments were sealed that are not synced yet: a background flush is due, as Kafka does after a roll.
+    pub fn has_unsynced_sealed_segments(&self) -> bool {
+        self.segments.len() > 1 && self.active_segment_base() > self.recovery_point
+    }
+
+    pub(crate) fn active(&mut self) -> &mut Segment {
+        self.segments.last_mut().expect("a log has an active segment")
+    }
+
+    /// The place in `segments` of the segment that holds an offset, or would.
+    pub(crate) fn segment_at(&self, offset: Offset) -> usize {
+        self.segments.partition_point(|segment| segment.base_offset <= offset).saturating_sub(1)
+    }
+
+    /// Seals the active segment and begins a new one at the log's end. Does nothing if the active one is empty.
+    pub fn roll(&mut self, now: Timestamp) -> Result<(), LogError> {
+        if self.active().size() == 0 && self.active_segment_base() == self.end_offset {
+            return Ok(());
+        }
+        let disk = self.disk.clone();
+        self.active().seal(&*disk)?;
+        self.take_producer_snapshot()?;
+        self.segments.push(Segment::create(&*disk, &self.directory, self.end_offset, now)?);
+        self.recent.clear();
+        self.directory_changes += 1;
+        Ok(())
+    }
+
+    /// Writes the producers as of the log's end. A checksum guards the file, so it need not be synced.
+    pub(crate) fn take_producer_snapshot(&mut self) -> Result<(), LogError> {
+        if self.end_offset == Offset::ZERO || !self.snapshots.insert(self.end_offset) {
+            return Ok(());
+        }
+        let path = offset_file(&self.directory, self.end_offset, PRODUCER_SNAPSHOT);
+        let content = producer_snapshot::encode(&self.producers);
+        self.disk
+            .create(&path)
+            .and_then(|file| file.write_all_at(&mut [IoSlice::new(&content)], 0))
+            .map_err(LogError::io(&path))?;
+        self.directory_changes += 1;
+        Ok(())
+    }
+
+    /// Removes the producer snapshots that `stays` says no to.
+    pub(crate) fn remove_snapshots(&mut self, stays: impl Fn(Offset) -> bool) -> Result<(), LogError> {
+        let gone: Vec<_> = self.snapshots.iter().copied().filter(|offset| !stays(*offset)).collect();
+        for offset in gone {
+            let path = offset_file(&self.directory, offset, PRODUCER_SNAPSHOT);
+            match self.disk.remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(LogError::io(&path)(error)),
+                _ => {}
+            }
+            self.snapshots.remove(&offset);
+            self.directory_changes += 1;
+        }
+        Ok(())
+    }
+
+    /// Writes `partition.metadata` if that is still to be done: Kafka wants it on the disk before the first record. Blocks.
+    pub(crate) fn write_topic_id(&mut self) -> Result<(), LogError> {
+        if let (true, Some(topic_id)) = (self.topic_id_unwritten, self.topic_id) {
+            let path = self.directory.join(PARTITION_METADATA);
+            let content = format!("version: 0\ntopic_id: {topic_id}");
+            replace_file(&*self.disk, &path, content.as_bytes()).map_err(LogError::io(&path))?;
+            self.topic_id_unwritten = false;
+        }
+        Ok(())
+    }
+
+    /// Begins to make everything durable that was appended so far; `None` if it is. Sealed segments are synced with their
+    /// indexes; the active one's indexes are made anew by a recovery, so they are not.
+    pub fn flush(&mut self) -> Result<Option<FlushToken>, LogError> {
+        let target = self.sync_target();
+        if self.end_offset == self.recovery_point && target == self.synced {
+            return Ok(None);
+        }
+        let mut tokens = Vec::new();
+        let disk = self.disk.clone();
+        if self.end_offset > self.recovery_point || target.truncations != self.synced.truncations {
+            let first = self.segment_at(self.recovery_point);
+            let active = self.segments.len() - 1;
+            for (index, segment) in self.segments.iter_mut().enumerate().skip(first) {
+                segment.sync(&*disk, index < active, &mut tokens)?;
+            }
+        }
+        self.push_side_syncs(target, &mut tokens);
+        Ok(Some(self.token(target, tokens)))
+    }
+
+    fn sync_target(&self) -> Synced {
+        Synced {
+            directory_changes: self.directory_changes,
+            epochs_version: self.epochs.version(),
+            truncations: self.truncations,
+        }
+    }
+
+    fn push_side_syncs(&self, target: Synced, tokens: &mut Vec<SyncToken>) {
+        if target.epochs_version != self.synced.epochs_version {
+            let (disk, file) = (self.disk.clone(), self.epoch_file.clone());
+            let content = encode_epochs(self.epochs.entries());
+            tokens.push(SyncToken::new(move || file.write(&*disk, target.epochs_version, &content)));
+        }
+        if target.directory_changes != self.synced.directory_changes {
+            tokens.push(self.disk.sync_directory(&self.directory));
+            if let (0, Some(parent)) = (self.synced.directory_changes, self.directory.parent()) {
+                tokens.push(self.disk.sync_directory(parent));
+            }
+        }
+    }
+
+    fn token(&self, synced: Synced, tokens: Vec<SyncToken>) -> FlushToken {
+        let flushed = Flushed { end_offset: self.end_offset, synced };
+        FlushToken { directory: self.directory.clone(), tokens, flushed }
+    }
+
+    /// Takes note of a flush that is done: the recovery point moves up, unless the log was truncated in between, as what
+    /// lies at those offsets now may be other records.
+    pub fn flushed(&mut self, flushed: Flushed) {
+        if flushed.synced.truncations == self.truncations {
+            self.recovery_point = self.recovery_point.max(flushed.end_offset);
+        }
+        let (old, new) = (self.synced, flushed.synced);
+        self.synced = Synced {
+            directory_changes: old.directory_changes.max(new.directory_changes),
+            epochs_version: old.epochs_version.max(new.epochs_version),
+            truncations: old.truncations.max(new.truncations),
+        };
+    }
+
+    /// Readies the log for a clean start of Gregor or Apache Kafka: indexes complete, producers as of the end, epochs. The
+    /// caller completes the token, then writes the checkpoints and the marker; an append after this undoes it.
+    pub fn close(&mut self) -> Result<FlushToken, LogError> {
+        let disk = self.disk.clone();
+        self.write_topic_id()?;
+        self.active().write_indexes(&*disk)?;
+        let snapshot_is_new = !self.snapshots.contains(&self.end_offset);
+        self.take_producer_snapshot()?;
+        let target = self.sync_target();
+        let mut tokens = Vec::new();
+        let first = self.segment_at(self.recovery_point);
+        for segment in self.segments.iter_mut().skip(first) {
+            segment.sync(&*disk, true, &mut tokens)?;
+        }
+        if snapshot_is_new && self.snapshots.contains(&self.end_offset) {
+            let path = offset_file(&self.directory, self.end_offset, PRODUCER_SNAPSHOT);
+            tokens.push(disk.open(&path).map_err(LogError::io(&path))?.sync());
+        }
+        self.push_side_syncs(target, &mut tokens);
+        Ok(self.token(target, tokens))
+    }
+
+    /// Closes the files that no one has used for a while; the next use opens them again.
+    pub fn release_files(&mut self) {
+        for segment in &mut self.segments {
+            segment.release();
+        }
     }
 }
 
-/// `meta.properties`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MetaProperties {
-    /// 0 or 1.
-    pub version: i32,
-    /// The cluster.
-    pub cluster_id: ClusterId,
-    /// The node.
-    pub node_id: BrokerId,
-    /// This directory.
-    pub directory_id: Option<Uuid>,
+impl EpochFile {
+    fn write(&self, disk: &dyn Disk, version: u64, content: &[u8]) -> io::Result<()> {
+        let mut written = self.written_version.lock().unwrap_or_else(PoisonError::into_inner);
+        if *written < version {
+            replace_file(disk, &self.path, content)?;
+            *written = version;
+        }
+        Ok(())
+    }
 }
 
-/// One entry of `log.dirs`.
-#[derive(Debug)]
-pub struct LogDirectory {}
-/// The four checkpoint files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CheckpointKind {
-    /// recovery-point-offset-checkpoint
-    RecoveryPoint,
-    /// log-start-offset-checkpoint
-    LogStart,
-    /// replication-offset-checkpoint
-    HighWatermark,
-    /// cleaner-offset-checkpoint
-    Cleaner,
-}
-/// What a partition's folder is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PartitionDirectoryKind {
-    /// A replica.
-    Partition,
-    /// To be removed.
-    Deleted,
-    /// Not ours by the metadata.
-    Stray,
-    /// Being moved here.
-    Future,
-}
-/// A partition's folder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundPartition {
-    /// Folder.
-    pub path: PathBuf,
-    /// Its kind.
-    pub kind: PartitionDirectoryKind,
-    /// Whose.
-    pub topic_partition: TopicPartition,
-}
-/// A deleted partition, renamed.
-#[derive(Debug)]
-pub struct DeletedPartition {}
-impl DeletedPartition {
-    /// Removes its files.
-    pub fn remove(self) -> Result<(), LogError> {
-        unimplemented!()
+/// A log's own share of `segment.jitter.ms`, so that logs created together do not roll together.
+fn jitter(topic_partition: &TopicPartition, max_ms: i64) -> i64 {
+    if max_ms <= 0 {
+        return 0;
     }
-}
-/// Why a directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum DirectoryError {
-    /// A file.
-    #[error(transparent)]
-    Log(#[from] LogError),
-}
-impl LogDirectory {
-    /// Opens it.
-    pub fn open(_disk: Arc<dyn Disk>, _path: PathBuf) -> Result<Self, DirectoryError> {
-        unimplemented!()
-    }
-    /// Formats it.
-    pub fn format(_disk: &dyn Disk, _path: &Path, _properties: &MetaProperties) -> Result<(), LogError> {
-        unimplemented!()
-    }
-    /// Path.
-    pub fn path(&self) -> &Path {
-        unimplemented!()
-    }
-    /// Its id.
-    pub fn meta_properties(&self) -> Option<&MetaProperties> {
-        unimplemented!()
-    }
-    /// Clean.
-    pub fn was_clean(&self) -> bool {
-        unimplemented!()
-    }
-    /// The broker epoch of the clean shutdown.
-    pub fn previous_broker_epoch(&self) -> Option<BrokerEpoch> {
-        unimplemented!()
-    }
-    /// Partitions in it.
-    pub fn find_partitions(&self) -> Result<Vec<FoundPartition>, DirectoryError> {
-        unimplemented!()
-    }
-    /// Opens one.
-    pub fn opening(
-        &self,
-        _found: &FoundPartition,
-        _config: Arc<LogConfig>,
-        _now: Timestamp,
-    ) -> Result<LogOpening, LogError> {
-        unimplemented!()
-    }
-    /// Creates one.
-    pub fn create_partition(
-        &self,
-        _topic_partition: TopicPartition,
-        _topic_id: Option<TopicId>,
-        _config: Arc<LogConfig>,
-        _now: Timestamp,
-    ) -> Result<PartitionLog, LogError> {
-        unimplemented!()
-    }
-    /// From the files at start.
-    pub fn checkpoint(&self, _kind: CheckpointKind, _topic_partition: &TopicPartition) -> Option<Offset> {
-        unimplemented!()
-    }
-    /// Replaces the file.
-    pub fn write_checkpoint(
-        &self,
-        _kind: CheckpointKind,
-        _entries: impl IntoIterator<Item = (TopicPartition, Offset)>,
-    ) -> Result<(), LogError> {
-        unimplemented!()
-    }
-    /// Renames to -delete.
-    pub fn delete_partition(&self, _log: PartitionLog, _unique: Uuid) -> Result<DeletedPartition, LogError> {
-        unimplemented!()
-    }
-    /// Renames to -stray.
-    pub fn set_stray(&self, _log: PartitionLog, _unique: Uuid) -> Result<PathBuf, LogError> {
-        unimplemented!()
-    }
-    /// Writes the marker, after every log is closed and the checkpoints are written.
-    pub fn finish_clean_shutdown(self, _broker_epoch: BrokerEpoch) -> Result<(), LogError> {
-        unimplemented!()
-    }
+    let hash = topic_partition
+        .to_string()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash % (max_ms as u64 + 1)) as i64
 }

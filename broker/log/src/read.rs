@@ -1,11 +1,15 @@
-//! Reads.
+//! Reads: a plan of where bytes lie, which the server sends by `sendfile` or reads itself, and look-ups by time.
 
 use std::io;
 
 use bytes::Bytes;
 use gregor_types::{LeaderEpoch, Offset, Timestamp};
+use gregor_wire::batch::{BatchHeader, BatchView};
 
-use crate::{LogError, PartitionLog, ReadError, disk::SharedFile};
+use crate::{LogError, PartitionLog, ReadError, disk::SharedFile, transaction_index::AbortedTransaction};
+
+/// A batch that a look-up by time opens may not decompress to more.
+const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
 
 /// What to read.
 #[derive(Debug, Clone, Copy)]
@@ -14,9 +18,9 @@ pub struct ReadRequest {
     pub from: Offset,
     /// The read ends before this offset: the high watermark, the last stable offset or the log end offset.
     pub upper_bound: Offset,
-    /// The most to read, in bytes; the last batch may be cut off there.
+    /// The most to read, in bytes; the last batch may be cut off there, the first is not.
     pub max_bytes: u32,
-    /// Whether the first batch is given whole even if it is larger.
+    /// Whether the first batch is given even if it is larger; else nothing is given then.
     pub min_one_batch: bool,
 }
 
@@ -26,7 +30,7 @@ pub struct ReadPlan {
     region: Option<Region>,
 }
 
-/// A piece of a read.
+/// A piece of a read. Remote segments will be another kind.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Region {
@@ -54,7 +58,7 @@ pub struct TimestampAndOffset {
 
 impl ReadPlan {
     /// The pieces in their order.
-    pub fn regions(&self) -> &[Region] {
+    pub const fn regions(&self) -> &[Region] {
         self.region.as_slice()
     }
 
@@ -64,29 +68,173 @@ impl ReadPlan {
     }
 
     /// Whether the read gives nothing.
-    pub fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.region.is_none()
     }
 
     /// Reads it all into memory.
     pub fn read_all(&self) -> io::Result<Bytes> {
-        unimplemented!()
+        let mut output = vec![0; self.len() as usize];
+        let mut at = 0;
+        for Region::File { file, position, len } in self.regions() {
+            let end = at + *len as usize;
+            file.read_exact_at(&mut output[at..end], *position)?;
+            at = end;
+        }
+        Ok(output.into())
     }
 }
 
 impl PartitionLog {
-    /// Plans a read.
-    pub fn read(&mut self, _request: &ReadRequest) -> Result<ReadPlan, ReadError> {
-        unimplemented!()
+    /// Plans a read. Empty at the log's end and at the bound. A plan never goes over a segment's end.
+    pub fn read(&mut self, request: &ReadRequest) -> Result<ReadPlan, ReadError> {
+        let (from, upper_bound) = (request.from, request.upper_bound.min(self.end_offset));
+        if from < self.start_offset || from > self.end_offset {
+            let (start, end) = (self.start_offset, self.end_offset);
+            return Err(ReadError::OffsetOutOfRange { offset: from, start, end });
+        }
+        if from >= upper_bound {
+            return Ok(ReadPlan::default());
+        }
+        let mut index = self.segment_at(from);
+        // Where cleaning has left a gap, the next record may be in a later segment.
+        let (position, first_size) = loop {
+            if let Some(found) = self.position_of(index, from)? {
+                break found;
+            }
+            index += 1;
+            if index == self.segments.len() {
+                return Ok(ReadPlan::default());
+            }
+        };
+        let next_base = self.segments.get(index + 1).map_or(self.end_offset, |next| next.base_offset);
+        let end = if upper_bound >= next_base {
+            self.segments[index].size()
+        } else {
+            match self.position_of(index, upper_bound)? {
+                Some((position, _)) => position,
+                None => self.segments[index].size(),
+            }
+        };
+        let available = end.saturating_sub(position);
+        let mut len = available.min(request.max_bytes);
+        if len < first_size.min(available) {
+            if !request.min_one_batch {
+                return Ok(ReadPlan::default());
+            }
+            len = first_size.min(available);
+        }
+        if len == 0 {
+            return Ok(ReadPlan::default());
+        }
+        let disk = self.disk.clone();
+        let file = self.segments[index].file(&*disk)?.clone();
+        Ok(ReadPlan { region: Some(Region::File { file, position: position.into(), len }) })
     }
 
-    /// The first record whose timestamp is `timestamp` or later.
-    pub fn offset_for_timestamp(&mut self, _timestamp: Timestamp) -> Result<Option<TimestampAndOffset>, LogError> {
-        unimplemented!()
+    /// Position and size of the first batch in a segment that ends at `offset` or later.
+    fn position_of(&mut self, index: usize, offset: Offset) -> Result<Option<(u32, u32)>, LogError> {
+        if index + 1 == self.segments.len() {
+            if offset >= self.end_offset {
+                return Ok(None);
+            }
+            if self.recent.front().is_some_and(|first| first.base_offset <= offset) {
+                let at = self.recent.partition_point(|batch| batch.last_offset < offset);
+                return Ok(self.recent.get(at).map(|batch| (batch.position, batch.size)));
+            }
+        }
+        let disk = self.disk.clone();
+        let located = self.segments[index].locate(&*disk, offset)?;
+        Ok(located.map(|located| (located.position, located.header.size)))
     }
 
-    /// The record with the largest timestamp (ListOffsets -3).
+    /// The first record whose timestamp is `timestamp` or later (ListOffsets by time).
+    pub fn offset_for_timestamp(&mut self, timestamp: Timestamp) -> Result<Option<TimestampAndOffset>, LogError> {
+        let disk = self.disk.clone();
+        for index in 0..self.segments.len() {
+            let start = self.start_offset;
+            let segment = &mut self.segments[index];
+            let largest = segment.load_max_timestamp(&*disk)?;
+            if largest.is_none_or(|largest| largest.timestamp < timestamp) {
+                continue;
+            }
+            let from = segment.offset_before(&*disk, timestamp)?;
+            let wanted = |batch: &BatchHeader| batch.max_timestamp >= timestamp && batch.last_offset() >= start;
+            let found = self.first_record(index, from, wanted, |record| record.timestamp >= timestamp)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first record that has the largest timestamp of all (ListOffsets -3, KIP-734).
     pub fn max_timestamp(&mut self) -> Result<Option<TimestampAndOffset>, LogError> {
-        unimplemented!()
+        let disk = self.disk.clone();
+        let mut largest: Option<(Timestamp, usize, Offset)> = None;
+        for (index, segment) in self.segments.iter_mut().enumerate() {
+            if let Some(entry) = segment.load_max_timestamp(&*disk)?
+                && largest.is_none_or(|(timestamp, ..)| entry.timestamp > timestamp)
+            {
+                largest = Some((entry.timestamp, index, segment.base_offset.plus(entry.relative_offset.into())));
+            }
+        }
+        let Some((timestamp, index, batch_end)) = largest else { return Ok(None) };
+        let wanted = |batch: &BatchHeader| batch.last_offset() >= batch_end;
+        self.first_record(index, batch_end, wanted, |record| record.timestamp == timestamp)
+    }
+
+    fn first_record(
+        &mut self,
+        index: usize,
+        from: Offset,
+        batch_wanted: impl Fn(&BatchHeader) -> bool,
+        record_wanted: impl Fn(&TimestampAndOffset) -> bool,
+    ) -> Result<Option<TimestampAndOffset>, LogError> {
+        let disk = self.disk.clone();
+        let start = self.start_offset;
+        let segment = &mut self.segments[index];
+        let mut after = Offset::NONE;
+        while let Some(located) =
+            segment.find(&*disk, from.max(after), |batch| batch.last_offset() > after && batch_wanted(batch))?
+        {
+            let mut bytes = vec![0; located.header.size as usize];
+            let path = segment.path().to_owned();
+            segment.file(&*disk)?.read_exact_at(&mut bytes, located.position.into()).map_err(LogError::io(&path))?;
+            let damaged = |error| LogError::malformed(&path, format!("at position {}: {error}", located.position));
+            let batch = BatchView::parse(&bytes).map_err(|error| damaged(error.to_string()))?;
+            let records = batch.records(DECOMPRESSED_BYTES_MAX).map_err(|error| damaged(error.to_string()))?;
+            for record in &records {
+                let record = record.map_err(|error| damaged(error.to_string()))?;
+                let (timestamp, offset) = (record.timestamp, record.offset);
+                let found = TimestampAndOffset { timestamp, offset, leader_epoch: located.header.leader_epoch };
+                if record.offset >= start && record_wanted(&found) {
+                    return Ok(Some(found));
+                }
+            }
+            after = located.header.last_offset();
+        }
+        Ok(None)
+    }
+
+    /// The aborted transactions that touch `from` to `upper_bound`, exclusive, for a read-committed fetch.
+    pub fn aborted_transactions(
+        &mut self,
+        from: Offset,
+        upper_bound: Offset,
+    ) -> Result<Vec<AbortedTransaction>, LogError> {
+        let mut found = Vec::new();
+        for segment in self.segments.iter().skip(self.segment_at(from)) {
+            for transaction in segment.transactions.read(&*self.disk).map_err(LogError::io(segment.path()))? {
+                if transaction.last_offset >= from && transaction.first_offset < upper_bound {
+                    found.push(transaction);
+                }
+                // No transaction that ends later began before this offset.
+                if transaction.last_stable_offset >= upper_bound {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(found)
     }
 }

@@ -4,6 +4,7 @@
 //! (the group-commit flusher, a start-up thread), while the partition goes on. What was written before the token was made
 //! is on the disk when it completes.
 
+mod faulty;
 mod real;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
     time::SystemTime,
 };
 
+pub use faulty::{Crash, FaultyDisk, Operation};
 pub use real::RealDisk;
 
 /// An open file, shared between a log and the read plans that it gave out: a plan stays readable when the file is deleted.
@@ -38,6 +40,8 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn list(&self, path: &Path) -> io::Result<Vec<DirectoryEntry>>;
     /// Begins to make a folder's entries durable: files created, renamed and removed in it.
     fn sync_directory(&self, path: &Path) -> SyncToken;
+    /// Begins to make everything durable on the file system that a path is on.
+    fn sync_file_system(&self, path: &Path) -> SyncToken;
     /// Takes a lock on a file, created if it lacks, that no other process can hold at the same time; held until the
     /// lock is dropped. `None` if another holds it.
     fn try_lock(&self, path: &Path) -> io::Result<Option<FileLock>>;

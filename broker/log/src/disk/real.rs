@@ -70,6 +70,11 @@ impl Disk for RealDisk {
         SyncToken::new(move || File::open(path)?.sync_all())
     }
 
+    fn sync_file_system(&self, path: &Path) -> SyncToken {
+        let path = path.to_owned();
+        SyncToken::new(move || Ok(rustix::fs::syncfs(File::open(path)?)?))
+    }
+
     fn try_lock(&self, path: &Path) -> io::Result<Option<FileLock>> {
         // Java's FileChannel.tryLock is a POSIX lock too, so Apache Kafka and Gregor keep each other out.
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;

@@ -1,5 +1,7 @@
 //! Control records: marks that Kafka itself puts between the records of a log.
 
+use super::{BatchHeader, records::iterate};
+
 /// What a control record says; the second number of its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ControlRecordType {
@@ -84,6 +86,15 @@ impl EndTransactionMarker {
         let (version, rest) = value.split_first_chunk::<2>()?;
         let (epoch, _) = rest.split_first_chunk::<4>()?;
         (i16::from_be_bytes(*version) >= 0).then(|| Self { commit, coordinator_epoch: i32::from_be_bytes(*epoch) })
+    }
+
+    /// The marker in a control batch of magic 2, if it is one; control batches are never compressed.
+    pub fn in_batch(header: &BatchHeader, body: &[u8]) -> Option<Self> {
+        if !header.is_control() || !header.has_producer_id() {
+            return None;
+        }
+        let record = iterate(header, body).next()?.ok()?;
+        Self::parse(record.key?, record.value?)
     }
 
     /// The control record's type.

@@ -1,0 +1,520 @@
+//! A disk in memory that fails as disks do: for tests and for the simulator.
+//!
+//! A crash loses what was not synced: of each file's unsynced writes a prefix may have come through, the last of them torn;
+//! of each folder's unsynced changes likewise. Any operation can be made to fail, and the disk can fill up.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    io::{self, IoSlice},
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{DirectoryEntry, Disk, DiskFile, FileLock, SharedFile, SyncToken};
+
+/// What a crash leaves of what was not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crash {
+    /// The process died, the machine lives: everything.
+    KeepAll,
+    /// Nothing.
+    LoseUnsynced,
+    /// Of each file and folder a part, drawn from this seed; the last write that came through is torn.
+    Tear(u64),
+}
+
+/// What a fault may hit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Operation {
+    Open,
+    Create,
+    Write,
+    Read,
+    Truncate,
+    Rename,
+    Remove,
+    List,
+    Sync,
+    SyncDirectory,
+}
+
+/// Decides whether an operation on a path fails.
+pub type Fault = Box<dyn FnMut(Operation, &Path) -> Option<io::Error> + Send>;
+
+/// The disk; clones are the same disk.
+#[derive(Clone, Default)]
+pub struct FaultyDisk(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    nodes: HashMap<u64, Node>,
+    next_node: u64,
+    names: BTreeMap<PathBuf, u64>,
+    folders: BTreeSet<PathBuf>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    durable_folders: BTreeSet<PathBuf>,
+    /// Changes of names that no sync of their folder has made durable.
+    pending: Vec<(PathBuf, NameChange)>,
+    locked: BTreeSet<PathBuf>,
+    fault: Option<Fault>,
+    capacity: Option<u64>,
+    mutations: u64,
+    stop_after: Option<u64>,
+    /// Counts crashes: what was open before is of no use after.
+    boots: u64,
+}
+
+#[derive(Default)]
+struct Node {
+    content: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<ContentChange>,
+    modified_ms: u64,
+}
+
+#[derive(Clone)]
+enum ContentChange {
+    Write(u64, Vec<u8>),
+    Truncate(u64),
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Folder(PathBuf),
+    Set(PathBuf, u64),
+    Remove(PathBuf),
+    RemoveFolder(PathBuf),
+    Rename(PathBuf, PathBuf),
+}
+
+#[derive(Debug)]
+struct FaultyFile {
+    disk: FaultyDisk,
+    path: PathBuf,
+    node: u64,
+    boot: u64,
+}
+
+struct Unlock(FaultyDisk, PathBuf);
+
+impl FaultyDisk {
+    /// An empty disk without faults and without end.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks `fault` before every operation from now on.
+    pub fn set_fault(&self, fault: impl FnMut(Operation, &Path) -> Option<io::Error> + Send + 'static) {
+        self.state().fault = Some(Box::new(fault));
+    }
+
+    /// No more faults.
+    pub fn clear_fault(&self) {
+        self.state().fault = None;
+    }
+
+    /// Lets files hold so many bytes altogether; more fails as on a full disk.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state().capacity = bytes;
+    }
+
+    /// How many operations have changed something so far: each is a place to crash at.
+    pub fn mutations(&self) -> u64 {
+        self.state().mutations
+    }
+
+    /// The machine stops at the change that follows so many others: it and everything after it fails until
+    /// [`FaultyDisk::crash`]. Part of that change may come through.
+    pub fn stop_after(&self, mutations: u64) {
+        self.state().stop_after = Some(mutations);
+    }
+
+    /// The machine goes down and comes up again. Files that were open are dead; locks are free.
+    pub fn crash(&self, crash: Crash) {
+        self.state().crash(crash);
+    }
+
+    /// Flips bits of a byte that is on the disk, unseen by anybody.
+    pub fn corrupt(&self, path: &Path, position: u64, flip: u8) {
+        let mut state = self.state();
+        let node = *state.names.get(path).expect("the file to corrupt exists");
+        let node = state.nodes.get_mut(&node).expect("a name has a node");
+        node.content[position as usize] ^= flip;
+        node.durable = node.content.clone();
+        node.pending.clear();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for FaultyDisk {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("FaultyDisk")
+    }
+}
+
+impl State {
+    fn check(&mut self, operation: Operation, path: &Path) -> io::Result<()> {
+        if self.stop_after.is_some_and(|limit| self.mutations > limit) {
+            return Err(io::Error::other("the machine is off"));
+        }
+        match self.fault.as_mut().and_then(|fault| fault(operation, path)) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts a change that was just made; the one at which the machine stops has happened and is not answered.
+    fn changed(&mut self) -> io::Result<()> {
+        self.mutations += 1;
+        if self.stop_after.is_some_and(|limit| self.mutations > limit) {
+            return Err(io::Error::other("the machine went off"));
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, folder: &Path, change: NameChange) -> io::Result<()> {
+        apply(&mut self.names, &mut self.folders, &change);
+        self.pending.push((folder.to_owned(), change));
+        self.changed()
+    }
+
+    fn node(&mut self, id: u64) -> &mut Node {
+        self.nodes.get_mut(&id).expect("an open file's node stays")
+    }
+
+    fn sync_folder(&mut self, folder: &Path) {
+        let pending = std::mem::take(&mut self.pending);
+        for (of, change) in pending {
+            if of == folder {
+                apply(&mut self.durable_names, &mut self.durable_folders, &change);
+            } else {
+                self.pending.push((of, change));
+            }
+        }
+    }
+
+    fn crash(&mut self, crash: Crash) {
+        let mut random = match crash {
+            Crash::Tear(seed) => seed ^ 0x9e37_79b9_7f4a_7c15,
+            _ => 0,
+        };
+        let mut below = |bound: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % bound
+        };
+        let pending = std::mem::take(&mut self.pending);
+        let mut kept: HashMap<PathBuf, u64> = HashMap::new();
+        for (folder, _) in &pending {
+            *kept.entry(folder.clone()).or_default() += 1;
+        }
+        let mut folders: Vec<_> = kept.iter_mut().collect();
+        folders.sort();
+        for (_, count) in folders {
+            *count = match crash {
+                Crash::KeepAll => *count,
+                Crash::LoseUnsynced => 0,
+                Crash::Tear(_) => below(*count + 1),
+            };
+        }
+        for (folder, change) in pending {
+            let left = kept.get_mut(&folder).expect("every folder was counted");
+            if *left > 0 {
+                *left -= 1;
+                apply(&mut self.durable_names, &mut self.durable_folders, &change);
+            }
+        }
+        let mut ids: Vec<_> = self.nodes.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let node = self.nodes.get_mut(&id).expect("it was just listed");
+            let changes = std::mem::take(&mut node.pending);
+            let through = match crash {
+                Crash::KeepAll => changes.len() as u64,
+                Crash::LoseUnsynced => 0,
+                Crash::Tear(_) => below(changes.len() as u64 + 1),
+            };
+            for (index, change) in changes.into_iter().take(through as usize).enumerate() {
+                let torn = matches!(crash, Crash::Tear(_)) && index as u64 + 1 == through;
+                match change {
+                    ContentChange::Write(at, bytes) if torn => {
+                        let len = below(bytes.len() as u64 + 1) as usize;
+                        write(&mut node.durable, at, &bytes[..len]);
+                    }
+                    ContentChange::Write(at, bytes) => write(&mut node.durable, at, &bytes),
+                    ContentChange::Truncate(len) => node.durable.resize(len as usize, 0),
+                }
+            }
+            node.content = node.durable.clone();
+        }
+        self.names = self.durable_names.clone();
+        self.folders = self.durable_folders.clone();
+        self.locked.clear();
+        self.stop_after = None;
+        self.fault = None;
+        self.boots += 1;
+    }
+
+    fn used(&self) -> u64 {
+        self.names.values().map(|id| self.nodes[id].content.len() as u64).sum()
+    }
+}
+
+fn apply(names: &mut BTreeMap<PathBuf, u64>, folders: &mut BTreeSet<PathBuf>, change: &NameChange) {
+    match change {
+        NameChange::Folder(path) => {
+            folders.insert(path.clone());
+        }
+        NameChange::Set(path, node) => {
+            names.insert(path.clone(), *node);
+        }
+        NameChange::Remove(path) => {
+            names.remove(path);
+        }
+        NameChange::RemoveFolder(path) => {
+            names.retain(|name, _| !name.starts_with(path));
+            folders.retain(|folder| !folder.starts_with(path));
+        }
+        NameChange::Rename(from, to) => {
+            if let Some(node) = names.remove(from) {
+                names.insert(to.clone(), node);
+            }
+            let moved = |path: &PathBuf| path.strip_prefix(from).map(|rest| to.join(rest)).ok();
+            let inside: Vec<_> = names.keys().filter_map(|name| moved(name).map(|new| (name.clone(), new))).collect();
+            for (old, new) in inside {
+                if let Some(node) = names.remove(&old) {
+                    names.insert(new, node);
+                }
+            }
+            let inside: Vec<_> = folders.iter().filter_map(|name| moved(name).map(|new| (name.clone(), new))).collect();
+            for (old, new) in inside {
+                folders.remove(&old);
+                folders.insert(new);
+            }
+        }
+    }
+}
+
+fn write(content: &mut Vec<u8>, at: u64, bytes: &[u8]) {
+    let end = at as usize + bytes.len();
+    if content.len() < end {
+        content.resize(end, 0);
+    }
+    content[at as usize..end].copy_from_slice(bytes);
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+fn not_found(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", path.display()))
+}
+
+impl Disk for FaultyDisk {
+    fn open(&self, path: &Path) -> io::Result<SharedFile> {
+        let mut state = self.state();
+        state.check(Operation::Open, path)?;
+        let node = *state.names.get(path).ok_or_else(|| not_found(path))?;
+        Ok(Arc::new(FaultyFile { disk: self.clone(), path: path.to_owned(), node, boot: state.boots }))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<SharedFile> {
+        let mut state = self.state();
+        state.check(Operation::Create, path)?;
+        if parent(path) != Path::new("/") && !state.folders.contains(parent(path)) {
+            return Err(not_found(parent(path)));
+        }
+        let node = if let Some(node) = state.names.get(path).copied() {
+            state.node(node).content.clear();
+            state.node(node).pending.push(ContentChange::Truncate(0));
+            state.changed()?;
+            node
+        } else {
+            let node = state.next_node;
+            state.next_node += 1;
+            state.nodes.insert(node, Node::default());
+            state.name(parent(path), NameChange::Set(path.to_owned(), node))?;
+            node
+        };
+        Ok(Arc::new(FaultyFile { disk: self.clone(), path: path.to_owned(), node, boot: state.boots }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.check(Operation::Rename, from)?;
+        if !state.names.contains_key(from) && !state.folders.contains(from) {
+            return Err(not_found(from));
+        }
+        state.name(parent(from), NameChange::Rename(from.to_owned(), to.to_owned()))
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.check(Operation::Remove, path)?;
+        if !state.names.contains_key(path) {
+            return Err(not_found(path));
+        }
+        state.name(parent(path), NameChange::Remove(path.to_owned()))
+    }
+
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.check(Operation::Remove, path)?;
+        if !state.folders.contains(path) {
+            return Err(not_found(path));
+        }
+        state.name(parent(path), NameChange::RemoveFolder(path.to_owned()))
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.check(Operation::Create, path)?;
+        let missing: Vec<_> = path.ancestors().filter(|folder| !state.folders.contains(*folder)).collect();
+        for folder in missing.into_iter().rev().filter(|folder| *folder != Path::new("/")) {
+            state.name(parent(folder), NameChange::Folder(folder.to_owned()))?;
+        }
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DirectoryEntry>> {
+        let mut state = self.state();
+        state.check(Operation::List, path)?;
+        if !state.folders.contains(path) {
+            return Err(not_found(path));
+        }
+        let name = |entry: &Path| entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let files = state.names.iter().filter(|(file, _)| parent(file) == path).map(|(file, node)| DirectoryEntry {
+            name: name(file),
+            is_directory: false,
+            len: state.nodes[node].content.len() as u64,
+        });
+        let folders = state.folders.iter().filter(|folder| parent(folder) == path);
+        let folders = folders.map(|folder| DirectoryEntry { name: name(folder), is_directory: true, len: 0 });
+        Ok(files.chain(folders).collect())
+    }
+
+    fn sync_directory(&self, path: &Path) -> SyncToken {
+        let (disk, path, boot) = (self.clone(), path.to_owned(), self.state().boots);
+        SyncToken::new(move || {
+            let mut state = disk.state();
+            state.check(Operation::SyncDirectory, &path)?;
+            if state.boots != boot {
+                return Err(io::Error::other("the machine went off in between"));
+            }
+            state.sync_folder(&path);
+            state.changed()
+        })
+    }
+
+    fn sync_file_system(&self, path: &Path) -> SyncToken {
+        let (disk, path, boot) = (self.clone(), path.to_owned(), self.state().boots);
+        SyncToken::new(move || {
+            let mut state = disk.state();
+            state.check(Operation::Sync, &path)?;
+            if state.boots != boot {
+                return Err(io::Error::other("the machine went off in between"));
+            }
+            for node in state.nodes.values_mut() {
+                node.durable.clone_from(&node.content);
+                node.pending.clear();
+            }
+            state.pending.clear();
+            state.durable_names = state.names.clone();
+            state.durable_folders = state.folders.clone();
+            state.changed()
+        })
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<FileLock>> {
+        if !self.state().names.contains_key(path) {
+            self.create(path)?;
+        }
+        if !self.state().locked.insert(path.to_owned()) {
+            return Ok(None);
+        }
+        Ok(Some(FileLock::new(path.to_owned(), Unlock(self.clone(), path.to_owned()))))
+    }
+}
+
+impl Drop for Unlock {
+    fn drop(&mut self) {
+        self.0.state().locked.remove(&self.1);
+    }
+}
+
+impl FaultyFile {
+    fn state(&self, operation: Operation) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.disk.state();
+        state.check(operation, &self.path)?;
+        if state.boots != self.boot {
+            return Err(io::Error::other("the file was opened before the crash"));
+        }
+        Ok(state)
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn write_all_at(&self, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
+        let mut state = self.state(Operation::Write)?;
+        let mut bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let grows = (position + bytes.len() as u64).saturating_sub(state.node(self.node).content.len() as u64);
+        let room = state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used()));
+        let full = grows > room;
+        if full {
+            bytes.truncate(bytes.len().saturating_sub((grows - room) as usize));
+        }
+        let mutations = state.mutations;
+        let node = state.node(self.node);
+        write(&mut node.content, position, &bytes);
+        node.modified_ms = mutations;
+        node.pending.push(ContentChange::Write(position, bytes));
+        state.changed()?;
+        if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        let mut state = self.state(Operation::Read)?;
+        let content = &state.node(self.node).content;
+        let start = (position as usize).min(content.len());
+        let len = buffer.len().min(content.len() - start);
+        buffer[..len].copy_from_slice(&content[start..start + len]);
+        Ok(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state(Operation::Read)?.node(self.node).content.len() as u64)
+    }
+
+    fn modified(&self) -> io::Result<SystemTime> {
+        Ok(UNIX_EPOCH + Duration::from_millis(self.state(Operation::Read)?.node(self.node).modified_ms))
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.state(Operation::Truncate)?;
+        let node = state.node(self.node);
+        node.content.resize(len as usize, 0);
+        node.pending.push(ContentChange::Truncate(len));
+        state.changed()
+    }
+
+    fn sync(self: Arc<Self>) -> SyncToken {
+        SyncToken::new(move || {
+            let mut state = self.state(Operation::Sync)?;
+            let node = state.node(self.node);
+            node.durable.clone_from(&node.content);
+            node.pending.clear();
+            state.changed()
+        })
+    }
+
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}

@@ -1,0 +1,347 @@
+//! What a partition remembers of its producers: sequences to tell duplicates and gaps, and open transactions
+//! (`ProducerStateManager`).
+//!
+//! Changed only by batches that are in the log, so that a leader, a follower and a recovery come to the same state.
+
+use std::collections::{BTreeMap, HashMap};
+
+use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
+use gregor_wire::batch::{BatchHeader, EndTransactionMarker};
+
+use crate::{AppendError, transaction_index::AbortedTransaction};
+
+/// So many of a producer's last batches are known, which is as many as it may have in flight.
+const BATCHES_KEPT: usize = 5;
+const NO_SEQUENCE: i32 = -1;
+
+/// A producer that the log remembers, as DescribeProducers shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// Its id.
+    pub producer_id: ProducerId,
+    /// Its epoch.
+    pub producer_epoch: ProducerEpoch,
+    /// The sequence of its last record; -1 if none.
+    pub last_sequence: i32,
+    /// The timestamp of its last batch or marker.
+    pub last_timestamp: Timestamp,
+    /// The coordinator epoch of its last marker; -1 if none.
+    pub coordinator_epoch: i32,
+    /// The first offset of its open transaction.
+    pub current_transaction_start: Option<Offset>,
+}
+
+/// One of a producer's last batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchMetadata {
+    pub(crate) last_sequence: i32,
+    pub(crate) last_offset: Offset,
+    pub(crate) offset_delta: i32,
+    pub(crate) timestamp: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ProducerEntry {
+    pub(crate) epoch: ProducerEpoch,
+    pub(crate) coordinator_epoch: i32,
+    pub(crate) last_timestamp: Timestamp,
+    pub(crate) current_transaction_start: Option<Offset>,
+    /// Oldest first; only the first `count` count.
+    batches: [BatchMetadata; BATCHES_KEPT],
+    count: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ProducerState {
+    producers: HashMap<ProducerId, ProducerEntry>,
+    /// Open transactions by their first offset.
+    ongoing: BTreeMap<Offset, ProducerId>,
+    /// Ended transactions, first offset to marker, whose marker the high watermark may not have passed yet.
+    unreplicated: BTreeMap<Offset, Offset>,
+}
+
+impl BatchMetadata {
+    const NONE: Self =
+        Self { last_sequence: NO_SEQUENCE, last_offset: Offset::NONE, offset_delta: 0, timestamp: Timestamp::NONE };
+
+    fn first_sequence(&self) -> i32 {
+        (i64::from(self.last_sequence) - i64::from(self.offset_delta)).rem_euclid(i64::from(i32::MAX) + 1) as i32
+    }
+
+    pub(crate) const fn first_offset(&self) -> Offset {
+        Offset(self.last_offset.0 - self.offset_delta as i64)
+    }
+}
+
+impl ProducerEntry {
+    pub(crate) const fn new() -> Self {
+        Self {
+            epoch: ProducerEpoch::NONE,
+            coordinator_epoch: -1,
+            last_timestamp: Timestamp::NONE,
+            current_transaction_start: None,
+            batches: [BatchMetadata::NONE; BATCHES_KEPT],
+            count: 0,
+        }
+    }
+
+    pub(crate) fn last_batch(&self) -> Option<&BatchMetadata> {
+        self.batches[..self.count].last()
+    }
+
+    pub(crate) fn push(&mut self, batch: BatchMetadata) {
+        if self.count == BATCHES_KEPT {
+            self.batches.copy_within(1.., 0);
+            self.count -= 1;
+        }
+        self.batches[self.count] = batch;
+        self.count += 1;
+    }
+
+    fn last_sequence(&self) -> i32 {
+        self.last_batch().map_or(NO_SEQUENCE, |batch| batch.last_sequence)
+    }
+
+    fn set_epoch(&mut self, epoch: ProducerEpoch) {
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.count = 0;
+        }
+    }
+}
+
+impl ProducerState {
+    /// Whether a produced batch may be appended, or is in the log already: then where.
+    pub(crate) fn check(&self, batch: &BatchHeader) -> Result<Option<BatchMetadata>, AppendError> {
+        let Some(entry) = self.producers.get(&batch.producer_id) else { return Ok(None) };
+        let (first, last) = (batch.base_sequence, batch.last_sequence());
+        if entry.epoch == batch.producer_epoch {
+            let known = &entry.batches[..entry.count];
+            if let Some(duplicate) = known.iter().find(|b| b.last_sequence == last && b.first_sequence() == first) {
+                return Ok(Some(*duplicate));
+            }
+        }
+        if batch.producer_epoch < entry.epoch {
+            return Err(AppendError::InvalidProducerEpoch {
+                producer_id: batch.producer_id,
+                incoming: batch.producer_epoch,
+                current: entry.epoch,
+            });
+        }
+        let last_known = if batch.producer_epoch == entry.epoch { entry.last_sequence() } else { NO_SEQUENCE };
+        let follows = first == if last_known == i32::MAX { 0 } else { last_known + 1 };
+        // Without an epoch nothing is known of the producer, because retention has taken all that it wrote.
+        if entry.epoch != ProducerEpoch::NONE && !follows {
+            return Err(AppendError::OutOfOrderSequence {
+                producer_id: batch.producer_id,
+                epoch: batch.producer_epoch,
+                incoming: first,
+                last: last_known,
+            });
+        }
+        if entry.current_transaction_start.is_some() && !batch.is_transactional() {
+            return Err(AppendError::InvalidTransactionState(batch.producer_id));
+        }
+        Ok(None)
+    }
+
+    /// Whether a transaction's marker may be appended.
+    pub(crate) fn check_marker(&self, batch: &BatchHeader, marker: EndTransactionMarker) -> Result<(), AppendError> {
+        let Some(entry) = self.producers.get(&batch.producer_id) else { return Ok(()) };
+        if batch.producer_epoch < entry.epoch {
+            return Err(AppendError::InvalidProducerEpoch {
+                producer_id: batch.producer_id,
+                incoming: batch.producer_epoch,
+                current: entry.epoch,
+            });
+        }
+        if marker.coordinator_epoch < entry.coordinator_epoch {
+            return Err(AppendError::CoordinatorFenced {
+                producer_id: batch.producer_id,
+                incoming: marker.coordinator_epoch,
+                current: entry.coordinator_epoch,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes in a data batch of a producer that is in the log now.
+    pub(crate) fn update(&mut self, batch: &BatchHeader) {
+        if !batch.has_producer_id() {
+            return;
+        }
+        let entry = self.producers.entry(batch.producer_id).or_insert_with(ProducerEntry::new);
+        entry.set_epoch(batch.producer_epoch);
+        entry.push(BatchMetadata {
+            last_sequence: batch.last_sequence(),
+            last_offset: batch.last_offset(),
+            offset_delta: batch.last_offset_delta,
+            timestamp: batch.max_timestamp,
+        });
+        entry.last_timestamp = batch.max_timestamp;
+        if batch.is_transactional() && entry.current_transaction_start.is_none() {
+            entry.current_transaction_start = Some(batch.base_offset);
+            self.ongoing.insert(batch.base_offset, batch.producer_id);
+        }
+    }
+
+    /// Takes in a marker that is in the log now, and returns the transaction that it aborted. `last_stable_offset` of the
+    /// result is as it stands after the marker (`ProducerStateManager.lastStableOffset`).
+    pub(crate) fn end_transaction(
+        &mut self,
+        batch: &BatchHeader,
+        marker: EndTransactionMarker,
+    ) -> Option<AbortedTransaction> {
+        let entry = self.producers.entry(batch.producer_id).or_insert_with(ProducerEntry::new);
+        entry.set_epoch(batch.producer_epoch);
+        entry.coordinator_epoch = marker.coordinator_epoch;
+        entry.last_timestamp = batch.max_timestamp;
+        let first_offset = entry.current_transaction_start.take()?;
+        self.ongoing.remove(&first_offset);
+        let last_offset = batch.last_offset();
+        let last_stable_offset = self.ongoing.keys().next().copied().unwrap_or(last_offset.plus(1));
+        self.unreplicated.insert(first_offset, last_offset);
+        (!marker.commit).then_some(AbortedTransaction {
+            producer_id: batch.producer_id,
+            first_offset,
+            last_offset,
+            last_stable_offset,
+        })
+    }
+
+    /// The first offset of the oldest transaction that is open, or ended by a marker that is not below the high watermark.
+    pub(crate) fn first_unstable_offset(&mut self, high_watermark: Offset) -> Option<Offset> {
+        while let Some(first) = self.unreplicated.first_entry() {
+            if *first.get() >= high_watermark {
+                break;
+            }
+            first.remove();
+        }
+        let ended = self.unreplicated.iter().find(|(_, marker)| **marker >= high_watermark).map(|(first, _)| *first);
+        let open = self.ongoing.keys().next().copied();
+        ended.into_iter().chain(open).min()
+    }
+
+    /// Forgets producers that were silent for longer than the bound and have no transaction open.
+    pub(crate) fn remove_expired(&mut self, now: Timestamp, expiration_ms: i64) {
+        self.producers.retain(|_, entry| {
+            entry.current_transaction_start.is_some() || now.since(entry.last_timestamp) < expiration_ms
+        });
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(crate) fn insert(&mut self, id: ProducerId, entry: ProducerEntry) {
+        if let Some(start) = entry.current_transaction_start {
+            self.ongoing.insert(start, id);
+        }
+        self.producers.insert(id, entry);
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ProducerId, &ProducerEntry)> {
+        self.producers.iter().map(|(id, entry)| (*id, entry))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.producers.len()
+    }
+
+    pub(crate) fn active(&self) -> impl Iterator<Item = ActiveProducer> + '_ {
+        self.iter().map(|(producer_id, entry)| ActiveProducer {
+            producer_id,
+            producer_epoch: entry.epoch,
+            last_sequence: entry.last_sequence(),
+            last_timestamp: entry.last_timestamp,
+            coordinator_epoch: entry.coordinator_epoch,
+            current_transaction_start: entry.current_transaction_start,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gregor_types::LeaderEpoch;
+
+    fn batch(epoch: i16, sequence: i32, base_offset: i64, count: i32) -> BatchHeader {
+        BatchHeader {
+            base_offset: Offset(base_offset),
+            size: 100,
+            leader_epoch: LeaderEpoch(0),
+            magic: 2,
+            crc: 0,
+            attributes: 0,
+            last_offset_delta: count - 1,
+            base_timestamp: Timestamp(1),
+            max_timestamp: Timestamp(1),
+            producer_id: ProducerId(9),
+            producer_epoch: ProducerEpoch(epoch),
+            base_sequence: sequence,
+            records_count: count,
+        }
+    }
+
+    fn transactional(epoch: i16, sequence: i32, base_offset: i64) -> BatchHeader {
+        BatchHeader { attributes: 1 << 4, ..batch(epoch, sequence, base_offset, 1) }
+    }
+
+    #[test]
+    fn the_last_five_batches_are_known_as_duplicates_and_the_sixth_is_out_of_order() {
+        let mut state = ProducerState::default();
+        for i in 0..6 {
+            let batch = batch(0, i * 2, i64::from(i) * 2, 2);
+            assert_eq!(state.check(&batch).unwrap(), None);
+            state.update(&batch);
+        }
+        for i in 1..6 {
+            let known = state.check(&batch(0, i * 2, 0, 2)).unwrap().unwrap();
+            assert_eq!(known.first_offset(), Offset(i64::from(i) * 2));
+        }
+        assert!(matches!(
+            state.check(&batch(0, 0, 0, 2)),
+            Err(AppendError::OutOfOrderSequence { incoming: 0, last: 11, .. })
+        ));
+        assert!(state.check(&batch(0, 13, 0, 1)).is_err());
+        assert_eq!(state.check(&batch(0, 12, 0, 1)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_new_epoch_starts_at_sequence_0_and_the_old_one_is_fenced() {
+        let mut state = ProducerState::default();
+        state.update(&batch(3, 0, 0, 5));
+        assert!(matches!(state.check(&batch(2, 5, 0, 1)), Err(AppendError::InvalidProducerEpoch { .. })));
+        assert!(matches!(state.check(&batch(4, 5, 0, 1)), Err(AppendError::OutOfOrderSequence { .. })));
+        assert_eq!(state.check(&batch(4, 0, 0, 1)).unwrap(), None);
+    }
+
+    #[test]
+    fn sequences_go_round() {
+        let mut state = ProducerState::default();
+        state.update(&batch(0, i32::MAX - 1, 0, 2));
+        assert_eq!(state.check(&batch(0, 0, 0, 1)).unwrap(), None);
+        let wrapping = batch(0, i32::MAX, 2, 3);
+        assert_eq!(wrapping.last_sequence(), 1);
+        state.update(&wrapping);
+        assert!(state.check(&wrapping).unwrap().is_some(), "a batch across the turn is a duplicate too");
+        assert_eq!(state.check(&batch(0, 2, 0, 1)).unwrap(), None);
+    }
+
+    #[test]
+    fn an_open_transaction_holds_the_stable_offset_until_its_marker_is_replicated() {
+        let mut state = ProducerState::default();
+        state.update(&transactional(0, 0, 10));
+        assert_eq!(state.first_unstable_offset(Offset(50)), Some(Offset(10)));
+        let control = BatchHeader { attributes: 3 << 4, ..batch(0, -1, 11, 1) };
+        let marker = EndTransactionMarker { commit: false, coordinator_epoch: 2 };
+        state.check_marker(&control, marker).unwrap();
+        let aborted = state.end_transaction(&control, marker).unwrap();
+        assert_eq!((aborted.first_offset, aborted.last_offset), (Offset(10), Offset(11)));
+        assert_eq!(aborted.last_stable_offset, Offset(12));
+        assert_eq!(state.first_unstable_offset(Offset(11)), Some(Offset(10)));
+        assert_eq!(state.first_unstable_offset(Offset(12)), None);
+        let late = EndTransactionMarker { commit: true, coordinator_epoch: 1 };
+        assert!(matches!(state.check_marker(&control, late), Err(AppendError::CoordinatorFenced { .. })));
+    }
+}

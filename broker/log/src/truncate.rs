@@ -1,0 +1,162 @@
+//! Moving the ends of a log: a follower cuts off what its leader does not have, DeleteRecords and snapshots move the start.
+
+use gregor_types::{Offset, Timestamp};
+use gregor_wire::batch::{BatchHeader, BatchView, EndTransactionMarker};
+
+use crate::{
+    LogError, PartitionLog,
+    disk::{SharedFile, read_file},
+    file_names::{DELETED, PRODUCER_SNAPSHOT, offset_file},
+    producer_snapshot,
+    producer_state::ProducerState,
+    scanner::{SWEEP_BUFFER_BYTES, Scan},
+    segment::Segment,
+};
+
+/// A marker's batch has one record of a few bytes; a control batch that is larger is not a marker.
+const MARKER_BATCH_BYTES_MAX: u32 = 4096;
+const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
+
+impl PartitionLog {
+    /// Cuts off every batch that ends at `offset` or later. The log then ends at `offset` or, if that was inside a batch, at
+    /// the batch's start. Below the log's first segment, the log is emptied and begins there.
+    pub fn truncate_to(&mut self, offset: Offset, now: Timestamp) -> Result<(), LogError> {
+        if offset >= self.end_offset {
+            return Ok(());
+        }
+        if offset < self.segments[0].base_offset {
+            return self.truncate_fully_and_start_at(offset, now);
+        }
+        let disk = self.disk.clone();
+        while self.segments.len() > 1 && self.active_segment_base() > offset {
+            let segment = self.segments.pop().expect("there is more than one");
+            self.remove_segment(segment, now)?;
+        }
+        let mut end = offset;
+        let active = self.active();
+        if let Some(located) = active.locate(&*disk, offset)? {
+            if located.header.magic >= 2 {
+                end = end.min(located.header.base_offset);
+            }
+            active.truncate(&*disk, located.position, end)?;
+        }
+        self.end_offset = end;
+        self.start_offset = self.start_offset.min(end);
+        self.recovery_point = self.recovery_point.min(end);
+        self.truncations += 1;
+        self.recent.clear();
+        self.epochs.truncate_from_end(end);
+        self.rebuild_producers()
+    }
+
+    /// Empties the log; it begins at `offset`: where the leader's log or a snapshot begins.
+    pub fn truncate_fully_and_start_at(&mut self, offset: Offset, now: Timestamp) -> Result<(), LogError> {
+        while let Some(segment) = self.segments.pop() {
+            if self.segments.is_empty() && segment.base_offset == offset {
+                // The same names are needed at once, so the files are emptied and not renamed.
+                break;
+            }
+            self.remove_segment(segment, now)?;
+        }
+        self.segments.push(Segment::create(&*self.disk, &self.directory, offset, now)?);
+        self.directory_changes += 1;
+        (self.start_offset, self.end_offset) = (offset, offset);
+        self.recovery_point = self.recovery_point.min(offset);
+        self.truncations += 1;
+        self.recent.clear();
+        self.epochs.clear();
+        self.producers.clear();
+        self.remove_snapshots(|_| false)?;
+        let active = self.segments.last_mut().expect("it was just pushed");
+        active.transactions.clear(&*self.disk).map_err(LogError::io(&self.directory))
+    }
+
+    /// Moves the log start offset up; the segments below it go with the next retention. The caller bounds it by the high
+    /// watermark. A start that is behind already is left as it is.
+    pub fn advance_start(&mut self, offset: Offset) -> Result<(), LogError> {
+        if offset > self.end_offset {
+            let (start, end) = (self.start_offset, self.end_offset);
+            return Err(LogError::StartOutOfRange { to: offset, start, end });
+        }
+        if offset > self.start_offset {
+            self.start_offset = offset;
+            self.epochs.truncate_from_start(offset);
+        }
+        Ok(())
+    }
+
+    /// Renames a segment's files to `.deleted`; readers that have them go on, retention removes them later.
+    pub(crate) fn remove_segment(&mut self, segment: Segment, now: Timestamp) -> Result<(), LogError> {
+        let base = segment.base_offset;
+        let due = now.plus_ms(self.config.file_delete_delay_ms);
+        for path in segment.mark_deleted(&*self.disk, DELETED)? {
+            self.removals.push_back((due, path));
+        }
+        self.directory_changes += 1;
+        self.remove_snapshots(|offset| offset != base)
+    }
+
+    /// Producers as of the log's end, from the newest good snapshot and the batches after it.
+    pub(crate) fn rebuild_producers(&mut self) -> Result<(), LogError> {
+        let end = self.end_offset;
+        self.remove_snapshots(|offset| offset <= end)?;
+        let (mut producers, from) = self.load_snapshot(end)?;
+        let disk = self.disk.clone();
+        let first = self.segment_at(from);
+        for segment in self.segments.iter_mut().skip(first) {
+            let file = segment.file(&*disk)?.clone();
+            let path = segment.path().to_owned();
+            let mut scanner = segment.scan(&*disk, 0, SWEEP_BUFFER_BYTES)?;
+            loop {
+                match scanner.next().map_err(LogError::io(&path))? {
+                    Scan::End => break,
+                    Scan::Damage(error) => return Err(LogError::malformed(&path, error.to_string())),
+                    Scan::Batch { position, header } if header.base_offset >= from => {
+                        replay(&mut producers, &file, position, &header).map_err(LogError::io(&path))?;
+                    }
+                    Scan::Batch { .. } => {}
+                }
+            }
+        }
+        self.producers = producers;
+        Ok(())
+    }
+
+    /// The newest snapshot at or below an offset that is whole; damaged ones are removed. With none, nothing as of the
+    /// log's start.
+    pub(crate) fn load_snapshot(&mut self, at_most: Offset) -> Result<(ProducerState, Offset), LogError> {
+        while let Some(offset) = self.snapshots.range(..=at_most).next_back().copied() {
+            let path = offset_file(&self.directory, offset, PRODUCER_SNAPSHOT);
+            let content = read_file(&*self.disk, &path, SNAPSHOT_BYTES_MAX).map_err(LogError::io(&path))?;
+            if let Some(state) = producer_snapshot::decode(&content) {
+                return Ok((state, offset));
+            }
+            self.remove_snapshots(|other| other != offset)?;
+        }
+        Ok((ProducerState::default(), self.segments[0].base_offset))
+    }
+}
+
+/// Takes one batch of the log into a producer state that is being rebuilt, and returns a transaction that it aborted.
+pub(crate) fn replay(
+    producers: &mut ProducerState,
+    file: &SharedFile,
+    position: u64,
+    header: &BatchHeader,
+) -> std::io::Result<Option<crate::AbortedTransaction>> {
+    if !header.has_producer_id() {
+        return Ok(None);
+    }
+    if !header.is_control() {
+        producers.update(header);
+        return Ok(None);
+    }
+    if header.size > MARKER_BATCH_BYTES_MAX {
+        return Ok(None);
+    }
+    let mut bytes = [0; MARKER_BATCH_BYTES_MAX as usize];
+    let bytes = &mut bytes[..header.size as usize];
+    file.read_exact_at(bytes, position)?;
+    let marker = BatchView::parse(bytes).ok().and_then(|batch| EndTransactionMarker::in_batch(header, batch.body()));
+    Ok(marker.and_then(|marker| producers.end_transaction(header, marker)))
+}
