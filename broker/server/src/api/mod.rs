@@ -19,12 +19,23 @@ use crate::{
 
 pub(crate) mod api_versions;
 pub(crate) mod delete_records;
+pub(crate) mod describe_cluster;
+pub(crate) mod describe_configs;
 pub(crate) mod describe_log_dirs;
 pub(crate) mod describe_producers;
+pub(crate) mod describe_quorum;
+pub(crate) mod describe_topic_partitions;
 pub(crate) mod fetch;
+pub(crate) mod forward;
+pub(crate) mod list_config_resources;
 pub(crate) mod list_offsets;
+pub(crate) mod metadata;
+pub(crate) mod nodes;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod topic_creation;
+#[cfg(test)]
+pub(crate) mod test_image;
 
 /// Everything that the handlers of a node share.
 pub(crate) struct Broker {
