@@ -13,7 +13,7 @@ use gregor_e2e::{
     story::{self, Story},
     target,
 };
-use gregor_kubernetes::{Cluster, Helm, process};
+use gregor_kubernetes::{Cluster, Helm, NodeFault, process};
 
 const NAMESPACE: &str = "story";
 const MINUTES: Duration = Duration::from_mins(3);
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
     story.tell("events_of_kcat_are_read_back_whole_in_another_pod", events_are_read_back);
     story.tell("text_of_the_java_producer_is_read_back_byte_for_byte", text_is_read_back);
     story.tell("a_killed_pod_loses_nothing_and_its_clients_go_on", a_killed_pod_loses_nothing);
+    story.tell("a_killed_node_brings_its_broker_back_with_its_data", a_killed_node_brings_its_broker_back);
     story.tell("a_topic_follows_its_manifest", a_topic_follows_its_manifest);
     story.tell("a_wiped_status_is_derived_again_and_restarts_nothing", a_wiped_status_is_derived_again);
     story.tell("a_deleted_cluster_comes_back_on_its_kept_volumes", a_deleted_cluster_comes_back);
@@ -128,6 +129,25 @@ fn a_killed_pod_loses_nothing(cluster: &Cluster) -> Result<()> {
     ensure!(status.success(), "the producer ended with {status}: {}", process::tail_of_file(&log));
     clients.check_events("reader", "during-the-kill", BYTES, &mut |_| ())?;
     clients.check_events("reader", "events", EVENT_BYTES, &mut |_| ()).context("what was there before the kill")
+}
+
+/// The volume is on the node's disk, so the broker waits for the node.
+fn a_killed_node_brings_its_broker_back(cluster: &Cluster) -> Result<()> {
+    if !cluster.capabilities()?.node_faults {
+        eprintln!("skipped: nodes of {} cannot be killed from here", cluster.provider().name());
+        return Ok(());
+    }
+    let node = kubectl(cluster, &["get", "pod", "story-0-0", "-o", "jsonpath={.spec.nodeName}"])?;
+    cluster.fault(&node, NodeFault::Kill)?;
+    process::wait_until("the node is seen to be gone", MINUTES, || {
+        let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
+        Ok(cluster.kubectl(&["get", "node", &node, "-o", path])? == "Unknown")
+    })?;
+    cluster.fault(&node, NodeFault::Restart)?;
+    story::wait_until_ready(cluster, NAMESPACE, "gk/story")?;
+    // A node's death may have taken the clients' pods with it; pods by themselves do not come back.
+    kubectl(cluster, &["delete", "pod", "writer", "reader", "--now", "--ignore-not-found"])?;
+    clients(cluster)?.check_events("reader", "events", EVENT_BYTES, &mut |_| ())
 }
 
 fn a_topic_follows_its_manifest(cluster: &Cluster) -> Result<()> {
