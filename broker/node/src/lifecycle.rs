@@ -284,6 +284,9 @@ impl BrokerLifecycle {
         effects: &mut VecDeque<LifecycleEffect>,
     ) {
         self.waiting = false;
+        if self.phase != BrokerPhase::Registering {
+            return;
+        }
         let Some(response) = response else { return self.failed(now) };
         match ErrorCode::from_code(response.error_code).unwrap_or(ErrorCode::UnknownServerError) {
             ErrorCode::None => {

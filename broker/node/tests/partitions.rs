@@ -1,0 +1,157 @@
+//! What a broker does with partitions and directories as the metadata changes.
+
+use gregor_messages::{
+    AssignReplicasToDirsResponse,
+    assign_replicas_to_dirs_response::{DirectoryData, PartitionData, TopicData},
+};
+use gregor_metadata::{Changes, Image};
+use gregor_node::{
+    DirectoryReports, LocalDirectory, PartitionAction, ReplicaRole, choose_directory, is_stray, partition_actions,
+};
+use gregor_state_records::metadata::{
+    MetadataRecord, PartitionChangeRecord, PartitionRecord, RemoveTopicRecord, TopicRecord,
+};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, PartitionIndex, Uuid};
+
+fn topic(name: &str, id: u128, replicas: &[i32], leader: i32) -> [MetadataRecord; 2] {
+    let partition = PartitionRecord {
+        partition_id: 0,
+        topic_id: Uuid(id),
+        replicas: replicas.to_vec(),
+        isr: replicas.to_vec(),
+        leader,
+        leader_epoch: 0,
+        partition_epoch: 0,
+        ..Default::default()
+    };
+    let topic = TopicRecord { name: name.into(), topic_id: Uuid(id), ..Default::default() };
+    [MetadataRecord::Topic(topic), MetadataRecord::Partition(partition)]
+}
+
+fn change(id: u128, change: impl FnOnce(&mut PartitionChangeRecord)) -> MetadataRecord {
+    let mut record = PartitionChangeRecord { partition_id: 0, topic_id: Uuid(id), ..Default::default() };
+    change(&mut record);
+    MetadataRecord::PartitionChange(record)
+}
+
+fn remove(id: u128) -> MetadataRecord {
+    MetadataRecord::RemoveTopic(RemoveTopicRecord { topic_id: Uuid(id), ..Default::default() })
+}
+
+/// What broker 1 does at these records, in words.
+fn actions(image: &mut Image, records: impl IntoIterator<Item = MetadataRecord>) -> Vec<String> {
+    let previous = image.clone();
+    let mut changes = Changes::default();
+    for record in records {
+        changes.add(image.apply(&record).unwrap());
+    }
+    let actions = partition_actions(BrokerId(1), &previous, image, &changes);
+    let told = |action: &PartitionAction| match action {
+        PartitionAction::Hold { topic, index, role: ReplicaRole::Leader, .. } => format!("lead {topic}-{index}"),
+        PartitionAction::Hold { topic, index, role: ReplicaRole::Follower(leader), .. } => {
+            format!("follow {topic}-{index} of {leader}")
+        }
+        PartitionAction::Hold { topic, index, role: ReplicaRole::Leaderless, .. } => format!("hold {topic}-{index}"),
+        PartitionAction::Delete { topic, index, .. } => format!("delete {topic}-{index}"),
+    };
+    actions.iter().map(told).collect()
+}
+
+#[test]
+fn a_broker_leads_follows_and_ignores_what_the_metadata_says() {
+    let mut image = Image::default();
+    let records = [topic("led", 1, &[1, 2], 1), topic("followed", 2, &[2, 1], 2), topic("foreign", 3, &[2], 2)];
+    let mut told = actions(&mut image, records.into_iter().flatten());
+    told.sort();
+    assert_eq!(told, ["follow followed-0 of 2", "lead led-0"]);
+    assert_eq!(actions(&mut image, [change(1, |record| record.leader = 2)]), ["follow led-0 of 2"]);
+    assert_eq!(actions(&mut image, [change(1, |record| record.leader = -1)]), ["hold led-0"]);
+}
+
+#[test]
+fn a_replica_that_moved_away_is_deleted_and_one_that_came_is_held() {
+    let mut image = Image::default();
+    let moved = |replicas: &[i32]| {
+        let replicas = replicas.to_vec();
+        change(1, move |record| {
+            record.directories = Some(vec![Uuid(0); replicas.len()]);
+            record.replicas = Some(replicas);
+        })
+    };
+    actions(&mut image, topic("t", 1, &[1, 2], 2));
+    assert_eq!(actions(&mut image, [moved(&[2, 3])]), ["delete t-0"]);
+    assert!(actions(&mut image, [moved(&[2])]).is_empty(), "it is gone already");
+    assert_eq!(actions(&mut image, [moved(&[2, 1])]), ["follow t-0 of 2"]);
+}
+
+#[test]
+fn a_topic_created_anew_is_deleted_first() {
+    let mut image = Image::default();
+    actions(&mut image, topic("t", 1, &[1], 1));
+    let records = std::iter::once(remove(1)).chain(topic("t", 2, &[1], 1));
+    assert_eq!(actions(&mut image, records), ["delete t-0", "lead t-0"]);
+}
+
+#[test]
+fn what_is_on_disk_and_not_ours_by_the_metadata_is_a_stray() {
+    let mut image = Image::default();
+    actions(&mut image, topic("t", 2, &[1], 1));
+    actions(&mut image, topic("moved", 3, &[2], 2));
+    let stray = |id: Option<u128>, name: &str, index: i32| {
+        is_stray(BrokerId(1), &image, id.map(Uuid), name, PartitionIndex(index))
+    };
+    assert!(!stray(Some(2), "t", 0));
+    assert!(!stray(None, "t", 0), "a log from before topics had ids is known by name");
+    assert!(stray(Some(1), "t", 0), "created anew under its name");
+    assert!(stray(Some(2), "t", 5));
+    assert!(stray(Some(3), "moved", 0));
+    assert!(stray(None, "gone", 0));
+}
+
+#[test]
+fn a_new_replica_goes_where_the_metadata_says_or_where_there_is_least() {
+    let directory = |id, partitions, cordoned| LocalDirectory { id: Uuid(id), partitions, cordoned };
+    let online = [directory(501, 4, false), directory(502, 2, false), directory(503, 0, true)];
+    assert_eq!(choose_directory(Uuid(501), &online), Some(Uuid(501)));
+    assert_eq!(choose_directory(Uuid(503), &online), Some(Uuid(503)), "a cordon does not move what is there");
+    assert_eq!(choose_directory(Uuid::DIRECTORY_UNASSIGNED, &online), Some(Uuid(502)));
+    assert_eq!(choose_directory(Uuid(999), &online), Some(Uuid(502)));
+    assert_eq!(choose_directory(Uuid::DIRECTORY_UNASSIGNED, &online[2..]), Some(Uuid(503)));
+    assert_eq!(choose_directory(Uuid(501), &[]), None);
+}
+
+#[test]
+fn directories_are_reported_in_batches_until_the_controller_has_them() {
+    let mut reports = DirectoryReports::default();
+    for index in 0..3_000 {
+        reports.report(Uuid(1), PartitionIndex(index), Uuid(501));
+    }
+    let next = |reports: &mut DirectoryReports, now| {
+        let request = reports.next_request(BrokerId(1), BrokerEpoch(7), now)?;
+        assert_eq!((request.broker_id, request.broker_epoch), (1, 7));
+        Some(
+            request
+                .directories
+                .iter()
+                .flat_map(|directory| &directory.topics)
+                .map(|topic| topic.partitions.len())
+                .sum(),
+        )
+    };
+    assert_eq!(next(&mut reports, 0), Some(2_250_usize));
+    assert_eq!(next(&mut reports, 0), None, "one at a time");
+    reports.answered(None, 0);
+    assert_eq!(next(&mut reports, 0), None, "not at once");
+    let later = reports.next_deadline().unwrap();
+    assert_eq!(next(&mut reports, later), Some(2_250));
+    let partition =
+        PartitionData { partition_index: 5, error_code: ErrorCode::OperationNotAttempted.code(), ..Default::default() };
+    let topic = TopicData { topic_id: Uuid(1), partitions: vec![partition], ..Default::default() };
+    let directory = DirectoryData { id: Uuid(501), topics: vec![topic], ..Default::default() };
+    let response = AssignReplicasToDirsResponse { directories: vec![directory], ..Default::default() };
+    reports.answered(Some(&response), later);
+    let later = reports.next_deadline().unwrap();
+    assert_eq!(next(&mut reports, later), Some(751), "the rest, and the one that was not taken");
+    reports.answered(Some(&AssignReplicasToDirsResponse::default()), later);
+    assert_eq!(reports.next_deadline(), None);
+}
