@@ -202,15 +202,8 @@ async fn a_formatted_node_leads_registers_and_creates_topics() {
         assert_eq!(image.topics().by_name("first").unwrap().partitions().count(), 3, "an answer comes after its image");
         assert_eq!(image.features().metadata_version().level(), 30);
         assert!(image.cluster().is_active(BrokerId(1)));
-        assert!(
-            image.cluster().controller(BrokerId(1)).is_some() || voting == Voting::Static || {
-                until("the controller's registration", || {
-                    node.control.image().cluster().controller(BrokerId(1)).is_some()
-                })
-                .await;
-                true
-            }
-        );
+        until("the controller's registration", || node.control.image().cluster().controller(BrokerId(1)).is_some())
+            .await;
         let seen =
             node.memory.0.lock().unwrap().iter().map(|update| update.changes.topics_created.len()).sum::<usize>();
         assert_eq!(seen, 1, "the listener hears of each topic once");

@@ -410,7 +410,8 @@ impl Driver {
             self.step_lifecycle(LifecycleInput::Start);
             return true;
         }
-        if !self.controller_registered && self.first_published.is_some() {
+        let level_is_known = self.replay.image().features().finalized_metadata_version().is_some();
+        if !self.controller_registered && self.first_published.is_some() && level_is_known {
             self.controller_registered = true;
             if let Some(request) = broker::controller_registration(&self.options, self.replay.image()) {
                 self.ask(Asker::Registration, request.into());

@@ -190,7 +190,7 @@ fn format_directory(
     let in_log = options.metadata_version >= LEVEL_OF_KIP_1170;
     let records = first_records(options)?;
     if !in_log {
-        let writer = snapshot::SnapshotWriter::new(LeaderEpoch(0), Timestamp(0), options.now, None);
+        let writer = snapshot::SnapshotWriter::new(LeaderEpoch(0), options.now, options.now, None);
         write_checkpoint(disk, &directory.join(BOOTSTRAP_FILE), writer, &records)?;
     }
     let voters = match &options.voters {
@@ -201,7 +201,7 @@ fn format_directory(
         let partition = directory.join(METADATA_PARTITION);
         create(&partition)?;
         let quorum = voters.as_ref().map(|voters| (kraft_version, voters));
-        let writer = snapshot::SnapshotWriter::new(LeaderEpoch(0), Timestamp(0), options.now, quorum);
+        let writer = snapshot::SnapshotWriter::new(LeaderEpoch(0), options.now, options.now, quorum);
         let path = partition.join(snapshot::file_name(SnapshotId::BOOTSTRAP));
         write_checkpoint(disk, &path, writer, if in_log { &records } else { &[] })?;
     }
