@@ -12,7 +12,9 @@ pub fn hash(value: &Value) -> String {
 
 /// The same of a text.
 pub fn hash_text(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+    let digest = Sha256::digest(text.as_bytes());
+    let first = digest.iter().take(5).fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
+    format!("{first:010x}")
 }
 
 /// Writes into the object the hash of what it is, by which [`differs`] knows what was applied.

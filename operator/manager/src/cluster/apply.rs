@@ -1,0 +1,131 @@
+//! Carries out one step of a cluster's plan. It never decides: every write is what the plan said, guarded by the version or
+//! the uid that the plan saw.
+
+use gregor_operator_plan::{Kind, Progress, Reason, Step, Wanted};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use serde_json::Value;
+
+use super::dereference::resource;
+use crate::context::{Context, FIELD_MANAGER};
+use crate::error::Error;
+use crate::metrics::StepLabel;
+
+/// Carries out a step.
+pub async fn carry_out(context: &Context, namespace: &str, step: &Step) -> Result<(), Error> {
+    let label = match step {
+        Step::CreateIdentity(identity) => {
+            write_identity(context, namespace, identity, true).await?;
+            "create_identity"
+        }
+        Step::ReplaceIdentity(identity) => {
+            write_identity(context, namespace, identity, false).await?;
+            "replace_identity"
+        }
+        Step::Create(all) => {
+            for wanted in all {
+                create(context, namespace, wanted).await?;
+            }
+            "create"
+        }
+        Step::Apply(all) => {
+            for wanted in all {
+                apply(context, namespace, wanted).await?;
+            }
+            "apply"
+        }
+        Step::DeletePod { name, uid } => {
+            let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+            gone_is_fine(pods.delete(name, &only(uid)).await.map(drop), format!("deleting pod {name}"))?;
+            "delete_pod"
+        }
+        Step::Delete { kind, name, uid } => {
+            let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(*kind));
+            gone_is_fine(api.delete(name, &only(uid)).await.map(drop), format!("deleting {} {name}", kind.as_str()))?;
+            "delete"
+        }
+    };
+    context.metrics.steps.get_or_create(&StepLabel { step: label }).inc();
+    Ok(())
+}
+
+/// What an error of a step means for the cluster, where trying the same again is no answer.
+pub fn verdict(step: &Step, error: &Error) -> Option<Progress> {
+    let said = error.api_message().map_or_else(|| error.to_string(), str::to_owned);
+    if error.is_already_exists() {
+        return match step {
+            Step::Create(_) => Some(Progress::stalled(
+                Reason::NameTaken,
+                format!("{said}, and it does not belong to this cluster: rename or delete it"),
+            )),
+            // Somebody was faster: the next look finds it.
+            _ => None,
+        };
+    }
+    if error.is_invalid() {
+        let pods = match step {
+            Step::Create(all) | Step::Apply(all) => all.iter().any(|wanted| wanted.kind == Kind::StatefulSet),
+            _ => false,
+        };
+        let reason = if pods { Reason::InvalidPodTemplate } else { Reason::Rejected };
+        return Some(Progress::stalled(reason, format!("Kubernetes refuses it: {said}")));
+    }
+    error.is_forbidden().then(|| Progress::working(Reason::Rejected, format!("Kubernetes forbids it: {said}")))
+}
+
+fn only(uid: &str) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::default()
+    }
+}
+
+fn gone_is_fine(outcome: Result<(), kube::Error>, doing: String) -> Result<(), Error> {
+    match outcome {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        outcome => outcome.map_err(Error::kubernetes(doing)),
+    }
+}
+
+async fn write_identity(context: &Context, namespace: &str, identity: &Value, create: bool) -> Result<(), Error> {
+    let config_map: ConfigMap =
+        serde_json::from_value(identity.clone()).map_err(Error::shape("writing the identity"))?;
+    let name = config_map.name_any();
+    let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), namespace);
+    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    let outcome = if create {
+        api.create(&parameters, &config_map).await
+    } else {
+        api.replace(&name, &parameters, &config_map).await
+    };
+    outcome.map(drop).map_err(Error::kubernetes(format!("writing ConfigMap {name}")))
+}
+
+fn object(wanted: &Wanted) -> Result<DynamicObject, Error> {
+    serde_json::from_value(wanted.body.clone()).map_err(Error::shape(format!(
+        "writing {} {}",
+        wanted.kind.as_str(),
+        wanted.name
+    )))
+}
+
+async fn create(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(wanted.kind));
+    let doing = format!("creating {} {}", wanted.kind.as_str(), wanted.name);
+    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    match api.create(&parameters, &object(wanted)?).await {
+        // Fields belong to whoever applied them: without this, what a later apply leaves out would stay.
+        Ok(_) => apply(context, namespace, wanted).await,
+        Err(error) => Err(Error::kubernetes(doing)(error)),
+    }
+}
+
+async fn apply(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(wanted.kind));
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    api.patch(&wanted.name, &parameters, &Patch::Apply(&wanted.body))
+        .await
+        .map(drop)
+        .map_err(Error::kubernetes(format!("applying {} {}", wanted.kind.as_str(), wanted.name)))
+}

@@ -1,0 +1,101 @@
+//! The reconcile of a KafkaCluster: dereference, plan, one step, status.
+
+mod apply;
+mod dereference;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gregor_operator_api::KafkaCluster;
+use gregor_operator_plan::cluster::plan;
+use gregor_operator_plan::{ClusterPlan, Progress, Reason};
+use kube::ResourceExt as _;
+use kube::api::Api;
+use kube::runtime::controller::Action;
+
+use crate::context::Context;
+use crate::error::Error;
+use crate::metrics::{KindLabel, OutcomeLabel};
+use crate::status;
+
+const KIND: &str = "KafkaCluster";
+/// How often a cluster at rest is looked at, although nothing was heard of it.
+const AT_REST: Duration = Duration::from_secs(600);
+/// How often a cluster that waits is looked at. Mostly a watch is faster.
+const WAITING: Duration = Duration::from_secs(30);
+/// How soon the next step follows one that was carried out.
+const NEXT_STEP: Duration = Duration::from_millis(50);
+
+/// Brings a cluster one step nearer to its manifest.
+pub async fn reconcile(cluster: Arc<KafkaCluster>, context: Arc<Context>) -> Result<Action, Error> {
+    let began = Instant::now();
+    let outcome = look_and_step(&cluster, &context).await;
+    context.metrics.seconds.get_or_create(&KindLabel { kind: KIND }).observe(began.elapsed().as_secs_f64());
+    let word = match &outcome {
+        Ok((reason, _)) => reason.map_or("Gone", Reason::as_str),
+        Err(error) => error.label(),
+    };
+    context.metrics.reconciles.get_or_create(&OutcomeLabel { kind: KIND, outcome: word }).inc();
+    outcome.map(|(_, action)| action)
+}
+
+/// When to try again after an error.
+pub fn retry(cluster: Arc<KafkaCluster>, error: &Error, context: Arc<Context>) -> Action {
+    let attempts = context.failed(&cluster.uid().unwrap_or_default());
+    if error.is_outdated() && attempts < 5 {
+        return Action::requeue(NEXT_STEP);
+    }
+    tracing::warn!(cluster = cluster.name_any(), namespace = cluster.namespace(), attempts, "{error}");
+    Action::requeue(context.around(Error::back_off(attempts)))
+}
+
+async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Option<Reason>, Action), Error> {
+    let namespace = cluster.namespace().unwrap_or_default();
+    let name = cluster.name_any();
+    let Some(observed) = dereference::read(&context.client, &namespace, &name).await? else {
+        context.gate.forget(&cluster.uid().unwrap_or_default());
+        return Ok((None, Action::await_change()));
+    };
+    let mut mint = || context.random();
+    let now = Context::now();
+    let mut planned = plan(&observed, &context.environment, &now, &mut mint);
+    let uid = observed.cluster.uid().unwrap_or_default();
+    let mut stepped = false;
+    if let Some(step) = planned.step.take() {
+        tracing::info!(cluster = name, namespace, "{}", planned.progress.message());
+        match apply::carry_out(context, &namespace, &step).await {
+            Ok(()) => stepped = true,
+            Err(error) => match apply::verdict(&step, &error) {
+                // A person has to see it, and looking again changes nothing: it becomes the status.
+                Some(progress) => say(&mut planned, progress, &observed.cluster, &now),
+                None => return Err(error),
+            },
+        }
+    }
+    if matches!(planned.progress, Progress::Ready { .. } | Progress::Working { .. }) {
+        context.succeeded(&uid);
+    }
+    let reason = planned.progress.reason();
+    if observed.cluster.metadata.deletion_timestamp.is_some() {
+        return Ok((Some(reason), Action::await_change()));
+    }
+    let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &namespace);
+    let before = observed.cluster.status.as_ref();
+    let wait = status::write(context, &api, &observed.cluster, before, &planned.status).await?;
+    let next = match (&planned.progress, stepped) {
+        (_, true) => NEXT_STEP,
+        (Progress::Ready { .. }, false) => context.around(AT_REST),
+        (Progress::Working { .. } | Progress::Stalled { .. }, false) => context.around(WAITING),
+    };
+    let next = if stepped { next } else { wait.map_or(next, |wait| next.min(wait)) };
+    Ok((Some(reason), Action::requeue(next)))
+}
+
+/// Replaces what the plan would say by what its step came to.
+fn say(planned: &mut ClusterPlan, progress: Progress, cluster: &KafkaCluster, now: &str) {
+    let before = cluster.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    planned.status.conditions = progress.conditions(before, cluster.metadata.generation.unwrap_or_default(), now);
+    let phase = format!("{}: {}", progress.reason().as_str(), progress.message());
+    planned.status.phase = Some(gregor_operator_plan::progress::truncate(&phase, 250));
+    planned.progress = progress;
+}

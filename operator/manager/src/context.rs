@@ -1,0 +1,107 @@
+//! What every reconcile needs: clients, settings, and the little that is remembered between two of them, all of which may
+//! be lost.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::{Duration, SystemTime};
+
+use gregor_operator_api::KafkaTopic;
+use gregor_operator_plan::Environment;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::Store;
+use rustls::crypto::CryptoProvider;
+
+use crate::admin::TopicAdmin;
+use crate::metrics::Metrics;
+use crate::status::StatusGate;
+
+/// The field manager of everything that is applied, except statuses.
+pub const FIELD_MANAGER: &str = "gregor-operator";
+/// The field manager of statuses.
+pub const STATUS_MANAGER: &str = "gregor-operator-status";
+
+/// What every reconcile needs.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// What the operator knows that no manifest says.
+    pub environment: Environment,
+    /// How brokers are asked about topics.
+    pub admin: Arc<dyn TopicAdmin>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// How events are told.
+    pub recorder: Recorder,
+    /// How often statuses may be written.
+    pub gate: StatusGate,
+    /// Every KafkaTopic in sight, to find those that name the same topic.
+    pub topics: RwLock<Vec<Store<KafkaTopic>>>,
+    /// How often in a row the work on an object has failed, by its uid.
+    attempts: Mutex<HashMap<String, u32>>,
+    chance: RandomState,
+    provider: CryptoProvider,
+}
+
+impl Context {
+    /// A context with nothing remembered.
+    pub fn new(
+        client: Client,
+        environment: Environment,
+        admin: Arc<dyn TopicAdmin>,
+        identity: &str,
+        metrics: Metrics,
+    ) -> Self {
+        let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: Some(identity.to_owned()) };
+        Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            environment,
+            admin,
+            metrics,
+            gate: StatusGate::default(),
+            topics: RwLock::default(),
+            attempts: Mutex::default(),
+            chance: RandomState::new(),
+            provider: rustls::crypto::aws_lc_rs::default_provider(),
+        }
+    }
+
+    /// Counts a failed attempt and says how many there were in a row.
+    pub fn failed(&self, uid: &str) -> u32 {
+        let mut attempts = self.attempts.lock().expect("nothing panics while it holds this lock");
+        let count = attempts.entry(uid.to_owned()).or_insert(0);
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    /// Forgets the failures of an object.
+    pub fn succeeded(&self, uid: &str) {
+        self.attempts.lock().expect("nothing panics while it holds this lock").remove(uid);
+    }
+
+    /// The time, as conditions carry it.
+    pub fn now() -> String {
+        let now = Timestamp::now();
+        Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+    }
+
+    /// Sixteen bytes from the source that TLS keys come from.
+    pub fn random(&self) -> [u8; 16] {
+        let mut bytes = [0_u8; 16];
+        self.provider
+            .secure_random
+            .fill(&mut bytes)
+            .expect("a process without random bytes cannot have made its TLS keys");
+        bytes
+    }
+
+    /// A time near `base`, so that a thousand objects do not come back in the same second.
+    pub fn around(&self, base: Duration) -> Duration {
+        let share = self.chance.hash_one(SystemTime::now()) % 1000;
+        base.mul_f64(0.9 + 0.2 * (share as f64 / 1000.0))
+    }
+}
