@@ -35,7 +35,7 @@ pub(crate) fn change(plan: &mut Plan<'_>, request: &IncrementalAlterConfigsReque
             ConfigResource::new(ResourceType::from_code(resource.resource_type), resource.resource_name.clone());
         let result = check_once(&resources, resource.resource_type, &resource.resource_name)
             .and_then(|()| changed(plan, &named, &resource.configs))
-            .and_then(|values| put(plan, &named, values));
+            .and_then(|values| put(plan, &named, &values));
         let result = plan.keep(mark, result);
         responses.push(incremental_alter_configs_response::AlterConfigsResourceResponse {
             error_code: code_of(&result),
@@ -70,7 +70,7 @@ pub(crate) fn replace(plan: &mut Plan<'_>, request: &AlterConfigsRequest) -> Alt
         let result = check_once(&resources, resource.resource_type, &resource.resource_name)
             .and_then(|()| check_unique(resource.configs.iter().map(|config| &config.name)))
             .and_then(|()| values.collect())
-            .and_then(|values| put(plan, &named, values));
+            .and_then(|values| put(plan, &named, &values));
         let result = plan.keep(mark, result);
         responses.push(alter_configs_response::AlterConfigsResourceResponse {
             error_code: code_of(&result),
@@ -100,7 +100,7 @@ pub(crate) fn check_topic_configs<'a>(
             return Err(Refusal::new(ErrorCode::InvalidConfig, format!("The key {name} is given twice.")));
         }
     }
-    check_topic(&values)
+    check_topic(&Values::new(), &values)
 }
 
 fn check_once(resources: &[(i8, KString)], resource_type: i8, name: &KString) -> Result<(), Refusal> {
@@ -188,9 +188,8 @@ fn key_of(resource_type: ResourceType, name: &str) -> Option<&'static ConfigKey>
 }
 
 /// Makes `values` the whole configuration of a resource: checks it, then writes what differs.
-fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: Values) -> Result<(), Refusal> {
+fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: &Values) -> Result<(), Refusal> {
     let before: Values = plan.image.configs().of(resource).map(|(name, value)| (name.clone(), value.clone())).collect();
-    let differs = |name: &KString, value: &KString| before.get(name) != Some(value);
     if values.values().any(|value| value.len() > MAX_VALUE_BYTES) {
         return Err(Refusal::new(
             ErrorCode::InvalidConfig,
@@ -201,9 +200,9 @@ fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: Values) -> Result
     }
     check_resource(plan, resource)?;
     match resource.resource_type {
-        ResourceType::Topic => check_topic(&values)?,
-        ResourceType::Broker => check_broker(resource, &before, &values)?,
-        _ => check_group(&values)?,
+        ResourceType::Topic => check_topic(&before, values)?,
+        ResourceType::Broker => check_broker(resource, &before, values)?,
+        _ => check_group(&before, values)?,
     }
     let record = |name: &KString, value: Option<&KString>| {
         MetadataRecord::Config(ConfigRecord {
@@ -214,7 +213,7 @@ fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: Values) -> Result
             ..Default::default()
         })
     };
-    for (name, value) in values.iter().filter(|(name, value)| differs(name, value)) {
+    for (name, value) in altered(&before, values) {
         plan.push(record(name, Some(value)));
     }
     for name in before.keys().filter(|name| !values.contains_key(*name)) {
@@ -254,8 +253,13 @@ fn check_resource(plan: &Plan<'_>, resource: &ConfigResource) -> Result<(), Refu
     }
 }
 
-fn check_topic(values: &Values) -> Result<(), Refusal> {
-    for (name, value) in values {
+/// Only what changes is judged: a value that an older or other version stored does not stand in the way of others.
+fn altered<'a>(before: &'a Values, values: &'a Values) -> impl Iterator<Item = (&'a KString, &'a KString)> {
+    values.iter().filter(|(name, value)| before.get(*name) != Some(*value))
+}
+
+fn check_topic(before: &Values, values: &Values) -> Result<(), Refusal> {
+    for (name, value) in altered(before, values) {
         validate_topic_config(name, value)
             .map_err(|error| Refusal::new(ErrorCode::InvalidConfig, error.to_string()))?;
     }
@@ -271,9 +275,8 @@ fn check_topic(values: &Values) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Only what changes is judged: a value that an older or other version stored does not stand in the way of others.
 fn check_broker(resource: &ConfigResource, before: &Values, values: &Values) -> Result<(), Refusal> {
-    for (name, value) in values.iter().filter(|(name, value)| before.get(*name) != Some(value)) {
+    for (name, value) in altered(before, values) {
         // As in Apache Kafka, a key that it does not know is stored: plug-ins of other nodes may read it.
         let Some(key) = broker_key(name) else { continue };
         if key.update == Update::ReadOnly {
@@ -293,8 +296,8 @@ fn check_broker(resource: &ConfigResource, before: &Values, values: &Values) -> 
     Ok(())
 }
 
-fn check_group(values: &Values) -> Result<(), Refusal> {
-    for (name, value) in values {
+fn check_group(before: &Values, values: &Values) -> Result<(), Refusal> {
+    for (name, value) in altered(before, values) {
         let invalid = |message: String| Refusal::new(ErrorCode::InvalidConfig, message);
         let key = group_key(name).ok_or_else(|| invalid(format!("Unknown group config name: {name}")))?;
         key.check(value).map_err(|error| invalid(error.to_string()))?;

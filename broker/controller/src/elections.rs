@@ -85,24 +85,21 @@ pub(crate) fn elect(plan: &mut Plan<'_>, request: &ElectLeadersRequest, version:
             ..Default::default()
         });
     };
-    match &request.topic_partitions {
-        Some(topics) => {
-            for topic in topics {
-                for partition in &topic.partitions {
-                    let result = elect_one(plan, &topic.topic, PartitionIndex(*partition), election);
-                    add(&topic.topic, *partition, &result);
-                }
+    if let Some(topics) = &request.topic_partitions {
+        for topic in topics {
+            for partition in &topic.partitions {
+                let result = elect_one(plan, &topic.topic, PartitionIndex(*partition), election);
+                add(&topic.topic, *partition, &result);
             }
         }
-        None => {
-            let image = plan.image.clone();
-            for topic in image.topics().iter() {
-                for (index, _) in topic.partitions() {
-                    let result = elect_one(plan, &topic.name, index, election);
-                    // Asked about everything, the answer names only what there was to do.
-                    if code_of(&result) != ErrorCode::ElectionNotNeeded as i16 {
-                        add(&topic.name, index.value(), &result);
-                    }
+    } else {
+        let image = plan.image.clone();
+        for topic in image.topics().iter() {
+            for (index, _) in topic.partitions() {
+                let result = elect_one(plan, &topic.name, index, election);
+                // Asked about everything, the answer names only what there was to do.
+                if code_of(&result) != ErrorCode::ElectionNotNeeded as i16 {
+                    add(&topic.name, index.value(), &result);
                 }
             }
         }

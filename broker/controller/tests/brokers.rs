@@ -1,5 +1,7 @@
 //! Brokers come, go and are lost; leadership and configuration follow them; nothing is answered that could still be undone.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use common::{Rig, SECOND, SET, alter, assert_error, assigned, ids, replace, topic};

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Rig, alter, assert_error, assigned, ids, topic, with_config};
+use common::{APPEND, DELETE, Rig, SET, SUBTRACT, alter, assert_error, assigned, ids, topic, with_config};
 use gregor_messages::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest,
     DeleteTopicsResponse, IncrementalAlterConfigsResponse,
@@ -209,7 +209,6 @@ fn topic_configs_change_value_by_value_and_lists_item_by_item() {
         let values: Vec<_> = values.of(&resource).map(|(name, value)| format!("{name}={value}")).collect();
         (response.responses[0].error_code, values.join(" "))
     };
-    use common::{APPEND, DELETE, SET, SUBTRACT};
     assert_eq!(change(&[("retention.ms", SET, Some("5"))]), (0, "retention.ms=5".to_owned()));
     // Appending starts from the default.
     let (code, values) = change(&[("cleanup.policy", APPEND, Some("compact")), ("retention.ms", DELETE, None)]);

@@ -6,6 +6,7 @@ use gregor_state_records::metadata::{
     AccessControlEntryRecord, DelegationTokenRecord, MetadataRecord, UserScramCredentialRecord,
 };
 use gregor_types::{KString, Uuid};
+use gregor_wire::RawTags;
 use rpds::RedBlackTreeMapSync;
 
 use crate::{ApplyError, MetadataVersion};
@@ -39,7 +40,7 @@ impl Acls {
             resource_name: record.resource_name.compact(),
             principal: record.principal.compact(),
             host: record.host.compact(),
-            unknown_tagged_fields: Default::default(),
+            unknown_tagged_fields: RawTags::default(),
             ..record.clone()
         };
         self.entries.insert_mut(record.id, Arc::new(entry));
@@ -68,7 +69,7 @@ impl ScramCredentials {
     }
 
     pub(crate) fn put(&mut self, record: &UserScramCredentialRecord) {
-        let credential = UserScramCredentialRecord { unknown_tagged_fields: Default::default(), ..record.clone() };
+        let credential = UserScramCredentialRecord { unknown_tagged_fields: RawTags::default(), ..record.clone() };
         self.credentials.insert_mut((record.mechanism, record.name.compact()), Arc::new(credential));
     }
 
@@ -110,7 +111,7 @@ impl DelegationTokens {
             requester: record.requester.compact(),
             renewers: record.renewers.iter().map(KString::compact).collect(),
             token_id: record.token_id.compact(),
-            unknown_tagged_fields: Default::default(),
+            unknown_tagged_fields: RawTags::default(),
             ..record.clone()
         };
         self.tokens.insert_mut(token.token_id.clone(), Arc::new(token));

@@ -1,5 +1,7 @@
 //! What a broker does with partitions and directories as the metadata changes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use gregor_messages::{
     AssignReplicasToDirsResponse,
     assign_replicas_to_dirs_response::{DirectoryData, PartitionData, TopicData},

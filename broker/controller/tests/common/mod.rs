@@ -1,5 +1,6 @@
 //! A quorum of one on paper: a log that is a vector, and a commit when the test says so.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(dead_code, reason = "each test file uses what it needs")]
 
 use std::collections::BTreeMap;
