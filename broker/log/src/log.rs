@@ -51,6 +51,8 @@ pub struct PartitionLog {
     pub(crate) directory_changes: u64,
     /// Counts truncations of the active segment: until a flush, a crash may bring back what was cut off.
     pub(crate) truncations: u64,
+    /// The lowest offset of those truncations.
+    pub(crate) truncated_to: Option<Offset>,
     synced: Synced,
     epoch_file: Arc<EpochFile>,
 }
@@ -167,6 +169,7 @@ impl PartitionLog {
             topic_id_unwritten: false,
             directory_changes: 0,
             truncations: 0,
+            truncated_to: None,
             synced: Synced::default(),
             epoch_file: Arc::new(EpochFile { path: epoch_path, written_version: Mutex::new(0) }),
         }
@@ -347,8 +350,8 @@ impl PartitionLog {
         }
         let mut tokens = Vec::new();
         let disk = self.disk.clone();
-        if self.end_offset > self.recovery_point || target.truncations != self.synced.truncations {
-            let first = self.segment_at(self.recovery_point);
+        if self.end_offset > self.recovery_point || self.truncated_to.is_some() {
+            let first = self.first_unsynced_segment();
             let active = self.segments.len() - 1;
             for (index, segment) in self.segments.iter_mut().enumerate().skip(first) {
                 segment.sync(&*disk, index < active, &mut tokens)?;
@@ -356,6 +359,17 @@ impl PartitionLog {
         }
         self.push_side_syncs(target, &mut tokens);
         Ok(Some(self.token(target, tokens)))
+    }
+
+    fn first_unsynced_segment(&self) -> usize {
+        // The segment that a truncation has cut ends at that offset: another may begin there since.
+        let cut = self.truncated_to.map_or(self.recovery_point, |offset| offset.plus(-1));
+        self.segment_at(self.recovery_point.min(cut))
+    }
+
+    pub(crate) fn note_truncation(&mut self, to: Offset) {
+        self.truncations += 1;
+        self.truncated_to = Some(self.truncated_to.map_or(to, |lowest| lowest.min(to)));
     }
 
     fn sync_target(&self) -> Synced {
@@ -390,6 +404,7 @@ impl PartitionLog {
     pub fn flushed(&mut self, flushed: Flushed) {
         if flushed.synced.truncations == self.truncations {
             self.recovery_point = self.recovery_point.max(flushed.end_offset);
+            self.truncated_to = None;
         }
         let (old, new) = (self.synced, flushed.synced);
         self.synced = Synced {
@@ -409,7 +424,7 @@ impl PartitionLog {
         self.take_producer_snapshot()?;
         let target = self.sync_target();
         let mut tokens = Vec::new();
-        let first = self.segment_at(self.recovery_point);
+        let first = self.first_unsynced_segment();
         for segment in self.segments.iter_mut().skip(first) {
             segment.sync(&*disk, true, &mut tokens)?;
         }

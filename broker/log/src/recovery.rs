@@ -96,13 +96,14 @@ impl LogOpening {
     pub fn new(disk: Arc<dyn Disk>, directory: PathBuf, options: OpenOptions) -> Result<Self, LogError> {
         let Folder { segments: mut files, snapshots, topic_id } = folder::tidy(&*disk, &directory)?;
         let now = options.now;
-        let mut created = 0;
+        // What a program that ended uncleanly did to the folder may not have reached the disk.
+        let mut created = u64::from(!options.clean);
         let mut segments: Vec<_> =
             files.iter().map(|(base, files)| Segment::existing(&directory, *base, files, now)).collect();
         if segments.is_empty() {
             segments.push(Segment::create(&*disk, &directory, options.log_start_offset, now)?);
             files.push((options.log_start_offset, folder::EMPTY_SEGMENT));
-            created = 1;
+            created += 1;
         }
         let epochs_path = directory.join(LEADER_EPOCH_CHECKPOINT);
         let epochs = read_epochs(&*disk, &epochs_path);
@@ -335,6 +336,10 @@ impl LogOpening {
         log.epochs.truncate_from_start(start);
         log.remove_snapshots(|offset| offset <= end)?;
         let untouched = clean && !self.damaged;
+        if !untouched {
+            let from = recovery_point.min(end);
+            log.note_truncation(from);
+        }
         log.recovery_point = if untouched { end } else { recovery_point.min(end) };
         Ok(self.log)
     }

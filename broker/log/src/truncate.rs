@@ -43,7 +43,7 @@ impl PartitionLog {
         self.end_offset = end;
         self.start_offset = self.start_offset.min(end);
         self.recovery_point = self.recovery_point.min(end);
-        self.truncations += 1;
+        self.note_truncation(end);
         self.recent.clear();
         self.epochs.truncate_from_end(end);
         self.rebuild_producers()
@@ -62,7 +62,7 @@ impl PartitionLog {
         self.directory_changes += 1;
         (self.start_offset, self.end_offset) = (offset, offset);
         self.recovery_point = self.recovery_point.min(offset);
-        self.truncations += 1;
+        self.note_truncation(offset);
         self.recent.clear();
         self.epochs.clear();
         self.producers.clear();
