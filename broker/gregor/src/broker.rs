@@ -1,0 +1,78 @@
+//! `gregor broker`: a node as its server.properties says, until it is told to stop.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use gregor_config::{BrokerConfig, Properties};
+use gregor_server::{Node, NodeOptions};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::output::key_value;
+
+/// Which node to run.
+#[derive(Args)]
+pub struct Options {
+    /// The node's server.properties, with Apache Kafka's keys.
+    #[arg(long, short, value_name = "FILE")]
+    config: PathBuf,
+    /// A key that wins over the file. May be given several times.
+    #[arg(long = "override", value_parser = key_value, value_name = "KEY=VALUE")]
+    overrides: Vec<(String, String)>,
+    /// Serve /metrics, /livez and /readyz here; nowhere when left out.
+    #[arg(long, env = "GREGOR_HEALTH_LISTEN", value_name = "HOST:PORT")]
+    health_listen: Option<String>,
+}
+
+/// Runs the node.
+pub fn run(options: &Options) -> Result<()> {
+    let config = load(&options.config, &options.overrides)?;
+    serve(config, options.health_listen.clone(), |node| {
+        let listeners: Vec<_> = node.addresses().iter().map(|(name, address)| format!("{name} on {address}")).collect();
+        println!("Listening: {}", listeners.join(", "));
+    })
+}
+
+/// Reads a configuration, with warnings for what has no effect.
+pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<BrokerConfig> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    let mut properties = Properties::parse(&text).with_context(|| format!("{}", path.display()))?;
+    for (key, value) in overrides {
+        properties.set(key, value);
+    }
+    let (config, warnings) =
+        BrokerConfig::from_properties(&properties).with_context(|| format!("{}", path.display()))?;
+    for warning in warnings {
+        tracing::warn!("{}: {warning}", path.display());
+    }
+    Ok(config)
+}
+
+/// Runs a node until SIGTERM or SIGINT, then shuts it down cleanly; a second signal ends it at once.
+pub fn serve(config: BrokerConfig, health_listen: Option<String>, started: impl FnOnce(&Node)) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let node = Node::start(config, NodeOptions { health_listen }).await?;
+        started(&node);
+        let mut failed = node.failures();
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("told to stop"),
+            _ = interrupt.recv() => tracing::info!("interrupted: stopping cleanly; once more to stop at once"),
+            failure = failed.recv() => {
+                node.shutdown().await.ok();
+                anyhow::bail!("the node cannot go on: {failure}");
+            }
+        }
+        tokio::select! {
+            outcome = node.shutdown() => outcome.context("stopping")?,
+            _ = interrupt.recv() => anyhow::bail!("stopped without a clean shutdown; the next start checks the logs"),
+        }
+        tracing::info!("stopped cleanly");
+        Ok(())
+    })
+}
