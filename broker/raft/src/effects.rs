@@ -134,6 +134,10 @@ impl Effects {
         self.0.is_empty()
     }
 
+    pub(crate) fn reply(&mut self, after: Option<Token>, to: RequestId, reply: Reply) {
+        self.push(Effect::Reply { after, to, reply, read: None });
+    }
+
     pub(crate) fn push(&mut self, effect: Effect) {
         self.0.push_back(effect);
     }

@@ -11,7 +11,7 @@ use gregor_types::{BrokerId, KString, LeaderEpoch, Offset};
 
 use crate::{
     Batch, ControlRecord, Effect, Effects, ElectionState, LogView, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Nanos, Now,
-    OffsetAndEpoch, ReplicaKey, Reply, Request, RequestId, Rng, RoleChange, Token, Voter, VoterHistory, VoterSet,
+    OffsetAndEpoch, ReplicaKey, Request, RequestId, Rng, RoleChange, Token, Voter, VoterHistory, VoterSet,
     control::leader_change,
     effects::{Write, Writes},
     leader::Leader,
@@ -227,10 +227,10 @@ impl Quorum {
         self.pass(elapsed);
         match input {
             Input::Start => self.stand(log, now, rng, effects),
-            Input::Tick => {}
+            // Both are seen by what follows every input: what is due, and what the log view shows.
+            Input::Tick | Input::SnapshotReady(_) => {}
             Input::Durable(token) => self.on_durable(token, log, now, effects),
             Input::Appended(token) => self.on_appended(token, log, now, effects),
-            Input::SnapshotReady(_) => {}
             Input::Append { epoch, base, records } => self.on_append(epoch, base, records, now, effects),
             Input::Request { id, version, request } => self.on_request(id, version, request, log, now, rng, effects),
             Input::Resign => self.resign(now, effects),
@@ -437,10 +437,6 @@ impl Quorum {
         let token = self.writes.begin(Write::Election);
         effects.push(Effect::Persist { token, state: election });
         token
-    }
-
-    pub(crate) fn reply(&self, after: Option<Token>, to: RequestId, reply: Reply, effects: &mut Effects) {
-        effects.push(Effect::Reply { after, to, reply, read: None });
     }
 
     pub(crate) fn voters(&self) -> &VoterSet {

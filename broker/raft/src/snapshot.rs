@@ -218,7 +218,9 @@ mod tests {
     fn a_snapshot_reads_back_in_order_across_batches() {
         let mut writer = SnapshotWriter::new(LeaderEpoch(3), Timestamp(1), Timestamp(2), Some((1, &voters())));
         let records: Vec<Bytes> = (0..25_000u32).map(|number| Bytes::copy_from_slice(&number.to_be_bytes())).collect();
-        records.iter().for_each(|record| writer.append(record));
+        for record in &records {
+            writer.append(record);
+        }
         let bytes = Bytes::from(writer.finish().concat());
         let contents = read_all(&bytes).unwrap();
         assert!(

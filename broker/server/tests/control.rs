@@ -1,5 +1,7 @@
 //! The control thread on real files: a quorum of one that leads, registers, decides, remembers, snapshots and refuses.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},

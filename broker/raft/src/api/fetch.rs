@@ -50,10 +50,10 @@ impl Quorum {
         effects: &mut Effects,
     ) {
         if !self.is_our_cluster(request.cluster_id.as_ref()) {
-            return self.reply_error(id, ErrorCode::InconsistentClusterId, effects);
+            return reply_error(id, ErrorCode::InconsistentClusterId, effects);
         }
         let [topic] = request.topics.as_slice() else {
-            return self.reply_error(id, ErrorCode::InvalidRequest, effects);
+            return reply_error(id, ErrorCode::InvalidRequest, effects);
         };
         let named = if version >= VERSION_OF_TOPIC_IDS {
             topic.topic_id == Uuid::METADATA_TOPIC
@@ -61,10 +61,10 @@ impl Quorum {
             topic.topic == METADATA_TOPIC
         };
         let [partition] = topic.partitions.as_slice() else {
-            return self.reply_error(id, ErrorCode::InvalidRequest, effects);
+            return reply_error(id, ErrorCode::InvalidRequest, effects);
         };
         if !named || partition.partition != 0 {
-            return self.reply_error(id, ErrorCode::InvalidRequest, effects);
+            return reply_error(id, ErrorCode::InvalidRequest, effects);
         }
         let plan = FetchPlan {
             version,
@@ -98,7 +98,7 @@ impl Quorum {
                         ..Default::default()
                     };
                 });
-                self.reply(None, id, Reply::Fetch(answer), effects);
+                effects.reply(None, id, Reply::Fetch(answer));
             }
             Position::Snapshot(snapshot) => {
                 let answer = self.fetch_answer(&plan, ErrorCode::None, |data| {
@@ -108,7 +108,7 @@ impl Quorum {
                         ..Default::default()
                     };
                 });
-                self.reply(None, id, Reply::Fetch(answer), effects);
+                effects.reply(None, id, Reply::Fetch(answer));
             }
             Position::Valid => {
                 let node = if version >= 15 { request.replica_state.replica_id } else { request.replica_id };
@@ -151,11 +151,6 @@ impl Quorum {
         let plan = FetchPlan { log_start, ..waiting.plan };
         let answer = self.fetch_answer(&plan, error, |_| {});
         effects.push(Effect::Reply { after: None, to: waiting.id, reply: Reply::Fetch(answer), read });
-    }
-
-    fn reply_error(&self, id: RequestId, error: ErrorCode, effects: &mut Effects) {
-        let answer = FetchResponse { error_code: error.code(), ..Default::default() };
-        self.reply(None, id, Reply::Fetch(answer), effects);
     }
 
     fn fetch_answer(&self, plan: &FetchPlan, error: ErrorCode, fill: impl FnOnce(&mut PartitionData)) -> FetchResponse {
@@ -201,6 +196,11 @@ impl Quorum {
             })
             .collect()
     }
+}
+
+fn reply_error(id: RequestId, error: ErrorCode, effects: &mut Effects) {
+    let answer = FetchResponse { error_code: error.code(), ..Default::default() };
+    effects.reply(None, id, Reply::Fetch(answer));
 }
 
 /// `KafkaRaftClient.validateFetchOffsetAndEpoch` and `ReplicatedLog.validateOffsetAndEpoch`.

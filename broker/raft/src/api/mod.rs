@@ -77,15 +77,15 @@ impl Quorum {
             Request::Fetch(request) => self.on_fetch(id, version, &request, log, now, effects),
             Request::FetchSnapshot(request) => {
                 let (response, read) = self.on_fetch_snapshot(&request, log);
-                self.reply(None, id, Reply::FetchSnapshot(response, read), effects);
+                effects.reply(None, id, Reply::FetchSnapshot(response, read));
             }
             Request::Vote(request) => {
                 let (response, after) = self.on_vote(&request, log, now, rng, effects);
-                self.reply(after, id, Reply::Vote(response), effects);
+                effects.reply(after, id, Reply::Vote(response));
             }
             Request::DescribeQuorum(request) => {
                 let response = self.on_describe(&request, now);
-                self.reply(None, id, Reply::DescribeQuorum(response), effects);
+                effects.reply(None, id, Reply::DescribeQuorum(response));
             }
         }
     }

@@ -38,7 +38,7 @@ const COMMANDS_PER_ROUND: usize = 100;
 /// Requests that may be under way; more wait in the queue.
 const ASKERS_MAX: usize = 5_000;
 /// Longest sleep, so that no deadline has to be exact.
-const SLEEP_MAX: Duration = Duration::from_secs(3_600);
+const SLEEP_MAX: Duration = Duration::from_hours(1);
 const MILLISECOND: Nanos = 1_000_000;
 
 /// See the module's documentation.
@@ -142,7 +142,7 @@ impl Driver {
         loop {
             self.settle()?;
             if let Some(stopped) = self.stopping.take() {
-                self.log.close(crate::api::now())?;
+                self.log.close()?;
                 // Whoever asked may be gone; the log is closed all the same.
                 let _ = stopped.send(());
                 return Ok(());

@@ -242,7 +242,9 @@ fn write_checkpoint(
     mut writer: snapshot::SnapshotWriter,
     records: &[bytes::Bytes],
 ) -> Result<(), FormatError> {
-    records.iter().for_each(|record| writer.append(record));
+    for record in records {
+        writer.append(record);
+    }
     let content = writer.finish().concat();
     replace_file(disk, path, &content).map_err(|error| FormatError::File { path: path.to_owned(), error })
 }

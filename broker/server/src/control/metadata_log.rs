@@ -107,7 +107,8 @@ impl MetadataLog {
             ..LogConfig::default()
         });
         let topic_partition = TopicPartition::new(METADATA_TOPIC, 0);
-        let exists = entries.iter().any(|entry| entry.name.ends_with(".log"));
+        let exists =
+            entries.iter().any(|entry| Path::new(&entry.name).extension().is_some_and(|extension| extension == "log"));
         let log = if exists {
             // Nothing is taken on trust: neither a recovery point nor a clean shutdown, as in Apache's KafkaMetadataLog.
             let options = OpenOptions {
@@ -281,14 +282,14 @@ impl MetadataLog {
     }
 
     /// Closes the log: all of it is on disk.
-    pub(super) fn close(mut self, now: Timestamp) -> Result<(), MetadataLogError> {
+    pub(super) fn close(mut self) -> Result<(), MetadataLogError> {
         self.log.close()?.complete()?;
         Ok(())
     }
 
-    fn read_file<T>(&self, name: &str, read: impl FnOnce(SharedFile) -> io::Result<T>) -> Result<T, MetadataLogError> {
+    fn read_file<T>(&self, name: &str, read: impl FnOnce(&SharedFile) -> io::Result<T>) -> Result<T, MetadataLogError> {
         let path = self.partition.join(name);
-        self.disk.open(&path).and_then(read).map_err(|error| MetadataLogError::File { path, error })
+        self.disk.open(&path).and_then(|file| read(&file)).map_err(|error| MetadataLogError::File { path, error })
     }
 }
 
@@ -337,14 +338,14 @@ pub(super) fn read_bootstrap<E: From<MetadataLogError>>(
     mut each: impl FnMut(Content) -> Result<(), E>,
 ) -> Result<bool, E> {
     let path = directory.join(super::format::BOOTSTRAP_FILE);
-    match disk.open(&path).and_then(whole) {
+    match disk.open(&path).and_then(|file| whole(&file)) {
         Ok(bytes) => read_checkpoint(super::format::BOOTSTRAP_FILE, &bytes, &mut each).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(MetadataLogError::File { path, error }.into()),
     }
 }
 
-fn whole(file: SharedFile) -> io::Result<Bytes> {
+fn whole(file: &SharedFile) -> io::Result<Bytes> {
     let mut bytes = vec![0; file.len()? as usize];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes.into())
