@@ -37,6 +37,7 @@ const READ_COMMITTED: i8 = 1;
 /// A consumer, in `replica_id`.
 const CONSUMER: i32 = -1;
 /// From this version on a client understands that the answer is not known yet (KIP-207).
+const FIRST_VERSION_WITH_LEADER_EPOCH: i16 = 4;
 const FIRST_VERSION_WITH_OFFSET_NOT_AVAILABLE: i16 = 5;
 
 /// What is answered for one partition.
@@ -66,7 +67,7 @@ pub(crate) async fn handle(context: &Context, request: ListOffsetsRequest, versi
             } else {
                 answer(context, &image, &request, &topic.name, partition, version)
             };
-            shown(partition.partition_index, answer)
+            shown(partition.partition_index, answer, version)
         };
         topics.push(ListOffsetsTopicResponse {
             name: topic.name.clone(),
@@ -139,7 +140,7 @@ fn find(
     }))
 }
 
-fn shown(partition_index: i32, answer: Answer) -> ListOffsetsPartitionResponse {
+fn shown(partition_index: i32, answer: Answer, version: i16) -> ListOffsetsPartitionResponse {
     let (error, found) = match answer {
         Ok(found) => (ErrorCode::None, found),
         Err(error) => (error, NOTHING),
@@ -149,7 +150,7 @@ fn shown(partition_index: i32, answer: Answer) -> ListOffsetsPartitionResponse {
         error_code: error.code(),
         timestamp: found.timestamp.value(),
         offset: found.offset.value(),
-        leader_epoch: found.leader_epoch.value(),
+        leader_epoch: if version >= FIRST_VERSION_WITH_LEADER_EPOCH { found.leader_epoch.value() } else { -1 },
         ..Default::default()
     }
 }
