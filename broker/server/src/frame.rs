@@ -126,9 +126,10 @@ impl FrameReader {
         frame.advance(4);
         self.frame_began = None;
         self.last_frame = Instant::now();
-        if self.grant.bytes() > RETAINED && self.buffer.len() <= STEP {
+        let kept = if self.grant.is_scarce() { 0 } else { RETAINED };
+        if self.grant.bytes() > kept && self.buffer.len() <= STEP {
             self.buffer = BytesMut::from(&self.buffer[..]);
-            self.grant.shrink_to(STEP);
+            self.grant.shrink_to(self.buffer.len());
         }
         Ok(Some(frame))
     }

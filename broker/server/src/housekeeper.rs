@@ -17,10 +17,10 @@ use crate::{api::now, partition::Partition, partitions::Partitions};
 
 /// Segments that retention deletes under one hold of the partition's lock.
 const SEGMENTS_PER_STEP: usize = 4;
-/// How often it is looked for partitions whose `flush.ms` has passed, while there are any.
+/// How often it is looked for partitions whose `flush.ms` has passed, while any has one.
 const FLUSH_CHECK: Duration = Duration::from_secs(1);
-/// How often it is looked for folders to remove, while there are any.
-const DELETE_CHECK: Duration = Duration::from_secs(1);
+/// How often it is looked for topics that have a `flush.ms`, and for folders to remove.
+const LOOK_AROUND: Duration = Duration::from_secs(10);
 
 /// The thread, and the way to end it.
 #[derive(Debug)]
@@ -49,8 +49,8 @@ impl Housekeeper {
             (Job::Checkpoint(CheckpointKind::RecoveryPoint), every(config.log_flush_offset_checkpoint_interval_ms)),
             (Job::Checkpoint(CheckpointKind::LogStart), every(config.log_flush_start_offset_checkpoint_interval_ms)),
             (Job::Retention, every(config.log_retention_check_interval_ms)),
-            (Job::Flush, FLUSH_CHECK),
-            (Job::RemoveDeleted, DELETE_CHECK),
+            (Job::Flush, LOOK_AROUND),
+            (Job::RemoveDeleted, LOOK_AROUND),
         ];
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let stopped = Arc::clone(&stop);
@@ -85,14 +85,15 @@ fn run(partitions: &Partitions, jobs: &[(Job, Duration)], stop: &(Mutex<bool>, C
         drop(stopped);
         for (at, job, every) in &mut due {
             if *at <= Instant::now() {
-                run_job(partitions, *job);
-                *at = Instant::now() + *every;
+                let sooner = run_job(partitions, *job);
+                *at = Instant::now() + sooner.unwrap_or(*every);
             }
         }
     }
 }
 
-fn run_job(partitions: &Partitions, job: Job) {
+/// Does a job; says when it wants to be done again, if that is sooner than usual.
+fn run_job(partitions: &Partitions, job: Job) -> Option<Duration> {
     match job {
         Job::Checkpoint(kind) => partitions.checkpoint(kind),
         Job::Retention => {
@@ -100,11 +101,11 @@ fn run_job(partitions: &Partitions, job: Job) {
             partitions.checkpoint(CheckpointKind::LogStart);
         }
         Job::Flush => {
-            for partition in partitions.all() {
-                if partition.is_flush_due(now()) {
-                    partition.directory.request_flush(&partition);
-                }
+            let timed: Vec<_> = partitions.all().into_iter().filter(|one| one.has_timed_flush()).collect();
+            for partition in timed.iter().filter(|one| one.is_flush_due(now())) {
+                partition.directory.request_flush(partition);
             }
+            return (!timed.is_empty()).then_some(FLUSH_CHECK);
         }
         Job::RemoveDeleted => {
             for deleted in partitions.take_deleted(now()) {
@@ -114,6 +115,7 @@ fn run_job(partitions: &Partitions, job: Job) {
             }
         }
     }
+    None
 }
 
 /// Deletes what is too old or too much, a few segments at a time.

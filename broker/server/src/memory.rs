@@ -69,6 +69,11 @@ impl MemoryGrant {
         self.pooled + self.overdrawn
     }
 
+    /// Whether others need the memory more than an idle buffer does: the pool is nearly empty, or this is beyond it.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.overdraft.is_some() || self.pool.bytes.available_permits() < self.pool.capacity / 8
+    }
+
     /// Grows to `target` bytes, waiting where the pool is empty. Dropped while it waits, it has changed nothing.
     pub(crate) async fn grow_to(&mut self, target: usize) {
         let Some(more) = target.checked_sub(self.bytes()).filter(|more| *more > 0) else { return };

@@ -5,7 +5,7 @@
 //! the clean-shutdown marker, the quorum last.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -24,12 +24,14 @@ use crate::{
     connection,
     control::{self, BrokerState, ControlHandle, ControlOptions, ControlThread},
     fetch_sessions::FetchSessions,
+    groups::Groups,
     health::{self, HealthSource},
     housekeeper::Housekeeper,
     listener::{self, ConnectionLimits, SocketOptions, accept_loop},
     memory::MemoryPool,
     metrics::Metrics,
     partitions::{Partitions, Publisher, random_uuid},
+    producer_ids::ProducerIds,
     storage::{Storage, StorageError},
 };
 
@@ -144,16 +146,29 @@ impl Node {
             listener: Box::new(Publisher(Arc::clone(&partitions))),
         })?;
         let control_failure = watch_control(control_thread);
-        let partitions_thread = partitions.start(found, report_loaded(control.clone())).map_err(StartError::Thread)?;
+        tokio::spawn(report_failures(Arc::clone(&storage), directory_failures.clone(), control.clone()));
+        let (applied_sender, applied) = watch::channel(Offset::NONE);
+        tokio::spawn(report_loaded(applied.clone(), control.clone()));
+        let report = move |offset| drop(applied_sender.send_replace(offset));
+        let partitions_thread = partitions.start(found, report).map_err(StartError::Thread)?;
         let housekeeper = Housekeeper::start(Arc::clone(&partitions), &config).map_err(StartError::Thread)?;
 
         let (draining, draining_receiver) = watch::channel(false);
         let (stopped, stopped_receiver) = watch::channel(false);
+        let groups = Groups::start(
+            config.node_id,
+            &config,
+            Arc::clone(&partitions),
+            control.clone(),
+            draining_receiver.clone(),
+        );
         let broker = Arc::new(Broker {
             node_id: config.node_id,
             cluster_id: storage.cluster_id().clone(),
             control,
             partitions,
+            groups,
+            producer_ids: ProducerIds::default(),
             fetch_sessions: FetchSessions::new(config.max_incremental_fetch_session_cache_slots),
             metrics,
             frame_bytes_max: config.socket_request_max_bytes,
@@ -184,7 +199,7 @@ impl Node {
             directory_failures,
             control_failure,
         };
-        node.open_doors(sockets).await?;
+        node.open_doors(sockets, applied).await?;
         Ok(node)
     }
 
@@ -248,7 +263,11 @@ impl Node {
     }
 
     /// The controller's doors open at once, the broker's when it is unfenced.
-    async fn open_doors(&mut self, sockets: Vec<(Listener, TcpListener)>) -> Result<(), StartError> {
+    async fn open_doors(
+        &mut self,
+        sockets: Vec<(Listener, TcpListener)>,
+        mut applied: watch::Receiver<Offset>,
+    ) -> Result<(), StartError> {
         let config = Arc::clone(&self.broker.config);
         let limits = Arc::new(connection_limits(&config));
         let client_memory = self.broker.request_memory.clone();
@@ -262,11 +281,9 @@ impl Node {
         if config.process_roles.broker {
             let timeout_ms = config.initial_broker_registration_timeout_ms;
             let limit = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
-            let mut state = self.broker.control.broker_state();
-            let running = state.wait_for(|state| matches!(state, BrokerState::Running(_)));
-            match tokio::time::timeout(limit, running).await {
-                Ok(Ok(_)) => {}
-                Ok(Err(_)) => return Err(StartError::ControlEnded),
+            match tokio::time::timeout(limit, self.serving(&mut applied)).await {
+                Ok(Some(())) => {}
+                Ok(None) => return Err(StartError::ControlEnded),
                 Err(_) => return Err(StartError::Registration(timeout_ms)),
             }
         }
@@ -274,6 +291,17 @@ impl Node {
             self.open_door(&listener, socket, &limits, &client_memory);
         }
         Ok(())
+    }
+
+    /// Waits until the broker is unfenced and what the metadata gave it to lead is led; `None` if the node ends before.
+    async fn serving(&self, applied: &mut watch::Receiver<Offset>) -> Option<()> {
+        let control = &self.broker.control;
+        control.broker_state().wait_for(|state| matches!(state, BrokerState::Running(_))).await.ok()?;
+        let me = self.broker.node_id;
+        let mut images = control.image_updates();
+        let unfenced = images.wait_for(|image| image.cluster().is_unfenced(me)).await.ok()?.position.last_offset;
+        applied.wait_for(|applied| *applied >= unfenced).await.ok()?;
+        Some(())
     }
 
     fn open_door(
@@ -410,18 +438,24 @@ async fn load(
 }
 
 /// Hands the offsets of applied images from the partitions' thread to the control thread, newest only.
-fn report_loaded(control: ControlHandle) -> impl Fn(Offset) + Send + 'static {
-    let (sender, mut receiver) = watch::channel(Offset::NONE);
-    tokio::spawn(async move {
-        while receiver.changed().await.is_ok() {
-            let offset = *receiver.borrow_and_update();
-            if control.loaded(offset).await.is_err() {
+async fn report_loaded(mut applied: watch::Receiver<Offset>, control: ControlHandle) {
+    while applied.changed().await.is_ok() {
+        let offset = *applied.borrow_and_update();
+        if control.loaded(offset).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells the controller which directories failed, so that leaderships move away from them.
+async fn report_failures(storage: Arc<Storage>, mut failures: watch::Receiver<Option<String>>, control: ControlHandle) {
+    let mut reported = HashSet::new();
+    while failures.changed().await.is_ok() {
+        for directory in storage.directories().iter().filter(|directory| directory.is_failed()) {
+            if reported.insert(directory.id) && control.directory_failed(directory.id).await.is_err() {
                 return;
             }
         }
-    });
-    move |offset| {
-        sender.send_replace(offset);
     }
 }
 

@@ -244,7 +244,7 @@ impl Partition {
         let mut state = self.lock();
         let State { log, role, settings, .. } = &mut *state;
         let Role::Leader(leader) = role else { return Err(ErrorCode::NotLeaderOrFollower) };
-        let log = log.as_mut().ok_or(ErrorCode::KafkaStorageError)?;
+        let log = log.as_mut().filter(|_| !self.directory.is_failed()).ok_or(ErrorCode::KafkaStorageError)?;
         if acks_all {
             leader.check_min_isr()?;
         }
@@ -305,7 +305,7 @@ impl Partition {
         let mut state = self.lock();
         let leader = state.leader(current_leader_epoch)?;
         let high_watermark = leader.high_watermark();
-        let log = state.log.as_mut().ok_or(ErrorCode::KafkaStorageError)?;
+        let log = state.log.as_mut().filter(|_| !self.directory.is_failed()).ok_or(ErrorCode::KafkaStorageError)?;
         let marks = Marks {
             high_watermark,
             last_stable_offset: log.last_stable_offset(high_watermark),
@@ -347,7 +347,9 @@ impl Partition {
         let mut state = self.lock();
         state.leader(current_leader_epoch)?;
         let State { log, role, .. } = &mut *state;
-        let (Some(log), Role::Leader(leader)) = (log, role) else { return Err(ErrorCode::KafkaStorageError) };
+        let (Some(log), Role::Leader(leader), false) = (log, role, self.directory.is_failed()) else {
+            return Err(ErrorCode::KafkaStorageError);
+        };
         act(log, leader).map_err(|error| self.on_log_error(&error))
     }
 
@@ -418,6 +420,11 @@ impl Partition {
         state.unflushed.is_some_and(|(_, since)| now.since(since) >= state.settings.flush_ms)
     }
 
+    /// Whether `flush.ms` asks for syncs at all; Kafka's default is never.
+    pub(crate) fn has_timed_flush(&self) -> bool {
+        self.lock().settings.flush_ms < i64::MAX
+    }
+
     /// Takes the log out of service: the partition is deleted, or the node stops, or its directory failed.
     pub(crate) fn take_log(&self) -> Option<PartitionLog> {
         let mut state = self.lock();
@@ -453,7 +460,7 @@ impl Partition {
             under_replicated: false,
             under_min_isr: false,
             at_min_isr: false,
-            offline: state.log.is_none(),
+            offline: state.log.is_none() || self.directory.is_failed(),
             size,
             start,
             end,

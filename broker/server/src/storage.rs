@@ -37,6 +37,8 @@ pub(crate) struct Directory {
     /// `None` once it is closed.
     log_directory: RwLock<Option<LogDirectory>>,
     failed: AtomicBool,
+    /// What each checkpoint file says, so that nothing is written where nothing changed.
+    written: Mutex<HashMap<CheckpointKind, Vec<(TopicPartition, Offset)>>>,
     failures: Arc<watch::Sender<Option<String>>>,
     flushes: Mutex<FlushQueue>,
     flush_wanted: Condvar,
@@ -157,6 +159,7 @@ impl Storage {
                 id,
                 log_directory: RwLock::new(Some(directory)),
                 failed: AtomicBool::new(false),
+                written: Mutex::default(),
                 failures: Arc::clone(&failures),
                 flushes: Mutex::default(),
                 flush_wanted: Condvar::new(),
@@ -261,13 +264,21 @@ impl Directory {
         self.with(|directory| directory.set_stray(log, unique))
     }
 
-    /// Replaces a checkpoint file.
-    pub(crate) fn checkpoint(&self, kind: CheckpointKind, entries: Vec<(TopicPartition, Offset)>) {
+    /// Replaces a checkpoint file, unless it says the same already.
+    pub(crate) fn checkpoint(&self, kind: CheckpointKind, mut entries: Vec<(TopicPartition, Offset)>) {
         if self.is_failed() {
             return;
         }
-        if let Err(error) = self.with(|directory| directory.write_checkpoint(kind, entries)) {
-            self.fail(&error.to_string());
+        entries.sort_unstable();
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.get(&kind) == Some(&entries) {
+            return;
+        }
+        match self.with(|directory| directory.write_checkpoint(kind, entries.iter().cloned())) {
+            Ok(()) => {
+                written.insert(kind, entries);
+            }
+            Err(error) => self.fail(&error.to_string()),
         }
     }
 
