@@ -179,6 +179,11 @@ impl<S: StateMachine> Shard<S> {
         self.held.drain(..ready).map(|(answer, _)| answer).collect()
     }
 
+    /// The offset that the first answer held back waits for.
+    pub fn waits_for(&self) -> Option<Offset> {
+        self.held.front().map(|(_, after)| *after)
+    }
+
     fn step(
         &mut self,
         environment: Environment<'_>,

@@ -17,6 +17,7 @@ use gregor_metadata::{Changes, ConfigResource, Image, MetadataImage, ResourceTyp
 use gregor_node::{LocalDirectory, PartitionAction, ReplicaRole, choose_directory, is_stray, partition_actions};
 use gregor_replication::PartitionAssignment;
 use gregor_types::{BrokerId, ErrorCode, KString, Offset, PartitionIndex, TopicId, TopicPartition, Uuid};
+use tokio::sync::watch;
 
 use crate::{
     api::now,
@@ -37,6 +38,8 @@ pub(crate) struct Partitions {
     map: ArcSwap<PartitionMap>,
     inbox: Mutex<Inbox>,
     arrived: Condvar,
+    /// The offset of the newest image that is applied.
+    applied: watch::Sender<Offset>,
     /// Folders that are renamed and wait for `file.delete.delay.ms`, taken by the housekeeper.
     deleted: Mutex<Vec<(gregor_types::Timestamp, DeletedPartition)>>,
 }
@@ -96,6 +99,7 @@ impl Partitions {
             map: ArcSwap::default(),
             inbox: Mutex::default(),
             arrived: Condvar::new(),
+            applied: watch::Sender::new(Offset::NONE),
             deleted: Mutex::default(),
         })
     }
@@ -109,6 +113,11 @@ impl Partitions {
     ) -> std::io::Result<thread::JoinHandle<()>> {
         let this = Arc::clone(self);
         thread::Builder::new().name("gregor-partitions".to_owned()).spawn(move || this.run(found, loaded))
+    }
+
+    /// Wakes when an image is applied: partitions then have the roles that it gives them.
+    pub(crate) fn applied(&self) -> watch::Receiver<Offset> {
+        self.applied.subscribe()
     }
 
     /// Ends the thread after what it is doing.
@@ -234,6 +243,7 @@ impl Partitions {
             }
             self.apply(&previous, &image, &changes, &mut config, &mut found);
             loaded(image.position.last_offset);
+            self.applied.send_replace(image.position.last_offset);
             previous = image;
         }
     }

@@ -62,6 +62,11 @@ impl GroupCoordinator {
         Self { config, groups: BTreeMap::new(), offsets: Offsets::default(), timers: Timers::default() }
     }
 
+    /// The settings it was made with.
+    pub fn config(&self) -> &GroupConfig {
+        &self.config
+    }
+
     /// A group, to look at.
     pub fn group(&self, id: &str) -> Option<&ClassicGroup> {
         self.groups.get(id)

@@ -13,29 +13,41 @@ use gregor_wire::Message;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    connection::Close, control::ControlHandle, fetch_sessions::FetchSessions, memory::MemoryPool, metrics::Metrics,
-    partitions::Partitions, reply::Reply,
+    connection::Close, control::ControlHandle, fetch_sessions::FetchSessions, groups::Groups, memory::MemoryPool,
+    metrics::Metrics, partitions::Partitions, producer_ids::ProducerIds, reply::Reply,
 };
 
 pub(crate) mod api_versions;
+pub(crate) mod delete_groups;
 pub(crate) mod delete_records;
 pub(crate) mod describe_cluster;
 pub(crate) mod describe_configs;
+pub(crate) mod describe_groups;
 pub(crate) mod describe_log_dirs;
 pub(crate) mod describe_producers;
 pub(crate) mod describe_quorum;
 pub(crate) mod describe_topic_partitions;
 pub(crate) mod fetch;
+pub(crate) mod find_coordinator;
 pub(crate) mod forward;
+pub(crate) mod heartbeat;
+pub(crate) mod init_producer_id;
+pub(crate) mod join_group;
+pub(crate) mod leave_group;
 pub(crate) mod list_config_resources;
+pub(crate) mod list_groups;
 pub(crate) mod list_offsets;
 pub(crate) mod metadata;
 pub(crate) mod nodes;
+pub(crate) mod offset_commit;
+pub(crate) mod offset_delete;
+pub(crate) mod offset_fetch;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
-pub(crate) mod topic_creation;
+pub(crate) mod sync_group;
 #[cfg(test)]
 pub(crate) mod test_image;
+pub(crate) mod topic_creation;
 
 /// Everything that the handlers of a node share.
 pub(crate) struct Broker {
@@ -49,6 +61,10 @@ pub(crate) struct Broker {
     pub(crate) control: ControlHandle,
     /// The partitions with a replica here.
     pub(crate) partitions: Arc<Partitions>,
+    /// The group coordinator.
+    pub(crate) groups: Arc<Groups>,
+    /// Ids for idempotent producers.
+    pub(crate) producer_ids: ProducerIds,
     /// Incremental fetch sessions (KIP-227).
     pub(crate) fetch_sessions: FetchSessions,
     /// What is counted.

@@ -1,0 +1,98 @@
+//! Reads a partition of `__consumer_offsets` from its start to its end into a shard.
+
+use std::{collections::HashMap, io, sync::Arc};
+
+use bytes::Bytes;
+use gregor_coordinators::{ReplayError, Shard, group::GroupCoordinator};
+use gregor_types::{ErrorCode, LeaderEpoch, Offset, ProducerId};
+use gregor_wire::batch::{BatchError, BatchView, ControlRecordType, split_batches};
+
+use crate::partition::{Isolation, Partition};
+
+const READ_BYTES: u32 = 1 << 20;
+const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
+
+/// Why a shard cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    #[error("the log is not to be read: {0}")]
+    Refused(ErrorCode),
+    #[error("the log cannot be read: {0}")]
+    Read(#[from] io::Error),
+    #[error("at offset {at}: {source}")]
+    Batch { at: i64, source: BatchError },
+    #[error("at offset {at}: {source}")]
+    Record { at: i64, source: ReplayError },
+    #[error("nothing can be read at offset {0}, before the log's end")]
+    Stuck(i64),
+}
+
+/// A key and a value.
+type Pair = (Bytes, Option<Bytes>);
+
+/// Offsets that were committed in transactions whose end has not been read yet.
+type Pending = HashMap<ProducerId, Vec<Pair>>;
+
+/// Fills a shard with what its partition says, and returns it with the offset behind the last record.
+pub(super) fn load(
+    partition: &Arc<Partition>,
+    mut shard: Shard<GroupCoordinator>,
+) -> (Shard<GroupCoordinator>, Result<Offset, LoadError>) {
+    let loaded = read(partition, &mut shard);
+    (shard, loaded)
+}
+
+fn read(partition: &Arc<Partition>, shard: &mut Shard<GroupCoordinator>) -> Result<Offset, LoadError> {
+    let bounds = partition.with_log(|log, _| (log.start_offset(), log.end_offset()));
+    let (mut at, end) = bounds.ok_or(LoadError::Refused(ErrorCode::KafkaStorageError))?;
+    let mut pending = Pending::new();
+    while at < end {
+        let none = LeaderEpoch::NONE;
+        let read = partition.read(at, none, none, READ_BYTES, true, Isolation::LogEnd).map_err(LoadError::Refused)?;
+        let bytes = read.plan.read_all()?;
+        let before = at;
+        for batch in split_batches(&bytes) {
+            let failed = |source| LoadError::Batch { at: before.value(), source };
+            let batch = batch.map_err(failed)?;
+            batch.check_crc().map_err(failed)?;
+            take_in(&batch, at, shard, &mut pending)?;
+            at = batch.next_offset();
+        }
+        if at == before {
+            return Err(LoadError::Stuck(at.value()));
+        }
+    }
+    Ok(end)
+}
+
+fn take_in(
+    batch: &BatchView<'_>,
+    from: Offset,
+    shard: &mut Shard<GroupCoordinator>,
+    pending: &mut Pending,
+) -> Result<(), LoadError> {
+    let at = batch.base_offset.value();
+    let failed = |source| LoadError::Batch { at, source };
+    let records = batch.records(DECOMPRESSED_BYTES_MAX).map_err(failed)?;
+    let replay = |shard: &mut Shard<GroupCoordinator>, (key, value): Pair| {
+        shard.replay(key, value).map_err(|source| LoadError::Record { at, source })
+    };
+    for record in &records {
+        let record = record.map_err(failed)?;
+        let Some(key) = record.key.filter(|_| record.offset >= from) else { continue };
+        if batch.is_control() {
+            let committed = pending.remove(&batch.producer_id).unwrap_or_default();
+            if ControlRecordType::from_key(key) == Some(ControlRecordType::Commit) {
+                committed.into_iter().try_for_each(|pair| replay(shard, pair))?;
+            }
+            continue;
+        }
+        let pair = (Bytes::copy_from_slice(key), record.value.map(Bytes::copy_from_slice));
+        if batch.is_transactional() {
+            pending.entry(batch.producer_id).or_default().push(pair);
+        } else {
+            replay(shard, pair)?;
+        }
+    }
+    Ok(())
+}
