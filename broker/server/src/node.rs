@@ -155,13 +155,8 @@ impl Node {
 
         let (draining, draining_receiver) = watch::channel(false);
         let (stopped, stopped_receiver) = watch::channel(false);
-        let groups = Groups::start(
-            config.node_id,
-            &config,
-            Arc::clone(&partitions),
-            control.clone(),
-            draining_receiver.clone(),
-        );
+        let groups =
+            Groups::start(config.node_id, &config, Arc::clone(&partitions), control.clone(), draining_receiver.clone());
         let broker = Arc::new(Broker {
             node_id: config.node_id,
             cluster_id: storage.cluster_id().clone(),
