@@ -8,9 +8,7 @@ use std::{
 };
 
 use gregor_types::{Offset, Timestamp};
-use gregor_wire::batch::{
-    BatchHeader, BatchView, ControlRecordType, EndTransactionMarker, RecordView, TimestampType,
-};
+use gregor_wire::batch::{BatchHeader, BatchView, ControlRecordType, EndTransactionMarker, RecordView, TimestampType};
 
 use crate::{
     Disk,

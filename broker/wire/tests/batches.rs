@@ -190,10 +190,8 @@ fn refused_records_are_named() {
 
 #[test]
 fn a_small_batch_cannot_claim_the_memory_of_the_machine() {
-    let mut builder = RecordBatchBuilder::new(BatchOptions {
-        compression: CompressionType::Zstd.into(),
-        ..BatchOptions::default()
-    });
+    let mut builder =
+        RecordBatchBuilder::new(BatchOptions { compression: CompressionType::Zstd.into(), ..BatchOptions::default() });
     builder.append(NOW, None, Some(&vec![0; 8 << 20]), &[]);
     let bytes = builder.build();
     assert!(bytes.len() < 4096);
