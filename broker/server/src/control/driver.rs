@@ -258,23 +258,30 @@ impl Driver {
         }
     }
 
-    /// Does the oldest write that is waiting, syncs of the log that follow each other as one. Returns whether there was one.
+    /// Does the oldest write that is waiting; one sync of the log covers all that wait for one. Returns whether there was one.
     fn sync_next(&mut self) -> Result<bool, ControlError> {
-        match self.syncs.pop_front() {
+        // Nobody waits for the name of an elected leader: it gives way to the log, so that a start is not slowed down by it.
+        let log_first = matches!(self.syncs.front(), Some(Sync::Election(_, state)) if state.leader.is_some())
+            && self.syncs.iter().any(|sync| matches!(sync, Sync::Log(_)));
+        match self.syncs.front() {
             None => return Ok(false),
-            Some(Sync::Election(token, state)) => {
+            Some(Sync::Election(token, state)) if !log_first => {
+                let (token, state) = (*token, *state);
+                self.syncs.pop_front();
                 let history = self.quorum.history();
                 let partition = self.log.partition();
                 quorum_state::write(&**self.log.disk(), partition, &state, history.kraft_version(), history.voters())?;
                 self.durable(token)?;
             }
-            Some(Sync::Log(first)) => {
+            Some(_) => {
+                let (logs, others) = self.syncs.drain(..).partition(|sync| matches!(sync, Sync::Log(_)));
+                self.syncs = others;
+                let logs: VecDeque<Sync> = logs;
                 self.log.flush()?;
-                self.durable(first)?;
-                while let Some(Sync::Log(token)) = self.syncs.front() {
-                    let token = *token;
-                    self.syncs.pop_front();
-                    self.durable(token)?;
+                for sync in logs {
+                    if let Sync::Log(token) = sync {
+                        self.durable(token)?;
+                    }
                 }
             }
         }
