@@ -295,6 +295,29 @@ async fn snapshots_are_written_old_ones_go_and_a_restart_reads_the_newest() {
 }
 
 #[tokio::test]
+async fn a_log_that_was_lost_behind_its_snapshot_starts_again_there() {
+    let home = Home::new(Voting::Dynamic).with("metadata.log.max.record.bytes.between.snapshots", "1");
+    home.format();
+    let node = home.start().await;
+    assert_eq!(node.create_topic("kept", 1).await, ErrorCode::None);
+    let end = node.control.image().position.last_offset;
+    let partition = home.partition();
+    until("a snapshot with the topic", || {
+        checkpoints(&partition).last().is_some_and(|name| name[..20].parse::<i64>().unwrap() > end.value())
+    })
+    .await;
+    node.stop().await;
+    for file in ["00000000000000000000.log", "00000000000000000000.index", "00000000000000000000.timeindex"] {
+        std::fs::remove_file(partition.join(file)).unwrap();
+    }
+    std::fs::remove_file(partition.join("leader-epoch-checkpoint")).unwrap();
+    let node = home.start().await;
+    assert!(node.control.image().topics().by_name("kept").is_some());
+    assert!(node.control.image().position.last_offset > end);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn an_observer_can_fetch_the_log_as_it_lies_on_disk() {
     let home = Home::new(Voting::Dynamic);
     home.format();

@@ -139,7 +139,18 @@ impl MetadataLog {
                 this.disk.remove_file(&path).map_err(file(&path))?;
             }
         }
+        this.start_at_newest_snapshot(now)?;
         Ok(this)
+    }
+
+    /// A log that ends before its newest snapshot is of no use: a follower crashed between taking the snapshot and cutting its log.
+    fn start_at_newest_snapshot(&mut self, now: Timestamp) -> Result<(), MetadataLogError> {
+        let log_end = OffsetAndEpoch::new(self.log.end_offset(), self.log.last_epoch());
+        if let Some(snapshot) = self.latest_snapshot().filter(|id| *id != SnapshotId::BOOTSTRAP && *id > log_end) {
+            tracing::warn!(snapshot = %snapshot::file_name(snapshot), %log_end.offset, "the metadata log ends before its newest snapshot: it starts again there");
+            self.log.truncate_fully_and_start_at(snapshot.offset, now)?;
+        }
+        Ok(())
     }
 
     /// The folder of the partition.
