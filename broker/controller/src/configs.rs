@@ -145,7 +145,7 @@ fn changed(
             }
             2 | 3 => {
                 let append = operation.config_operation == 2;
-                let word = if append { "append" } else { "subtract" };
+                let word = if append { "APPEND" } else { "SUBTRACT" };
                 let key =
                     key_of(resource.resource_type, &name).filter(|key| key.kind == Kind::List).ok_or_else(|| {
                         let message = format!("Can't {word} to key {name} because its type is not LIST.");
@@ -280,14 +280,14 @@ fn check_broker(resource: &ConfigResource, before: &Values, values: &Values) -> 
         // As in Apache Kafka, a key that it does not know is stored: plug-ins of other nodes may read it.
         let Some(key) = broker_key(name) else { continue };
         if key.update == Update::ReadOnly {
-            let message = format!("Cannot update these configs dynamically: Set({name})");
+            let message = format!("Cannot update these configs dynamically: [{name}]");
             return Err(Refusal::new(ErrorCode::InvalidRequest, message));
         }
         if key.update == Update::PerBroker && resource.name.is_empty() {
-            let message = format!("Cannot update these configs at default cluster level: Set({name})");
+            let message = format!("Cannot update these configs at default cluster level: [{name}]");
             return Err(Refusal::new(ErrorCode::InvalidRequest, message));
         }
-        let invalid = |message: String| Refusal::new(ErrorCode::InvalidConfig, message);
+        let invalid = |message: String| Refusal::new(ErrorCode::InvalidRequest, message);
         key.check(value).map_err(|error| invalid(error.to_string()))?;
         if key.support == Support::Refused && key.default != Some(value.trim()) {
             return Err(invalid(format!("{name} cannot be set: {}", key.documentation)));

@@ -3,7 +3,9 @@
 //! CreateTopics and DescribeConfigs answer from here. What is set at run time for one broker counts before what is set for all,
 //! that before the node's file, and that before the default.
 
-use gregor_config::{BROKER_KEYS, BrokerConfig, ConfigKey, Kind, TOPIC_KEYS, broker_key, synonyms, topic_key};
+use gregor_config::{
+    BROKER_KEYS, BrokerConfig, ConfigKey, GROUP_KEYS, Kind, TOPIC_KEYS, broker_key, synonyms, topic_key,
+};
 use gregor_metadata::{ConfigResource, Image, ResourceType};
 use gregor_types::KString;
 
@@ -62,75 +64,124 @@ pub fn topic_config(image: &Image, broker: &BrokerConfig, topic: &str, key: &str
 /// Every key of a broker in effect on it.
 pub fn broker_configs<'a>(image: &'a Image, broker: &'a BrokerConfig) -> impl Iterator<Item = EffectiveConfig> + 'a {
     BROKER_KEYS.iter().map(move |key| {
-        let synonyms = broker_synonyms(image, broker, key.name);
-        finish(key, synonyms, key.default)
+        let own = broker_places(image, broker, &[key.name]);
+        let value = own.first().map(|first| first.value.clone());
+        let mut names = stand_ins(key.name);
+        names.sort_by_key(|name| *name != key.name);
+        let places = broker_places(image, broker, &stand_ins(key.name));
+        let synonyms: Vec<_> = known_by_first(places, &names).collect();
+        EffectiveConfig { value, ..finish(key, synonyms) }
+    })
+}
+
+/// One key of a group in effect: its own value, else what the broker's key of that name says (`group.` in front).
+pub fn group_configs<'a>(
+    image: &'a Image,
+    broker: &'a BrokerConfig,
+    group: &'a str,
+) -> impl Iterator<Item = EffectiveConfig> + 'a {
+    GROUP_KEYS.iter().map(move |key| {
+        let resource = ConfigResource::new(ResourceType::Group, group);
+        let own = image.configs().get(&resource, key.name).filter(|value| key.check(value).is_ok());
+        let own =
+            own.map(|value| Synonym { name: key.name, value: value.to_string(), source: ConfigSource::GroupConfig });
+        let name = match key.name {
+            "streams.assignor.name" => "group.streams.assignors".to_owned(),
+            name => format!("group.{name}"),
+        };
+        let mut inherited = match broker_key(&name) {
+            Some(broker_key) => broker_places(image, broker, &[broker_key.name]),
+            None => Vec::new(),
+        };
+        if inherited.is_empty() {
+            inherited.extend(key.default.map(|value| default_of(key.name, value)));
+        }
+        finish(key, own.into_iter().chain(inherited).collect())
     })
 }
 
 fn resolve_topic(image: &Image, broker: &BrokerConfig, topic: &str, key: &'static ConfigKey) -> EffectiveConfig {
     let own = image.configs().get(&ConfigResource::topic(topic), key.name);
-    let own = own.filter(|value| key.check(value).is_ok());
-    let mut all = Vec::new();
-    if let Some(value) = own {
-        all.push(Synonym { name: key.name, value: value.to_string(), source: ConfigSource::TopicConfig });
-    }
-    let mut value = own.map(ToString::to_string);
-    let mut default = None;
-    for &(synonym, factor) in synonyms(key.name) {
-        for found in broker_synonyms(image, broker, synonym) {
-            if found.source == ConfigSource::DefaultConfig {
-                default = default.or(Some(found));
-                continue;
-            }
-            value = value.or_else(|| converted(key, &found.value, factor));
-            all.push(found);
-        }
-    }
-    let source = all.first().map_or(ConfigSource::DefaultConfig, |first| first.source);
-    match (default, key.default) {
-        (Some(default), _) => all.push(default),
-        (None, Some(default)) => {
-            all.push(Synonym { name: key.name, value: default.to_owned(), source: ConfigSource::DefaultConfig });
-        }
-        (None, None) => {}
-    }
-    let value = value.or_else(|| key.default.map(str::to_owned));
-    EffectiveConfig { key, value, source, synonyms: all }
+    let own = own.filter(|value| key.check(value).is_ok()).map(|value| Synonym {
+        name: key.name,
+        value: value.to_string(),
+        source: ConfigSource::TopicConfig,
+    });
+    let factors = synonyms(key.name);
+    let names: Vec<_> = factors.iter().filter_map(|(name, _)| Some(broker_key(name)?.name)).collect();
+    let places = broker_places(image, broker, &names);
+    let inherited = places.iter().find(|place| place.source != ConfigSource::DefaultConfig);
+    let converted = inherited.and_then(|place| {
+        let (_, factor) = factors.iter().find(|(name, _)| *name == place.name)?;
+        converted(key, &place.value, *factor)
+    });
+    let source = own.as_ref().or(inherited).map_or(ConfigSource::DefaultConfig, |place| place.source);
+    let value = own.as_ref().map(|own| own.value.clone()).or(converted).or_else(|| key.default.map(str::to_owned));
+    EffectiveConfig { key, value, source, synonyms: own.into_iter().chain(known_by_first(places, &names)).collect() }
 }
 
-/// The places where a broker key is set, its default last.
-fn broker_synonyms(image: &Image, broker: &BrokerConfig, name: &str) -> Vec<Synonym> {
-    let Some(key) = broker_key(name) else { return Vec::new() };
+/// Where a broker key and those that stand in for it are set: by place first, and at each place in the order of the names.
+fn broker_places(image: &Image, broker: &BrokerConfig, names: &[&'static str]) -> Vec<Synonym> {
     let own = ConfigResource::new(ResourceType::Broker, KString::from(broker.node_id.to_string()));
-    let dynamic = |resource: &ConfigResource, source| {
-        let value = image.configs().get(resource, key.name)?;
-        Some(Synonym { name: key.name, value: value.to_string(), source })
+    let dynamic = |resource: &ConfigResource, name: &'static str, source| {
+        let value = image.configs().get(resource, name)?;
+        Some(Synonym { name, value: value.to_string(), source })
     };
-    let fixed = broker.set_value(key.name).map(|value| Synonym {
-        name: key.name,
-        value: value.to_owned(),
-        source: ConfigSource::StaticBrokerConfig,
-    });
-    let default = key.default.map(|value| Synonym {
-        name: key.name,
-        value: value.to_owned(),
-        source: ConfigSource::DefaultConfig,
-    });
-    [
-        dynamic(&own, ConfigSource::DynamicBrokerConfig),
-        dynamic(&ConfigResource::all_brokers(), ConfigSource::DynamicDefaultBrokerConfig),
-        fixed,
-        default,
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    let fixed = |name: &'static str| {
+        // `broker.id` is what `node.id` was called; either is both.
+        let other = match name {
+            "broker.id" => "node.id",
+            "node.id" => "broker.id",
+            name => name,
+        };
+        let value = broker.set_value(name).or_else(|| broker.set_value(other))?;
+        Some(Synonym { name, value: value.to_owned(), source: ConfigSource::StaticBrokerConfig })
+    };
+    let names = || names.iter().copied();
+    let default = |name: &'static str| Some(default_of(name, broker_key(name)?.default?));
+    names()
+        .filter_map(|name| dynamic(&own, name, ConfigSource::DynamicBrokerConfig))
+        .chain(
+            names().filter_map(|name| {
+                dynamic(&ConfigResource::all_brokers(), name, ConfigSource::DynamicDefaultBrokerConfig)
+            }),
+        )
+        .chain(names().filter_map(fixed))
+        .chain(names().filter_map(default))
+        .collect()
 }
 
-fn finish(key: &'static ConfigKey, synonyms: Vec<Synonym>, default: Option<&str>) -> EffectiveConfig {
+/// As Apache Kafka tells it: places that come before the first one of the first name are left out, so that a key whose stand-in alone
+/// is set has no synonyms.
+fn known_by_first(places: Vec<Synonym>, names: &[&'static str]) -> impl Iterator<Item = Synonym> {
+    let first = names.first().copied();
+    places.into_iter().skip_while(move |place| Some(place.name) != first)
+}
+
+/// The broker keys that stand in for a broker key, itself first (`DynamicBrokerConfig.brokerConfigSynonyms`).
+fn stand_ins(name: &'static str) -> Vec<&'static str> {
+    let families: [&[&'static str]; 4] = [
+        &["log.roll.ms", "log.roll.hours"],
+        &["log.roll.jitter.ms", "log.roll.jitter.hours"],
+        &["log.retention.ms", "log.retention.minutes", "log.retention.hours"],
+        &["log.flush.interval.ms", "log.flush.scheduler.interval.ms"],
+    ];
+    let in_family = |family: &&[&'static str]| match name {
+        // The scheduler's interval is a key of its own, too.
+        "log.flush.scheduler.interval.ms" => false,
+        name => family.contains(&name),
+    };
+    families.into_iter().find(in_family).map_or_else(|| vec![name], <[_]>::to_vec)
+}
+
+fn default_of(name: &'static str, value: &str) -> Synonym {
+    Synonym { name, value: value.to_owned(), source: ConfigSource::DefaultConfig }
+}
+
+fn finish(key: &'static ConfigKey, synonyms: Vec<Synonym>) -> EffectiveConfig {
     let first = synonyms.first();
     let source = first.map_or(ConfigSource::DefaultConfig, |first| first.source);
-    let value = first.map(|first| first.value.clone()).or_else(|| default.map(str::to_owned));
+    let value = first.map(|first| first.value.clone()).or_else(|| key.default.map(str::to_owned));
     EffectiveConfig { key, value, source, synonyms }
 }
 

@@ -22,7 +22,9 @@ mod request;
 mod topics;
 
 pub use controller::{Controller, ControllerConfig, Effect, Effects, Input, Nanos, RequestId};
-pub use effective::{ConfigSource, EffectiveConfig, Synonym, broker_configs, topic_config, topic_configs};
+pub use effective::{
+    ConfigSource, EffectiveConfig, Synonym, broker_configs, group_configs, topic_config, topic_configs,
+};
 pub use refusal::Refusal;
 pub use request::{ControllerRequest, ControllerResponse};
 

@@ -345,7 +345,7 @@ fn broker_configs_are_stored_for_one_or_all_unless_a_restart_is_needed() {
     };
     assert_eq!(change("1", "log.retention.ms", "1000"), ErrorCode::None);
     assert_eq!(change("", "log.retention.ms", "2000"), ErrorCode::None);
-    assert_eq!(change("", "log.retention.ms", "soon"), ErrorCode::InvalidConfig);
+    assert_eq!(change("", "log.retention.ms", "soon"), ErrorCode::InvalidRequest);
     assert_eq!(change("1", "node.id", "7"), ErrorCode::InvalidRequest);
     assert_eq!(change("x", "log.retention.ms", "1"), ErrorCode::InvalidRequest);
     assert_eq!(change("-1", "log.retention.ms", "1"), ErrorCode::InvalidRequest);

@@ -1,8 +1,8 @@
 //! DescribeConfigs: every key of a topic, a broker or a group with its value, where that comes from and what else is set
 //! (`ConfigHelper`).
 
-use gregor_config::{BrokerConfig, ConfigKey, GROUP_KEYS, Kind, Update, broker_key, topic_key};
-use gregor_controller::{ConfigSource, EffectiveConfig, Synonym, broker_configs, topic_configs};
+use gregor_config::{BrokerConfig, ConfigKey, Kind, Update, broker_key, topic_key};
+use gregor_controller::{ConfigSource, EffectiveConfig, Synonym, broker_configs, group_configs, topic_configs};
 use gregor_messages::{
     DescribeConfigsRequest, DescribeConfigsResponse,
     describe_configs_request::DescribeConfigsResource,
@@ -75,7 +75,7 @@ impl View<'_> {
             ResourceType::Broker => {
                 self.check_this_broker(name, " or empty string")?;
                 let entry = |config: EffectiveConfig| self.entry(&config, config.key.update == Update::ReadOnly);
-                Ok(broker_configs(self.image, self.broker).map(entry).collect())
+                Ok(broker_configs(self.image, self.broker).map(entry).chain(self.unknown()).collect())
             }
             ResourceType::BrokerLogger if name.is_empty() => invalid("Broker id must not be empty".to_owned()),
             ResourceType::BrokerLogger => {
@@ -116,21 +116,32 @@ impl View<'_> {
     }
 
     fn group(&self, name: &KString) -> Vec<DescribeConfigsResourceResult> {
-        let resource = ConfigResource::new(ResourceType::Group, name.clone());
-        let entry = |key: &'static ConfigKey| {
-            let own = self.image.configs().get(&resource, key.name).map(ToString::to_string);
-            let default = key.default.map(|value| Synonym {
-                name: key.name,
-                value: value.to_owned(),
-                source: ConfigSource::DefaultConfig,
-            });
-            let set = own.clone().map(|value| Synonym { name: key.name, value, source: ConfigSource::GroupConfig });
-            let source = if own.is_some() { ConfigSource::GroupConfig } else { ConfigSource::DefaultConfig };
-            let value = own.or_else(|| key.default.map(str::to_owned));
-            let synonyms = set.into_iter().chain(default).collect();
-            self.entry(&EffectiveConfig { key, value, source, synonyms }, false)
+        group_configs(self.image, self.broker, name).map(|config| self.entry(&config, false)).collect()
+    }
+
+    /// Keys that are set for this broker at run time and that no table has: told, but not what they hold.
+    fn unknown(&self) -> Vec<DescribeConfigsResourceResult> {
+        let own = ConfigResource::new(ResourceType::Broker, self.broker.node_id.to_string());
+        let of = |resource: &ConfigResource, source: ConfigSource| {
+            let names = self.image.configs().of(resource).map(|(name, _)| name);
+            let unknown = names.filter(|name| broker_key(name).is_none());
+            let entry = |name: &KString| DescribeConfigsResourceResult {
+                name: name.clone(),
+                value: None,
+                read_only: true,
+                config_source: source as i8,
+                is_sensitive: true,
+                ..Default::default()
+            };
+            unknown.map(entry).collect::<Vec<_>>()
         };
-        GROUP_KEYS.iter().map(entry).collect()
+        let mut entries = of(&own, ConfigSource::DynamicBrokerConfig);
+        for entry in of(&ConfigResource::all_brokers(), ConfigSource::DynamicDefaultBrokerConfig) {
+            if !entries.iter().any(|own| own.name == entry.name) {
+                entries.push(entry);
+            }
+        }
+        entries
     }
 
     fn client_metrics(&self, name: &KString) -> Vec<DescribeConfigsResourceResult> {
@@ -177,7 +188,8 @@ impl View<'_> {
             name: KString::from_static(config.key.name),
             value: config.value.as_deref().filter(|_| !secret).map(KString::from),
             read_only,
-            config_source: config.source as i8,
+            // Where only another key stands in, Apache Kafka calls the value a default.
+            config_source: config.synonyms.first().map_or(ConfigSource::DefaultConfig, |first| first.source) as i8,
             is_sensitive: secret,
             synonyms: if self.synonyms { config.synonyms.iter().map(synonym).collect() } else { Vec::new() },
             config_type: config.key.kind.code(),
@@ -278,7 +290,8 @@ mod tests {
         );
         let result = describe(&[], 2, "t", Some(&["retention.ms", "cleanup.policy"]));
         assert_eq!(shown(&result.configs[0]), "cleanup.policy=delete@5 [log.cleanup.policy=delete@5]");
-        assert!(shown(&result.configs[1]).starts_with("retention.ms=7200000@4 [log.retention.hours=2@4"));
+        // Apache Kafka tells no synonyms, and a default, where only the key in hours is set.
+        assert_eq!(shown(&result.configs[1]), "retention.ms=7200000@5 []");
         assert_eq!(result.configs[1].config_type, 5);
         assert!(result.configs[1].documentation.as_ref().is_some_and(|text| !text.is_empty()));
     }
@@ -287,7 +300,12 @@ mod tests {
     fn a_broker_shows_all_its_keys_and_which_need_a_restart() {
         let result = describe(&[(4, "", "log.retention.ms", "7")], 4, "1", None);
         let config = |name: &str| result.configs.iter().find(|config| config.name == name).unwrap();
-        assert_eq!(shown(config("log.retention.ms")), "log.retention.ms=7@3 [log.retention.ms=7@3]");
+        assert_eq!(
+            shown(config("log.retention.ms")),
+            "log.retention.ms=7@3 [log.retention.ms=7@3 log.retention.hours=2@4 log.retention.hours=168@5]"
+        );
+        assert_eq!(shown(config("log.roll.ms")), "log.roll.ms=null@5 []");
+        assert_eq!(config("broker.id").value.as_deref(), Some("1"));
         assert!(!config("log.retention.ms").read_only && config("node.id").read_only);
         assert_eq!(config("node.id").value.as_deref(), Some("1"));
         assert!(config("ssl.key.password").is_sensitive);
