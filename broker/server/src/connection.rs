@@ -114,9 +114,9 @@ pub(crate) async fn serve(
 
 fn report(peer: SocketAddr, close: &Close) {
     match close {
-        Close::Io(_) | Close::HalfSent | Close::Idle | Close::Stalled => tracing::debug!(%peer, "closed: {close}"),
         Close::Response(_) => tracing::error!(%peer, "closed: {close}"),
-        _ => tracing::info!(%peer, "closed: {close}"),
+        // What a peer does wrong must not fill our log; the metric counts it by reason.
+        _ => tracing::debug!(%peer, "closed: {close}"),
     }
 }
 
@@ -140,7 +140,7 @@ impl Connection {
                     self.answer_oldest().await?;
                     continue;
                 }
-                frame = self.reader.next(&self.stream), if may_read => frame?,
+                frame = self.reader.next(&mut self.stream), if may_read => frame?,
                 () = drained(&mut self.draining) => return self.answer_all().await,
             };
             let Some(frame) = frame else { return Ok(()) };

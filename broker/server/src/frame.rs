@@ -4,10 +4,11 @@
 //! that have really arrived. What the peer sends ahead waits in the same buffer, or in the socket. A frame that was begun
 //! must go on arriving; a connection without a request may idle for `connections.max.idle.ms`.
 
-use std::{pin::Pin, time::Duration};
+use std::{io, pin::Pin, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
+    io::AsyncReadExt,
     net::TcpStream,
     time::{Instant, Sleep, sleep_until},
 };
@@ -16,6 +17,8 @@ use crate::{connection::Close, memory::MemoryGrant};
 
 /// The step in which a buffer begins, and what an active connection keeps at least.
 const STEP: usize = 16 << 10;
+/// Less room than this in a buffer is not read into, unless the frame needs no more.
+const SPARE_MIN: usize = 4 << 10;
 /// What an active connection keeps at most between two requests.
 const RETAINED: usize = 1 << 20;
 /// How long a buffer outlives its last request.
@@ -53,7 +56,7 @@ impl FrameReader {
     }
 
     /// The next request without its length, or `None` where the peer closed between two requests.
-    pub(crate) async fn next(&mut self, stream: &TcpStream) -> Result<Option<Bytes>, Close> {
+    pub(crate) async fn next(&mut self, stream: &mut TcpStream) -> Result<Option<Bytes>, Close> {
         loop {
             if let Some(frame) = self.take_frame()? {
                 return Ok(Some(frame));
@@ -61,36 +64,23 @@ impl FrameReader {
             if !self.buffer.is_empty() && self.frame_began.is_none() {
                 self.frame_began = Some(Instant::now());
             }
-            // Memory comes after bytes: an idle connection holds none.
-            if self.grant.bytes() > 0 {
-                self.make_room().await?;
-                match stream.try_read_buf(&mut self.buffer) {
-                    Ok(0) if self.buffer.is_empty() => return Ok(None),
-                    Ok(0) => return Err(Close::HalfSent),
-                    Ok(_) => continue,
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            self.wait_readable(stream).await?;
-        }
-    }
-
-    async fn wait_readable(&mut self, stream: &TcpStream) -> Result<(), Close> {
-        loop {
             let wanted = self.deadline();
             if wanted < self.timer.deadline() {
                 self.timer.as_mut().reset(wanted);
             }
+            // Memory comes after bytes: an idle connection holds none.
+            let has_memory = self.grant.bytes() > 0;
+            if has_memory {
+                self.make_room().await?;
+            }
             tokio::select! {
                 biased;
-                ready = stream.readable() => {
-                    ready?;
-                    if self.grant.bytes() == 0 {
-                        self.make_room().await?;
-                    }
-                    return Ok(());
-                }
+                received = receive(stream, &mut self.buffer, has_memory) => match received? {
+                    Received::Bytes(0) if self.buffer.is_empty() => return Ok(None),
+                    Received::Bytes(0) => return Err(Close::HalfSent),
+                    Received::Bytes(_) => {}
+                    Received::Readable => self.make_room().await?,
+                },
                 () = &mut self.timer => self.on_timer()?,
             }
         }
@@ -102,7 +92,10 @@ impl FrameReader {
             Some(length) => (self.buffer.len() * 2).clamp(STEP, (4 + length).max(STEP)),
             None => STEP,
         };
-        if self.buffer.capacity() > self.buffer.len() && self.grant.bytes() >= needed {
+        // A few bytes at the end of the allocation would be read in as many calls: it is used anew from its beginning instead.
+        let room = needed.saturating_sub(self.buffer.len()).max(1);
+        let spare = self.buffer.capacity() - self.buffer.len();
+        if spare >= room.min(SPARE_MIN) && self.grant.bytes() >= needed {
             return Ok(());
         }
         // Waiting for memory counts as the frame's time, so that a stalled pool frees itself.
@@ -112,7 +105,6 @@ impl FrameReader {
             Some(deadline) => tokio::time::timeout_at(deadline, grow).await.map_err(|_| Close::FrameTime)?,
             None => grow.await,
         }
-        let room = needed.saturating_sub(self.buffer.len()).max(1);
         self.buffer.reserve(room);
         Ok(())
     }
@@ -172,4 +164,20 @@ impl FrameReader {
         self.timer.as_mut().reset(next);
         Ok(())
     }
+}
+
+/// What came of a wait for the socket.
+enum Received {
+    /// So many bytes are in the buffer; none where the peer closed.
+    Bytes(usize),
+    /// There is something to read, and no memory to read it into yet.
+    Readable,
+}
+
+async fn receive(stream: &mut TcpStream, buffer: &mut BytesMut, has_memory: bool) -> io::Result<Received> {
+    if has_memory {
+        return stream.read_buf(buffer).await.map(Received::Bytes);
+    }
+    stream.readable().await?;
+    Ok(Received::Readable)
 }

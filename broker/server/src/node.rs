@@ -1,11 +1,11 @@
 //! A whole node: starts every part in the order in which they need each other, and stops them in reverse.
 //!
-//! Start: directories, listeners (bound, so that a port 0 is known), logs, quorum and controller, partitions, registration;
-//! clients are let in once the broker is unfenced. Stop: leaderships away, connections drained, logs closed and checkpointed,
+//! Start: directories, listeners (bound, so that a port 0 is known), quorum and controller, health, then the logs, which may
+//! take long to recover; clients are let in once the broker is unfenced. Stop: leaderships away, connections drained, logs closed and checkpointed,
 //! the clean-shutdown marker, the quorum last.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use gregor_config::{BrokerConfig, Endpoint, Listener, SecurityProtocol};
-use gregor_log::{Disk, LogConfig, disk::RealDisk};
+use gregor_log::{Disk, disk::RealDisk};
 use gregor_node::LifecycleConfig;
 use gregor_types::{KString, Offset};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -124,8 +124,16 @@ pub enum StartError {
 
 impl Node {
     /// Starts a node on the current runtime. Returns once the broker is unfenced and clients are let in.
-    pub async fn start(mut config: BrokerConfig, options: NodeOptions) -> Result<Self, StartError> {
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    pub async fn start(config: BrokerConfig, options: NodeOptions) -> Result<Self, StartError> {
+        Self::start_on(Arc::new(RealDisk), config, options).await
+    }
+
+    /// The same on any disk: a test's loses what was not synced, fills up and fails.
+    pub async fn start_on(
+        disk: Arc<dyn Disk>,
+        mut config: BrokerConfig,
+        options: NodeOptions,
+    ) -> Result<Self, StartError> {
         let (failures, directory_failures) = watch::channel(None);
         let storage = Arc::new(Storage::open(&disk, &config, failures)?);
         let sockets = bind_all(&mut config).await?;
@@ -135,7 +143,6 @@ impl Node {
 
         let partitions =
             Partitions::new(config.node_id, Arc::clone(&config), Arc::clone(&storage), Arc::clone(&metrics));
-        let found = load(&storage, &config).await;
         let (control, control_thread) = control::start(ControlOptions {
             config: Arc::clone(&config),
             disk,
@@ -150,7 +157,7 @@ impl Node {
         let (applied_sender, applied) = watch::channel(Offset::NONE);
         tokio::spawn(report_loaded(applied.clone(), control.clone()));
         let report = move |offset| drop(applied_sender.send_replace(offset));
-        let partitions_thread = partitions.start(found, report).map_err(StartError::Thread)?;
+        let partitions_thread = partitions.start(report).map_err(StartError::Thread)?;
         let housekeeper = Housekeeper::start(Arc::clone(&partitions), &config).map_err(StartError::Thread)?;
 
         let (draining, draining_receiver) = watch::channel(false);
@@ -418,18 +425,6 @@ fn watch_control(mut thread: ControlThread) -> watch::Receiver<Option<String>> {
         }
     });
     receiver
-}
-
-async fn load(
-    storage: &Arc<Storage>,
-    config: &BrokerConfig,
-) -> HashMap<gregor_types::TopicPartition, crate::storage::FoundLog> {
-    let storage = Arc::clone(storage);
-    let log_config =
-        Arc::new(LogConfig { producer_id_expiration_ms: config.producer_id_expiration_ms, ..LogConfig::default() });
-    // A topic's own settings come with the first image; until then nothing is appended or deleted.
-    let loading = tokio::task::spawn_blocking(move || storage.load(|_| Arc::clone(&log_config), || false));
-    loading.await.unwrap_or_default()
 }
 
 /// Hands the offsets of applied images from the partitions' thread to the control thread, newest only.

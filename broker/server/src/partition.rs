@@ -208,6 +208,8 @@ impl Partition {
                 leading.on_durable(log.recovery_point(), now);
             }
             state.role = Role::Leader(leading);
+            // Who waits under the former leadership is told that it is over.
+            state.waiters.wake_all();
             let committed = state.high_watermark();
             state.on_high_watermark(Some(committed));
         } else {

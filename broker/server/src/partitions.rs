@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use gregor_config::BrokerConfig;
-use gregor_log::{CheckpointKind, DeletedPartition};
+use gregor_log::{CheckpointKind, DeletedPartition, LogConfig};
 use gregor_metadata::{Changes, ConfigResource, Image, MetadataImage, ResourceType};
 use gregor_node::{LocalDirectory, PartitionAction, ReplicaRole, choose_directory, is_stray, partition_actions};
 use gregor_replication::PartitionAssignment;
@@ -104,15 +104,14 @@ impl Partitions {
         })
     }
 
-    /// Starts the thread that applies metadata. `found` are the logs that lie in the directories; `loaded` is told the offset
-    /// of each image that is done.
+    /// Starts the thread that opens the logs that lie in the directories and then applies metadata. `loaded` is told the
+    /// offset of each image that is done.
     pub(crate) fn start(
         self: &Arc<Self>,
-        found: HashMap<TopicPartition, FoundLog>,
         loaded: impl Fn(Offset) + Send + 'static,
     ) -> std::io::Result<thread::JoinHandle<()>> {
         let this = Arc::clone(self);
-        thread::Builder::new().name("gregor-partitions".to_owned()).spawn(move || this.run(found, loaded))
+        thread::Builder::new().name("gregor-partitions".to_owned()).spawn(move || this.run(loaded))
     }
 
     /// Wakes when an image is applied: partitions then have the roles that it gives them.
@@ -220,7 +219,14 @@ impl Partitions {
         }
     }
 
-    fn run(&self, mut found: HashMap<TopicPartition, FoundLog>, loaded: impl Fn(Offset)) {
+    fn run(&self, loaded: impl Fn(Offset)) {
+        // A topic's own settings come with the first image; until then nothing is appended or deleted.
+        let log_config = Arc::new(LogConfig {
+            producer_id_expiration_ms: self.base_config.producer_id_expiration_ms,
+            ..LogConfig::default()
+        });
+        let is_stopping = || self.inbox.lock().unwrap_or_else(PoisonError::into_inner).stopped;
+        let mut found = self.storage.load(|_| Arc::clone(&log_config), is_stopping);
         let mut previous = Arc::new(MetadataImage::default());
         let mut config = Arc::clone(&self.base_config);
         let mut first = true;

@@ -34,6 +34,7 @@ pub(crate) struct Directory {
     pub(crate) path: PathBuf,
     /// Its id, which the metadata knows it by.
     pub(crate) id: DirectoryId,
+    disk: Arc<dyn Disk>,
     /// `None` once it is closed.
     log_directory: RwLock<Option<LogDirectory>>,
     failed: AtomicBool,
@@ -157,6 +158,7 @@ impl Storage {
             let directory = Arc::new(Directory {
                 path,
                 id,
+                disk: Arc::clone(disk),
                 log_directory: RwLock::new(Some(directory)),
                 failed: AtomicBool::new(false),
                 written: Mutex::default(),
@@ -315,7 +317,11 @@ impl Directory {
                 PartitionDirectoryKind::Partition if is_metadata_log(&entry.path) => continue,
                 PartitionDirectoryKind::Partition => {}
                 PartitionDirectoryKind::Deleted => {
-                    remove_leftover(&entry.path);
+                    // A deletion that a stop of the node cut off.
+                    if let Err(error) = self.disk.remove_directory(&entry.path) {
+                        let path = entry.path.display();
+                        tracing::warn!(%path, %error, "the rest of a deleted partition could not be removed");
+                    }
                     continue;
                 }
                 PartitionDirectoryKind::Stray | PartitionDirectoryKind::Future => continue,
@@ -374,11 +380,4 @@ enum LoadError {
 /// The metadata log belongs to the quorum.
 fn is_metadata_log(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == "__cluster_metadata-0")
-}
-
-/// A deletion that a stop of the node cut off.
-fn remove_leftover(path: &Path) {
-    if let Err(error) = std::fs::remove_dir_all(path) {
-        tracing::warn!(path = %path.display(), %error, "the rest of a deleted partition could not be removed");
-    }
 }

@@ -4,12 +4,13 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
 use gregor_config::{BrokerConfig, Properties};
-use gregor_log::disk::RealDisk;
+use gregor_log::{Disk, disk::RealDisk};
 use gregor_messages::{
     CreateTopicsRequest, FetchRequest, FetchResponse, ListOffsetsRequest, ProduceRequest, ProduceResponse, Request,
     create_topics_request::{CreatableTopic, CreatableTopicConfig},
@@ -38,6 +39,7 @@ const DIRECTORY: Uuid = Uuid(0x1111_2222_3333_4444_8555_6666_7777_8888);
 /// A folder with a formatted node in it, and what its `server.properties` says beyond the usual.
 pub struct Home {
     pub folder: tempfile::TempDir,
+    disk: Arc<dyn Disk>,
     properties: Vec<(&'static str, String)>,
 }
 
@@ -57,7 +59,11 @@ pub struct Client {
 
 impl Home {
     pub fn new() -> Self {
-        let home = Self { folder: tempfile::tempdir().unwrap(), properties: Vec::new() };
+        Self::on(Arc::new(RealDisk))
+    }
+
+    pub fn on(disk: Arc<dyn Disk>) -> Self {
+        let home = Self { folder: tempfile::tempdir().unwrap(), disk, properties: Vec::new() };
         let directory = home.folder.path().join("data");
         let voter = Voter {
             key: ReplicaKey::new(BrokerId(1), DIRECTORY),
@@ -75,7 +81,7 @@ impl Home {
             ignore_formatted: false,
             now: Timestamp(1_700_000_000_000),
         };
-        format_storage(&RealDisk, &options).unwrap();
+        format_storage(&*home.disk, &options).unwrap();
         home
     }
 
@@ -101,7 +107,7 @@ impl Home {
     pub fn start(&self) -> Running {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let options = NodeOptions { health_listen: Some("127.0.0.1:0".to_owned()) };
-        let node = runtime.block_on(Node::start(self.config(), options)).unwrap();
+        let node = runtime.block_on(Node::start_on(Arc::clone(&self.disk), self.config(), options)).unwrap();
         let address = node.addresses().iter().find(|(name, _)| name == "PLAINTEXT").unwrap().1;
         let health = node.health_address().unwrap();
         Running { runtime, node: Some(node), address, health }
@@ -123,6 +129,18 @@ impl Running {
     pub fn stop(mut self) {
         let node = self.node.take().unwrap();
         self.runtime.block_on(node.shutdown()).unwrap();
+    }
+
+    /// Why the node cannot go on, once it says so.
+    pub fn failure(&self) -> String {
+        let mut failures = self.node.as_ref().unwrap().failures();
+        let failure = async { tokio::time::timeout(DEADLINE, failures.recv()).await };
+        self.runtime.block_on(failure).expect("the node says that it cannot go on")
+    }
+
+    /// Leaves the node where it stands, as a crash does: nothing is answered, synced or closed any more.
+    pub fn abandon(self) {
+        self.runtime.shutdown_background();
     }
 
     /// The answer of the health listener: its status line and body.
