@@ -80,7 +80,7 @@ impl LogDirectory {
         disk.create_directory(&path).map_err(LogError::io(&path))?;
         let lock_path = path.join(LOCK_FILE);
         let lock = disk.try_lock(&lock_path).map_err(LogError::io(&lock_path))?;
-        let lock = lock.ok_or_else(|| DirectoryError::Locked(lock_path))?;
+        let lock = lock.ok_or(DirectoryError::Locked(lock_path))?;
         let meta_properties = MetaProperties::read(&*disk, &path)?;
         let mut checkpoints = BTreeMap::new();
         for kind in CheckpointKind::ALL {
@@ -187,10 +187,11 @@ impl LogDirectory {
         write_offsets(&*self.disk, &self.path.join(kind.file_name()), entries)
     }
 
-    /// Takes a log out of service: its folder gets a `-delete` name at once, and readers that have its files go on.
+    /// Takes a log out of service, for good: its folder gets a `-delete` name at once, and readers that have its files go on.
     /// `unique` tells it from others of the same name.
+    #[allow(clippy::needless_pass_by_value, reason = "its files are elsewhere now: it is not to be used again")]
     pub fn delete_partition(&self, log: PartitionLog, unique: Uuid) -> Result<DeletedPartition, LogError> {
-        let path = self.rename(log, unique, PartitionDirectoryKind::Deleted)?;
+        let path = self.rename(&log, unique, PartitionDirectoryKind::Deleted)?;
         Ok(DeletedPartition { disk: self.disk.clone(), path })
     }
 
@@ -200,11 +201,12 @@ impl LogDirectory {
     }
 
     /// Puts a replica aside that the metadata does not give to this broker. Nothing removes it by itself.
+    #[allow(clippy::needless_pass_by_value, reason = "its files are elsewhere now: it is not to be used again")]
     pub fn set_stray(&self, log: PartitionLog, unique: Uuid) -> Result<PathBuf, LogError> {
-        self.rename(log, unique, PartitionDirectoryKind::Stray)
+        self.rename(&log, unique, PartitionDirectoryKind::Stray)
     }
 
-    fn rename(&self, log: PartitionLog, unique: Uuid, kind: PartitionDirectoryKind) -> Result<PathBuf, LogError> {
+    fn rename(&self, log: &PartitionLog, unique: Uuid, kind: PartitionDirectoryKind) -> Result<PathBuf, LogError> {
         let path = self.path.join(marked_directory_name(log.topic_partition(), unique.0, kind));
         self.disk.rename(log.directory(), &path).map_err(LogError::io(log.directory()))?;
         Ok(path)

@@ -160,7 +160,7 @@ impl ReadError {
 
 impl LogError {
     /// For `map_err` at a call on a file. The path is copied only if there is an error.
-    pub(crate) fn io<'p>(path: &'p (impl AsRef<Path> + ?Sized)) -> impl FnOnce(io::Error) -> Self + 'p {
+    pub(crate) fn io(path: &(impl AsRef<Path> + ?Sized)) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.as_ref().to_owned(), source }
     }
 

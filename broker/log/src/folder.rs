@@ -22,6 +22,8 @@ use crate::{
 pub(crate) const EMPTY_SEGMENT: SegmentFiles =
     SegmentFiles { log: 0, offset_index: Some(0), time_index: Some(0), transaction_index: None };
 const SEGMENT_SUFFIXES: [&str; 4] = [LOG, OFFSET_INDEX, TIME_INDEX, TRANSACTION_INDEX];
+/// A file that was to be renamed when it was complete.
+const TEMPORARY: &str = ".tmp";
 const METADATA_BYTES_MAX: usize = 4096;
 
 #[derive(Debug)]
@@ -37,7 +39,7 @@ pub(crate) fn tidy(disk: &dyn Disk, directory: &Path) -> Result<Folder, LogError
     let list = || disk.list(directory).map_err(LogError::io(directory));
     let mut entries = list()?;
     let marked =
-        |entry: &DirectoryEntry| [DELETED, CLEANED, SWAP, ".tmp"].iter().any(|suffix| entry.name.ends_with(suffix));
+        |entry: &DirectoryEntry| [DELETED, CLEANED, SWAP, TEMPORARY].iter().any(|suffix| entry.name.ends_with(suffix));
     if entries.iter().any(marked) {
         remove_leftovers(disk, directory, &entries)?;
         complete_swaps(disk, directory, &list()?)?;
@@ -78,9 +80,8 @@ pub(crate) fn read_topic_id(disk: &dyn Disk, path: &Path) -> Result<Option<Topic
     let value = |key: &str| {
         text.lines().find_map(|line| line.split_once(": ").filter(|(name, _)| *name == key)).map(|(_, value)| value)
     };
-    let topic_id = match (value("version"), value("topic_id").map(str::parse)) {
-        (Some("0"), Some(Ok(topic_id))) => topic_id,
-        _ => return Err(LogError::malformed(path, "it does not name a topic_id in version 0")),
+    let (Some("0"), Some(Ok(topic_id))) = (value("version"), value("topic_id").map(str::parse)) else {
+        return Err(LogError::malformed(path, "it does not name a topic_id in version 0"));
     };
     Ok(Some(topic_id))
 }
@@ -101,7 +102,7 @@ fn remove_leftovers(disk: &dyn Disk, directory: &Path, entries: &[DirectoryEntry
             (Some(swap), Some(unfinished)) => swap >= unfinished,
             _ => false,
         };
-        if name.ends_with(DELETED) || name.ends_with(CLEANED) || name.ends_with(".tmp") || obsolete_swap {
+        if name.ends_with(DELETED) || name.ends_with(CLEANED) || name.ends_with(TEMPORARY) || obsolete_swap {
             remove(disk, &directory.join(name))?;
         }
     }

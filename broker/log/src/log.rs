@@ -436,10 +436,13 @@ impl PartitionLog {
         Ok(self.token(target, tokens))
     }
 
-    /// Closes the files that no one has used for a while; the next use opens them again.
+    /// Closes the files of sealed segments; the next read opens them again. Due now and then, so that a reader that went
+    /// over the whole log does not leave all of it open.
     pub fn release_files(&mut self) {
-        for segment in &mut self.segments {
-            segment.release();
+        if let Some((_active, sealed)) = self.segments.split_last_mut() {
+            for segment in sealed {
+                segment.release();
+            }
         }
     }
 }

@@ -234,19 +234,17 @@ impl LogOpening {
         let segment = &mut self.log.segments[work.segment];
         let path = segment.path().to_owned();
         let file = segment.file(&*disk)?.clone();
-        let scanner = match &mut self.current {
-            Some(scanner) => scanner,
-            None => {
-                if work.reindex {
-                    segment.begin_reindex(&*disk)?;
-                }
-                if work.check {
-                    segment.transactions.clear(&*disk).map_err(LogError::io(&path))?;
-                }
-                self.end = segment.base_offset;
-                self.current.insert(BatchScanner::new(file.clone(), 0, work.file_len, SWEEP_BUFFER_BYTES))
+        if self.current.is_none() {
+            if work.reindex {
+                segment.begin_reindex(&*disk)?;
             }
-        };
+            if work.check {
+                segment.transactions.clear(&*disk).map_err(LogError::io(&path))?;
+            }
+            self.end = segment.base_offset;
+            self.current = Some(BatchScanner::new(file.clone(), 0, work.file_len, SWEEP_BUFFER_BYTES));
+        }
+        let scanner = self.current.as_mut().expect("it was just put there");
         loop {
             let before = scanner.position();
             let scan = if work.reindex { scanner.next_checked() } else { scanner.next() };
@@ -340,6 +338,9 @@ impl LogOpening {
             let from = recovery_point.min(end);
             log.note_truncation(from);
         }
+        // Of thousands of logs that are opened, few are used soon.
+        log.release_files();
+        log.active().release();
         log.recovery_point = if untouched { end } else { recovery_point.min(end) };
         Ok(self.log)
     }

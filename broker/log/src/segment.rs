@@ -48,8 +48,9 @@ pub(crate) struct Segment {
     times: SparseIndex<TimeEntry>,
     pub(crate) transactions: TransactionIndex,
     bytes_since_index: u32,
-    /// The largest timestamp and the last offset of its batch; the outer `None` means not looked up yet.
-    max_timestamp: Option<Option<TimeEntry>>,
+    /// The largest timestamp and the last offset of its batch, once it was looked up.
+    max_timestamp: Option<TimeEntry>,
+    max_timestamp_known: bool,
     /// The first batch's timestamp, against which `segment.ms` is measured.
     first_timestamp: Option<Timestamp>,
     opened_at: Timestamp,
@@ -72,7 +73,8 @@ impl Segment {
             times,
             transactions: TransactionIndex::new(in_file(TRANSACTION_INDEX), 0),
             bytes_since_index: 0,
-            max_timestamp: Some(None),
+            max_timestamp: None,
+            max_timestamp_known: true,
             first_timestamp: None,
             opened_at: now,
         })
@@ -91,6 +93,7 @@ impl Segment {
             transactions: TransactionIndex::new(in_file(TRANSACTION_INDEX), files.transaction_index.unwrap_or(0)),
             bytes_since_index: 0,
             max_timestamp: None,
+            max_timestamp_known: false,
             first_timestamp: None,
             opened_at: now,
         }
@@ -137,7 +140,7 @@ impl Segment {
         let relative_offset = (header.last_offset().0 - self.base_offset.0) as u32;
         let largest = self.load_max_timestamp(disk)?;
         if largest.is_none_or(|largest| header.max_timestamp > largest.timestamp) {
-            self.max_timestamp = Some(Some(TimeEntry { timestamp: header.max_timestamp, relative_offset }));
+            self.max_timestamp = Some(TimeEntry { timestamp: header.max_timestamp, relative_offset });
         }
         if self.bytes_since_index > config.index_interval_bytes {
             let entry = OffsetEntry::new(self.base_offset, header.last_offset(), self.size);
@@ -161,12 +164,11 @@ impl Segment {
 
     /// The largest timestamp with the last offset of the batch that has it.
     pub(crate) fn load_max_timestamp(&mut self, disk: &dyn Disk) -> Result<Option<TimeEntry>, LogError> {
-        if let Some(known) = self.max_timestamp {
-            return Ok(known);
+        if !self.max_timestamp_known {
+            self.max_timestamp = self.times.last(disk).map_err(LogError::io(self.times.path()))?;
+            self.max_timestamp_known = true;
         }
-        let last = self.times.last(disk).map_err(LogError::io(self.times.path()))?;
-        self.max_timestamp = Some(last);
-        Ok(last)
+        Ok(self.max_timestamp)
     }
 
     /// The largest timestamp for retention; the file's own time if no record has any.
@@ -294,7 +296,7 @@ impl Segment {
             .map_err(LogError::io(self.offsets.path()))?;
         self.times.truncate(disk, |entry| entry.relative_offset < relative).map_err(LogError::io(self.times.path()))?;
         self.transactions.truncate(disk, end).map_err(LogError::io(&self.path))?;
-        self.max_timestamp = None;
+        self.max_timestamp_known = false;
         self.bytes_since_index = 0;
         if position == 0 {
             self.first_timestamp = None;
@@ -307,7 +309,7 @@ impl Segment {
         self.offsets.clear(disk).map_err(LogError::io(self.offsets.path()))?;
         self.times.clear(disk).map_err(LogError::io(self.times.path()))?;
         self.size = 0;
-        self.max_timestamp = Some(None);
+        (self.max_timestamp, self.max_timestamp_known) = (None, true);
         self.first_timestamp = None;
         self.bytes_since_index = 0;
         Ok(())

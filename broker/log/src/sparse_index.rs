@@ -179,7 +179,9 @@ impl<E: Entry> SparseIndex<E> {
             entry.encode(&mut bytes);
         }
         let position = (self.written * E::BYTES) as u64;
-        self.file(disk)?.write_all_at(&mut [IoSlice::new(&bytes)], position)?;
+        // A log that is only appended to needs no open index: this comes once in a hundred KiB.
+        let file = self.file.clone().map_or_else(|| disk.open(&self.path), Ok)?;
+        file.write_all_at(&mut [IoSlice::new(&bytes)], position)?;
         self.written = self.len;
         Ok(())
     }

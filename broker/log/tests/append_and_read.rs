@@ -1,5 +1,7 @@
 //! What a leader, a follower and a reader rely on.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
 mod common;
 
 use common::*;

@@ -2,6 +2,8 @@
 //!
 //! What was flushed is there with the same bytes; what is there is a prefix of what was appended; the log goes on.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
 mod common;
 
 use std::{panic::AssertUnwindSafe, sync::Arc};

@@ -1,5 +1,7 @@
 //! A log directory from its formatting to its clean shutdown, on the real file system.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
 mod common;
 
 use std::{fs, path::Path, sync::Arc};

@@ -1,5 +1,7 @@
 //! Which segments go, and when.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
 mod common;
 
 use common::*;

@@ -1,5 +1,7 @@
 //! Batches as producers send them and as the log keeps them.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
 use gregor_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
 use gregor_wire::{
     batch::{
@@ -32,7 +34,10 @@ fn builder(compression: CompressionType) -> RecordBatchBuilder {
     builder
 }
 
-fn records_of(bytes: &[u8]) -> Vec<(i64, i64, Option<Vec<u8>>, Option<Vec<u8>>, usize)> {
+/// Offset, timestamp, key, value and the number of headers.
+type Record = (i64, i64, Option<Vec<u8>>, Option<Vec<u8>>, usize);
+
+fn records_of(bytes: &[u8]) -> Vec<Record> {
     let batch = BatchView::parse(bytes).unwrap();
     batch.check_crc().unwrap();
     let records = batch.records(1 << 20).unwrap();

@@ -426,8 +426,9 @@ impl Disk for FaultyDisk {
                 node.pending.clear();
             }
             state.pending.clear();
-            state.durable_names = state.names.clone();
-            state.durable_folders = state.folders.clone();
+            let state = &mut *state;
+            state.durable_names.clone_from(&state.names);
+            state.durable_folders.clone_from(&state.folders);
             state.changed()
         })
     }

@@ -104,8 +104,10 @@ impl EndTransactionMarker {
 
     /// The control record's value.
     pub fn value(self) -> [u8; 6] {
-        let ([a, b], [c, d, e, f]) = (CURRENT_VERSION.to_be_bytes(), self.coordinator_epoch.to_be_bytes());
-        [a, b, c, d, e, f]
+        let mut value = [0; 6];
+        value[..2].copy_from_slice(&CURRENT_VERSION.to_be_bytes());
+        value[2..].copy_from_slice(&self.coordinator_epoch.to_be_bytes());
+        value
     }
 }
 
