@@ -20,7 +20,7 @@ pub struct Arguments {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run the operator until it is told to stop, or loses its Lease.
-    Run(Options),
+    Run(Box<Options>),
     /// Print the custom resource definitions as YAML: `gregor-operator crd | kubectl apply --server-side -f -`.
     Crd,
 }

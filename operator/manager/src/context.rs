@@ -101,7 +101,7 @@ impl Context {
 
     /// A time near `base`, so that a thousand objects do not come back in the same second.
     pub fn around(&self, base: Duration) -> Duration {
-        let share = self.chance.hash_one(SystemTime::now()) % 1000;
-        base.mul_f64(0.9 + 0.2 * (share as f64 / 1000.0))
+        let share = u32::try_from(self.chance.hash_one(SystemTime::now()) % 1000).unwrap_or_default();
+        base.mul_f64(0.9 + 0.2 * (f64::from(share) / 1000.0))
     }
 }

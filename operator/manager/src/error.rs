@@ -98,6 +98,6 @@ impl Error {
 
     /// How long to wait before attempt number `attempt` (from 1) is followed by the next.
     pub fn back_off(attempt: u32) -> Duration {
-        Duration::from_secs(1 << attempt.min(6)).min(Duration::from_secs(60))
+        Duration::from_secs(1 << attempt.min(6)).min(Duration::from_mins(1))
     }
 }

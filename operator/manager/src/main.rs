@@ -17,7 +17,7 @@ fn main() -> ExitCode {
                 .enable_all()
                 .build()
                 .map_err(anyhow::Error::from)
-                .and_then(|runtime| runtime.block_on(run::run(options)));
+                .and_then(|runtime| runtime.block_on(run::run(&options)));
             match outcome {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {

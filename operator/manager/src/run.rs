@@ -38,7 +38,7 @@ const LEASE_GRACE_SECONDS: u64 = 5;
 pub type Ending = Shared<BoxFuture<'static, ()>>;
 
 /// Runs the operator until it is told to stop or loses its Lease.
-pub async fn run(options: Options) -> anyhow::Result<()> {
+pub async fn run(options: &Options) -> anyhow::Result<()> {
     // Fails only if one is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let metrics = Metrics::default();
@@ -46,7 +46,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut server = tokio::spawn(health.clone().serve(options.listen));
     let ending = told_to_stop()?;
     let mut told = ending.clone();
-    let work = lead_and_work(&options, metrics, health, ending);
+    let work = lead_and_work(options, metrics, health, ending);
     tokio::select! {
         outcome = work => outcome,
         served = &mut server => served.context("the health server ended")?,

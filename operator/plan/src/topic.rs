@@ -161,6 +161,7 @@ pub fn plan(observed: &TopicObserved, now: &str) -> TopicPlan {
 
 type Outcome = Result<(TopicStep, Progress), Progress>;
 
+#[allow(clippy::unnecessary_wraps)] // so that every way out of `decide` reads alike
 fn step(step: TopicStep, message: impl Into<String>) -> Outcome {
     Ok((step, Progress::working(Reason::TopicUpdating, message)))
 }

@@ -20,7 +20,7 @@ use crate::status;
 
 const KIND: &str = "KafkaCluster";
 /// How often a cluster at rest is looked at, although nothing was heard of it.
-const AT_REST: Duration = Duration::from_secs(600);
+const AT_REST: Duration = Duration::from_mins(10);
 /// How often a cluster that waits is looked at. Mostly a watch is faster.
 const WAITING: Duration = Duration::from_secs(30);
 /// How soon the next step follows one that was carried out.
@@ -40,6 +40,7 @@ pub async fn reconcile(cluster: Arc<KafkaCluster>, context: Arc<Context>) -> Res
 }
 
 /// When to try again after an error.
+#[allow(clippy::needless_pass_by_value)] // the controller hands the values over
 pub fn retry(cluster: Arc<KafkaCluster>, error: &Error, context: Arc<Context>) -> Action {
     let attempts = context.failed(&cluster.uid().unwrap_or_default());
     if error.is_outdated() && attempts < 5 {

@@ -19,7 +19,7 @@ use crate::status;
 
 const KIND: &str = "KafkaTopic";
 /// How often a topic at rest is compared with the brokers.
-const AT_REST: Duration = Duration::from_secs(300);
+const AT_REST: Duration = Duration::from_mins(5);
 /// How often a topic that waits is looked at. A change of its cluster is faster.
 const WAITING: Duration = Duration::from_secs(15);
 /// How soon the next step follows one that was carried out.
@@ -39,6 +39,7 @@ pub async fn reconcile(topic: Arc<KafkaTopic>, context: Arc<Context>) -> Result<
 }
 
 /// When to try again after an error.
+#[allow(clippy::needless_pass_by_value)] // the controller hands the values over
 pub fn retry(topic: Arc<KafkaTopic>, error: &Error, context: Arc<Context>) -> Action {
     let attempts = context.failed(&topic.uid().unwrap_or_default());
     if error.is_outdated() && attempts < 5 {

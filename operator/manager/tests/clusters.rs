@@ -1,0 +1,266 @@
+//! The operator and KafkaClusters against a real API server without nodes.
+#![allow(clippy::unwrap_used)] // a test that cannot go on may say so by panicking
+
+mod lab;
+
+use std::collections::BTreeMap;
+
+use gregor_operator_api::KafkaCluster;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, ListParams};
+use lab::{CLUSTER, Lab, wait_until};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_cluster_becomes_ready_and_is_readable() {
+    let Some(lab) = Lab::start("ready").await else { return };
+    let _operator = lab.operator();
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    let cluster = lab.cluster_says("demo", "Ready").await;
+    let status = cluster.status.unwrap();
+    let bootstrap = format!("demo-bootstrap.{}.svc.cluster.local:9092", lab.namespace);
+    assert_eq!(status.bootstrap_servers.as_deref(), Some(bootstrap.as_str()));
+    assert_eq!((status.phase.as_deref(), status.node_count), (Some("Running"), 1));
+    assert_eq!(status.cluster_id.unwrap(), lab.identity().await["clusterId"]);
+    assert_eq!(lab.formats(), 1);
+    let stateful_set = lab.api::<StatefulSet>().get("demo-0").await.unwrap();
+    assert_eq!(stateful_set.spec.unwrap().update_strategy.unwrap().type_.as_deref(), Some("OnDelete"));
+    let claim = lab.api::<PersistentVolumeClaim>().get("demo-0-data").await.unwrap();
+    assert_eq!(claim.metadata.owner_references, None);
+    let events = wait_until("an event is told", async || {
+        let events = lab.api::<Event>().list(&ListParams::default()).await.unwrap().items;
+        events.iter().any(|event| event.reason.as_deref() == Some("Ready")).then_some(events)
+    })
+    .await;
+    assert!(events.len() < 20, "{} events for one cluster", events.len());
+}
+
+/// Every object of the namespace with its version.
+async fn versions(lab: &Lab) -> BTreeMap<String, String> {
+    macro_rules! list {
+        ($($kind:ty),*) => {{
+            let mut all = BTreeMap::new();
+            $(for object in lab.api::<$kind>().list(&ListParams::default()).await.unwrap() {
+                all.insert(format!("{} {}", stringify!($kind), object.name_any()), object.resource_version().unwrap());
+            })*
+            all
+        }};
+    }
+    list!(
+        ConfigMap,
+        Event,
+        KafkaCluster,
+        PersistentVolumeClaim,
+        Pod,
+        PodDisruptionBudget,
+        Service,
+        ServiceAccount,
+        StatefulSet
+    )
+}
+
+#[tokio::test]
+async fn at_rest_nothing_is_written() {
+    let Some(lab) = Lab::start("quiet").await else { return };
+    let first = lab.operator();
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    // Let what follows the readiness come to its end, such as the StatefulSet's own status.
+    let mut before = versions(&lab).await;
+    wait_until("everything rests", async || {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        let now = versions(&lab).await;
+        let rests = now == before;
+        before = now;
+        rests.then_some(())
+    })
+    .await;
+    first.stop().await;
+
+    // A new operator remembers nothing and looks at everything.
+    let second = lab.operator();
+    wait_until("the new operator has looked", async || {
+        (second.count("reconciles_total{kind=\"KafkaCluster\",outcome=\"Ready\"}") >= 1).then_some(())
+    })
+    .await;
+    lab.patch::<KafkaCluster>("demo", json!({"metadata": {"labels": {"touched": "yes"}}})).await;
+    wait_until("it has looked again", async || {
+        (second.count("reconciles_total{kind=\"KafkaCluster\",outcome=\"Ready\"}") >= 2).then_some(())
+    })
+    .await;
+    let mut after = versions(&lab).await;
+    let mut expected = before;
+    // The touch was ours.
+    expected.remove("KafkaCluster demo");
+    after.remove("KafkaCluster demo");
+    assert_eq!(after, expected);
+    assert_eq!((second.count("steps_total"), second.count("status_writes_total")), (0, 0));
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_wiped_status_is_derived_again_and_changes_nothing() {
+    let Some(lab) = Lab::start("wiped").await else { return };
+    let _operator = lab.operator();
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    let before = lab.cluster_says("demo", "Ready").await;
+    let (identity, pod) = (lab.identity().await, lab.pod_uid().await);
+    let clusters = lab.api::<KafkaCluster>();
+    let wipe = kube::api::Patch::Merge(json!({"status": null}));
+    clusters.patch_status("demo", &kube::api::PatchParams::default(), &wipe).await.unwrap();
+    let after = lab.cluster_says("demo", "Ready").await;
+    assert_eq!(before.status.unwrap().cluster_id, after.status.unwrap().cluster_id);
+    assert_eq!((identity, pod), (lab.identity().await, lab.pod_uid().await));
+    assert_eq!(lab.formats(), 1);
+}
+
+#[tokio::test]
+async fn a_deleted_cluster_comes_back_on_its_disk_and_starts_no_second_one() {
+    let Some(lab) = Lab::start("again").await else { return };
+    let _operator = lab.operator();
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    let identity = lab.identity().await;
+    let claim = lab.api::<PersistentVolumeClaim>().get("demo-0-data").await.unwrap().uid();
+    lab.delete::<KafkaCluster>("demo").await;
+    lab.gone::<StatefulSet>("demo-0").await;
+    lab.gone::<Pod>("demo-0-0").await;
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    assert_eq!(lab.identity().await, identity);
+    assert_eq!(lab.api::<PersistentVolumeClaim>().get("demo-0-data").await.unwrap().uid(), claim);
+    assert_eq!(lab.formats(), 1);
+}
+
+#[tokio::test]
+async fn under_delete_the_data_goes_with_the_cluster() {
+    let Some(lab) = Lab::start("delete").await else { return };
+    let _operator = lab.operator();
+    lab.create::<KafkaCluster>(&CLUSTER.replace("spec:\n", "spec:\n  deletionPolicy: Delete\n")).await;
+    lab.cluster_says("demo", "Ready").await;
+    let identity = lab.identity().await;
+    lab.delete::<KafkaCluster>("demo").await;
+    lab.gone::<ConfigMap>("demo-identity").await;
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    assert_ne!(lab.identity().await["clusterId"], identity["clusterId"]);
+    assert_eq!(lab.formats(), 2);
+}
+
+#[tokio::test]
+async fn a_wiped_disk_is_lost_until_a_person_accepts_it() {
+    let Some(lab) = Lab::start("lost").await else { return };
+    let _operator = lab.operator();
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    lab.wipe_disks();
+    lab.delete::<Pod>("demo-0-0").await;
+    let cluster = lab.cluster_says("demo", "DiskLost").await;
+    let conditions = cluster.status.unwrap().conditions;
+    let stalled = gregor_operator_api::condition::find(&conditions, "Stalled").unwrap();
+    assert_eq!(stalled.status, gregor_operator_api::ConditionStatus::True);
+    assert!(stalled.message.contains("spec.acceptDataLoss"), "{}", stalled.message);
+    // Another pod and another operator change nothing.
+    lab.delete::<Pod>("demo-0-0").await;
+    lab.patch::<KafkaCluster>("demo", json!({"spec": {"restartedAt": "now"}})).await;
+    lab.cluster_says("demo", "DiskLost").await;
+    assert_eq!(lab.formats(), 1);
+    lab.patch::<KafkaCluster>("demo", json!({"spec": {"acceptDataLoss": [0]}})).await;
+    lab.cluster_says("demo", "Ready").await;
+    assert_eq!(lab.formats(), 2);
+}
+
+#[tokio::test]
+async fn a_deleted_claim_is_a_lost_disk() {
+    let Some(lab) = Lab::start("claim").await else { return };
+    let _operator = lab.operator();
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    lab.delete::<PersistentVolumeClaim>("demo-0-data").await;
+    lab.delete::<Pod>("demo-0-0").await;
+    lab.cluster_says("demo", "DiskLost").await;
+    assert_eq!(lab.formats(), 1);
+    lab.patch::<KafkaCluster>("demo", json!({"spec": {"acceptDataLoss": [0]}})).await;
+    lab.cluster_says("demo", "Ready").await;
+    assert_eq!(lab.formats(), 2);
+}
+
+#[tokio::test]
+async fn a_configuration_change_restarts_the_node_once_and_leaves_one_file() {
+    let Some(lab) = Lab::start("config").await else { return };
+    let operator = lab.operator();
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    let pod = lab.pod_uid().await;
+    lab.patch::<KafkaCluster>(
+        "demo",
+        json!({"spec": {"config": {"log.retention.hours": 24, "log.preallocate": false}}}),
+    )
+    .await;
+    lab.cluster_says("demo", "Ready").await;
+    assert_ne!(lab.pod_uid().await, pod);
+    assert_eq!(operator.count("steps_total{step=\"delete_pod\"}"), 1);
+    let files = wait_until("the old file is gone", async || {
+        let all = lab.api::<ConfigMap>().list(&ListParams::default()).await.unwrap();
+        let files: Vec<ConfigMap> = all.into_iter().filter(|map| map.immutable == Some(true)).collect();
+        (files.len() == 1).then_some(files)
+    })
+    .await;
+    let text = &files[0].data.as_ref().unwrap()["server.properties"];
+    assert!(text.contains("\nlog.retention.hours=24\n") && text.contains("\nlog.preallocate=false\n"), "{text}");
+}
+
+#[tokio::test]
+async fn what_belongs_to_somebody_else_is_never_overwritten() {
+    let Some(lab) = Lab::start("taken").await else { return };
+    let _operator = lab.operator();
+    let manifest = "{apiVersion: v1, kind: Service, metadata: {name: demo-bootstrap}, spec: {ports: [{port: 80}]}}";
+    let before = lab.create::<Service>(manifest).await;
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    let cluster = lab.cluster_says("demo", "NameTaken").await;
+    assert!(cluster.status.unwrap().phase.unwrap().contains("demo-bootstrap"));
+    let after = lab.api::<Service>().get("demo-bootstrap").await.unwrap();
+    assert_eq!(before.resource_version(), after.resource_version());
+    lab.delete::<Service>("demo-bootstrap").await;
+    lab.cluster_says("demo", "Ready").await;
+}
+
+#[tokio::test]
+async fn one_bad_object_stops_no_other() {
+    let Some(lab) = Lab::start("bad").await else { return };
+    let _operator = lab.operator();
+    let bad = CLUSTER.replace("{name: demo}", "{name: bad}");
+    lab.create::<KafkaCluster>(&format!("{bad}  config: {{node.id: 5}}\n")).await;
+    lab.create::<KafkaCluster>(
+        &bad.replace("name: bad", "name: worse")
+            .replace("spec:\n", "spec:\n  podTemplate: {spec: {restartPolicy: Never}}\n"),
+    )
+    .await;
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    let bad = lab.cluster_says("bad", "InvalidConfig").await;
+    assert!(bad.status.unwrap().phase.unwrap().contains("node.id"));
+    lab.cluster_says("worse", "InvalidPodTemplate").await;
+    lab.patch::<KafkaCluster>("worse", json!({"spec": {"podTemplate": null}})).await;
+    lab.cluster_says("worse", "Ready").await;
+}
+
+#[tokio::test]
+async fn a_deleted_namespace_ends() {
+    let Some(lab) = Lab::start("ending").await else { return };
+    let _operator = lab.operator();
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    let topic = "{apiVersion: gregor.dev/v1beta1, kind: KafkaTopic, metadata: {name: events}, spec: {clusterRef: {name: demo}, deletionPolicy: Delete}}";
+    lab.create::<gregor_operator_api::KafkaTopic>(topic).await;
+    lab.topic_says("events", "Ready").await;
+    let namespaces: Api<Namespace> = Api::all(lab.client.clone());
+    namespaces.delete(&lab.namespace, &DeleteParams::default()).await.unwrap();
+    wait_until("the namespace is gone", async || {
+        namespaces.get_opt(&lab.namespace).await.unwrap().is_none().then_some(())
+    })
+    .await;
+}
