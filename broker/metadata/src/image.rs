@@ -6,7 +6,8 @@ use gregor_state_records::metadata::MetadataRecord;
 use gregor_types::{BrokerEpoch, BrokerId, KString, LeaderEpoch, Offset, PartitionIndex, ProducerId, TopicId, Uuid};
 
 use crate::{
-    Acls, Change, ClientQuotas, Cluster, ConfigResource, Configs, DelegationTokens, Features, ScramCredentials, Topics,
+    Acls, Change, ClientQuotas, Cluster, ConfigResource, Configs, DelegationTokens, Features, KRAFT_VERSION_FEATURE,
+    ScramCredentials, Topics,
 };
 
 /// All metadata of a cluster. Cloning costs a few reference counts.
@@ -41,6 +42,16 @@ pub struct MetadataImage {
     pub image: Image,
     /// Where it stands.
     pub position: MetadataPosition,
+    /// The finalized `kraft.version`, which a control record of the quorum says and no metadata record.
+    pub kraft_version: i16,
+}
+
+impl MetadataImage {
+    /// Every finalized feature with its level, `kraft.version` too.
+    pub fn finalized_features(&self) -> impl Iterator<Item = (&str, i16)> {
+        let quorum = (self.kraft_version > 0).then_some((KRAFT_VERSION_FEATURE, self.kraft_version));
+        self.image.features.iter().chain(quorum)
+    }
 }
 
 /// A record that does not fit what came before it: the log is corrupt, or was written by a version that we do not know.

@@ -98,8 +98,7 @@ fn supported(context: &Context, version: i16) -> ApiVersionsResponse {
         .collect();
     let image = context.broker.image();
     let finalized_features = image
-        .features()
-        .iter()
+        .finalized_features()
         .map(|(name, level)| FinalizedFeatureKey {
             name: name.into(),
             max_version_level: level,

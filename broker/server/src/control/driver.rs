@@ -444,7 +444,7 @@ impl Driver {
     }
 
     fn publish(&mut self) {
-        let Some((image, changes)) = self.replay.take_update() else { return };
+        let Some((image, changes)) = self.replay.take_update(self.quorum.history().kraft_version()) else { return };
         let last_offset = image.position.last_offset;
         let image = Arc::new(image);
         self.handle.image.store(Arc::clone(&image));

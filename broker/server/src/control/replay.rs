@@ -156,11 +156,12 @@ impl Replay {
     }
 
     /// The image to show and what changed since the last time; none while a metadata transaction is open.
-    pub(super) fn take_update(&mut self) -> Option<(MetadataImage, Changes)> {
+    pub(super) fn take_update(&mut self, kraft_version: i16) -> Option<(MetadataImage, Changes)> {
         if self.image.in_transaction() {
             return None;
         }
         let position = MetadataPosition { last_offset: self.end.plus(-1), epoch: self.epoch };
-        Some((MetadataImage { image: self.image.clone(), position }, std::mem::take(&mut self.changes)))
+        let image = MetadataImage { image: self.image.clone(), position, kraft_version };
+        Some((image, std::mem::take(&mut self.changes)))
     }
 }
