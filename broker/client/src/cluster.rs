@@ -105,9 +105,9 @@ impl Client {
         Admin::new(self.clone())
     }
 
-    /// A producer on this client.
-    pub async fn producer(&self, options: ProducerOptions) -> Result<Producer, ClientError> {
-        Producer::new(self.clone(), options).await
+    /// A producer on this client; a task of the current runtime sends for it.
+    pub fn producer(&self, options: ProducerOptions) -> Result<Producer, ClientError> {
+        Producer::new(self.clone(), options)
     }
 
     /// A consumer on this client.

@@ -32,10 +32,10 @@ impl Default for ClientOptions {
             client_id: KString::from_static("gregor"),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
-            api_timeout: Duration::from_secs(60),
+            api_timeout: Duration::from_mins(1),
             retry_backoff: Duration::from_millis(100),
             retry_backoff_max: Duration::from_secs(1),
-            metadata_max_age: Duration::from_secs(300),
+            metadata_max_age: Duration::from_mins(5),
         }
     }
 }
@@ -118,7 +118,7 @@ impl Default for ProducerOptions {
             linger: Duration::from_millis(5),
             batch_bytes: 16 << 10,
             buffer_bytes: 32 << 20,
-            delivery_timeout: Duration::from_secs(120),
+            delivery_timeout: Duration::from_mins(2),
         }
     }
 }
@@ -163,7 +163,7 @@ impl Default for ConsumerOptions {
             auto_commit: Some(Duration::from_secs(5)),
             session_timeout: Duration::from_secs(45),
             heartbeat_interval: Duration::from_secs(3),
-            rebalance_timeout: Duration::from_secs(300),
+            rebalance_timeout: Duration::from_mins(5),
             fetch_max_wait: Duration::from_millis(500),
             fetch_min_bytes: 1,
             fetch_max_bytes: 50 << 20,

@@ -143,7 +143,7 @@ impl<S: StateMachine> Shard<S> {
         self.end = end;
         self.committed = committed;
         self.active = true;
-        self.step(environment, |machine, scope| machine.loaded(scope))
+        self.step(environment, S::loaded)
     }
 
     /// Decides about a request. A shard that is still loading takes none.
@@ -164,7 +164,7 @@ impl<S: StateMachine> Shard<S> {
         if !self.active {
             return Vec::new();
         }
-        self.step(environment, |machine, scope| machine.on_time(scope))
+        self.step(environment, S::on_time)
     }
 
     /// When [`on_time`](Self::on_time) is wanted.

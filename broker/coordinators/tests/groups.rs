@@ -173,7 +173,7 @@ fn members_agree_on_the_protocol_that_most_prefer_among_those_all_know() {
         ..consumer()
     };
     let mut players =
-        vec![prefers(&["range", "sticky"]), prefers(&["sticky", "range"]), prefers(&["solo", "sticky", "range"])];
+        [prefers(&["range", "sticky"]), prefers(&["sticky", "range"]), prefers(&["solo", "sticky", "range"])];
     let tokens: Vec<_> = players.iter_mut().map(|player| world.join_new(player)).collect();
     world.pass_ms(10_000);
     let chosen = world.joined(&mut players[0], tokens[0]).protocol_name;

@@ -76,14 +76,12 @@ async fn produce(client: Client, options: &Options) -> Result<()> {
         CompressionArgument::Lz4 => CompressionType::Lz4,
         CompressionArgument::Zstd => CompressionType::Zstd,
     };
-    let producer = client
-        .producer(ProducerOptions {
-            acks,
-            idempotent: acks == Acks::All,
-            compression: Compression { kind, level: None },
-            ..ProducerOptions::default()
-        })
-        .await?;
+    let producer = client.producer(ProducerOptions {
+        acks,
+        idempotent: acks == Acks::All,
+        compression: Compression { kind, level: None },
+        ..ProducerOptions::default()
+    })?;
     let mut input = BufReader::new(tokio::io::stdin());
     let mut waiting: VecDeque<Delivery> = VecDeque::new();
     let mut written = 0_u64;

@@ -15,7 +15,7 @@ pub use configs::{AlterOp, ConfigChange, ConfigEntry, ConfigResource, ConfigSour
 pub(crate) use groups::commit_request;
 pub use groups::{GroupDescription, GroupListing, GroupMember};
 pub use records::{ListedOffset, OffsetSpec};
-pub use topics::{CreatedTopic, NewTopic, TopicDescription};
+pub use topics::{CreatedTopic, NewPartitions, NewTopic, TopicDescription};
 
 use crate::{BrokerError, Client, ClientError};
 

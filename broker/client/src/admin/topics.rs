@@ -31,6 +31,9 @@ pub struct NewTopic {
     pub configs: BTreeMap<KString, KString>,
 }
 
+/// A topic, how many partitions it is to have, and, if not the controller chooses, the replicas of each new one.
+pub type NewPartitions = (KString, i32, Option<Vec<Vec<BrokerId>>>);
+
 /// What a creation made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreatedTopic {
@@ -142,7 +145,7 @@ impl Admin {
     /// Creates one topic.
     pub async fn create_topic(&self, topic: NewTopic) -> Result<CreatedTopic, ClientError> {
         let name = topic.name.clone();
-        only(name, self.create_topics(&[topic], false).await?)
+        only(&name, self.create_topics(&[topic], false).await?)
     }
 
     /// Deletes topics with all that is in them.
@@ -172,14 +175,14 @@ impl Admin {
     /// Deletes one topic.
     pub async fn delete_topic(&self, name: impl Into<KString>) -> Result<(), ClientError> {
         let name = name.into();
-        only(name.clone(), self.delete_topics(&[name]).await?)
+        only(&name, self.delete_topics(std::slice::from_ref(&name)).await?)
     }
 
     /// Grows topics to the given numbers of partitions, where the controller chooses the replicas or `assignment` gives those of
     /// each new partition.
     pub async fn create_partitions(
         &self,
-        counts: &[(KString, i32, Option<Vec<Vec<BrokerId>>>)],
+        counts: &[NewPartitions],
         validate_only: bool,
     ) -> Result<Outcomes<KString, ()>, ClientError> {
         let topics = counts.iter().map(|(name, count, assignment)| {
@@ -245,7 +248,7 @@ impl Admin {
     /// One topic by name.
     pub async fn describe_topic(&self, name: impl Into<KString>) -> Result<TopicDescription, ClientError> {
         let name = name.into();
-        only(name.clone(), self.describe_topics(&[name]).await?)
+        only(&name, self.describe_topics(std::slice::from_ref(&name)).await?)
     }
 }
 
@@ -259,7 +262,7 @@ fn describe(name: &KString, topic: &crate::Topic) -> TopicDescription {
 }
 
 /// The outcome for the one thing that was asked about.
-pub(super) fn only<T>(name: KString, mut outcomes: Outcomes<KString, T>) -> Result<T, ClientError> {
+pub(super) fn only<T>(name: &KString, mut outcomes: Outcomes<KString, T>) -> Result<T, ClientError> {
     let missing = || Err(BrokerError::new(name.to_string(), ErrorCode::UnknownServerError));
-    Ok(outcomes.remove(&name).unwrap_or_else(missing)?)
+    Ok(outcomes.remove(name).unwrap_or_else(missing)?)
 }

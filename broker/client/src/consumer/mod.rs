@@ -185,13 +185,11 @@ impl Consumer {
             return Ok(());
         }
         self.committed_at = Instant::now();
-        match &mut self.membership {
-            Some(membership) => membership.commit(offsets).await,
-            None => {
-                let outcomes = self.client.admin().alter_group_offsets(group, offsets).await?;
-                outcomes.into_values().find_map(Result::err).map_or(Ok(()), |error| Err(error.into()))
-            }
+        if let Some(membership) = &self.membership {
+            return membership.commit(offsets).await;
         }
+        let outcomes = self.client.admin().alter_group_offsets(group, offsets).await?;
+        outcomes.into_values().find_map(Result::err).map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Commits if that is automatic, and leaves the group.
@@ -248,6 +246,10 @@ impl Consumer {
 
 impl std::fmt::Debug for Consumer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Consumer").field("client", &self.client).field("positions", &self.positions).finish()
+        formatter
+            .debug_struct("Consumer")
+            .field("client", &self.client)
+            .field("positions", &self.positions)
+            .finish_non_exhaustive()
     }
 }

@@ -121,7 +121,7 @@ struct State {
 }
 
 impl Producer {
-    pub(crate) async fn new(client: Client, options: ProducerOptions) -> Result<Self, ClientError> {
+    pub(crate) fn new(client: Client, options: ProducerOptions) -> Result<Self, ClientError> {
         if options.idempotent && options.acks != Acks::All {
             return Err(ClientError::InvalidArgument(
                 "an idempotent producer needs acks=all: set acks to All, or idempotent to false".to_owned(),

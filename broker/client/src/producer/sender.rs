@@ -174,7 +174,7 @@ impl Sender {
                         code => {
                             let error = BrokerError::new(format!("partition {partition}"), code)
                                 .with_message(row.error_message.as_deref());
-                            self.failed_try(&partition, batch, error.into());
+                            self.failed_try(&partition, batch, &error.into());
                         }
                     }
                 }
@@ -186,7 +186,7 @@ impl Sender {
                     let error = BrokerError::new(format!("partition {partition}"), ErrorCode::NetworkException)
                         .with_message(Some(&text));
                     if retriable {
-                        self.failed_try(&partition, batch, error.into());
+                        self.failed_try(&partition, batch, &error.into());
                     } else {
                         self.fail(&partition, batch, &error.into());
                     }
@@ -203,10 +203,10 @@ impl Sender {
         });
     }
 
-    fn failed_try(&mut self, partition: &TopicPartition, mut batch: Batch, error: ClientError) {
+    fn failed_try(&mut self, partition: &TopicPartition, mut batch: Batch, error: &ClientError) {
         let now = Instant::now();
         if !error.is_retriable() || batch.deadline <= now {
-            self.fail(partition, batch, &error);
+            self.fail(partition, batch, error);
             return;
         }
         tracing::debug!(%partition, %error, "a batch is sent again");

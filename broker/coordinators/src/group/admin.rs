@@ -50,25 +50,7 @@ impl GroupCoordinator {
     }
 
     pub(super) fn describe(&self, id: &KString, version: i16, token: Token, scope: &mut Scope<'_, GroupResponse>) {
-        let row = match self.groups.get(id) {
-            Some(group) => described(group),
-            None => {
-                let missing = DescribedGroup {
-                    group_id: id.clone(),
-                    group_state: KString::from_static("Dead"),
-                    ..Default::default()
-                };
-                if version >= NOT_FOUND_IS_AN_ERROR {
-                    DescribedGroup {
-                        error_code: ErrorCode::GroupIdNotFound.code(),
-                        error_message: Some(format!("Group {id} not found.").into()),
-                        ..missing
-                    }
-                } else {
-                    missing
-                }
-            }
-        };
+        let row = self.groups.get(id).map_or_else(|| missing(id, version), described);
         scope.answer(token, GroupResponse::Describe(row));
     }
 
@@ -90,6 +72,18 @@ impl GroupCoordinator {
         scope.append(&[tombstone]).map_err(append_error)?;
         self.groups.remove(id);
         Ok(())
+    }
+}
+
+fn missing(id: &KString, version: i16) -> DescribedGroup {
+    let dead = DescribedGroup { group_id: id.clone(), group_state: KString::from_static("Dead"), ..Default::default() };
+    if version < NOT_FOUND_IS_AN_ERROR {
+        return dead;
+    }
+    DescribedGroup {
+        error_code: ErrorCode::GroupIdNotFound.code(),
+        error_message: Some(format!("Group {id} not found.").into()),
+        ..dead
     }
 }
 

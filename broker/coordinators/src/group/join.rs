@@ -109,7 +109,6 @@ fn join_known(turn: &mut Turn<'_, '_>, group: &mut ClassicGroup, join: &Join<'_>
     let unchanged = group.member(&id).is_some_and(|member| same_protocols(member, request));
     let leads = group.leader.as_ref() == Some(&id);
     match group.state() {
-        GroupState::PreparingRebalance { .. } => update_member(turn, group, join, &id),
         // It may not have got the answer to its join: give it once more.
         GroupState::CompletingRebalance if unchanged => {
             let members = if leads { group.members_for_leader() } else { Vec::new() };
@@ -121,8 +120,8 @@ fn join_known(turn: &mut Turn<'_, '_>, group: &mut ClassicGroup, join: &Join<'_>
             let response = joined(group, id);
             turn.scope.answer_now(join.token, GroupResponse::Join(response));
         }
-        GroupState::CompletingRebalance | GroupState::Stable => update_member(turn, group, join, &id),
         GroupState::Empty => refuse(turn.scope, join, ErrorCode::UnknownMemberId, KString::default()),
+        _ => update_member(turn, group, join, &id),
     }
 }
 

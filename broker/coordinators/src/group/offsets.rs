@@ -325,9 +325,8 @@ fn is_expired(
     retention_ms: i64,
 ) -> bool {
     let unused_since = match (&group.protocol_type, group.state()) {
-        (None, _) => committed.committed_at,
         (Some(_), GroupState::Empty) if group.state_since != Timestamp::NONE => group.state_since,
-        (Some(_), GroupState::Empty) => committed.committed_at,
+        (None, _) | (Some(_), GroupState::Empty) => committed.committed_at,
         (Some(_), GroupState::Stable)
             if group.is_of_consumers() && group.knows_subscriptions() && !group.reads(topic) =>
         {

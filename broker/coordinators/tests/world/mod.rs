@@ -88,7 +88,7 @@ impl World {
         world.now_ms = self.now_ms;
         world.random = self.random + (1 << 64);
         for record in &self.log.records {
-            world.shard.replay(record.key.clone(), record.value.clone()).unwrap();
+            world.shard.replay(record.key.clone(), record.value.clone()).expect("its own records");
         }
         world.log.records.clone_from(&self.log.records);
         world.activate();
@@ -135,7 +135,7 @@ impl World {
     pub fn ask(&mut self, request: GroupRequest) -> Token {
         self.next_token += 1;
         let token = Token(self.next_token);
-        self.step(|shard, environment| shard.handle(request, token, environment).unwrap());
+        self.step(|shard, environment| shard.handle(request, token, environment).expect("an active shard"));
         token
     }
 
@@ -154,7 +154,7 @@ impl World {
         let until = self.now_ms + milliseconds;
         while let Some(next) = self.shard.next_time().filter(|next| next.0 <= until) {
             self.now_ms = self.now_ms.max(next.0);
-            self.step(|shard, environment| shard.on_time(environment));
+            self.step(Shard::on_time);
         }
         self.now_ms = until;
     }
@@ -292,7 +292,7 @@ impl World {
     }
 
     /// Everybody's join is answered; the leader assigns each member its own id, and everybody syncs.
-    pub fn finish_rebalance(&mut self, players: &mut Vec<Player>, tokens: &[Token]) {
+    pub fn finish_rebalance(&mut self, players: &mut [Player], tokens: &[Token]) {
         let mut leader = None;
         let mut assignments = Vec::new();
         for (player, token) in players.iter_mut().zip(tokens) {
@@ -325,7 +325,7 @@ pub fn reads(topics: &[&str]) -> Player {
     let topics = topics.iter().map(|topic| KString::from(*topic)).collect();
     let subscription = ConsumerProtocolSubscription { topics, ..Default::default() };
     let mut metadata = vec![0, 0];
-    metadata.extend_from_slice(&subscription.to_bytes(0).unwrap());
+    metadata.extend_from_slice(&subscription.to_bytes(0).expect("names that fit"));
     Player { protocols: vec![("range", metadata.into())], generation: -1, ..Player::default() }
 }
 

@@ -131,7 +131,7 @@ impl GroupShard {
     pub(super) fn on_time(self: &Arc<Self>, now: Moment) {
         let mut inner = self.lock();
         if inner.condition == Condition::Active {
-            self.step(&mut inner, now, |shard, environment| shard.on_time(environment));
+            self.step(&mut inner, now, Shard::on_time);
         }
     }
 
