@@ -113,10 +113,11 @@ pub(crate) async fn serve(
 }
 
 fn report(peer: SocketAddr, close: &Close) {
-    match close {
-        Close::Response(_) => tracing::error!(%peer, "closed: {close}"),
-        // What a peer does wrong must not fill our log; the metric counts it by reason.
-        _ => tracing::debug!(%peer, "closed: {close}"),
+    // What a peer does wrong must not fill our log; the metric counts it by reason.
+    if let Close::Response(_) = close {
+        tracing::error!(%peer, "closed: {close}");
+    } else {
+        tracing::debug!(%peer, "closed: {close}");
     }
 }
 

@@ -156,7 +156,9 @@ impl Node {
         tokio::spawn(report_failures(Arc::clone(&storage), directory_failures.clone(), control.clone()));
         let (applied_sender, applied) = watch::channel(Offset::NONE);
         tokio::spawn(report_loaded(applied.clone(), control.clone()));
-        let report = move |offset| drop(applied_sender.send_replace(offset));
+        let report = move |offset| {
+            applied_sender.send_replace(offset);
+        };
         let partitions_thread = partitions.start(report).map_err(StartError::Thread)?;
         let housekeeper = Housekeeper::start(Arc::clone(&partitions), &config).map_err(StartError::Thread)?;
 
@@ -321,10 +323,9 @@ impl Node {
         let info = Arc::new(ListenerInfo { name, controller: listener.controller });
         let (broker, memory) = (Arc::clone(&self.broker), memory.clone());
         let draining = self.broker.draining.clone();
-        let principal = KString::from_static("User:ANONYMOUS");
         let options = socket_options(&self.broker.config);
         let serve = move |stream, peer, slot| {
-            let info = Arc::new(ConnectionInfo { peer, listener: Arc::clone(&info), principal: principal.clone() });
+            let info = Arc::new(ConnectionInfo { peer, listener: Arc::clone(&info) });
             let serving = connection::serve(Arc::clone(&broker), info, stream, memory.clone(), broker.draining.clone());
             async move {
                 serving.await;
@@ -503,7 +504,7 @@ impl HealthSource for Broker {
 
 fn idle_time(config: &BrokerConfig) -> Duration {
     // A negative time means never in Kafka; a year is never enough for a connection.
-    const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+    const NEVER: Duration = Duration::from_hours(365 * 24);
     u64::try_from(config.connections_max_idle_ms).map_or(NEVER, Duration::from_millis).min(NEVER)
 }
 

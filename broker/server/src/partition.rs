@@ -186,19 +186,19 @@ impl Partition {
         leader: Option<BrokerId>,
         assignment: &PartitionAssignment,
         now: Timestamp,
-    ) -> Result<(), LogError> {
+    ) {
         let mut state = self.lock();
         if let (Role::Leader(leading), true) = (&mut state.role, leader == Some(me))
             && leading.leader_epoch() == assignment.leader_epoch
         {
             let moved = leading.on_isr_change(&assignment.isr, assignment.partition_epoch, now);
             state.on_high_watermark(moved);
-            return Ok(());
+            return;
         }
         let high_watermark = state.high_watermark();
         if leader == Some(me) {
             let State { log, settings, .. } = &mut *state;
-            let Some(log) = log else { return Ok(()) };
+            let Some(log) = log else { return };
             if assignment.leader_epoch > log.last_epoch() {
                 log.assign_epoch_start(assignment.leader_epoch, log.end_offset());
             }
@@ -216,16 +216,15 @@ impl Partition {
             state.role = Role::Follower { leader, leader_epoch: assignment.leader_epoch, high_watermark };
             state.waiters.wake_all();
         }
-        Ok(())
     }
 
     /// Takes over a changed configuration.
-    pub(crate) fn set_settings(&self, settings: Arc<TopicSettings>, now: Timestamp) {
+    pub(crate) fn set_settings(&self, settings: &Arc<TopicSettings>, now: Timestamp) {
         let mut state = self.lock();
         if let Some(log) = &mut state.log {
             log.set_config(Arc::clone(&settings.log));
         }
-        state.settings = Arc::clone(&settings);
+        state.settings = Arc::clone(settings);
         let end = state.log.as_ref().map(PartitionLog::recovery_point);
         if let Role::Leader(leader) = &mut state.role {
             let mut moved = leader.on_limits(settings.limits, now);

@@ -130,11 +130,6 @@ impl Partitions {
         self.map.load().by_name.get(name).cloned()
     }
 
-    /// A topic's partitions here, by id.
-    pub(crate) fn topic_by_id(&self, id: TopicId) -> Option<Arc<TopicPartitions>> {
-        self.map.load().by_id.get(&id).cloned()
-    }
-
     /// A partition by name, or what to tell the client that asked for it.
     pub(crate) fn find(&self, topic: &str, index: i32, image: &Image) -> Result<Arc<Partition>, ErrorCode> {
         if let Some(partition) = self.map.load().by_name.get(topic).and_then(|topic| topic.partitions.get(&index)) {
@@ -156,11 +151,6 @@ impl Partitions {
             Some(topic) if topic.partition(PartitionIndex(index)).is_none() => ErrorCode::UnknownTopicOrPartition,
             Some(_) => ErrorCode::NotLeaderOrFollower,
         })
-    }
-
-    /// A partition of this node, for its own coordinators.
-    pub(crate) fn own(&self, topic: &str, index: PartitionIndex) -> Option<Arc<Partition>> {
-        self.map.load().by_name.get(topic)?.partitions.get(&index.value()).cloned()
     }
 
     /// Every partition here.
@@ -289,7 +279,7 @@ impl Partitions {
         for topic in self.map.load().by_id.values() {
             if brokers_changed || changes.configs.contains(&ConfigResource::topic(topic.name.clone())) {
                 let settings = TopicSettings::of(&topic.name, config, image);
-                topic.partitions.values().for_each(|one| one.set_settings(Arc::clone(&settings), now()));
+                topic.partitions.values().for_each(|one| one.set_settings(&settings, now()));
             }
         }
     }
@@ -320,9 +310,7 @@ impl Partitions {
             replicas: state.replicas.clone(),
             isr: state.isr.clone(),
         };
-        if let Err(error) = partition.set_role(self.node_id, leader, &assignment, now()) {
-            partition.directory.fail(&error.to_string());
-        }
+        partition.set_role(self.node_id, leader, &assignment, now());
     }
 
     /// The partition over the log that was found, else over a new one.
@@ -334,23 +322,30 @@ impl Partitions {
         found: &mut HashMap<TopicPartition, FoundLog>,
     ) -> Option<Arc<Partition>> {
         let name = TopicPartition::new(topic.compact(), index);
-        let FoundLog { directory, mut log, high_watermark } = match found.remove(&name) {
-            Some(existing) => existing,
-            None => {
-                let directory = self.directory_for(assigned)?;
-                match directory.create(name.clone(), topic_id, Arc::clone(&settings.log), now()) {
-                    Ok(log) => FoundLog { directory, log, high_watermark: Offset::ZERO },
-                    Err(error) => {
-                        directory.fail(&format!("{name}: {error}"));
-                        return None;
-                    }
-                }
-            }
-        };
+        let existing = found.remove(&name);
+        let found = existing.or_else(|| self.create(&name, topic_id, assigned, settings))?;
+        let FoundLog { directory, mut log, high_watermark } = found;
         log.set_config(Arc::clone(&settings.log));
         let metrics = self.metrics.topic(&topic);
         let identity = (name.topic, topic_id, index);
         Some(Arc::new(Partition::new(identity, directory, log, high_watermark, Arc::clone(settings), metrics)))
+    }
+
+    fn create(
+        &self,
+        name: &TopicPartition,
+        topic_id: TopicId,
+        assigned: Uuid,
+        settings: &TopicSettings,
+    ) -> Option<FoundLog> {
+        let directory = self.directory_for(assigned)?;
+        match directory.create(name.clone(), topic_id, Arc::clone(&settings.log), now()) {
+            Ok(log) => Some(FoundLog { directory, log, high_watermark: Offset::ZERO }),
+            Err(error) => {
+                directory.fail(&format!("{name}: {error}"));
+                None
+            }
+        }
     }
 
     fn directory_for(&self, assigned: Uuid) -> Option<Arc<Directory>> {
@@ -439,11 +434,6 @@ impl PartitionMap {
 }
 
 impl TopicPartitions {
-    /// A partition by its number.
-    pub(crate) fn partition(&self, index: i32) -> Option<&Arc<Partition>> {
-        self.partitions.get(&index)
-    }
-
     /// All of them, by number.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Partition>> {
         self.partitions.values()

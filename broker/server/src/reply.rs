@@ -28,7 +28,7 @@ const FAIR_SHARE: u64 = 256 << 10;
 /// Slices of one `sendmsg`.
 const SLICES_MAX: usize = 16;
 /// How long a peer may take no byte at all.
-const STALL_TIME: Duration = Duration::from_secs(60);
+const STALL_TIME: Duration = Duration::from_mins(1);
 
 /// A whole response with its length in front.
 #[derive(Debug, Default)]

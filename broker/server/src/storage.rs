@@ -36,7 +36,7 @@ pub(crate) struct Directory {
     pub(crate) id: DirectoryId,
     disk: Arc<dyn Disk>,
     /// `None` once it is closed.
-    log_directory: RwLock<Option<LogDirectory>>,
+    open: RwLock<Option<LogDirectory>>,
     failed: AtomicBool,
     /// What each checkpoint file says, so that nothing is written where nothing changed.
     written: Mutex<HashMap<CheckpointKind, Vec<(TopicPartition, Offset)>>>,
@@ -159,7 +159,7 @@ impl Storage {
                 path,
                 id,
                 disk: Arc::clone(disk),
-                log_directory: RwLock::new(Some(directory)),
+                open: RwLock::new(Some(directory)),
                 failed: AtomicBool::new(false),
                 written: Mutex::default(),
                 failures: Arc::clone(&failures),
@@ -222,7 +222,7 @@ impl Storage {
             }
         }
         for directory in &self.directories {
-            let taken = directory.log_directory.write().unwrap_or_else(PoisonError::into_inner).take();
+            let taken = directory.open.write().unwrap_or_else(PoisonError::into_inner).take();
             let (Some(log_directory), false) = (taken, directory.is_failed()) else { continue };
             if let Err(error) = log_directory.finish_clean_shutdown(broker_epoch) {
                 tracing::error!(path = %directory.path.display(), %error, "the clean shutdown could not be marked");
@@ -294,7 +294,7 @@ impl Directory {
     }
 
     fn with<T>(&self, act: impl FnOnce(&LogDirectory) -> Result<T, LogError>) -> Result<T, LogError> {
-        let directory = self.log_directory.read().unwrap_or_else(PoisonError::into_inner);
+        let directory = self.open.read().unwrap_or_else(PoisonError::into_inner);
         match &*directory {
             Some(directory) => act(directory),
             None => Err(LogError::Io { path: self.path.clone(), source: std::io::ErrorKind::NotConnected.into() }),
@@ -307,7 +307,7 @@ impl Directory {
         stopping: impl Fn() -> bool,
         found: &mut HashMap<TopicPartition, FoundLog>,
     ) -> Result<(), LoadError> {
-        let guard = self.log_directory.read().unwrap_or_else(PoisonError::into_inner);
+        let guard = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let Some(directory) = &*guard else { return Ok(()) };
         for entry in directory.find_partitions()? {
             if stopping() {

@@ -10,6 +10,7 @@ use gregor_config::{
 use gregor_log::LogConfig;
 use gregor_metadata::{ConfigResource, Image};
 use gregor_replication::ReplicationLimits;
+use gregor_types::KString;
 use gregor_wire::{
     batch::{ProduceRules, TimestampType, TopicCompression},
     compression::{Compression, CompressionType},
@@ -28,8 +29,6 @@ pub(crate) struct TopicSettings {
     pub(crate) flush_messages: i64,
     /// `flush.ms`: no record waits longer for a sync.
     pub(crate) flush_ms: i64,
-    /// `message.timestamp.type` is `LogAppendTime`.
-    pub(crate) log_append_time: bool,
     /// `cleanup.policy` allows `DeleteRecords`.
     pub(crate) deletes_records: bool,
 }
@@ -39,7 +38,7 @@ impl TopicSettings {
     pub(crate) fn of(topic: &str, broker: &BrokerConfig, image: &Image) -> Arc<Self> {
         let resource = ConfigResource::topic(topic);
         let configs = image.configs();
-        let config = TopicConfig::resolve(broker, |key| configs.get(&resource, key).map(|value| value.as_str()));
+        let config = TopicConfig::resolve(broker, |key| configs.get(&resource, key).map(KString::as_str));
         Arc::new(Self::from_config(&config, broker))
     }
 
@@ -84,7 +83,6 @@ impl TopicSettings {
             },
             flush_messages: config.flush_messages,
             flush_ms: config.flush_ms,
-            log_append_time,
             deletes_records: config.cleanup_policy.delete || !config.cleanup_policy.compact,
         }
     }

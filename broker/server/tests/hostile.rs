@@ -1,4 +1,5 @@
 //! What a peer can do to a node by what it sends, and by what it does not send: at worst it loses its own connection.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;
 
@@ -128,7 +129,9 @@ fn more_requests_than_memory_are_served_one_after_the_other() {
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     assert_eq!(node.client().list_offset("crowded", 0, -1).offset, 40);
     node.stop();
 }

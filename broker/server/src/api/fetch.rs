@@ -22,7 +22,7 @@ use gregor_wire::{
 use tokio::time::Instant;
 
 use crate::{
-    api::Context,
+    api::{Context, leader_of},
     connection::Close,
     fetch_sessions::{Opened, SessionRequest, Shown, TopicRef, WantedPartition},
     partition::{Isolation, Partition},
@@ -35,7 +35,7 @@ const FIRST_VERSION_BY_ID: i16 = 13;
 /// From this version on an error names the right leader (KIP-951).
 const FIRST_VERSION_WITH_LEADER: i16 = 16;
 /// A request never asks to sleep for longer than this.
-const WAIT_MAX: Duration = Duration::from_secs(600);
+const WAIT_MAX: Duration = Duration::from_mins(10);
 
 /// What is found for one partition.
 struct Found {
@@ -176,7 +176,9 @@ impl Registered {
     fn new(missing: u32, found: &[Found]) -> Self {
         let waiter = Waiter::new(missing);
         let partitions: Vec<_> = found.iter().filter_map(|found| found.partition.clone()).collect();
-        partitions.iter().for_each(|partition| partition.lock().waiters.add_fetch(&waiter));
+        for partition in &partitions {
+            partition.lock().waiters.add_fetch(&waiter);
+        }
         Self { waiter, partitions }
     }
 }
@@ -317,7 +319,7 @@ fn write(context: &Context, session_id: i32, found: &[Found]) -> Result<Response
         for found in topic {
             let asked_wrongly = matches!(found.error, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch);
             let leader = (asked_wrongly && version >= FIRST_VERSION_WITH_LEADER)
-                .then(|| context.leader_of(&image, name, id, found.wanted.partition))
+                .then(|| leader_of(&image, name, id, found.wanted.partition))
                 .flatten();
             leaders.extend(leader.map(|(leader, _)| leader));
             write_partition(&mut writer, found, leader)?;

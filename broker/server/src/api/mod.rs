@@ -95,8 +95,6 @@ pub(crate) struct ConnectionInfo {
     pub(crate) peer: SocketAddr,
     /// Where it came in.
     pub(crate) listener: Arc<ListenerInfo>,
-    /// Who it is: `User:ANONYMOUS` on a plaintext listener.
-    pub(crate) principal: KString,
 }
 
 /// A request's surroundings.
@@ -153,20 +151,6 @@ impl Context {
         now()
     }
 
-    /// Who leads a partition, by the metadata: named by id where `topic` is empty.
-    pub(crate) fn leader_of(
-        &self,
-        image: &MetadataImage,
-        topic: &str,
-        topic_id: TopicId,
-        index: i32,
-    ) -> Option<(BrokerId, LeaderEpoch)> {
-        let topics = image.topics();
-        let topic = if topic.is_empty() { topics.by_id(topic_id) } else { topics.by_name(topic) }?;
-        let partition = topic.partition(PartitionIndex(index))?;
-        Some((partition.leader?, partition.leader_epoch))
-    }
-
     /// Where a broker is reached by clients of this request's listener.
     pub(crate) fn endpoint_of(
         &self,
@@ -183,6 +167,19 @@ impl Context {
         let header_version = self.api_key.response_header_version(self.api_version);
         Reply::message(self.correlation_id, header_version, response, self.api_version)
     }
+}
+
+/// Who leads a partition, by the metadata: named by id where `topic` is empty.
+pub(crate) fn leader_of(
+    image: &MetadataImage,
+    topic: &str,
+    topic_id: TopicId,
+    index: i32,
+) -> Option<(BrokerId, LeaderEpoch)> {
+    let topics = image.topics();
+    let topic = if topic.is_empty() { topics.by_id(topic_id) } else { topics.by_name(topic) }?;
+    let partition = topic.partition(PartitionIndex(index))?;
+    Some((partition.leader?, partition.leader_epoch))
 }
 
 /// The wall clock, in Kafka's milliseconds.

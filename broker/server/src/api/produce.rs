@@ -22,7 +22,7 @@ use gregor_wire::{
 use tokio::time::Instant;
 
 use crate::{
-    api::Context,
+    api::{Context, leader_of},
     connection::Close,
     partition::{Awaits, Partition, Produced},
     reply::Reply,
@@ -301,7 +301,7 @@ fn leader_hint(
     if error != ErrorCode::NotLeaderOrFollower || context.api_version < FIRST_VERSION_WITH_LEADER {
         return None;
     }
-    let (leader_id, leader_epoch) = context.leader_of(image, topic.name, topic.topic_id, index)?;
+    let (leader_id, leader_epoch) = leader_of(image, topic.name, topic.topic_id, index)?;
     if let Some((host, port, rack)) = context.endpoint_of(image, leader_id)
         && response.node_endpoints.iter().all(|known| known.node_id != leader_id.value())
     {

@@ -1,5 +1,6 @@
 //! A node on a folder and ports of its own, and a client of raw frames: what the tests of this crate stand on.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "a panic is how a test fails")]
 
 use std::{
     io::{ErrorKind, Read, Write},
