@@ -11,6 +11,7 @@ mod consume;
 mod dev;
 mod group;
 mod identity;
+mod log;
 mod logging;
 mod output;
 mod produce;
@@ -43,6 +44,9 @@ enum Command {
     /// Format log directories, or say what is on them.
     #[command(subcommand)]
     Storage(storage::Command),
+    /// Look into log files.
+    #[command(subcommand)]
+    Log(log::Command),
     /// Create, list, describe, change and delete topics.
     #[command(subcommand)]
     Topic(topic::Command),
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Command::Broker(options) => broker::run(&options),
         Command::Dev(options) => dev::run(&options),
         Command::Storage(command) => return storage::run(&command),
+        Command::Log(command) => log::run(&command),
         Command::Topic(command) => topic::run(&command),
         Command::Produce(options) => produce::run(&options),
         Command::Consume(options) => consume::run(&options),

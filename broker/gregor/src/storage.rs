@@ -244,13 +244,11 @@ fn initial_controllers(text: &str, config: &BrokerConfig) -> Result<Vec<Voter>> 
 }
 
 fn release_level(release: &str) -> Result<i16> {
-    match MetadataVersion::from_name(release) {
-        Some(version) => Ok(version.level()),
-        None => {
-            let names: Vec<_> = MetadataVersion::all().map(MetadataVersion::name).collect();
-            bail!("--release-version {release} is not served; known are {}", names.join(", "))
-        }
-    }
+    let Some(version) = MetadataVersion::from_name(release) else {
+        let names: Vec<_> = MetadataVersion::all().map(MetadataVersion::name).collect();
+        bail!("--release-version {release} is not served; known are {}", names.join(", "));
+    };
+    Ok(version.level())
 }
 
 fn feature(text: &str) -> Result<(String, i16), String> {
