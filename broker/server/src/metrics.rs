@@ -95,6 +95,8 @@ pub(crate) struct Sampled {
     pub(crate) offline_replicas: Gauge,
     /// 1 where this node is the active controller.
     pub(crate) active_controller: Gauge,
+    /// Where the broker is in its life, as Kafka numbers it: 3 is running.
+    pub(crate) broker_state: Gauge,
     /// Topics of the cluster.
     pub(crate) topics: Gauge,
     /// Partitions of the cluster.
@@ -283,6 +285,7 @@ impl Sampled {
             "1 on the active controller",
             &self.active_controller,
         );
+        gauge("kafka_server_kafkaserver_brokerstate", "3 where the broker is running", &self.broker_state);
         gauge("kafka_controller_kafkacontroller_globaltopiccount", "Topics of the cluster", &self.topics);
         gauge(
             "kafka_controller_kafkacontroller_globalpartitioncount",

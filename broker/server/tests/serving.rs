@@ -390,9 +390,9 @@ fn api_versions_answers_any_version() {
     };
     assert_eq!(names(&response), ["metadata.version", "kraft.version"]);
     assert_eq!(names(&client.call(3, &request)), ["metadata.version"], "KAFKA-17492");
-    assert!(
-        response.finalized_features.iter().any(|one| one.name == "metadata.version" && one.max_version_level == 30)
-    );
+    let finalized =
+        |name: &str| response.finalized_features.iter().find(|one| one.name == name).unwrap().max_version_level;
+    assert_eq!((finalized("metadata.version"), finalized("kraft.version")), (30, 1));
     let stranger = ApiVersionsRequest { cluster_id: Some("another".into()), node_id: -1, ..request.clone() };
     assert_eq!(error(client.call(5, &stranger).error_code), ErrorCode::RebootstrapRequired);
     let nameless = ApiVersionsRequest { client_software_name: "".into(), ..request };
@@ -428,6 +428,8 @@ fn health_and_metrics_tell_how_the_node_is() {
         "kafka_server_brokertopicmetrics_messagesin_total 2",
         "kafka_server_brokertopicmetrics_messagesin_total{topic=\"counted\"} 2",
         "kafka_server_replicamanager_partitioncount 2",
+        "kafka_controller_kafkacontroller_activecontrollercount 1",
+        "kafka_server_kafkaserver_brokerstate 3",
         "kafka_server_replicamanager_underreplicatedpartitions 0",
         "kafka_network_requestmetrics_requests_total{request=\"Produce\"} 1",
         "kafka_log_log_logendoffset{topic=\"counted\",partition=\"0\"} 2",

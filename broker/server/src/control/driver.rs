@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -343,10 +343,12 @@ impl Driver {
             Effect::Timer { at } => self.quorum_timer = Some(at),
             Effect::Role(RoleChange::Leader { epoch, start }) => {
                 tracing::info!(%epoch, %start, "this node leads the metadata quorum");
+                self.handle.leads.store(true, Ordering::Relaxed);
                 self.step_controller(ControllerInput::LeadershipWon { epoch, start });
             }
             Effect::Role(RoleChange::NotLeader { epoch }) => {
                 tracing::info!(%epoch, "this node does not lead the metadata quorum any more");
+                self.handle.leads.store(false, Ordering::Relaxed);
                 self.step_controller(ControllerInput::LeadershipLost);
             }
             Effect::Refused { base, error } => {

@@ -1,6 +1,9 @@
 //! The way to the control thread for the rest of the node.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use arc_swap::ArcSwap;
 use gregor_metadata::{Changes, MetadataImage};
@@ -20,6 +23,7 @@ pub struct ControlHandle {
     pub(super) image: Arc<ArcSwap<MetadataImage>>,
     pub(super) images: watch::Receiver<Arc<MetadataImage>>,
     pub(super) broker: watch::Receiver<BrokerState>,
+    pub(super) leads: Arc<AtomicBool>,
 }
 
 /// The control thread is gone: the node stops.
@@ -123,6 +127,11 @@ impl ControlHandle {
     /// Wakes at every new image. Only the newest is kept: whoever must see every change is a [`MetadataListener`].
     pub fn image_updates(&self) -> watch::Receiver<Arc<MetadataImage>> {
         self.images.clone()
+    }
+
+    /// Whether this node is the active controller.
+    pub fn is_active_controller(&self) -> bool {
+        self.leads.load(Ordering::Relaxed)
     }
 
     /// Where this broker stands, and its changes.
