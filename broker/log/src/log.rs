@@ -53,6 +53,8 @@ pub struct PartitionLog {
     pub(crate) truncations: u64,
     /// The lowest offset of those truncations.
     pub(crate) truncated_to: Option<Offset>,
+    /// The indexes of segments that begin before this offset are on the disk.
+    pub(crate) indexes_synced_to: Offset,
     synced: Synced,
     epoch_file: Arc<EpochFile>,
 }
@@ -82,6 +84,8 @@ pub struct FlushToken {
 pub struct Flushed {
     /// Everything before this offset is on the disk.
     pub end_offset: Offset,
+    /// The indexes of segments that begin before this offset are on the disk.
+    indexes_to: Offset,
     synced: Synced,
 }
 
@@ -170,6 +174,7 @@ impl PartitionLog {
             directory_changes: 0,
             truncations: 0,
             truncated_to: None,
+            indexes_synced_to: start_offset,
             synced: Synced::default(),
             epoch_file: Arc::new(EpochFile { path: epoch_path, written_version: Mutex::new(0) }),
         }
@@ -220,6 +225,13 @@ impl PartitionLog {
     /// Everything before this offset is known to be on the disk.
     pub const fn recovery_point(&self) -> Offset {
         self.recovery_point
+    }
+
+    /// What `recovery-point-offset-checkpoint` is to say: where a recovery begins to check. Within the active segment it is
+    /// kept before the last synced record, so that a segment whose indexes are not synced is never past it. To be written
+    /// down after each truncation too, as Kafka does: records that came later are not those that were synced.
+    pub fn recovery_checkpoint(&self) -> Offset {
+        if self.recovery_point > self.indexes_synced_to { self.recovery_point.plus(-1) } else { self.recovery_point }
     }
 
     /// All batches, in bytes.
@@ -274,7 +286,7 @@ impl PartitionLog {
 
     /// Whether segments were sealed that are not synced yet: a background flush is due, as Kafka does after a roll.
     pub fn has_unsynced_sealed_segments(&self) -> bool {
-        self.segments.len() > 1 && self.active_segment_base() > self.recovery_point
+        self.active_segment_base() > self.recovery_point.min(self.indexes_synced_to)
     }
 
     pub(crate) fn active(&mut self) -> &mut Segment {
@@ -345,12 +357,13 @@ impl PartitionLog {
     /// indexes; the active one's indexes are made anew by a recovery, so they are not.
     pub fn flush(&mut self) -> Result<Option<FlushToken>, LogError> {
         let target = self.sync_target();
-        if self.end_offset == self.recovery_point && target == self.synced {
+        let indexes_are_synced = self.active_segment_base() <= self.indexes_synced_to;
+        if self.end_offset == self.recovery_point && target == self.synced && indexes_are_synced {
             return Ok(None);
         }
         let mut tokens = Vec::new();
         let disk = self.disk.clone();
-        if self.end_offset > self.recovery_point || self.truncated_to.is_some() {
+        if self.end_offset > self.recovery_point || self.truncated_to.is_some() || !indexes_are_synced {
             let first = self.first_unsynced_segment();
             let active = self.segments.len() - 1;
             for (index, segment) in self.segments.iter_mut().enumerate().skip(first) {
@@ -364,12 +377,13 @@ impl PartitionLog {
     fn first_unsynced_segment(&self) -> usize {
         // The segment that a truncation has cut ends at that offset: another may begin there since.
         let cut = self.truncated_to.map_or(self.recovery_point, |offset| offset.plus(-1));
-        self.segment_at(self.recovery_point.min(cut))
+        self.segment_at(self.recovery_point.min(self.indexes_synced_to).min(cut))
     }
 
     pub(crate) fn note_truncation(&mut self, to: Offset) {
         self.truncations += 1;
         self.truncated_to = Some(self.truncated_to.map_or(to, |lowest| lowest.min(to)));
+        self.indexes_synced_to = self.indexes_synced_to.min(self.segments[self.segment_at(to)].base_offset);
     }
 
     fn sync_target(&self) -> Synced {
@@ -395,7 +409,8 @@ impl PartitionLog {
     }
 
     fn token(&self, synced: Synced, tokens: Vec<SyncToken>) -> FlushToken {
-        let flushed = Flushed { end_offset: self.end_offset, synced };
+        let indexes_to = self.active_segment_base();
+        let flushed = Flushed { end_offset: self.end_offset, indexes_to, synced };
         FlushToken { directory: self.directory.clone(), tokens, flushed }
     }
 
@@ -405,6 +420,7 @@ impl PartitionLog {
         if flushed.synced.truncations == self.truncations {
             self.recovery_point = self.recovery_point.max(flushed.end_offset);
             self.truncated_to = None;
+            self.indexes_synced_to = self.indexes_synced_to.max(flushed.indexes_to);
         }
         let (old, new) = (self.synced, flushed.synced);
         self.synced = Synced {
@@ -433,7 +449,9 @@ impl PartitionLog {
             tokens.push(disk.open(&path).map_err(LogError::io(&path))?.sync());
         }
         self.push_side_syncs(target, &mut tokens);
-        Ok(self.token(target, tokens))
+        let mut token = self.token(target, tokens);
+        token.flushed.indexes_to = self.end_offset;
+        Ok(token)
     }
 
     /// Closes the files of sealed segments; the next read opens them again. Due now and then, so that a reader that went

@@ -333,6 +333,9 @@ impl LogOpening {
         log.epochs.truncate_from_end(end);
         log.epochs.truncate_from_start(start);
         log.remove_snapshots(|offset| offset <= end)?;
+        let reindexed = self.work.iter().find(|work| work.reindex).map(|work| work.segment);
+        let active = log.segments.len() - 1;
+        log.indexes_synced_to = log.segments[reindexed.unwrap_or(active).min(active)].base_offset;
         let untouched = clean && !self.damaged;
         if !untouched {
             let from = recovery_point.min(end);

@@ -296,10 +296,28 @@ impl Segment {
             .map_err(LogError::io(self.offsets.path()))?;
         self.times.truncate(disk, |entry| entry.relative_offset < relative).map_err(LogError::io(self.times.path()))?;
         self.transactions.truncate(disk, end).map_err(LogError::io(&self.path))?;
-        self.max_timestamp_known = false;
         self.bytes_since_index = 0;
         if position == 0 {
             self.first_timestamp = None;
+        }
+        self.find_max_timestamp(disk)
+    }
+
+    /// The largest timestamp, also of the batches behind the last time entry.
+    fn find_max_timestamp(&mut self, disk: &dyn Disk) -> Result<(), LogError> {
+        self.max_timestamp = self.times.last(disk).map_err(LogError::io(self.times.path()))?;
+        self.max_timestamp_known = true;
+        let indexed = self.max_timestamp.map_or(0, |entry| entry.relative_offset);
+        let from = self
+            .offsets
+            .last_that(disk, |entry| entry.relative_offset <= indexed)
+            .map_err(LogError::io(self.offsets.path()))?;
+        let mut scanner = self.scan(disk, from.map_or(0, |entry| entry.position.into()), SEEK_BUFFER_BYTES)?;
+        while let Scan::Batch { header, .. } = scanner.next().map_err(LogError::io(&self.path))? {
+            if self.max_timestamp.is_none_or(|largest| header.max_timestamp > largest.timestamp) {
+                let relative_offset = (header.last_offset().0 - self.base_offset.0) as u32;
+                self.max_timestamp = Some(TimeEntry { timestamp: header.max_timestamp, relative_offset });
+            }
         }
         Ok(())
     }

@@ -18,10 +18,12 @@ const MARKER_BATCH_BYTES_MAX: u32 = 4096;
 const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
 
 impl PartitionLog {
-    /// Cuts off every batch that ends at `offset` or later. The log then ends at `offset` or, if that was inside a batch, at
+    /// Cuts off every batch that ends at `offset` or later, and the epochs that begin there. The log then ends at `offset` or, if that was inside a batch, at
     /// the batch's start. Below the log's first segment, the log is emptied and begins there.
     pub fn truncate_to(&mut self, offset: Offset, now: Timestamp) -> Result<(), LogError> {
         if offset >= self.end_offset {
+            // This broker may have led an epoch in which it appended nothing: the entry contradicts the leader's log.
+            self.epochs.truncate_from_end(self.end_offset);
             return Ok(());
         }
         if offset < self.segments[0].base_offset {

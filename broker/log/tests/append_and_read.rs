@@ -149,6 +149,17 @@ fn append_epoch_1(log: &mut gregor_log::PartitionLog) -> Offset {
 }
 
 #[test]
+fn an_epoch_in_which_nothing_was_appended_is_forgotten_by_a_truncation_to_the_end() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, LogConfig::default());
+    append(&mut log, &batch(&["a"]));
+    log.assign_epoch_start(LeaderEpoch(5), Offset(1));
+    log.truncate_to(Offset(1), NOW).unwrap();
+    assert_eq!(log.last_epoch(), LeaderEpoch(0), "or the follower would be told of the divergence for ever");
+    assert_eq!(read_all(&mut log).len(), 1);
+}
+
+#[test]
 fn an_older_leader_epoch_is_refused() {
     let disk = FaultyDisk::new();
     let mut log = create(&disk, LogConfig::default());

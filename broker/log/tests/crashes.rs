@@ -31,6 +31,8 @@ struct Model {
     records: Vec<(i64, String)>,
     /// Everything before this offset was flushed.
     durable: i64,
+    /// What the checkpoint file says.
+    checkpoint: i64,
     /// From here on, a crash may bring back what a truncation since the last flush, or the last recovery, has cut off.
     truncated_to: Option<i64>,
     /// A truncation in which the machine went off.
@@ -49,7 +51,8 @@ fn operate(log: &mut PartitionLog, model: &mut Model, random: &mut Random, count
             let values: Vec<String> = (0..=random.below(3)).map(|_| next_value(count)).collect();
             let refs: Vec<&str> = values.iter().map(String::as_str).collect();
             let base = log.end_offset().0;
-            try_append(log, log.last_epoch().0.max(0), &batch(&refs)).map_err(|_| ())?;
+            let bytes = batch_at(NOW.plus_ms(base), &refs);
+            try_append(log, log.last_epoch().0.max(0), &bytes).map_err(|_| ())?;
             model.records.extend(values.into_iter().enumerate().map(|(i, value)| (base + i as i64, value)));
         }
         12..15 => {
@@ -58,6 +61,7 @@ fn operate(log: &mut PartitionLog, model: &mut Model, random: &mut Random, count
                 log.flushed(flushed);
             }
             model.durable = log.recovery_point().0;
+            model.checkpoint = log.recovery_checkpoint().0;
             model.truncated_to = None;
         }
         15 => {
@@ -72,7 +76,9 @@ fn operate(log: &mut PartitionLog, model: &mut Model, random: &mut Random, count
                 model.truncated_to = Some(model.truncated_to.unwrap_or(i64::MAX).min(to - 2));
                 // The batch that holds the offset goes as a whole, and it has up to three records.
                 model.durable = model.durable.min(to - 2).max(0);
+                model.checkpoint = model.checkpoint.min(model.durable);
                 result.map_err(|_| model.cut_short = Some(to - 2))?;
+                model.checkpoint = log.recovery_checkpoint().0;
                 let end = log.end_offset().0;
                 model.durable = model.durable.min(end);
                 model.truncated_to = model.truncated_to.map(|to| to.min(end));
@@ -126,7 +132,7 @@ fn run(seed: u64) {
 }
 
 fn recover(disk: &FaultyDisk, model: &Model, crash: Crash, random: &mut Random) -> PartitionLog {
-    let options = OpenOptions { recovery_point: Offset(model.durable), ..options(config(), Offset(0), false) };
+    let options = OpenOptions { recovery_point: Offset(model.checkpoint), ..options(config(), Offset(0), false) };
     if crash != Crash::KeepAll && random.below(3) == 0 {
         // The machine goes off again in the middle of the recovery.
         disk.stop_after(disk.mutations() + random.below(6));
@@ -164,12 +170,24 @@ fn check(log: &mut PartitionLog, model: &mut Model, crash: Crash, round: i32) {
         let last = model.records.iter().rfind(|(offset, _)| *offset < cut).map_or(-1, |(offset, _)| *offset);
         assert!(end > last, "{place}: a process crash lost {last}, the log ends at {end}");
     }
+    check_times(log, &place);
     model.records = found;
     model.start = model.start.max(start);
     model.truncated_to = Some(end);
     model.cut_short = None;
+    model.checkpoint = model.checkpoint.min(log.recovery_checkpoint().0);
     let epochs: Vec<_> = log.epochs().iter().map(|(_, start)| start.0).collect();
     assert!(epochs.iter().all(|epoch| *epoch <= end), "{place}: epochs {epochs:?} behind {end}");
+}
+
+/// Every batch has its first offset as its time.
+fn check_times(log: &mut PartitionLog, place: &str) {
+    let bases = batch_bases(log);
+    for offset in log.start_offset().0..=log.end_offset().0 {
+        let found = log.offset_for_timestamp(NOW.plus_ms(offset)).unwrap().map(|found| found.offset.0);
+        let expected = bases.iter().copied().find(|base| *base >= offset);
+        assert_eq!(found, expected, "{place}: the first record at {offset} ms or later");
+    }
 }
 
 #[test]

@@ -181,7 +181,7 @@ impl Partition {
 
     /// Takes the role that the metadata gives.
     pub(crate) fn set_role(
-        &self,
+        self: &Arc<Self>,
         me: BrokerId,
         leader: Option<BrokerId>,
         assignment: &PartitionAssignment,
@@ -205,7 +205,9 @@ impl Partition {
             let (start, end) = (log.start_offset(), log.end_offset());
             let mut leading = LeaderState::new(me, assignment, settings.limits, start, end, high_watermark, now);
             if settings.syncs_before_acknowledging() {
-                leading.on_durable(log.recovery_point(), now);
+                leading.on_durability(Some(log.recovery_point()), now);
+                // What the last run left unsynced would be invisible until somebody appends.
+                self.directory.request_flush(self);
             }
             state.role = Role::Leader(leading);
             // Who waits under the former leadership is told that it is over.
@@ -219,7 +221,7 @@ impl Partition {
     }
 
     /// Takes over a changed configuration.
-    pub(crate) fn set_settings(&self, settings: &Arc<TopicSettings>, now: Timestamp) {
+    pub(crate) fn set_settings(self: &Arc<Self>, settings: &Arc<TopicSettings>, now: Timestamp) {
         let mut state = self.lock();
         if let Some(log) = &mut state.log {
             log.set_config(Arc::clone(&settings.log));
@@ -227,11 +229,14 @@ impl Partition {
         state.settings = Arc::clone(settings);
         let end = state.log.as_ref().map(PartitionLog::recovery_point);
         if let Role::Leader(leader) = &mut state.role {
-            let mut moved = leader.on_limits(settings.limits, now);
-            if let (true, Some(end)) = (settings.syncs_before_acknowledging(), end) {
-                moved = leader.on_durable(end, now).or(moved);
-            }
+            let moved = leader.on_limits(settings.limits, now);
+            let durable_end = end.filter(|_| settings.syncs_before_acknowledging());
+            let moved = leader.on_durability(durable_end, now).or(moved);
             state.on_high_watermark(moved);
+        }
+        drop(state);
+        if settings.syncs_before_acknowledging() {
+            self.directory.request_flush(self);
         }
     }
 
@@ -441,7 +446,7 @@ impl Partition {
     /// What a checkpoint file says of it; nothing where the log is gone.
     pub(crate) fn checkpoint_entry(&self, kind: CheckpointKind) -> Option<Offset> {
         self.with_log(|log, high_watermark| match kind {
-            CheckpointKind::RecoveryPoint => Some(log.recovery_point()),
+            CheckpointKind::RecoveryPoint => Some(log.recovery_checkpoint()),
             // Kafka lists a start only where records were deleted by request; a start at the first segment says itself.
             CheckpointKind::LogStart => (log.start_offset() > Offset::ZERO).then(|| log.start_offset()),
             CheckpointKind::HighWatermark => Some(high_watermark),

@@ -131,6 +131,23 @@ pub fn read_all(log: &mut PartitionLog) -> Vec<(i64, String)> {
     read_from(log, start)
 }
 
+/// The first offset of each batch.
+pub fn batch_bases(log: &mut PartitionLog) -> Vec<i64> {
+    let mut bases = Vec::new();
+    let mut next = log.start_offset();
+    while next < log.end_offset() {
+        let request =
+            ReadRequest { from: next, upper_bound: log.end_offset(), max_bytes: 1 << 20, min_one_batch: true };
+        let bytes = log.read(&request).unwrap().read_all().unwrap();
+        for batch in split_batches(&bytes) {
+            let batch = batch.unwrap();
+            bases.push(batch.base_offset.0);
+            next = batch.next_offset();
+        }
+    }
+    bases
+}
+
 pub fn names(disk: &FaultyDisk, folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = disk.list(folder).unwrap().into_iter().map(|entry| entry.name).collect();
     names.sort();
