@@ -62,8 +62,11 @@ impl Gregor {
         });
         let mut broker = Self { child, bootstrap: String::new(), folder: folder.to_owned(), _owned: None };
         let first = receive.recv_timeout(START_DEADLINE).with_context(|| broker.story("said nothing in time"))?;
-        let address = first.split_whitespace().find(|word| word.starts_with("127.0.0.1:"));
-        broker.bootstrap = address.with_context(|| broker.story("did not say where it listens"))?.to_owned();
+        // `gregor broker` names each listener, that of the controller too.
+        let clients = first.split("PLAINTEXT on ").last().unwrap_or_default();
+        let address = clients.split_whitespace().find(|word| word.starts_with("127.0.0.1:"));
+        let address = address.with_context(|| broker.story("did not say where it listens"))?;
+        broker.bootstrap = address.trim_end_matches([',', '.']).to_owned();
         Ok(broker)
     }
 

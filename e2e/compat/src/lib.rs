@@ -6,5 +6,5 @@
 mod gregor;
 mod journey;
 
-pub use gregor::Gregor;
+pub use gregor::{Gregor, program};
 pub use journey::Journey;

@@ -1,0 +1,218 @@
+//! The metadata quorum's files, both ways: Apache's tools read what we write, an Apache node runs on our directory and gives it back,
+//! and we start on what Apache formatted, or say by name why not.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use anyhow::{Context, Result, ensure};
+use gregor_apache::{Broker, BrokerConfig, Jars, Release, jars, java_tool};
+use gregor_compat::{Gregor, program};
+
+const CLUSTER_ID: &str = "4L6g3nShT-eMCtK--X86sw";
+/// What Apache 4.3 finalizes by itself and we do not serve yet.
+const FEATURES_BEYOND_US: [&str; 5] =
+    ["eligible.leader.replicas.version", "group.version", "share.version", "streams.version", "transaction.version"];
+
+/// A node's folder and its `server.properties`.
+struct Home {
+    folder: tempfile::TempDir,
+}
+
+impl Home {
+    fn new(quorum: impl Fn(u16) -> String, more: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let port = || TcpListener::bind("127.0.0.1:0")?.local_addr().map(|address| address.port());
+        let (client, controller) = (port()?, port()?);
+        let data = folder.path().join("data");
+        let properties = format!(
+            "process.roles=broker,controller\nnode.id=1\n{}\n\
+             listeners=PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}\n\
+             controller.listener.names=CONTROLLER\nlog.dirs={}\n{more}",
+            quorum(controller),
+            data.display()
+        );
+        std::fs::write(folder.path().join("server.properties"), properties)?;
+        Ok(Self { folder })
+    }
+
+    fn dynamic(more: &str) -> Result<Self> {
+        Self::new(|port| format!("controller.quorum.bootstrap.servers=127.0.0.1:{port}"), more)
+    }
+
+    fn fixed(more: &str) -> Result<Self> {
+        Self::new(|port| format!("controller.quorum.voters=1@127.0.0.1:{port}"), more)
+    }
+
+    fn properties(&self) -> PathBuf {
+        self.folder.path().join("server.properties")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn metadata(&self) -> PathBuf {
+        self.data().join("__cluster_metadata-0")
+    }
+
+    fn format(&self, more: &[&str]) -> Result<()> {
+        let mut command = Command::new(program()?);
+        command.args(["storage", "format", "--cluster-id", CLUSTER_ID, "--config"]).arg(self.properties()).args(more);
+        succeeded(&command.output()?, "gregor storage format").map(drop)
+    }
+
+    fn format_with_apache(&self, jars: &Jars, more: &[&str]) -> Result<()> {
+        let properties = self.properties();
+        let properties = properties.to_str().context("a path that is text")?;
+        let arguments = [&["format", "-t", CLUSTER_ID, "-c", properties], more].concat();
+        succeeded(&java_tool(jars, "kafka.tools.StorageTool", &arguments)?.output()?, "StorageTool").map(drop)
+    }
+
+    fn start(&self) -> Result<Gregor> {
+        Gregor::start_with(&self.properties(), self.folder.path())
+    }
+
+    fn newest_snapshot(&self) -> Result<PathBuf> {
+        let mut snapshots: Vec<PathBuf> = std::fs::read_dir(self.metadata())?
+            .map(|entry| Ok(entry?.path()))
+            .filter(|path| {
+                path.as_ref().is_ok_and(|path| path.extension().is_some_and(|extension| extension == "checkpoint"))
+            })
+            .collect::<Result<_>>()?;
+        snapshots.sort();
+        snapshots.pop().context("there is no snapshot")
+    }
+}
+
+fn succeeded(output: &Output, what: &str) -> Result<String> {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{what} failed:\n{text}");
+    Ok(text)
+}
+
+fn tool(jars: &Jars, main_class: &str, arguments: &[&str]) -> Result<String> {
+    succeeded(&java_tool(jars, main_class, arguments)?.output()?, main_class)
+}
+
+fn topics(jars: &Jars, bootstrap: &str, arguments: &[&str]) -> Result<String> {
+    tool(jars, "org.apache.kafka.tools.TopicCommand", &[&["--bootstrap-server", bootstrap], arguments].concat())
+}
+
+fn dump(jars: &Jars, file: &Path) -> Result<String> {
+    let file = file.to_str().context("a path that is text")?;
+    let arguments = ["--cluster-metadata-decoder", "--deep-iteration", "--files", file];
+    let dumped = tool(jars, "org.apache.kafka.tools.DumpLogSegments", &arguments)?;
+    for line in dumped.lines().filter(|line| line.starts_with("baseOffset")) {
+        ensure!(line.ends_with("isvalid: true"), "a batch that Apache finds invalid: {line}");
+    }
+    ensure!(!dumped.contains("Could not") && !dumped.contains("Exception"), "Apache cannot read all of it:\n{dumped}");
+    Ok(dumped)
+}
+
+#[test]
+fn apaches_tools_read_our_metadata_log_and_its_snapshots() -> Result<()> {
+    let jars = jars(&Release::complete(Release::COMPLETE))?;
+    let home = Home::dynamic("metadata.log.max.record.bytes.between.snapshots=1\n")?;
+    home.format(&["--standalone"])?;
+    let gregor = home.start()?;
+    let create = ["--create", "--topic", "orders", "--partitions", "3", "--config", "retention.ms=123456"];
+    topics(&jars, gregor.bootstrap(), &create)?;
+    let status = tool(
+        &jars,
+        "org.apache.kafka.tools.MetadataQuorumCommand",
+        &["--bootstrap-server", gregor.bootstrap(), "describe", "--status"],
+    )?;
+    let words: Vec<&str> = status.split_whitespace().collect();
+    for expected in [["LeaderId:", "1"], ["LeaderEpoch:", "1"], ["ClusterId:", CLUSTER_ID], ["CurrentObservers:", "[]"]]
+    {
+        assert!(words.windows(2).any(|pair| pair == expected), "no {expected:?} in\n{status}");
+    }
+    gregor.stop()?;
+
+    let log = dump(&jars, &home.metadata().join("00000000000000000000.log"))?;
+    for expected in [
+        r#"LeaderChange: {"version":0,"leaderId":1,"voters":[{"voterId":1}],"grantingVoters":[{"voterId":1}]}"#,
+        r#"KRaftVersion {"version":0,"kRaftVersion":1}"#,
+        "KRaftVoters",
+        r#""type":"FEATURE_LEVEL_RECORD","version":0,"data":{"name":"metadata.version","featureLevel":30}"#,
+        r#""type":"REGISTER_BROKER_RECORD","version":4"#,
+        r#""type":"REGISTER_CONTROLLER_RECORD","version":0"#,
+        r#""type":"TOPIC_RECORD","version":0,"data":{"name":"orders""#,
+        r#""type":"PARTITION_RECORD","version":2"#,
+        r#""type":"CONFIG_RECORD","version":0,"data":{"resourceType":2,"resourceName":"orders","name":"retention.ms","value":"123456"}"#,
+    ] {
+        assert!(log.contains(expected), "no {expected} in\n{log}");
+    }
+
+    let snapshot = home.newest_snapshot()?;
+    let dumped = dump(&jars, &snapshot)?;
+    assert!(dumped.contains("SnapshotHeader") && dumped.contains("SnapshotFooter"), "{dumped}");
+    let snapshot = snapshot.to_str().context("a path that is text")?;
+    let shell = "org.apache.kafka.shell.MetadataShell";
+    let seen = tool(&jars, shell, &["--snapshot", snapshot, "cat", "/image/topics/byName/orders/2"])?;
+    assert!(seen.contains("replicas=[1]") && seen.contains("isr=[1]"), "{seen}");
+    let seen = tool(&jars, shell, &["--snapshot", snapshot, "ls", "/image/topics/byName"])?;
+    assert!(seen.contains("orders"), "{seen}");
+    Ok(())
+}
+
+#[test]
+fn a_real_apache_node_runs_on_our_directory_and_gives_it_back() -> Result<()> {
+    let jars = jars(&Release::complete(Release::COMPLETE))?;
+    let home = Home::fixed("")?;
+    home.format(&[])?;
+    let gregor = home.start()?;
+    topics(&jars, gregor.bootstrap(), &["--create", "--topic", "ours", "--partitions", "2"])?;
+    gregor.stop()?;
+
+    let apache = Broker::start(
+        &jars,
+        &BrokerConfig {
+            keep_data: true,
+            properties: vec![("log.dirs".to_owned(), home.data().display().to_string())],
+            ..BrokerConfig::new(home.folder.path().join("apache"))
+        },
+    )?;
+    let seen = topics(&jars, &apache.bootstrap, &["--describe", "--topic", "ours"])?;
+    assert!(seen.contains("PartitionCount: 2") && seen.contains("Isr: 1"), "{seen}");
+    topics(&jars, &apache.bootstrap, &["--create", "--topic", "theirs", "--partitions", "1"])?;
+    apache.stop()?;
+
+    let gregor = home.start()?;
+    let seen = topics(&jars, gregor.bootstrap(), &["--list"])?;
+    assert!(seen.contains("ours") && seen.contains("theirs"), "{seen}");
+    gregor.stop()?;
+    dump(&jars, &home.metadata().join("00000000000000000000.log")).map(drop)
+}
+
+#[test]
+fn we_start_on_what_apache_formatted_in_the_old_way_and_in_the_new() -> Result<()> {
+    let features: Vec<String> = FEATURES_BEYOND_US.iter().map(|feature| format!("{feature}=0")).collect();
+    let features: Vec<&str> = features.iter().flat_map(|feature| ["--feature", feature.as_str()]).collect();
+    for jars in [jars(&Release::complete(Release::COMPLETE))?, jars(&Release::broker(Release::NEWEST))?] {
+        let home = Home::dynamic("")?;
+        let arguments = [&["--standalone", "--release-version", "4.3-IV0"], features.as_slice()].concat();
+        home.format_with_apache(&jars, &arguments)?;
+        let gregor = home.start()?;
+        let create = ["topic", "create", "first", "--bootstrap-server", gregor.bootstrap()];
+        succeeded(&Command::new(program()?).args(create).output()?, "gregor topic create")?;
+        gregor.stop()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cluster_that_runs_more_than_we_serve_is_refused_by_name_and_left_as_it_is() -> Result<()> {
+    let jars = jars(&Release::complete(Release::COMPLETE))?;
+    let home = Home::fixed("")?;
+    home.format_with_apache(&jars, &[])?;
+    let output = Command::new(program()?).args(["broker", "--config"]).arg(home.properties()).output()?;
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(!output.status.success(), "{said}");
+    assert!(FEATURES_BEYOND_US.iter().any(|feature| said.contains(feature)), "{said}");
+    assert!(!home.metadata().join("quorum-state").exists(), "no vote was given");
+    Ok(())
+}
