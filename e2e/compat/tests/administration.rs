@@ -1,0 +1,75 @@
+//! Java's admin client is answered by Gregor as by Apache Kafka: results, configurations with their sources, errors and their words.
+
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
+use std::{collections::BTreeSet, path::Path};
+
+use gregor_apache::{Broker, BrokerConfig, Jars, Release, compile, jars, java_program};
+use gregor_compat::Gregor;
+
+/// Keys that depend on where a node runs, or on a feature that Apache Kafka finalizes and Gregor does not serve yet (KIP-966), and
+/// one that no table has.
+const OWN_KEYS: [&str; 4] = ["advertised.listeners", "custom.key", "log.dir", "min.insync.replicas"];
+
+fn administer(jars: &Jars, classes: &Path, bootstrap: &str) -> Vec<String> {
+    let output = java_program(jars, classes, "Administration", &[bootstrap]).unwrap().output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    // A log line of the client is no answer.
+    let answers = text.lines().filter(|line| !line.contains("adminclient-"));
+    answers.map(comparable).collect()
+}
+
+/// The key of a line about a configuration value.
+fn key(line: &str) -> Option<&str> {
+    line.strip_prefix("  ")?.split_once('=').map(|(key, _)| key)
+}
+
+/// What a line means, where the words may differ: what a value should have been, and what is wrong with a topic's name, is told in
+/// words of our own; and where Apache Kafka has no words, ours do no harm.
+fn comparable(line: &str) -> String {
+    if let Some((start, _)) = line.split_once(" for configuration ") {
+        return start.to_owned();
+    }
+    for wordless in ["InvalidTopicException", "configs of no topic"] {
+        if let Some(end) = line.find(wordless).filter(|_| !line.contains("collides")) {
+            return line[..end + wordless.len()].to_owned();
+        }
+    }
+    line.to_owned()
+}
+
+#[test]
+fn the_admin_client_is_answered_as_by_apache_kafka() {
+    let jars = jars(&Release::broker(Release::NEWEST)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let classes = folder.path().join("classes");
+    compile(&jars, &Path::new(env!("CARGO_MANIFEST_DIR")).join("admin/Administration.java"), &classes).unwrap();
+
+    let gregor = Gregor::start().unwrap();
+    let ours = administer(&jars, &classes, gregor.bootstrap());
+    gregor.stop().unwrap();
+
+    let config =
+        BrokerConfig { release_version: Some("4.3".to_owned()), ..BrokerConfig::new(folder.path().join("apache")) };
+    let apache = Broker::start(&jars, &config).unwrap();
+    let theirs = administer(&jars, &classes, &apache.bootstrap);
+    apache.stop().unwrap();
+
+    // What either node's file sets is its own.
+    let set: BTreeSet<_> = theirs
+        .iter()
+        .chain(&ours)
+        .filter(|line| line.contains("STATIC_BROKER_CONFIG"))
+        .filter_map(|line| key(line))
+        .collect();
+    let is_shared = |line: &&String| key(line).is_none_or(|key| !set.contains(key) && !OWN_KEYS.contains(&key));
+    let shared = |lines: &[String]| lines.iter().filter(is_shared).cloned().collect::<Vec<_>>();
+    let (theirs, ours) = (shared(&theirs), shared(&ours));
+
+    assert!(theirs.len() > 400, "the program says far more than {} lines", theirs.len());
+    let only = |here: &[String], there: &[String]| -> String {
+        here.iter().filter(|line| !there.contains(line)).map(|line| format!("  {line}\n")).collect()
+    };
+    assert!(ours == theirs, "Apache:\n{}Gregor:\n{}", only(&theirs, &ours), only(&ours, &theirs));
+}
