@@ -134,6 +134,7 @@ fn ensure_target(triple: &str, progress: &Progress) -> Result<()> {
 
 fn run_cargo(mut cargo: Command, log: &str, what: &str, progress: &Progress) -> Result<()> {
     let log = paths::target().join(log);
+    std::fs::create_dir_all(paths::target())?;
     let _ = std::fs::remove_file(&log);
     progress.line(what);
     let status = process::run_logged(&mut cargo, &log, BUILD_LIMIT, || {

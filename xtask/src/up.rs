@@ -39,6 +39,9 @@ pub struct Arguments {
     /// Stop when a Kubernetes runs and the images are on its nodes.
     #[arg(long)]
     prepare: bool,
+    /// Take the images in target/images as they are.
+    #[arg(long)]
+    reuse_images: bool,
     /// The same for the rig that the tests use.
     #[arg(long, hide = true)]
     for_tests: bool,
@@ -94,8 +97,10 @@ fn prepare(arguments: &Arguments, progress: &Progress) -> Result<Cluster> {
     let provider = if arguments.for_tests { Provider::choose_with_rig(story::RIG)? } else { Provider::choose()? };
     progress.line(&format!("Kubernetes: {}", provider.name()));
     let cluster = provider.up(arguments.nodes, &report)?;
-    images::build(progress, gregor_e2e::images::TAG)?;
-    images::build_clients(progress)?;
+    if !arguments.reuse_images {
+        images::build(progress, gregor_e2e::images::TAG)?;
+        images::build_clients(progress)?;
+    }
     for name in Name::ALL {
         progress.now(&format!("loading {}", name.reference()));
         cluster.load_image(&name.archive(), &name.reference())?;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
@@ -153,7 +154,7 @@ impl Image {
         fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
         // The layer may be hundreds of megabytes: it goes through a file, not through memory.
         let layer_file = tempfile::NamedTempFile::new_in(folder)?;
-        let layer = self.write_layer(layer_file.path())?;
+        let (layer, content_hash) = self.write_layer(layer_file.path())?;
 
         let config = serde_json::to_vec(&json!({
             "architecture": self.architecture,
@@ -166,14 +167,14 @@ impl Image {
                 "User": format!("{NONROOT}:{NONROOT}"),
                 "WorkingDir": "/",
             },
-            "rootfs": {"type": "layers", "diff_ids": [layer.digest()]},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{content_hash}")]},
         }))?;
         let config_blob = Blob::of(&config);
         let manifest = serde_json::to_vec(&json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "config": config_blob.descriptor("application/vnd.oci.image.config.v1+json"),
-            "layers": [layer.descriptor("application/vnd.oci.image.layer.v1.tar")],
+            "layers": [layer.descriptor("application/vnd.oci.image.layer.v1.tar+gzip")],
         }))?;
         let manifest_blob = Blob::of(&manifest);
         let mut entry = manifest_blob.descriptor("application/vnd.oci.image.manifest.v1+json");
@@ -199,9 +200,10 @@ impl Image {
         Ok(manifest_blob.digest())
     }
 
-    fn write_layer(&self, path: &Path) -> Result<Blob> {
-        let mut tar =
-            Builder::new(Hashing { inner: BufWriter::new(File::create(path)?), hash: Sha256::new(), bytes: 0 });
+    /// Returns the layer as it is transported, and the hash of what is in it.
+    fn write_layer(&self, path: &Path) -> Result<(Blob, String)> {
+        let file = Hashing::new(BufWriter::new(File::create(path)?));
+        let mut tar = Builder::new(Hashing::new(GzEncoder::new(file, Compression::fast())));
         for (name, node) in &self.tree {
             match node {
                 Node::Folder { mode } => {
@@ -216,9 +218,10 @@ impl Image {
                 }
             }
         }
-        let mut writer = tar.into_inner()?;
-        writer.flush()?;
-        Ok(Blob { hash: hex(&writer.hash.finalize()), bytes: writer.bytes })
+        let content = tar.into_inner()?;
+        let mut file = content.inner.finish()?;
+        file.flush()?;
+        Ok((Blob { hash: hex(&file.hash.finalize()), bytes: file.bytes }, hex(&content.hash.finalize())))
     }
 }
 
@@ -249,6 +252,12 @@ struct Hashing<W> {
     inner: W,
     hash: Sha256,
     bytes: u64,
+}
+
+impl<W> Hashing<W> {
+    fn new(inner: W) -> Self {
+        Self { inner, hash: Sha256::new(), bytes: 0 }
+    }
 }
 
 impl<W: Write> Write for Hashing<W> {
@@ -335,7 +344,10 @@ mod tests {
         let config: Value = serde_json::from_slice(blob(&manifest["config"]["digest"])).unwrap();
         assert_eq!(config["config"]["User"], "65532:65532");
         let layer = blob(&manifest["layers"][0]["digest"]);
-        let mut layer = tar::Archive::new(&layer[..]);
+        let mut content = Vec::new();
+        flate2::read::GzDecoder::new(&layer[..]).read_to_end(&mut content).unwrap();
+        assert_eq!(config["rootfs"]["diff_ids"][0], Blob::of(&content).digest());
+        let mut layer = tar::Archive::new(&content[..]);
         let names: Vec<_> =
             layer.entries().unwrap().map(|e| e.unwrap().path().unwrap().display().to_string()).collect();
         assert_eq!(names, ["bin/", "bin/alias", "bin/sample", "etc/", "etc/group", "etc/motd", "etc/passwd", "tmp/"]);

@@ -12,6 +12,7 @@ use gregor_e2e::{
 };
 use gregor_kubernetes::{Cluster, Helm};
 
+const FIRST_NAMESPACE: &str = "first-team";
 const SECOND_NAMESPACE: &str = "second-team";
 const CRDS: [&str; 2] = ["kafkaclusters.gregor.dev", "kafkatopics.gregor.dev"];
 const TOPIC: &str = r#"{"apiVersion": "gregor.dev/v1beta1", "kind": "KafkaTopic",
@@ -28,7 +29,9 @@ fn main() -> ExitCode {
     story.tell("releases_come_and_go_with_helm_3_and_crds_stay", |cluster| releases_come_and_go(cluster, Helm::V3));
     story.tell("every_example_is_accepted", every_example_is_accepted);
     story.end(|cluster| {
-        let _ = cluster.kubectl(&["delete", "namespace", SECOND_NAMESPACE, "--ignore-not-found", "--timeout=60s"]);
+        let namespaces =
+            ["delete", "namespace", FIRST_NAMESPACE, SECOND_NAMESPACE, "--ignore-not-found", "--timeout=60s"];
+        let _ = cluster.kubectl(&namespaces);
     })
 }
 
@@ -54,11 +57,14 @@ fn rendered_is_valid(cluster: &Cluster, helm: Helm) -> Result<()> {
 }
 
 fn releases_come_and_go(cluster: &Cluster, helm: Helm) -> Result<()> {
+    for namespace in [FIRST_NAMESPACE, SECOND_NAMESPACE] {
+        install::create_namespace(cluster, namespace)?;
+    }
     Release::crds().apply(cluster, helm)?;
-    Release::operator().apply(cluster, helm)?;
+    Release::operator().value(&format!("watchNamespaces={{{FIRST_NAMESPACE}}}")).apply(cluster, helm)?;
     // Another team's release beside it, which looks after another namespace.
-    install::create_namespace(cluster, SECOND_NAMESPACE)?;
     let second = Release::operator().named("second").in_namespace(SECOND_NAMESPACE);
+    let second = second.value(&format!("watchNamespaces={{{SECOND_NAMESPACE}}}"));
     second.apply(cluster, helm)?;
     cluster.apply(TOPIC)?;
 
