@@ -232,6 +232,12 @@ impl LeaderState {
         self.advance_high_watermark(now)
     }
 
+    /// Whether only synced offsets count was changed: from now on they do, up to `durable_end`, or they do not (`None`).
+    pub fn on_durability(&mut self, durable_end: Option<Offset>, now: Timestamp) -> Option<Offset> {
+        self.durable_end = durable_end;
+        self.advance_high_watermark(now)
+    }
+
     /// The log's start moved by retention or by `DeleteRecords`; what is deleted was committed.
     pub fn on_log_start(&mut self, log_start: Offset) {
         self.log_start = self.log_start.max(log_start);
@@ -402,6 +408,14 @@ mod tests {
         assert_eq!(leader.on_append(Offset(110), START), None);
         assert_eq!(leader.on_durable(Offset(105), START), Some(Offset(105)));
         assert_eq!(leader.on_durable(Offset(110), START), Some(Offset(110)));
+    }
+
+    #[test]
+    fn syncs_can_be_asked_for_and_no_more() {
+        let mut leader = leader(&[1], &[1], LIMITS);
+        assert_eq!(leader.on_durability(Some(Offset(100)), START), None);
+        assert_eq!(leader.on_append(Offset(110), START), None);
+        assert_eq!(leader.on_durability(None, START), Some(Offset(110)), "nothing waits for a sync that nobody begins");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use gregor_config::{BrokerConfig, Endpoint, Listener, SecurityProtocol};
+use gregor_config::{BrokerConfig, Endpoint, Listener, ProcessRoles, SecurityProtocol};
 use gregor_log::{Disk, disk::RealDisk};
 use gregor_node::LifecycleConfig;
 use gregor_types::{KString, Offset};
@@ -97,6 +97,9 @@ pub enum StartError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// A node with one role only.
+    #[error("process.roles has to be broker,controller: nodes with one of the roles alone are not served yet")]
+    Roles,
     /// A listener that is not served.
     #[error("the listener {0} is not PLAINTEXT: TLS and SASL are not served yet")]
     Protocol(String),
@@ -134,6 +137,9 @@ impl Node {
         mut config: BrokerConfig,
         options: NodeOptions,
     ) -> Result<Self, StartError> {
+        let ProcessRoles { broker: true, controller: true } = config.process_roles else {
+            return Err(StartError::Roles);
+        };
         let (failures, directory_failures) = watch::channel(None);
         let storage = Arc::new(Storage::open(&disk, &config, failures)?);
         let sockets = bind_all(&mut config).await?;
@@ -229,7 +235,7 @@ impl Node {
     /// Stops: leaderships move away, what is under way is answered, everything is synced and marked clean.
     pub async fn shutdown(self) -> Result<(), ShutdownError> {
         let config = &self.broker.config;
-        if config.controlled_shutdown_enable && config.process_roles.broker {
+        if config.controlled_shutdown_enable {
             let limit = Duration::from_secs(30);
             match tokio::time::timeout(limit, self.broker.control.shut_down_broker()).await {
                 Ok(Ok(())) => {}
@@ -282,14 +288,12 @@ impl Node {
         for (listener, socket) in controllers {
             self.open_door(&listener, socket, &limits, &control_memory);
         }
-        if config.process_roles.broker {
-            let timeout_ms = config.initial_broker_registration_timeout_ms;
-            let limit = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
-            match tokio::time::timeout(limit, self.serving(&mut applied)).await {
-                Ok(Some(())) => {}
-                Ok(None) => return Err(StartError::ControlEnded),
-                Err(_) => return Err(StartError::Registration(timeout_ms)),
-            }
+        let timeout_ms = config.initial_broker_registration_timeout_ms;
+        let limit = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
+        match tokio::time::timeout(limit, self.serving(&mut applied)).await {
+            Ok(Some(())) => {}
+            Ok(None) => return Err(StartError::ControlEnded),
+            Err(_) => return Err(StartError::Registration(timeout_ms)),
         }
         for (listener, socket) in brokers {
             self.open_door(&listener, socket, &limits, &client_memory);

@@ -298,7 +298,7 @@ impl Partitions {
         }
     }
 
-    fn set_role(&self, partition: &Partition, role: ReplicaRole, state: &gregor_metadata::Partition) {
+    fn set_role(&self, partition: &Arc<Partition>, role: ReplicaRole, state: &gregor_metadata::Partition) {
         let leader = match role {
             ReplicaRole::Leader => Some(self.node_id),
             ReplicaRole::Follower(leader) => Some(leader),

@@ -5,13 +5,16 @@ mod support;
 use std::time::{Duration, Instant};
 
 use gregor_messages::{
-    ApiVersionsRequest, ApiVersionsResponse, DeleteRecordsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
-    FetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    ApiVersionsRequest, ApiVersionsResponse, DeleteRecordsRequest, DeleteTopicsRequest, DescribeLogDirsRequest,
+    DescribeProducersRequest, FetchRequest, IncrementalAlterConfigsRequest, MetadataRequest, MetadataResponse,
+    OffsetForLeaderEpochRequest, ProduceRequest,
     delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
+    delete_topics_request::DeleteTopicState,
     describe_producers_request::TopicRequest,
+    incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
     offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic},
 };
-use gregor_types::ErrorCode;
+use gregor_types::{ErrorCode, Uuid};
 use gregor_wire::{Message, Reader, ResponseHeader, Struct, batch::BatchOptions, compression::CompressionType};
 use support::{Home, batch, batch_with, compressed, error, fetch_request, idempotent, only, produce_request, stamped};
 
@@ -413,6 +416,93 @@ fn log_dirs_say_how_large_partitions_are() {
     let topic = directory.topics.iter().find(|topic| topic.name == "sized").unwrap();
     assert_eq!(topic.partitions[0].partition_size, records.len() as i64);
     node.stop();
+}
+
+#[test]
+fn topics_are_named_by_id_in_the_newest_versions() {
+    let home = Home::new();
+    let node = home.start();
+    let mut client = node.with_topic("by-id", 1, &[]);
+    let metadata: MetadataResponse = client.call(12, &MetadataRequest { topics: None, ..Default::default() });
+    let topic_id = metadata.topics.iter().find(|topic| topic.name.as_deref() == Some("by-id")).unwrap().topic_id;
+    let mut request = produce_request("", 0, -1, batch(&["value"]));
+    request.topic_data[0].topic_id = topic_id;
+    let response = client.call(13, &request);
+    assert_eq!((response.responses[0].topic_id, only(response.clone()).base_offset), (topic_id, 0));
+    request.topic_data[0].topic_id = Uuid(0x4711 << 64 | 0x815);
+    assert_eq!(error(only(client.call(13, &request)).error_code), ErrorCode::UnknownTopicId);
+    for version in 13..=18 {
+        let mut fetch = fetch_request("", &[(0, 0)], 0);
+        fetch.topics[0].topic_id = topic_id;
+        if version >= 15 {
+            fetch.replica_id = -1;
+        }
+        let fetched = client.call(version, &fetch);
+        let partition = &fetched.responses[0].partitions[0];
+        assert_eq!((partition.error_code, partition.high_watermark), (0, 1), "{version}");
+        fetch.topics[0].topic_id = Uuid(0x4711 << 64 | 0x815);
+        let unknown = client.call(version, &fetch).responses[0].partitions[0].error_code;
+        assert_eq!(error(unknown), ErrorCode::UnknownTopicId, "{version}");
+    }
+    node.stop();
+}
+
+#[test]
+fn a_deleted_topic_is_gone_and_its_name_begins_anew() {
+    let home = Home::new();
+    let node = home.start();
+    let mut client = node.with_topic("phoenix", 2, &[]);
+    client.produce("phoenix", 0, batch(&["old"]));
+    let topic = DeleteTopicState { name: Some("phoenix".into()), ..Default::default() };
+    let request = DeleteTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    assert_eq!(client.call(6, &request).responses[0].error_code, 0);
+    until("the partition is gone", || client.list_offset("phoenix", 0, -1).error_code != 0);
+    let folders = || -> Vec<String> {
+        let entries = std::fs::read_dir(home.folder.path().join("data")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let renamed = folders().iter().filter(|name| name.starts_with("phoenix-") && name.ends_with("-delete")).count();
+    assert_eq!(renamed, 2, "{:?}", folders());
+    client.create_topic("phoenix", 1, &[]);
+    assert_eq!(client.list_offset("phoenix", 0, -1).offset, 0);
+    assert_eq!(client.produce("phoenix", 0, batch(&["new"])).base_offset, 0);
+    node.stop();
+}
+
+#[test]
+fn a_changed_configuration_takes_effect_at_once() {
+    let home = Home::new();
+    let node = home.start();
+    let mut client = node.with_topic("tuned", 1, &[("flush.messages", "1")]);
+    let value = "x".repeat(500);
+    assert_eq!(client.produce("tuned", 0, batch(&[&value])).error_code, 0);
+    let config = |name: &str, value: &str| AlterableConfig {
+        name: name.into(),
+        value: Some(value.into()),
+        ..Default::default()
+    };
+    let resource = AlterConfigsResource {
+        resource_type: 2,
+        resource_name: "tuned".into(),
+        configs: vec![config("max.message.bytes", "300"), config("flush.messages", "1000000")],
+        ..Default::default()
+    };
+    let request = IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() };
+    assert_eq!(client.call(1, &request).responses[0].error_code, 0);
+    until("the limit counts", || {
+        error(client.produce("tuned", 0, batch(&[&value])).error_code) == ErrorCode::MessageTooLarge
+    });
+    let small = client.produce("tuned", 0, batch(&["small"]));
+    assert_eq!(small.error_code, 0, "no acknowledgement waits for a sync any more");
+    node.stop();
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + support::DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came to this: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 #[test]
