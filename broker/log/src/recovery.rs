@@ -12,6 +12,7 @@ use gregor_wire::batch::BatchHeader;
 use crate::{
     Disk, LogConfig, LogError, PartitionLog,
     checkpoint::read_epochs,
+    disk::SyncToken,
     epoch_cache::EpochCache,
     file_names::{DELETED, LEADER_EPOCH_CHECKPOINT},
     folder::{self, Folder},
@@ -309,11 +310,17 @@ impl LogOpening {
         }
         if is_last {
             self.log_end = Some(self.end);
-        } else {
-            let segment = &mut self.log.segments[work.segment];
-            segment.seal(&*disk)?;
-            segment.release();
+            return Ok(());
         }
+        let segment = &mut self.log.segments[work.segment];
+        segment.seal(&*disk)?;
+        if work.reindex && !work.check {
+            // Before the recovery point nobody would look at these indexes again after another crash.
+            let mut tokens = Vec::new();
+            segment.sync(&*disk, true, &mut tokens)?;
+            tokens.into_iter().try_for_each(SyncToken::complete).map_err(LogError::io(segment.path()))?;
+        }
+        segment.release();
         Ok(())
     }
 
@@ -333,9 +340,9 @@ impl LogOpening {
         log.epochs.truncate_from_end(end);
         log.epochs.truncate_from_start(start);
         log.remove_snapshots(|offset| offset <= end)?;
-        let reindexed = self.work.iter().find(|work| work.reindex).map(|work| work.segment);
+        let checked = self.work.iter().find(|work| work.check).map(|work| work.segment);
         let active = log.segments.len() - 1;
-        log.indexes_synced_to = log.segments[reindexed.unwrap_or(active).min(active)].base_offset;
+        log.indexes_synced_to = log.segments[checked.unwrap_or(active).min(active)].base_offset;
         let untouched = clean && !self.damaged;
         if !untouched {
             let from = recovery_point.min(end);
