@@ -35,7 +35,7 @@ fn metadata(client: &mut Client, name: &str, create: bool) -> MetadataResponseTo
 fn set(client: &mut Client, resource_type: i8, name: &str, key: &str, value: Option<&str>) -> ErrorCode {
     let config = AlterableConfig {
         name: key.into(),
-        config_operation: if value.is_some() { 0 } else { 1 },
+        config_operation: i8::from(value.is_none()),
         value: value.map(Into::into),
         ..Default::default()
     };

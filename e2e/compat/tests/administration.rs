@@ -69,7 +69,8 @@ fn the_admin_client_is_answered_as_by_apache_kafka() {
 
     assert!(theirs.len() > 400, "the program says far more than {} lines", theirs.len());
     let only = |here: &[String], there: &[String]| -> String {
-        here.iter().filter(|line| !there.contains(line)).map(|line| format!("  {line}\n")).collect()
+        let lines: Vec<_> = here.iter().filter(|line| !there.contains(line)).map(String::as_str).collect();
+        lines.join("\n")
     };
-    assert!(ours == theirs, "Apache:\n{}Gregor:\n{}", only(&theirs, &ours), only(&ours, &theirs));
+    assert!(ours == theirs, "Apache:\n{}\nGregor:\n{}", only(&theirs, &ours), only(&ours, &theirs));
 }
