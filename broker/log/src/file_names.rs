@@ -12,6 +12,8 @@ pub(crate) const PRODUCER_SNAPSHOT: &str = ".snapshot";
 
 /// A file that waits to be removed.
 pub(crate) const DELETED: &str = ".deleted";
+/// A file that is to be renamed when it is complete.
+pub(crate) const TEMPORARY: &str = ".tmp";
 /// A cleaner's output that is not complete.
 pub(crate) const CLEANED: &str = ".cleaned";
 /// A cleaner's output that is complete and takes the place of other segments.

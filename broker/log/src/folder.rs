@@ -12,7 +12,7 @@ use crate::{
     Disk, LogError,
     disk::{DirectoryEntry, read_file},
     file_names::{
-        CLEANED, DELETED, LOG, OFFSET_INDEX, PARTITION_METADATA, PRODUCER_SNAPSHOT, SWAP, TIME_INDEX,
+        CLEANED, DELETED, LOG, OFFSET_INDEX, PARTITION_METADATA, PRODUCER_SNAPSHOT, SWAP, TEMPORARY, TIME_INDEX,
         TRANSACTION_INDEX, offset_file, offset_of, with_suffix,
     },
     scanner::{BatchScanner, SWEEP_BUFFER_BYTES, Scan},
@@ -22,8 +22,6 @@ use crate::{
 pub(crate) const EMPTY_SEGMENT: SegmentFiles =
     SegmentFiles { log: 0, offset_index: Some(0), time_index: Some(0), transaction_index: None };
 const SEGMENT_SUFFIXES: [&str; 4] = [LOG, OFFSET_INDEX, TIME_INDEX, TRANSACTION_INDEX];
-/// A file that was to be renamed when it was complete.
-const TEMPORARY: &str = ".tmp";
 const METADATA_BYTES_MAX: usize = 4096;
 
 #[derive(Debug)]

@@ -12,7 +12,6 @@ use gregor_wire::batch::BatchHeader;
 use crate::{
     Disk, LogConfig, LogError, PartitionLog,
     checkpoint::read_epochs,
-    disk::SyncToken,
     epoch_cache::EpochCache,
     file_names::{DELETED, LEADER_EPOCH_CHECKPOINT},
     folder::{self, Folder},
@@ -237,7 +236,7 @@ impl LogOpening {
         let file = segment.file(&*disk)?.clone();
         if self.current.is_none() {
             if work.reindex {
-                segment.begin_reindex(&*disk)?;
+                segment.begin_reindex(&*disk, !work.check)?;
             }
             if work.check {
                 segment.transactions.clear(&*disk).map_err(LogError::io(&path))?;
@@ -293,6 +292,9 @@ impl LogOpening {
         if work.reindex {
             segment.end_reindex(&*disk, work.file_len)?;
         }
+        if work.reindex && !work.check {
+            segment.publish_indexes(&*disk)?;
+        }
         if damaged {
             self.damaged = true;
             if work.check {
@@ -314,12 +316,6 @@ impl LogOpening {
         }
         let segment = &mut self.log.segments[work.segment];
         segment.seal(&*disk)?;
-        if work.reindex && !work.check {
-            // Before the recovery point nobody would look at these indexes again after another crash.
-            let mut tokens = Vec::new();
-            segment.sync(&*disk, true, &mut tokens)?;
-            tokens.into_iter().try_for_each(SyncToken::complete).map_err(LogError::io(segment.path()))?;
-        }
         segment.release();
         Ok(())
     }

@@ -322,10 +322,16 @@ impl Segment {
         Ok(())
     }
 
-    /// Empties indexes and counts, to be filled again by going over the batches.
-    pub(crate) fn begin_reindex(&mut self, disk: &dyn Disk) -> Result<(), LogError> {
-        self.offsets.clear(disk).map_err(LogError::io(self.offsets.path()))?;
-        self.times.clear(disk).map_err(LogError::io(self.times.path()))?;
+    /// Empties indexes and counts, to be filled again by going over the batches; in files aside for a segment that the next
+    /// start would not look over again.
+    pub(crate) fn begin_reindex(&mut self, disk: &dyn Disk, aside: bool) -> Result<(), LogError> {
+        if aside {
+            self.offsets.begin_aside(disk).map_err(LogError::io(self.offsets.path()))?;
+            self.times.begin_aside(disk).map_err(LogError::io(self.times.path()))?;
+        } else {
+            self.offsets.clear(disk).map_err(LogError::io(self.offsets.path()))?;
+            self.times.clear(disk).map_err(LogError::io(self.times.path()))?;
+        }
         self.size = 0;
         (self.max_timestamp, self.max_timestamp_known) = (None, true);
         self.first_timestamp = None;
@@ -340,6 +346,19 @@ impl Segment {
             self.file(disk)?.truncate(size.into()).map_err(LogError::io(&self.path))?;
         }
         self.push_time_entry(disk)
+    }
+
+    /// Syncs the indexes that were made aside and puts them in their place. Blocks.
+    pub(crate) fn publish_indexes(&mut self, disk: &dyn Disk) -> Result<(), LogError> {
+        self.write_indexes(disk)?;
+        let mut tokens = Vec::new();
+        self.sync(disk, true, &mut tokens)?;
+        tokens.into_iter().try_for_each(SyncToken::complete).map_err(LogError::io(&self.path))?;
+        self.release();
+        self.offsets.publish(disk).map_err(LogError::io(self.offsets.path()))?;
+        self.times.publish(disk).map_err(LogError::io(self.times.path()))?;
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        disk.sync_directory(directory).complete().map_err(LogError::io(directory))
     }
 
     /// Writes what the indexes have in memory, with the last time entry that Kafka expects of a sealed segment.

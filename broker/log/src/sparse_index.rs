@@ -13,6 +13,7 @@ use gregor_types::{Offset, Timestamp};
 use crate::{
     Disk,
     disk::{SharedFile, SyncToken},
+    file_names::{TEMPORARY, with_suffix},
 };
 
 /// An entry of an index, of fixed size, big endian.
@@ -211,6 +212,21 @@ impl<E: Entry> SparseIndex<E> {
         self.file = Some(disk.create(&self.path)?);
         (self.len, self.written) = (0, 0);
         self.recent.clear();
+        Ok(())
+    }
+
+    /// Empties the index and goes on in a file aside, so that a crash leaves the one that is known to be bad, not half of a
+    /// good one.
+    pub(crate) fn begin_aside(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        self.path = with_suffix(&self.path, TEMPORARY);
+        self.clear(disk)
+    }
+
+    /// Puts the file aside, which is synced, in its place.
+    pub(crate) fn publish(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        let place = self.path.with_extension("");
+        disk.rename(&self.path, &place)?;
+        self.path = place;
         Ok(())
     }
 

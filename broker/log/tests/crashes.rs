@@ -192,7 +192,9 @@ fn check_times(log: &mut PartitionLog, place: &str) {
 
 #[test]
 fn nothing_that_was_flushed_is_lost_wherever_the_machine_stops() {
-    for seed in 0..300 {
+    // More, on demand: GREGOR_CRASH_SEEDS=100000.
+    let seeds = std::env::var("GREGOR_CRASH_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(300);
+    for seed in 0..seeds {
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| run(seed)));
         assert!(result.is_ok(), "seed {seed}");
     }
