@@ -7,6 +7,7 @@
 mod api;
 mod connection;
 pub mod control;
+mod directory_reports;
 mod dispatch;
 mod fetch_sessions;
 mod frame;

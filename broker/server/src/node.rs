@@ -23,6 +23,7 @@ use crate::{
     api::{Broker, ConnectionInfo, ListenerInfo},
     connection,
     control::{self, BrokerState, ControlHandle, ControlOptions, ControlThread},
+    directory_reports,
     fetch_sessions::FetchSessions,
     groups::Groups,
     health::{self, HealthSource},
@@ -162,6 +163,8 @@ impl Node {
         tokio::spawn(report_failures(Arc::clone(&storage), directory_failures.clone(), control.clone()));
         let (applied_sender, applied) = watch::channel(Offset::NONE);
         tokio::spawn(report_loaded(applied.clone(), control.clone()));
+        let unreported = (Arc::clone(&partitions), applied.clone(), control.clone());
+        tokio::spawn(directory_reports::run(config.node_id, unreported.0, unreported.1, unreported.2));
         let report = move |offset| {
             applied_sender.send_replace(offset);
         };

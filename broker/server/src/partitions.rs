@@ -38,6 +38,8 @@ pub(crate) struct Partitions {
     map: ArcSwap<PartitionMap>,
     inbox: Mutex<Inbox>,
     arrived: Condvar,
+    /// Names of topics that were deleted, for the coordinators, which keep offsets of them.
+    deleted_topics: Mutex<Vec<KString>>,
     /// The offset of the newest image that is applied.
     applied: watch::Sender<Offset>,
     /// Folders that are renamed and wait for `file.delete.delay.ms`, taken by the housekeeper.
@@ -49,6 +51,8 @@ pub(crate) struct Partitions {
 struct PartitionMap {
     by_name: HashMap<KString, Arc<TopicPartitions>>,
     by_id: HashMap<TopicId, Arc<TopicPartitions>>,
+    /// How many partitions each log directory holds.
+    by_directory: HashMap<Uuid, usize>,
 }
 
 /// One topic's partitions here.
@@ -99,6 +103,7 @@ impl Partitions {
             map: ArcSwap::default(),
             inbox: Mutex::default(),
             arrived: Condvar::new(),
+            deleted_topics: Mutex::default(),
             applied: watch::Sender::new(Offset::NONE),
             deleted: Mutex::default(),
         })
@@ -117,6 +122,11 @@ impl Partitions {
     /// Wakes when an image is applied: partitions then have the roles that it gives them.
     pub(crate) fn applied(&self) -> watch::Receiver<Offset> {
         self.applied.subscribe()
+    }
+
+    /// The topics that were deleted since this was asked last.
+    pub(crate) fn take_deleted_topics(&self) -> Vec<KString> {
+        std::mem::take(&mut *self.deleted_topics.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends the thread after what it is doing.
@@ -239,6 +249,8 @@ impl Partitions {
             }
             self.apply(&previous, &image, &changes, &mut config, &mut found);
             loaded(image.position.last_offset);
+            let deleted = changes.topics_deleted.values().map(|topic| topic.name.clone());
+            self.deleted_topics.lock().unwrap_or_else(PoisonError::into_inner).extend(deleted);
             self.applied.send_replace(image.position.last_offset);
             previous = image;
         }
@@ -265,7 +277,7 @@ impl Partitions {
                     let settings = settings.entry(topic_id).or_insert_with(|| TopicSettings::of(&topic, config, image));
                     let held = map.get(topic_id, index).or_else(|| {
                         let assigned = partition.directory_of(self.node_id).unwrap_or(Uuid::DIRECTORY_UNASSIGNED);
-                        let opened = self.open((topic, topic_id, index), assigned, settings, found)?;
+                        let opened = self.open(&map, (topic, topic_id, index), assigned, settings, found)?;
                         map.insert(&opened);
                         Some(opened)
                     });
@@ -316,6 +328,7 @@ impl Partitions {
     /// The partition over the log that was found, else over a new one.
     fn open(
         &self,
+        map: &PartitionMap,
         (topic, topic_id, index): (KString, TopicId, PartitionIndex),
         assigned: Uuid,
         settings: &Arc<TopicSettings>,
@@ -323,7 +336,7 @@ impl Partitions {
     ) -> Option<Arc<Partition>> {
         let name = TopicPartition::new(topic.compact(), index);
         let existing = found.remove(&name);
-        let found = existing.or_else(|| self.create(&name, topic_id, assigned, settings))?;
+        let found = existing.or_else(|| self.create(map, &name, topic_id, assigned, settings))?;
         let FoundLog { directory, mut log, high_watermark } = found;
         log.set_config(Arc::clone(&settings.log));
         let metrics = self.metrics.topic(&topic);
@@ -333,12 +346,13 @@ impl Partitions {
 
     fn create(
         &self,
+        map: &PartitionMap,
         name: &TopicPartition,
         topic_id: TopicId,
         assigned: Uuid,
         settings: &TopicSettings,
     ) -> Option<FoundLog> {
-        let directory = self.directory_for(assigned)?;
+        let directory = self.directory_for(map, assigned)?;
         match directory.create(name.clone(), topic_id, Arc::clone(&settings.log), now()) {
             Ok(log) => Some(FoundLog { directory, log, high_watermark: Offset::ZERO }),
             Err(error) => {
@@ -348,12 +362,11 @@ impl Partitions {
         }
     }
 
-    fn directory_for(&self, assigned: Uuid) -> Option<Arc<Directory>> {
+    fn directory_for(&self, map: &PartitionMap, assigned: Uuid) -> Option<Arc<Directory>> {
         let usable = || self.storage.directories().iter().filter(|directory| !directory.is_failed());
-        let partitions = if usable().count() > 1 { self.all() } else { Vec::new() };
         let local = |directory: &Arc<Directory>| LocalDirectory {
             id: directory.id,
-            partitions: partitions.iter().filter(|one| Arc::ptr_eq(&one.directory, directory)).count(),
+            partitions: map.by_directory.get(&directory.id).copied().unwrap_or(0),
             cordoned: false,
         };
         let online: Vec<LocalDirectory> = usable().map(local).collect();
@@ -408,13 +421,18 @@ impl PartitionMap {
                 TopicPartitions { name: partition.topic.clone(), id: partition.topic_id, partitions: BTreeMap::new() }
             }
         };
-        entry.partitions.insert(partition.index.value(), Arc::clone(partition));
+        if entry.partitions.insert(partition.index.value(), Arc::clone(partition)).is_none() {
+            *self.by_directory.entry(partition.directory.id).or_default() += 1;
+        }
         self.put(entry);
     }
 
     fn remove(&mut self, topic: TopicId, index: PartitionIndex) -> Option<Arc<Partition>> {
         let mut entry = TopicPartitions::clone(self.by_id.get(&topic)?);
         let removed = entry.partitions.remove(&index.value())?;
+        if let Some(held) = self.by_directory.get_mut(&removed.directory.id) {
+            *held -= 1;
+        }
         if entry.partitions.is_empty() {
             self.by_id.remove(&topic);
             if self.by_name.get(&entry.name).is_some_and(|named| named.id == topic) {

@@ -1,0 +1,67 @@
+//! Tells the controller in which log directory each replica of this broker really is (KIP-858), where the metadata does not say so:
+//! the broker chose the directory itself, or was given a directory by hand.
+//!
+//! `node.rs` starts it as a task. What to tell and when is decided by [`DirectoryReports`]; this looks and asks.
+
+use std::{sync::Arc, time::Duration};
+
+use gregor_node::DirectoryReports;
+use gregor_types::{BrokerEpoch, BrokerId, Offset};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{control::ControlHandle, partitions::Partitions};
+
+/// Changes gather for so long before the replicas are looked through.
+const GATHERING: Duration = Duration::from_millis(500);
+/// How long the controller may take to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs until the partitions' thread ends, or the control thread does.
+pub(crate) async fn run(
+    node_id: BrokerId,
+    partitions: Arc<Partitions>,
+    mut applied: watch::Receiver<Offset>,
+    control: ControlHandle,
+) {
+    let start = Instant::now();
+    let mut reports = DirectoryReports::default();
+    while applied.changed().await.is_ok() {
+        sleep(GATHERING).await;
+        applied.mark_unchanged();
+        find_unknown(node_id, &partitions, &control, &mut reports);
+        while let Some(due) = reports.next_deadline() {
+            tokio::time::sleep_until(start + Duration::from_nanos(due)).await;
+            let epoch = control.broker_epoch();
+            if epoch == BrokerEpoch::NONE {
+                sleep(GATHERING).await;
+                continue;
+            }
+            let now = || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let Some(request) = reports.next_request(node_id, epoch, now()) else { break };
+            let answer = match timeout(PATIENCE, control.ask(0, request)).await {
+                Ok(Ok(response)) => Some(response),
+                Ok(Err(_)) => return,
+                Err(_) => None,
+            };
+            reports.answered(answer.as_ref(), now());
+        }
+    }
+}
+
+/// Notes the replicas that lie elsewhere than the metadata says.
+fn find_unknown(node_id: BrokerId, partitions: &Partitions, control: &ControlHandle, reports: &mut DirectoryReports) {
+    let image = control.image();
+    if !image.features().metadata_version().has_directory_assignment() {
+        return;
+    }
+    for held in partitions.all() {
+        let known = image.topics().partition(held.topic_id, held.index);
+        let assigned = known.and_then(|partition| partition.directory_of(node_id));
+        if assigned.is_some_and(|assigned| assigned != held.directory.id) {
+            reports.report(held.topic_id, held.index, held.directory.id);
+        }
+    }
+}
