@@ -96,7 +96,7 @@ impl Client {
             coordinators: Mutex::default(),
         };
         let client = Self { inner: Arc::new(inner) };
-        client.retry(async || client.refresh_topics(&[], false).await.map(drop)).await?;
+        client.retry(|| async { client.refresh_topics(&[], false).await }).await?;
         Ok(client)
     }
 
@@ -189,7 +189,7 @@ impl Client {
         {
             return Ok(topic.clone());
         }
-        self.retry(async || {
+        self.retry(|| async {
             let response = self.fetch_metadata(Some(std::slice::from_ref(name)), create).await?;
             if let Some(topic) = self.learn(&response, false).topics.get(name) {
                 return Ok(topic.clone());

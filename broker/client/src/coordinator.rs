@@ -1,5 +1,7 @@
 //! Where a group's coordinator is: asked for once, remembered until it says that it is another one.
 
+use std::future::Future;
+
 use gregor_messages::{FindCoordinatorRequest, FindCoordinatorResponse};
 use gregor_types::{BrokerId, ErrorCode, KString};
 
@@ -10,12 +12,16 @@ const BATCHED: i16 = 4;
 
 impl Client {
     /// Calls `attempt` with the group's coordinator, again where it has moved or is still loading.
-    pub(crate) async fn with_coordinator<T>(
+    pub(crate) async fn with_coordinator<T, F>(
         &self,
         group: &KString,
-        attempt: impl AsyncFn(BrokerId) -> Result<T, ClientError>,
-    ) -> Result<T, ClientError> {
-        self.retry(async || {
+        attempt: impl Fn(BrokerId) -> F,
+    ) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let attempt = &attempt;
+        self.retry(|| async {
             let coordinator = self.coordinator(group).await?;
             let outcome = attempt(coordinator).await;
             if let Err(error) = &outcome {

@@ -1,6 +1,6 @@
 //! Trying again: until it works, until the error says that it never will, or until time is up.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use gregor_channel::Backoff;
 use tokio::time::{Instant, sleep};
@@ -9,10 +9,10 @@ use crate::{Client, ClientError};
 
 impl Client {
     /// Calls `attempt` until it succeeds, fails for good, or the time for a call is up; then its last error is returned.
-    pub(crate) async fn retry<T>(
-        &self,
-        mut attempt: impl AsyncFnMut() -> Result<T, ClientError>,
-    ) -> Result<T, ClientError> {
+    pub(crate) async fn retry<T, F>(&self, attempt: impl Fn() -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
         let mut pauses = Pauses::new(self);
         loop {
             match attempt().await {

@@ -1,12 +1,15 @@
 //! Which broker a request goes to: any, the controller's, a given one, a partition's leader.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, future::Future, ops::RangeInclusive, time::Duration};
 
 use gregor_channel::{Channel, ChannelError};
 use gregor_messages::Request;
 use gregor_types::{BrokerId, ErrorCode, KString, TopicPartition};
 
 use crate::{BrokerError, Client, ClientError, retry::Pauses};
+
+/// What a leader answered about one partition.
+pub(crate) type LeaderRow<T> = (TopicPartition, Result<T, ErrorCode>);
 
 /// Requests of different purposes go over different connections: a fetch that waits at the broker, or a member that waits for
 /// others to join, holds up whatever follows on the same one.
@@ -55,8 +58,9 @@ impl Client {
     ) -> Result<(i16, R::Response), ClientError> {
         let cluster = self.cluster();
         let known = cluster.brokers.values().map(crate::Endpoint::address);
+        let addresses: Vec<String> = known.chain(self.bootstrap().iter().cloned()).collect();
         let mut last: Option<ChannelError> = None;
-        for address in known.chain(self.bootstrap().iter().cloned()) {
+        for address in addresses {
             let channel = self.channel(address, Purpose::General);
             match channel.call_with(versions.clone(), wait, &build).await {
                 Ok(answer) => return Ok(answer),
@@ -75,7 +79,7 @@ impl Client {
         build: impl Fn(i16) -> R,
         error_of: impl Fn(&R::Response) -> ErrorCode,
     ) -> Result<R::Response, ClientError> {
-        self.retry(async || {
+        self.retry(|| async {
             let controller = self.cluster().controller;
             let channel = controller.and_then(|broker| self.broker(broker, Purpose::General).ok());
             let wait = self.options().request_timeout;
@@ -106,14 +110,14 @@ impl Client {
     }
 
     /// Asks each partition's leader, again where leadership has moved, and returns what each partition's last answer was.
-    pub(crate) async fn by_leader<T>(
+    pub(crate) async fn by_leader<T, F>(
         &self,
         partitions: Vec<TopicPartition>,
-        call: impl AsyncFn(
-            BrokerId,
-            Vec<TopicPartition>,
-        ) -> Result<Vec<(TopicPartition, Result<T, ErrorCode>)>, ClientError>,
-    ) -> Result<BTreeMap<TopicPartition, Result<T, BrokerError>>, ClientError> {
+        call: impl Fn(BrokerId, Vec<TopicPartition>) -> F,
+    ) -> Result<BTreeMap<TopicPartition, Result<T, BrokerError>>, ClientError>
+    where
+        F: Future<Output = Result<Vec<LeaderRow<T>>, ClientError>>,
+    {
         let mut done = BTreeMap::new();
         let mut left = partitions;
         let mut pauses = Pauses::new(self);

@@ -188,7 +188,7 @@ impl Admin {
                 ..Default::default()
             });
             let request = DescribeConfigsRequest { resources: rows.collect(), ..Default::default() };
-            let response = self.client.retry(async || self.call_for(broker, &request).await).await?;
+            let response = self.client.retry(|| async { self.call_for(broker, &request).await }).await?;
             for row in response.results {
                 let resource = ConfigResource {
                     kind: ResourceKind::from_wire(row.resource_type),
@@ -234,7 +234,7 @@ impl Admin {
             });
             let request =
                 IncrementalAlterConfigsRequest { resources: resources.collect(), validate_only, ..Default::default() };
-            let response = self.client.retry(async || self.call_for(broker, &request).await).await?;
+            let response = self.client.retry(|| async { self.call_for(broker, &request).await }).await?;
             for row in response.responses {
                 let resource = ConfigResource {
                     kind: ResourceKind::from_wire(row.resource_type),

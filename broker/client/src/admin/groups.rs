@@ -68,12 +68,12 @@ pub struct GroupMember {
 impl Admin {
     /// Every group of every broker.
     pub async fn list_groups(&self) -> Result<Vec<GroupListing>, ClientError> {
-        let cluster = self.client.retry(async || self.client.refresh_topics(&[], false).await).await?;
+        let cluster = self.client.retry(|| async { self.client.refresh_topics(&[], false).await }).await?;
         let mut groups = Vec::new();
         for broker in cluster.brokers.keys() {
             let response = self
                 .client
-                .retry(async || {
+                .retry(|| async {
                     let channel = self.client.broker(*broker, Purpose::General)?;
                     let response = channel.call(&ListGroupsRequest::default()).await?;
                     let refused = |code| BrokerError::new(format!("groups of broker {broker}"), code);
@@ -95,8 +95,9 @@ impl Admin {
     /// A group with its members.
     pub async fn describe_group(&self, group: impl Into<KString>) -> Result<GroupDescription, ClientError> {
         let group = group.into();
+        let group = &group;
         self.client
-            .with_coordinator(&group, async |coordinator| {
+            .with_coordinator(group, |coordinator| async move {
                 let request = DescribeGroupsRequest { groups: vec![group.clone()], ..Default::default() };
                 let response = self.client.broker(coordinator, Purpose::General)?.call(&request).await?;
                 let row = response.groups.into_iter().next().unwrap_or_default();
@@ -126,7 +127,7 @@ impl Admin {
         for group in groups {
             let deleted = self
                 .client
-                .with_coordinator(group, async |coordinator| {
+                .with_coordinator(group, |coordinator| async move {
                     let request = DeleteGroupsRequest { groups_names: vec![group.clone()], ..Default::default() };
                     let response = self.client.broker(coordinator, Purpose::General)?.call(&request).await?;
                     let row = response.results.into_iter().next().unwrap_or_default();
@@ -148,8 +149,9 @@ impl Admin {
         group: impl Into<KString>,
     ) -> Result<BTreeMap<TopicPartition, CommittedOffset>, ClientError> {
         let group = group.into();
+        let group = &group;
         self.client
-            .with_coordinator(&group, async |coordinator| {
+            .with_coordinator(group, |coordinator| async move {
                 let build = |version| {
                     if version >= BATCHED_FETCH {
                         let row =
@@ -176,8 +178,9 @@ impl Admin {
         offsets: &BTreeMap<TopicPartition, CommittedOffset>,
     ) -> Result<Outcomes<TopicPartition, ()>, ClientError> {
         let group = group.into();
+        let group = &group;
         self.client
-            .with_coordinator(&group, async |coordinator| {
+            .with_coordinator(group, |coordinator| async move {
                 let request = commit_request(&group, offsets);
                 let channel = self.client.broker(coordinator, Purpose::General)?;
                 let wait = self.client.options().request_timeout;
@@ -202,8 +205,9 @@ impl Admin {
         partitions: &[TopicPartition],
     ) -> Result<Outcomes<TopicPartition, ()>, ClientError> {
         let group = group.into();
+        let group = &group;
         self.client
-            .with_coordinator(&group, async |coordinator| {
+            .with_coordinator(group, |coordinator| async move {
                 let topics = by_topic(partitions).into_iter().map(|(name, indexes)| OffsetDeleteRequestTopic {
                     name,
                     partitions: indexes

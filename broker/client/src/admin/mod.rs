@@ -70,7 +70,7 @@ impl Admin {
         let build = |version| DescribeClusterRequest { include_fenced_brokers: version >= 2, ..Default::default() };
         let response = self
             .client
-            .retry(async || {
+            .retry(|| async {
                 let (_, response) = self.client.call_any::<DescribeClusterRequest>(0..=2, wait, build).await?;
                 let refused = |code| BrokerError::new("cluster", code).with_message(response.error_message.as_deref());
                 ErrorCode::from(response.error_code).ok().map_err(refused)?;

@@ -56,8 +56,9 @@ impl Admin {
     ) -> Result<Outcomes<TopicPartition, ListedOffset>, ClientError> {
         let specs: BTreeMap<_, _> = partitions.iter().cloned().collect();
         self.learn_topics(specs.keys()).await?;
+        let specs = &specs;
         self.client
-            .by_leader(specs.keys().cloned().collect(), async |leader, partitions| {
+            .by_leader(specs.keys().cloned().collect(), |leader, partitions| async move {
                 let topics = by_topic(&partitions).into_iter().map(|(name, indexes)| ListOffsetsTopic {
                     partitions: indexes
                         .into_iter()
@@ -105,8 +106,9 @@ impl Admin {
     ) -> Result<Outcomes<TopicPartition, Offset>, ClientError> {
         let offsets: BTreeMap<_, _> = before.iter().cloned().collect();
         self.learn_topics(offsets.keys()).await?;
+        let offsets = &offsets;
         self.client
-            .by_leader(offsets.keys().cloned().collect(), async |leader, partitions| {
+            .by_leader(offsets.keys().cloned().collect(), |leader, partitions| async move {
                 let topics = by_topic(&partitions).into_iter().map(|(name, indexes)| DeleteRecordsTopic {
                     partitions: indexes
                         .into_iter()

@@ -219,7 +219,7 @@ impl Admin {
 
     /// Every topic that this client may see, internal ones included.
     pub async fn list_topics(&self) -> Result<Vec<TopicDescription>, ClientError> {
-        let response = self.client.retry(async || self.client.fetch_metadata(None, false).await).await?;
+        let response = self.client.retry(|| async { self.client.fetch_metadata(None, false).await }).await?;
         let cluster = self.client.learn(&response, true);
         let mut topics: Vec<_> = cluster.topics.iter().map(|(name, topic)| describe(name, topic)).collect();
         topics.sort_by(|left, right| left.name.cmp(&right.name));
@@ -228,7 +228,7 @@ impl Admin {
 
     /// Topics by name. It never creates one.
     pub async fn describe_topics(&self, names: &[KString]) -> Result<Outcomes<KString, TopicDescription>, ClientError> {
-        let response = self.client.retry(async || self.client.fetch_metadata(Some(names), false).await).await?;
+        let response = self.client.retry(|| async { self.client.fetch_metadata(Some(names), false).await }).await?;
         let cluster = self.client.learn(&response, false);
         let mut outcomes = BTreeMap::new();
         for row in response.topics {

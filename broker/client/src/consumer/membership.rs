@@ -126,8 +126,9 @@ impl Membership {
             request.member_id = live.member.clone();
         }
         request.group_instance_id.clone_from(&self.options.group_instance_id);
+        let request = &request;
         self.client
-            .with_coordinator(&self.group, async |coordinator| {
+            .with_coordinator(&self.group, |coordinator| async move {
                 let channel = self.channel(coordinator)?;
                 let wait = self.client.options().request_timeout;
                 let (_, response) = channel.call_with(2..=COMMIT_BY_NAME_MAX, wait, |_| request.clone()).await?;
@@ -248,7 +249,7 @@ impl Membership {
         }
         let names: BTreeSet<KString> = members.iter().flat_map(|member| member.topics.iter().cloned()).collect();
         let names: Vec<_> = names.into_iter().collect();
-        let cluster = self.client.retry(async || self.client.refresh_topics(&names, true).await).await?;
+        let cluster = self.client.retry(|| async { self.client.refresh_topics(&names, true).await }).await?;
         let mut topics = BTreeMap::new();
         for name in names {
             // A topic that does not exist is assigned to nobody.
