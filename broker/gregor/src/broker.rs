@@ -51,9 +51,17 @@ pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<BrokerConfig>
     Ok(config)
 }
 
+/// Threads for calls that block.
+const BLOCKING_THREADS_MAX: usize = 4;
+
 /// Runs a node until SIGTERM or SIGINT, then shuts it down cleanly; a second signal ends it at once.
 pub fn serve(config: BrokerConfig, health_listen: Option<String>, started: impl FnOnce(&Node)) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // What blocks (loading a group partition, closing logs) is short or rare: a thread for each would only cost memory.
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build()
+        .context("starting threads")?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
