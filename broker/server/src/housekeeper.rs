@@ -123,6 +123,7 @@ fn retain(partition: &Partition) {
     loop {
         let step = partition.with_log(|log, high_watermark| {
             let progress = log.retain(high_watermark, now(), SEGMENTS_PER_STEP)?;
+            log.release_files();
             Ok::<_, gregor_log::LogError>((progress, log.start_offset()))
         });
         match step {

@@ -260,13 +260,15 @@ impl Partition {
         let syncs = settings.syncs_before_acknowledging();
         let required = info.last_offset.plus(1);
         if matches!(appended, Appended::New(_)) {
+            // A sealed segment is synced in the background, or a recovery would have to read all of it again.
+            let sealed = log.has_unsynced_sealed_segments();
             let moved = leader.on_append(required, now);
             let flush_after = settings.flush_messages;
             state.uncommitted_bytes = state.uncommitted_bytes.saturating_add(batch.size() as u32);
             state.on_high_watermark(moved);
             let (records, since) = state.unflushed.unwrap_or((0, now));
             state.unflushed = Some((records + batch.offsets_count(), since));
-            if records + batch.offsets_count() >= flush_after {
+            if sealed || records + batch.offsets_count() >= flush_after {
                 drop(state);
                 self.directory.request_flush(self);
                 state = self.lock();
