@@ -16,7 +16,7 @@ use crate::{
     checkpoint::encode_epochs,
     disk::{SyncToken, replace_file},
     epoch_cache::EpochCache,
-    file_names::{LEADER_EPOCH_CHECKPOINT, PARTITION_METADATA, PRODUCER_SNAPSHOT, offset_file},
+    file_names::{LEADER_EPOCH_CHECKPOINT, LOG, PARTITION_METADATA, PRODUCER_SNAPSHOT, offset_file, offset_of},
     producer_snapshot,
     producer_state::ProducerState,
     segment::Segment,
@@ -125,7 +125,8 @@ impl FlushToken {
 }
 
 impl PartitionLog {
-    /// Creates the log of a new replica: its folder and an empty segment.
+    /// Creates the log of a new replica: its folder and an empty segment. A folder that has a log already is refused:
+    /// what is in it is somebody's data.
     pub fn create(
         disk: Arc<dyn Disk>,
         directory: PathBuf,
@@ -135,6 +136,10 @@ impl PartitionLog {
         now: Timestamp,
     ) -> Result<Self, LogError> {
         disk.create_directory(&directory).map_err(LogError::io(&directory))?;
+        let entries = disk.list(&directory).map_err(LogError::io(&directory))?;
+        if let Some(entry) = entries.iter().find(|entry| offset_of(&entry.name, LOG).is_some()) {
+            return Err(LogError::malformed(directory.join(&entry.name), "a log is there already: open it instead"));
+        }
         let segment = Segment::create(&*disk, &directory, Offset::ZERO, now)?;
         let mut log = Self::assemble(disk, directory, topic_partition, config, vec![segment]);
         log.topic_id = topic_id;

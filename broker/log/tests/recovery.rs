@@ -209,6 +209,22 @@ fn a_flush_that_began_before_a_truncation_promises_nothing_for_what_came_after()
 }
 
 #[test]
+fn a_folder_that_has_a_log_is_not_taken_for_a_new_one() {
+    let disk = FaultyDisk::new();
+    let records = closed(&disk);
+    let again = PartitionLog::create(
+        std::sync::Arc::new(disk.clone()),
+        folder(),
+        partition(),
+        None,
+        std::sync::Arc::new(config()),
+        NOW,
+    );
+    assert!(again.unwrap_err().to_string().contains("a log is there already"));
+    assert_eq!(read_all(&mut open_clean(&disk)), records);
+}
+
+#[test]
 fn the_topic_id_is_on_the_disk_before_the_first_record() {
     let disk = FaultyDisk::new();
     let topic_id = gregor_types::Uuid(42 << 90);
