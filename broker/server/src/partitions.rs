@@ -49,8 +49,8 @@ pub(crate) struct Partitions {
 /// Topics with a partition here, by both of their names.
 #[derive(Debug, Default, Clone)]
 struct PartitionMap {
-    by_name: HashMap<KString, Arc<TopicPartitions>>,
-    by_id: HashMap<TopicId, Arc<TopicPartitions>>,
+    names: HashMap<KString, Arc<TopicPartitions>>,
+    ids: HashMap<TopicId, Arc<TopicPartitions>>,
     /// How many partitions each log directory holds.
     by_directory: HashMap<Uuid, usize>,
 }
@@ -137,12 +137,12 @@ impl Partitions {
 
     /// A topic's partitions here, by name.
     pub(crate) fn topic(&self, name: &str) -> Option<Arc<TopicPartitions>> {
-        self.map.load().by_name.get(name).cloned()
+        self.map.load().names.get(name).cloned()
     }
 
     /// A partition by name, or what to tell the client that asked for it.
     pub(crate) fn find(&self, topic: &str, index: i32, image: &Image) -> Result<Arc<Partition>, ErrorCode> {
-        if let Some(partition) = self.map.load().by_name.get(topic).and_then(|topic| topic.partitions.get(&index)) {
+        if let Some(partition) = self.map.load().names.get(topic).and_then(|topic| topic.partitions.get(&index)) {
             return Ok(Arc::clone(partition));
         }
         Err(match image.topics().by_name(topic).and_then(|topic| topic.partition(PartitionIndex(index))) {
@@ -153,7 +153,7 @@ impl Partitions {
 
     /// A partition by its topic's id, or what to tell the client that asked for it.
     pub(crate) fn find_by_id(&self, topic: TopicId, index: i32, image: &Image) -> Result<Arc<Partition>, ErrorCode> {
-        if let Some(partition) = self.map.load().by_id.get(&topic).and_then(|topic| topic.partitions.get(&index)) {
+        if let Some(partition) = self.map.load().ids.get(&topic).and_then(|topic| topic.partitions.get(&index)) {
             return Ok(Arc::clone(partition));
         }
         Err(match image.topics().by_id(topic) {
@@ -166,7 +166,7 @@ impl Partitions {
     /// Every partition here.
     pub(crate) fn all(&self) -> Vec<Arc<Partition>> {
         let map = self.map.load();
-        map.by_id.values().flat_map(|topic| topic.partitions.values().cloned()).collect()
+        map.ids.values().flat_map(|topic| topic.partitions.values().cloned()).collect()
     }
 
     /// The log directories.
@@ -288,7 +288,7 @@ impl Partitions {
             }
         }
         self.map.store(Arc::new(map));
-        for topic in self.map.load().by_id.values() {
+        for topic in self.map.load().ids.values() {
             if brokers_changed || changes.configs.contains(&ConfigResource::topic(topic.name.clone())) {
                 let settings = TopicSettings::of(&topic.name, config, image);
                 topic.partitions.values().for_each(|one| one.set_settings(&settings, now()));
@@ -376,7 +376,7 @@ impl Partitions {
 
     fn delete(&self, map: &mut PartitionMap, topic: TopicId, index: PartitionIndex) {
         let Some(partition) = map.remove(topic, index) else { return };
-        if !map.by_id.contains_key(&topic) {
+        if !map.ids.contains_key(&topic) {
             self.metrics.forget_topic(&partition.topic);
         }
         let delay_ms = partition.lock().settings.log.file_delete_delay_ms;
@@ -411,12 +411,14 @@ fn set_stray(name: &TopicPartition, found: FoundLog) {
 
 impl PartitionMap {
     fn get(&self, topic: TopicId, index: PartitionIndex) -> Option<Arc<Partition>> {
-        self.by_id.get(&topic)?.partitions.get(&index.value()).cloned()
+        self.ids.get(&topic)?.partitions.get(&index.value()).cloned()
     }
 
     fn insert(&mut self, partition: &Arc<Partition>) {
-        let mut entry = match self.by_id.get(&partition.topic_id) {
-            Some(entry) => TopicPartitions::clone(entry),
+        // Taken out of both, the entry is copied only if a published map still holds it: a large topic is built in linear time.
+        self.names.remove(&partition.topic);
+        let mut entry = match self.ids.remove(&partition.topic_id) {
+            Some(entry) => Arc::unwrap_or_clone(entry),
             None => {
                 TopicPartitions { name: partition.topic.clone(), id: partition.topic_id, partitions: BTreeMap::new() }
             }
@@ -428,15 +430,15 @@ impl PartitionMap {
     }
 
     fn remove(&mut self, topic: TopicId, index: PartitionIndex) -> Option<Arc<Partition>> {
-        let mut entry = TopicPartitions::clone(self.by_id.get(&topic)?);
+        let mut entry = TopicPartitions::clone(self.ids.get(&topic)?);
         let removed = entry.partitions.remove(&index.value())?;
         if let Some(held) = self.by_directory.get_mut(&removed.directory.id) {
             *held -= 1;
         }
         if entry.partitions.is_empty() {
-            self.by_id.remove(&topic);
-            if self.by_name.get(&entry.name).is_some_and(|named| named.id == topic) {
-                self.by_name.remove(&entry.name);
+            self.ids.remove(&topic);
+            if self.names.get(&entry.name).is_some_and(|named| named.id == topic) {
+                self.names.remove(&entry.name);
             }
         } else {
             self.put(entry);
@@ -446,8 +448,8 @@ impl PartitionMap {
 
     fn put(&mut self, entry: TopicPartitions) {
         let entry = Arc::new(entry);
-        self.by_name.insert(entry.name.clone(), Arc::clone(&entry));
-        self.by_id.insert(entry.id, entry);
+        self.names.insert(entry.name.clone(), Arc::clone(&entry));
+        self.ids.insert(entry.id, entry);
     }
 }
 
