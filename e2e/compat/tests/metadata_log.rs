@@ -4,7 +4,9 @@
 use std::{
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -16,9 +18,23 @@ const CLUSTER_ID: &str = "4L6g3nShT-eMCtK--X86sw";
 const FEATURES_BEYOND_US: [&str; 5] =
     ["eligible.leader.replicas.version", "group.version", "share.version", "streams.version", "transaction.version"];
 
+/// How long an Apache broker may take to start and to be let in.
+const JOIN_DEADLINE: Duration = Duration::from_mins(2);
+
 /// A node's folder and its `server.properties`.
 struct Home {
     folder: tempfile::TempDir,
+    controller_port: u16,
+}
+
+/// A process that does not outlive the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Home {
@@ -35,7 +51,7 @@ impl Home {
             data.display()
         );
         std::fs::write(folder.path().join("server.properties"), properties)?;
-        Ok(Self { folder })
+        Ok(Self { folder, controller_port: controller })
     }
 
     fn dynamic(more: &str) -> Result<Self> {
@@ -215,4 +231,54 @@ fn a_cluster_that_runs_more_than_we_serve_is_refused_by_name_and_left_as_it_is()
     assert!(FEATURES_BEYOND_US.iter().any(|feature| said.contains(feature)), "{said}");
     assert!(!home.metadata().join("quorum-state").exists(), "no vote was given");
     Ok(())
+}
+
+#[test]
+fn an_apache_broker_follows_our_quorum_registers_and_is_let_in() -> Result<()> {
+    let jars = jars(&Release::complete(Release::COMPLETE))?;
+    let home = Home::dynamic("")?;
+    home.format(&["--standalone"])?;
+    let gregor = home.start()?;
+
+    let folder = home.folder.path().join("apache");
+    std::fs::create_dir_all(&folder)?;
+    let (properties, data) = (folder.join("server.properties"), folder.join("data"));
+    let client = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    std::fs::write(
+        &properties,
+        format!(
+            "process.roles=broker\nnode.id=2\ncontroller.quorum.bootstrap.servers=127.0.0.1:{}\n\
+             listeners=PLAINTEXT://127.0.0.1:{client}\ncontroller.listener.names=CONTROLLER\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\nlog.dirs={}\n",
+            home.controller_port,
+            data.display()
+        ),
+    )?;
+    let properties = properties.to_str().context("a path that is text")?;
+    let arguments = ["format", "-t", CLUSTER_ID, "-c", properties, "--no-initial-controllers"];
+    tool(&jars, "kafka.tools.StorageTool", &arguments)?;
+    let output = std::fs::File::create(folder.join("output.log"))?;
+    let mut apache = java_tool(&jars, "kafka.Kafka", &[properties])?;
+    let apache = Killed(apache.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()?);
+
+    // Two replicas can be placed once a second broker is registered, has caught up and is unfenced.
+    let deadline = Instant::now() + JOIN_DEADLINE;
+    let create = ["topic", "create", "shared", "-p", "1", "-r", "2", "--bootstrap-server", gregor.bootstrap()];
+    loop {
+        let output = Command::new(program()?).args(create).output()?;
+        if output.status.success() {
+            break;
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let log = std::fs::read_to_string(folder.join("output.log")).unwrap_or_default();
+        ensure!(Instant::now() < deadline, "the Apache broker was not let in: {said}\nits log:\n{log}");
+        thread::sleep(Duration::from_millis(200));
+    }
+    // And it reads what our controller decides.
+    while !data.join("shared-0").exists() {
+        ensure!(Instant::now() < deadline, "the Apache broker did not create its replica");
+        thread::sleep(Duration::from_millis(50));
+    }
+    drop(apache);
+    gregor.stop()
 }

@@ -44,6 +44,7 @@ pub(crate) mod offset_delete;
 pub(crate) mod offset_fetch;
 pub(crate) mod offset_for_leader_epoch;
 pub(crate) mod produce;
+pub(crate) mod quorum;
 pub(crate) mod sync_group;
 #[cfg(test)]
 pub(crate) mod test_image;
