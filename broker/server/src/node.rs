@@ -17,6 +17,7 @@ use gregor_config::{BrokerConfig, Endpoint, Listener, ProcessRoles, SecurityProt
 use gregor_log::{Disk, disk::RealDisk};
 use gregor_node::LifecycleConfig;
 use gregor_types::{KString, Offset};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
@@ -141,6 +142,7 @@ impl Node {
         let ProcessRoles { broker: true, controller: true } = config.process_roles else {
             return Err(StartError::Roles);
         };
+        raise_descriptor_limit();
         let (failures, directory_failures) = watch::channel(None);
         let storage = Arc::new(Storage::open(&disk, &config, failures)?);
         let sockets = bind_all(&mut config).await?;
@@ -380,6 +382,17 @@ async fn bind_all(config: &mut BrokerConfig) -> Result<Vec<(Listener, TcpListene
         sockets.push((listener.clone(), socket));
     }
     Ok(sockets)
+}
+
+/// Logs and connections take many descriptors: use all that the system allows, as the JVM does.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
+    }
 }
 
 /// What a listener on every interface advertises, as Kafka does: this machine's name.

@@ -497,8 +497,13 @@ impl Partition {
         error.error_code()
     }
 
-    /// The disk said no: the directory is not trusted any more.
+    /// The disk said no: the directory is not trusted any more. A process without a free descriptor says nothing about the
+    /// disk; what could not be opened is asked for again.
     fn on_log_error(&self, error: &LogError) -> ErrorCode {
+        if is_out_of_descriptors(error) {
+            tracing::warn!(partition = %self.name(), %error, "too many open files: raise the limit of this process");
+            return ErrorCode::KafkaStorageError;
+        }
         self.directory.fail(&format!("{}-{}: {error}", self.topic, self.index));
         ErrorCode::KafkaStorageError
     }
@@ -548,6 +553,12 @@ impl State {
             self.waiters.on_high_watermark(high_watermark, bytes);
         }
     }
+}
+
+fn is_out_of_descriptors(error: &LogError) -> bool {
+    use rustix::io::Errno;
+    let LogError::Io { source, .. } = error else { return false };
+    matches!(Errno::from_io_error(source), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// KIP-595: a reader whose last record is of an epoch that ended elsewhere here has to cut its log back first.
