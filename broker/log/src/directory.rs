@@ -155,6 +155,7 @@ impl LogDirectory {
             config,
             recovery_point: offset(CheckpointKind::RecoveryPoint),
             log_start_offset: offset(CheckpointKind::LogStart),
+            cleaned_to: offset(CheckpointKind::Cleaner),
             clean: self.was_clean(),
             now,
         };

@@ -34,6 +34,9 @@ pub struct OpenOptions {
     pub recovery_point: Offset,
     /// The first offset that readers may see, says the checkpoint; 0 where it says nothing.
     pub log_start_offset: Offset,
+    /// The cleaner has been over everything before this offset, says its checkpoint; 0 where it says nothing. A segment
+    /// there may end before the next begins.
+    pub cleaned_to: Offset,
     /// Whether the log was closed before the program ended.
     pub clean: bool,
     /// The time.
@@ -232,6 +235,9 @@ impl LogOpening {
         let config = self.log.config.clone();
         let next_base = self.log.segments.get(work.segment + 1).map(|next| next.base_offset);
         let segment = &mut self.log.segments[work.segment];
+        // A segment ends before the next begins where the cleaner has taken its last records, or where power failed after
+        // the next one had reached the disk. The latter is damage, though Kafka would serve the hole.
+        let may_end_early = config.compact || segment.base_offset < self.options.cleaned_to;
         let path = segment.path().to_owned();
         let file = segment.file(&*disk)?.clone();
         if self.current.is_none() {
@@ -269,7 +275,7 @@ impl LogOpening {
                     }
                     continue;
                 }
-                Scan::End if work.check && hole_follows(self.end, next_base, &config) => {
+                Scan::End if work.check && !may_end_early && next_base.is_some_and(|next| next != self.end) => {
                     Some((scanner.position(), "the next segment does not begin where it ends".to_owned()))
                 }
                 Scan::End => None,
@@ -356,10 +362,4 @@ impl LogOpening {
 fn continues(header: &BatchHeader, end: Offset, segment_base: Offset) -> bool {
     let first = if header.magic < 2 { header.last_offset() } else { header.base_offset };
     first >= end && header.last_offset().0 - segment_base.0 <= i64::from(i32::MAX)
-}
-
-/// Whether a segment has lost its end: power failed after the next one had reached the disk. Kafka would serve the hole.
-/// Compaction leaves such holes for good reason.
-fn hole_follows(end: Offset, next_base: Option<Offset>, config: &LogConfig) -> bool {
-    !config.compact && next_base.is_some_and(|next_base| next_base != end)
 }

@@ -12,7 +12,7 @@ use gregor_log::{
     disk::{Crash, FaultyDisk, Operation, read_file, replace_file},
 };
 use gregor_types::{LeaderEpoch, Offset};
-use gregor_wire::batch::{BatchChecksum, BatchHeader};
+use gregor_wire::batch::{BatchChecksum, BatchHeader, split_batches};
 
 fn config() -> LogConfig {
     LogConfig { segment_bytes: 1200, index_interval_bytes: 200, ..LogConfig::default() }
@@ -122,6 +122,23 @@ fn snapshots_that_serve_nobody_are_removed() {
     open_clean(&disk);
     let names = names(&disk, &folder());
     assert!(!names.iter().any(|name| name.contains("03.snapshot") || name.contains("999.snapshot")), "{names:?}");
+}
+
+#[test]
+fn a_segment_that_lost_its_end_ends_the_log_unless_the_cleaner_was_there() {
+    let disk = FaultyDisk::new();
+    let records = closed(&disk);
+    let first = path("00000000000000000000.log");
+    let content = read_file(&disk, &first, 1 << 20).unwrap();
+    let last = split_batches(&content).last().unwrap().unwrap().bytes().len();
+    disk.open(&first).unwrap().truncate((content.len() - last) as u64).unwrap();
+    let mut cleaned = options(config(), Offset(0), false);
+    cleaned.cleaned_to = Offset(60);
+    assert_eq!(reopen(&disk, cleaned).end_offset(), Offset(60));
+    let mut log = reopen(&disk, options(config(), Offset(0), false));
+    let found = read_all(&mut log);
+    assert!(log.end_offset() < Offset(20), "{}", log.end_offset());
+    assert_eq!(found, records[..found.len()]);
 }
 
 #[test]

@@ -35,6 +35,7 @@ pub fn options(config: LogConfig, recovery_point: Offset, clean: bool) -> OpenOp
         config: Arc::new(config),
         recovery_point,
         log_start_offset: Offset(0),
+        cleaned_to: Offset(0),
         clean,
         now: NOW,
     }

@@ -116,6 +116,7 @@ impl MetadataLog {
                 config: log_config,
                 recovery_point: Offset::ZERO,
                 log_start_offset: Offset::ZERO,
+                cleaned_to: Offset::ZERO,
                 clean: false,
                 now,
             };
