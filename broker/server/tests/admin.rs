@@ -85,6 +85,20 @@ fn a_topic_is_created_by_its_first_use_where_client_and_broker_allow_it() {
 }
 
 #[test]
+fn topics_that_are_used_first_together_are_created_together() {
+    let home = Home::new();
+    let node = home.start();
+    let mut client = node.with_topic("there", 1, &[]);
+    let names = ["a", "not a name", "b", "there", "c"];
+    let topics = names.map(|name| MetadataRequestTopic { name: Some(name.into()), ..Default::default() });
+    let request = MetadataRequest { topics: Some(topics.to_vec()), ..Default::default() };
+    let codes: Vec<_> = client.call(12, &request).topics.iter().map(|topic| error(topic.error_code)).collect();
+    let none = ErrorCode::None;
+    assert_eq!(codes, [none, ErrorCode::InvalidTopicException, none, none, none]);
+    node.stop();
+}
+
+#[test]
 fn many_clients_that_use_a_topic_first_get_the_same_one() {
     let home = Home::new();
     let node = home.start();

@@ -1,5 +1,7 @@
 //! Metadata: the brokers, and the topics that a client asks for, created on first use where that is allowed.
 
+use std::collections::BTreeSet;
+
 use gregor_messages::{
     MetadataRequest, MetadataResponse,
     metadata_request::MetadataRequestTopic,
@@ -11,7 +13,7 @@ use gregor_types::{BrokerId, ErrorCode, KString, Uuid, check_topic_name, is_inte
 use super::{
     Context,
     nodes::{self, ALL_CLUSTER_OPERATIONS, ALL_TOPIC_OPERATIONS, OPERATIONS_OMITTED},
-    topic_creation::create_on_first_use,
+    topic_creation::create_all_on_first_use,
 };
 
 /// Answers from the newest image, after creating what is missing and may be created.
@@ -28,18 +30,16 @@ pub(crate) async fn handle(context: &Context, request: MetadataRequest, version:
     }
     // Before version 4 a client had no say, and the broker's configuration decided.
     let may_create = broker.config.auto_create_topics_enable && (version < 4 || request.allow_auto_topic_creation);
-    let image = broker.image();
-    let mut failed = Vec::new();
-    if may_create && let Some(topics) = &request.topics {
-        for topic in topics {
-            if let Some(name) = topic.name.as_ref().filter(|_| topic.topic_id == Uuid::ZERO)
-                && image.topics().by_name(name).is_none()
-                && let Err(error) = create_on_first_use(broker, name).await
-            {
-                failed.push((name.clone(), error));
-            }
+    let failed = match &request.topics {
+        Some(topics) if may_create => {
+            let image = broker.image();
+            let named =
+                topics.iter().filter(|topic| topic.topic_id == Uuid::ZERO).filter_map(|topic| topic.name.as_ref());
+            let missing: BTreeSet<_> = named.filter(|name| image.topics().by_name(name).is_none()).cloned().collect();
+            create_all_on_first_use(broker, &missing.into_iter().collect::<Vec<_>>()).await
         }
-    }
+        _ => Vec::new(),
+    };
     view.response(&broker.image(), &request, &failed)
 }
 

@@ -22,27 +22,53 @@ const CREATE_TOPICS_VERSION: i16 = 7;
 
 /// Creates a topic that is used for the first time. An error says what to tell the client.
 pub(crate) async fn create_on_first_use(broker: &Broker, name: &KString) -> Result<(), ErrorCode> {
-    check_topic_name(name).map_err(|_| ErrorCode::InvalidTopicException)?;
+    match create_all_on_first_use(broker, std::slice::from_ref(name)).await.pop() {
+        None => Ok(()),
+        Some((_, error)) => Err(error),
+    }
+}
+
+/// The same for several at once. Returns those that were not created, and what to tell the client of each.
+pub(crate) async fn create_all_on_first_use(broker: &Broker, names: &[KString]) -> Vec<(KString, ErrorCode)> {
+    let (legal, illegal): (Vec<_>, Vec<_>) = names.iter().cloned().partition(|name| check_topic_name(name).is_ok());
+    let mut failed: Vec<_> = illegal.into_iter().map(|name| (name, ErrorCode::InvalidTopicException)).collect();
+    if legal.is_empty() {
+        return failed;
+    }
+    // The client should ask again until there is a controller, or a broker that can hold the topic.
+    let again = || legal.iter().map(|name| (name.clone(), ErrorCode::LeaderNotAvailable));
+    match timeout(PATIENCE, create(broker, &legal)).await {
+        Ok(Some(refused)) => failed.extend(refused),
+        Ok(None) | Err(_) => failed.extend(again()),
+    }
+    failed
+}
+
+/// Asks for topics and waits until this broker knows those that were created. `None` if the node stops.
+async fn create(broker: &Broker, names: &[KString]) -> Option<Vec<(KString, ErrorCode)>> {
     let request = CreateTopicsRequest {
-        topics: vec![creation_of(&broker.config, name)],
+        topics: names.iter().map(|name| creation_of(&broker.config, name)).collect(),
         timeout_ms: PATIENCE.as_millis() as i32,
         ..Default::default()
     };
-    let created = timeout(PATIENCE, async {
-        let response = broker.control.ask(CREATE_TOPICS_VERSION, request).await;
-        let response = response.map_err(|_| ErrorCode::LeaderNotAvailable)?;
-        let code = response.topics.first().map_or(ErrorCode::UnknownServerError.code(), |topic| topic.error_code);
-        match ErrorCode::from_code(code).unwrap_or(ErrorCode::UnknownServerError) {
-            ErrorCode::None | ErrorCode::TopicAlreadyExists => {}
-            // The client should ask again until there is a controller, or a broker that can hold the topic.
-            ErrorCode::NotController | ErrorCode::RequestTimedOut => return Err(ErrorCode::LeaderNotAvailable),
-            error => return Err(error),
+    let response = broker.control.ask(CREATE_TOPICS_VERSION, request).await.ok()?;
+    let failure = |code| match ErrorCode::from_code(code).unwrap_or(ErrorCode::UnknownServerError) {
+        ErrorCode::None | ErrorCode::TopicAlreadyExists => None,
+        ErrorCode::NotController | ErrorCode::RequestTimedOut => Some(ErrorCode::LeaderNotAvailable),
+        error => Some(error),
+    };
+    let mut refused = Vec::new();
+    let mut created = Vec::new();
+    for topic in response.topics {
+        match failure(topic.error_code) {
+            Some(error) => refused.push((topic.name, error)),
+            None => created.push(topic.name),
         }
-        let mut images = broker.control.image_updates();
-        let known = images.wait_for(|image| image.topics().by_name(name).is_some()).await;
-        known.map(drop).map_err(|_| ErrorCode::LeaderNotAvailable)
-    });
-    created.await.unwrap_or(Err(ErrorCode::LeaderNotAvailable))
+    }
+    let mut images = broker.control.image_updates();
+    let known = images.wait_for(|image| created.iter().all(|name| image.topics().by_name(name).is_some()));
+    known.await.ok()?;
+    Some(refused)
 }
 
 /// What is asked for: the broker's defaults, or, for the topic of committed offsets, what its coordinator needs.
