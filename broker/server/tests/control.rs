@@ -11,10 +11,11 @@ use std::{
 use gregor_config::{BrokerConfig, Properties};
 use gregor_log::disk::RealDisk;
 use gregor_messages::{
-    BrokerHeartbeatRequest, CreateTopicsRequest, DescribeQuorumRequest, FetchRequest,
+    BrokerHeartbeatRequest, CreateTopicsRequest, DescribeQuorumRequest, FetchRequest, VoteRequest,
     create_topics_request::CreatableTopic,
     describe_quorum_request,
     fetch_request::{FetchPartition, FetchTopic},
+    vote_request,
 };
 use gregor_node::LifecycleConfig;
 use gregor_raft::{Endpoint, ReplicaKey, Voter};
@@ -379,4 +380,37 @@ fn a_node_without_voters_says_what_to_do() {
     home.voters = Voting::Dynamic;
     let error = home.try_start().map(drop).unwrap_err().to_string();
     assert!(error.contains("--standalone"), "{error}");
+}
+
+#[tokio::test]
+async fn a_leader_that_hears_of_a_newer_epoch_steps_down_and_leads_again_without_losing_anything() {
+    let home = Home::new(Voting::Dynamic).with("controller.quorum.election.timeout.ms", "20");
+    home.format();
+    let node = home.start().await;
+    assert_eq!(node.create_topic("before", 1).await, ErrorCode::None);
+    let ballot = vote_request::PartitionData { replica_epoch: 50, replica_id: 7, ..Default::default() };
+    let topic = vote_request::TopicData {
+        topic_name: "__cluster_metadata".into(),
+        partitions: vec![ballot],
+        ..Default::default()
+    };
+    let request = VoteRequest { voter_id: 1, topics: vec![topic], ..Default::default() };
+    let answer = node.control.ask(2, request).await.unwrap();
+    let partition = &answer.topics[0].partitions[0];
+    assert!(!partition.vote_granted, "the candidate's log is behind");
+    assert_eq!((partition.leader_id, partition.leader_epoch), (-1, 50));
+    let deadline = Instant::now() + DEADLINE;
+    // Nobody decides until there is a leader again.
+    loop {
+        match node.create_topic("after", 1).await {
+            ErrorCode::None => break,
+            error => assert_eq!(error, ErrorCode::NotController),
+        }
+        assert!(Instant::now() < deadline, "no leader in time");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let image = node.control.image();
+    assert!(image.topics().by_name("before").is_some());
+    assert_eq!(image.position.epoch.value(), 51);
+    node.stop().await;
 }
