@@ -1,8 +1,8 @@
 //! What every reconcile needs: clients, settings, and the little that is remembered between two of them, all of which may
 //! be lost.
 
-use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher as _;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime};
@@ -24,6 +24,9 @@ pub const FIELD_MANAGER: &str = "gregor-operator";
 /// The field manager of statuses.
 pub const STATUS_MANAGER: &str = "gregor-operator-status";
 
+/// Objects that are remembered as stored otherwise; forgetting one costs one write.
+const SETTLED_MAX: usize = 10_000;
+
 /// What every reconcile needs.
 pub struct Context {
     /// The API server.
@@ -40,6 +43,8 @@ pub struct Context {
     pub gate: StatusGate,
     /// Every KafkaTopic in sight, to find those that name the same topic.
     pub topics: RwLock<Vec<Store<KafkaTopic>>>,
+    /// Objects that the API server stores otherwise than they were applied, by uid, with the hash of what was applied.
+    settled: Mutex<HashMap<String, String>>,
     /// How often in a row the work on an object has failed, by its uid.
     attempts: Mutex<HashMap<String, u32>>,
     chance: RandomState,
@@ -64,10 +69,26 @@ impl Context {
             metrics,
             gate: StatusGate::default(),
             topics: RwLock::default(),
+            settled: Mutex::default(),
             attempts: Mutex::default(),
             chance: RandomState::new(),
             provider: rustls::crypto::aws_lc_rs::default_provider(),
         }
+    }
+
+    /// Remembers that an object is stored otherwise than it was applied.
+    pub fn settle(&self, uid: String, hash: String) {
+        let mut settled = self.settled.lock().expect("nothing panics while it holds this lock");
+        if settled.len() >= SETTLED_MAX {
+            settled.clear();
+        }
+        settled.insert(uid, hash);
+    }
+
+    /// What is remembered of these objects.
+    pub fn settled<'a>(&self, uids: impl Iterator<Item = &'a str>) -> BTreeMap<String, String> {
+        let settled = self.settled.lock().expect("nothing panics while it holds this lock");
+        uids.filter_map(|uid| Some((uid.to_owned(), settled.get(uid)?.clone()))).collect()
     }
 
     /// Counts a failed attempt and says how many there were in a row.

@@ -18,7 +18,7 @@ use crate::context::{Context, STATUS_MANAGER};
 use crate::error::Error;
 
 /// Writes of one object's status that may follow each other quickly: enough for a start from nothing to ready.
-const BURST: u32 = 6;
+const BURST: u32 = 10;
 /// In the long run one write in this time.
 const INTERVAL: Duration = Duration::from_mins(1);
 /// Objects that are remembered; the oldest memory is worth the least.

@@ -10,7 +10,7 @@ use gregor_operator_api::{KafkaCluster, KafkaClusterStatus, names};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-use crate::compare::differs;
+use crate::compare::{applied, differs};
 use crate::identity::{Acceptance, Identity, Mint, NodeIdentity};
 use crate::objects::{self, network, node, storage};
 use crate::pods::{PodSeen, PodState, Refusal};
@@ -30,6 +30,9 @@ pub struct ClusterObserved {
     pub objects: BTreeMap<(Kind, String), Value>,
     /// Every pod that carries it.
     pub pods: Vec<Pod>,
+    /// Objects that the API server stores otherwise than they were applied (an admission webhook may), by their uid, with the
+    /// hash of what was applied: applying the same again would change nothing, for ever.
+    pub settled: BTreeMap<String, String>,
 }
 
 impl ClusterObserved {
@@ -351,7 +354,13 @@ fn write(observed: &ClusterObserved, wanted: Vec<Wanted>, reason: Reason) -> Res
     }
     let differing: Vec<Wanted> = there
         .into_iter()
-        .filter(|wanted| observed.object(wanted.kind, &wanted.name).is_none_or(|seen| differs(&wanted.body, seen)))
+        .filter(|wanted| {
+            observed.object(wanted.kind, &wanted.name).is_none_or(|seen| {
+                let settled = seen["metadata"]["uid"].as_str().and_then(|uid| observed.settled.get(uid));
+                differs(&wanted.body, seen)
+                    && (settled.is_none() || settled.map(String::as_str) != applied(&wanted.body))
+            })
+        })
         .collect();
     if !differing.is_empty() {
         let message = format!("updating {}", names(&differing));

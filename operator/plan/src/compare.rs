@@ -27,9 +27,13 @@ pub fn stamp(mut body: Value) -> Value {
     body
 }
 
+/// The hash of what was applied last to an object, or is to be.
+pub fn applied(object: &Value) -> Option<&str> {
+    object["metadata"]["annotations"][names::APPLIED].as_str()
+}
+
 /// Whether the object has to be applied: something else was applied last, or somebody has changed what we wrote.
 pub fn differs(wanted: &Value, seen: &Value) -> bool {
-    let applied = |object: &Value| object["metadata"]["annotations"][names::APPLIED].as_str().map(str::to_owned);
     applied(wanted) != applied(seen) || !contains(seen, wanted)
 }
 

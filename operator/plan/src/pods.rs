@@ -1,7 +1,7 @@
 //! What a node's pod says about the node. Called by the cluster's plan; it reads, and concludes nothing about what to do.
 
 use gregor_operator_api::names;
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 use serde::Deserialize;
 
 /// The init container that formats or checks the disk.
@@ -76,9 +76,8 @@ impl PodSeen {
     pub fn of(pod: &Pod) -> Self {
         let annotation =
             |key: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned().unwrap_or_default();
-        let statuses =
-            pod.status.as_ref().and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
-        let format = statuses.iter().find(|status| status.name == FORMAT_CONTAINER);
+        let format =
+            pod.status.as_ref().map(statuses).unwrap_or_default().iter().find(|status| status.name == FORMAT_CONTAINER);
         let formatted = format.and_then(terminated).is_some_and(|terminated| terminated.exit_code == 0);
         Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
@@ -96,6 +95,10 @@ impl PodSeen {
     }
 }
 
+fn statuses(status: &PodStatus) -> &[ContainerStatus] {
+    status.init_container_statuses.as_deref().unwrap_or_default()
+}
+
 fn terminated(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     status.state.as_ref().and_then(|state| state.terminated.as_ref())
 }
@@ -108,7 +111,8 @@ fn state(pod: &Pod, format: Option<&ContainerStatus>, formatted: bool) -> PodSta
     let condition = |type_: &str| {
         status.conditions.as_deref().unwrap_or_default().iter().find(|condition| condition.type_ == type_)
     };
-    if let Some(scheduled) = condition("PodScheduled").filter(|condition| condition.status == "False") {
+    let begun = !statuses(status).is_empty();
+    if let Some(scheduled) = condition("PodScheduled").filter(|condition| condition.status == "False" && !begun) {
         return PodState::Unschedulable(scheduled.message.clone().unwrap_or_default());
     }
     let containers = status.container_statuses.as_deref().unwrap_or_default();

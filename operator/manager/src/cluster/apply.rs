@@ -1,6 +1,7 @@
 //! Carries out one step of a cluster's plan. It never decides: every write is what the plan said, guarded by the version or
 //! the uid that the plan saw.
 
+use gregor_operator_plan::compare::{applied, differs};
 use gregor_operator_plan::{Kind, Progress, Reason, Step, Wanted};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::ResourceExt as _;
@@ -124,8 +125,14 @@ async fn create(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(
 async fn apply(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), Error> {
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(wanted.kind));
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch(&wanted.name, &parameters, &Patch::Apply(&wanted.body))
-        .await
-        .map(drop)
-        .map_err(Error::kubernetes(format!("applying {} {}", wanted.kind.as_str(), wanted.name)))
+    let doing = format!("applying {} {}", wanted.kind.as_str(), wanted.name);
+    let stored =
+        api.patch(&wanted.name, &parameters, &Patch::Apply(&wanted.body)).await.map_err(Error::kubernetes(&doing))?;
+    let uid = stored.uid().unwrap_or_default();
+    let stored = serde_json::to_value(stored).map_err(Error::shape(doing))?;
+    if differs(&wanted.body, &stored) {
+        let hash = applied(&wanted.body).unwrap_or_default().to_owned();
+        context.settle(uid, hash);
+    }
+    Ok(())
 }

@@ -8,11 +8,12 @@ use gregor_operator_plan::{ClusterObserved, Kind};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::ResourceExt as _;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::ApiResource;
-use kube::{Client, ResourceExt as _};
 use serde_json::Value;
 
+use crate::context::Context;
 use crate::error::Error;
 
 /// The API of a kind.
@@ -32,12 +33,16 @@ fn plain(mut object: DynamicObject, kind: Kind) -> Result<Value, Error> {
     object.metadata.managed_fields = None;
     let name = object.name_any();
     let mut value = serde_json::to_value(object).map_err(Error::shape(format!("reading {} {name}", kind.as_str())))?;
-    value["kind"] = Value::String(kind.as_str().to_owned());
+    // Items of a list come without them.
+    let resource = resource(kind);
+    value["apiVersion"] = Value::String(resource.api_version);
+    value["kind"] = Value::String(resource.kind);
     Ok(value)
 }
 
 /// Reads a cluster; `None` if it is gone.
-pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<Option<ClusterObserved>, Error> {
+pub async fn read(context: &Context, namespace: &str, name: &str) -> Result<Option<ClusterObserved>, Error> {
+    let client = &context.client;
     let clusters: Api<KafkaCluster> = Api::namespaced(client.clone(), namespace);
     let Some(cluster) =
         clusters.get_opt(name).await.map_err(Error::kubernetes(format!("reading KafkaCluster {name}")))?
@@ -68,5 +73,6 @@ pub async fn read(client: &Client, namespace: &str, name: &str) -> Result<Option
     }
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let pods = pods.list(&labelled).await.map_err(Error::kubernetes(format!("listing pods of {name}")))?.items;
-    Ok(Some(ClusterObserved { cluster, identity, objects, pods }))
+    let settled = context.settled(objects.values().filter_map(|object: &Value| object["metadata"]["uid"].as_str()));
+    Ok(Some(ClusterObserved { cluster, identity, objects, pods, settled }))
 }

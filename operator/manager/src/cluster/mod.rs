@@ -6,7 +6,7 @@ mod dereference;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gregor_operator_api::KafkaCluster;
+use gregor_operator_api::{KafkaCluster, KafkaClusterStatus, condition};
 use gregor_operator_plan::cluster::plan;
 use gregor_operator_plan::{ClusterPlan, Progress, Reason};
 use kube::ResourceExt as _;
@@ -53,7 +53,7 @@ pub fn retry(cluster: Arc<KafkaCluster>, error: &Error, context: Arc<Context>) -
 async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Option<Reason>, Action), Error> {
     let namespace = cluster.namespace().unwrap_or_default();
     let name = cluster.name_any();
-    let Some(observed) = dereference::read(&context.client, &namespace, &name).await? else {
+    let Some(observed) = dereference::read(context, &namespace, &name).await? else {
         context.gate.forget(&cluster.uid().unwrap_or_default());
         return Ok((None, Action::await_change()));
     };
@@ -82,7 +82,12 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
     }
     let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &namespace);
     let before = observed.cluster.status.as_ref();
-    let wait = status::write(context, &api, &observed.cluster, before, &planned.status).await?;
+    // Between two steps only another word is worth a write: what they come to is said at their end.
+    let wait = if stepped && before.is_some_and(|before| says_the_same(before, &planned.status)) {
+        None
+    } else {
+        status::write(context, &api, &observed.cluster, before, &planned.status).await?
+    };
     let next = match (&planned.progress, stepped) {
         (_, true) => NEXT_STEP,
         (Progress::Ready { .. }, false) => context.around(AT_REST),
@@ -90,6 +95,13 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
     };
     let next = if stepped { next } else { wait.map_or(next, |wait| next.min(wait)) };
     Ok((Some(reason), Action::requeue(next)))
+}
+
+fn says_the_same(before: &KafkaClusterStatus, after: &KafkaClusterStatus) -> bool {
+    let word = |status: &KafkaClusterStatus| {
+        condition::find(&status.conditions, condition::READY).map(|ready| (ready.status, ready.reason.clone()))
+    };
+    before.observed_generation == after.observed_generation && word(before) == word(after)
 }
 
 /// Replaces what the plan would say by what its step came to.

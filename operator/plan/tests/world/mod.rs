@@ -126,6 +126,7 @@ impl World {
             identity: self.identity.clone(),
             objects: self.objects.clone(),
             pods: self.pod.iter().cloned().collect(),
+            settled: BTreeMap::new(),
         })
     }
 
