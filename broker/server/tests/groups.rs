@@ -6,6 +6,7 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -53,7 +54,8 @@ fn member(client: &Client, group: &str) -> Consumer {
         offset_reset: OffsetReset::Earliest,
         session_timeout: Duration::from_secs(6),
         heartbeat_interval: Duration::from_millis(50),
-        auto_commit: None,
+        // Only before a rebalance, and at the end.
+        auto_commit: Some(Duration::from_hours(1)),
         ..ConsumerOptions::default()
     })
 }
@@ -77,34 +79,9 @@ fn two_consumers_share_a_topic_and_what_they_committed_survives_a_restart() {
     tell(&node, async |client| {
         client.admin().create_topic(NewTopic::new("orders").partitions(4).replication_factor(1)).await.unwrap();
         produce(&client, "orders", 0..400).await;
-        let mut members = [member(&client, "readers"), member(&client, "readers")];
-        for member in &mut members {
-            member.subscribe(["orders".into()]).await.unwrap();
-        }
-        let mut seen = BTreeSet::new();
-        let started = Instant::now();
-        loop {
-            let [one, two] = &mut members;
-            let poll = Duration::from_millis(100);
-            let (first, second) = tokio::join!(one.poll(poll), two.poll(poll));
-            seen.extend(first.unwrap().into_iter().chain(second.unwrap()).map(|record| record.value.unwrap()));
-            let shared = one.assignment().len() == 2 && two.assignment().len() == 2;
-            if seen.len() == 400 && shared && one.assignment().is_disjoint(&two.assignment()) {
-                break;
-            }
-            assert!(
-                started.elapsed() < DEADLINE,
-                "{} records, {:?} {:?}",
-                seen.len(),
-                one.assignment(),
-                two.assignment()
-            );
-        }
-        for member in members {
-            let mut member = member;
-            member.commit().await.unwrap();
-            member.close().await.unwrap();
-        }
+        let seen = Mutex::new(Seen::default());
+        let (one, two) = (read_its_share(&client, 0, &seen), read_its_share(&client, 1, &seen));
+        within("sharing the topic", async { tokio::join!(one, two) }).await;
     });
     node.stop();
 
@@ -128,6 +105,33 @@ fn two_consumers_share_a_topic_and_what_they_committed_survives_a_restart() {
         again.close().await.unwrap();
     });
     node.stop();
+}
+
+/// What two members have seen together, and what each of them reads.
+#[derive(Default)]
+struct Seen {
+    values: BTreeSet<bytes::Bytes>,
+    shares: [BTreeSet<TopicPartition>; 2],
+    /// Whether they have everything and half of the partitions each; stays so when one of them leaves.
+    done: bool,
+}
+
+/// Reads as a member until the two have everything and half of the partitions each, then commits and leaves.
+async fn read_its_share(client: &Client, me: usize, seen: &Mutex<Seen>) {
+    let mut member = member(client, "readers");
+    member.subscribe(["orders".into()]).await.unwrap();
+    loop {
+        let records = member.poll(Duration::from_millis(100)).await.unwrap();
+        let mut seen = seen.lock().unwrap();
+        seen.values.extend(records.into_iter().map(|record| record.value.unwrap()));
+        seen.shares[me] = member.assignment();
+        let [one, two] = &seen.shares;
+        seen.done |= seen.values.len() == 400 && one.len() == 2 && two.len() == 2 && one.is_disjoint(two);
+        if seen.done {
+            break;
+        }
+    }
+    member.close().await.unwrap();
 }
 
 #[test]
@@ -275,6 +279,48 @@ fn transactional_producers_are_sent_away_for_good_and_told_why() {
     let code = ErrorCode::from(client.call(5, &request).error_code);
     assert!(code != ErrorCode::None && !code.is_retriable(), "{code}");
     node.stop();
+}
+
+#[test]
+fn clients_go_on_over_a_restart_and_nothing_is_lost_or_doubled() {
+    let mut home = home();
+    let mut node = home.start();
+    let port = node.address.port();
+    home = home.with("listeners", format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:0"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let client = runtime.block_on(Client::connect(&node.address.to_string(), ClientOptions::default())).unwrap();
+    let create = NewTopic::new("orders").partitions(2).replication_factor(1);
+    runtime.block_on(client.admin().create_topic(create)).unwrap();
+    let reading = runtime.spawn(read_everything(client.clone(), 300));
+    for round in 0..3 {
+        let values = round * 100..(round + 1) * 100;
+        // Half of them are on their way while the node is down.
+        let writing = runtime.spawn({
+            let client = client.clone();
+            async move { produce(&client, "orders", values).await }
+        });
+        node.stop();
+        node = home.start();
+        runtime.block_on(within("the writer", writing)).unwrap();
+    }
+    let seen = runtime.block_on(within("the reader", reading)).unwrap();
+    let unique: BTreeSet<_> = seen.iter().cloned().collect();
+    assert_eq!((seen.len(), unique.len()), (300, 300));
+    node.stop();
+}
+
+/// As a member of a group that commits as it goes.
+async fn read_everything(client: Client, count: usize) -> Vec<bytes::Bytes> {
+    let mut reader = member(&client, "readers");
+    reader.subscribe(["orders".into()]).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < count {
+        let records = reader.poll(Duration::from_millis(100)).await.unwrap();
+        seen.extend(records.into_iter().map(|record| record.value.unwrap()));
+        // A commit that meets the restart is made up for by the next one.
+        let _ = reader.commit().await;
+    }
+    seen
 }
 
 #[test]

@@ -373,7 +373,9 @@ impl Heartbeats {
                 if let Some(code) = error.code() {
                     self.shared.heed(code, &self.group);
                 }
-                if self.shared.lock().must_join {
+                // While the others are waited for, the member still lives; once it is none any more, there is nothing to say.
+                let live = self.shared.lock();
+                if live.generation < 0 || live.fenced.is_some() {
                     return;
                 }
             }

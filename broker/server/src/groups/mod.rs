@@ -23,7 +23,6 @@ use gregor_coordinators::{
     group::{GroupConfig, GroupRequest, GroupResponse},
     partition_for,
 };
-use gregor_metadata::Changes;
 use gregor_types::{BrokerId, ErrorCode, KString, PartitionIndex};
 use tokio::{
     sync::{Notify, watch},
@@ -186,7 +185,6 @@ impl Groups {
     async fn follow_metadata(self: Arc<Self>) {
         let mut applied = self.partitions.applied();
         let mut draining = self.draining.clone();
-        let mut previous = self.control.image();
         loop {
             self.take_over();
             tokio::select! {
@@ -194,18 +192,13 @@ impl Groups {
                 changed = applied.changed() => if changed.is_err() { return },
             }
             applied.borrow_and_update();
-            let image = self.control.image();
-            let changes = Changes::between(&previous.image, &image.image);
-            let gone = changes.topics_deleted.values().map(|topic| topic.name.clone());
-            // A topic that was created again under its name starts with no offsets as well.
-            let gone: Vec<KString> = gone.collect();
+            let gone = self.partitions.take_deleted_topics();
             if !gone.is_empty() {
                 for shard in self.all() {
                     // A shard that is loading takes in what is left of such offsets; they expire.
                     drop(shard.ask(GroupRequest::ForgetTopics(gone.clone()), self.clock.now()));
                 }
             }
-            previous = image;
         }
     }
 
@@ -224,7 +217,7 @@ impl Groups {
             led.get(index).is_some_and(|(partition, epoch)| shard.is_of(partition, *epoch))
         };
         for (index, shard) in shards.extract_if(.., |index, shard| !stays(index, shard)) {
-            tracing::info!(partition = index.value(), "groups are coordinated elsewhere now");
+            tracing::debug!(partition = index.value(), "groups are coordinated elsewhere now");
             shard.unload();
         }
         for (index, (partition, epoch)) in led {
