@@ -42,7 +42,7 @@ pub(crate) fn register(
 ) -> BrokerRegistrationResponse {
     let mark = plan.mark();
     let result = try_register(plan, sessions, request);
-    match plan.keep(mark, result) {
+    match plan.keep_any(mark, result) {
         Ok(epoch) => {
             let expires = plan.now + plan.config.session_timeout;
             sessions.touch(BrokerId(request.broker_id), epoch, Offset::NONE, expires);
@@ -174,7 +174,7 @@ pub(crate) fn heartbeat(
 ) -> BrokerHeartbeatResponse {
     let mark = plan.mark();
     let result = try_heartbeat(plan, sessions, request);
-    match plan.keep(mark, result) {
+    match plan.keep_any(mark, result) {
         Ok((state, is_caught_up)) => BrokerHeartbeatResponse {
             is_caught_up,
             is_fenced: matches!(state, BrokerState::Fenced | BrokerState::ShutdownNow),
@@ -317,7 +317,7 @@ pub(crate) fn unregister(
                 broker_epoch: broker.epoch.value(),
                 ..Default::default()
             }));
-            plan.keep(mark, Ok(()))
+            plan.keep_any(mark, Ok(()))
         }
         None => {
             Err(Refusal::new(ErrorCode::BrokerIdNotRegistered, format!("Broker ID {id} is not currently registered")))
@@ -371,6 +371,7 @@ pub(crate) fn register_controller(
             ..Default::default()
         };
     }
+    let mark = plan.mark();
     plan.push(MetadataRecord::RegisterController(RegisterControllerRecord {
         controller_id: request.controller_id,
         incarnation_id: request.incarnation_id,
@@ -398,7 +399,12 @@ pub(crate) fn register_controller(
             .collect(),
         ..Default::default()
     }));
-    ControllerRegistrationResponse::default()
+    let result = plan.keep_any(mark, Ok(()));
+    ControllerRegistrationResponse {
+        error_code: code_of(&result),
+        error_message: text_of(&result),
+        ..Default::default()
+    }
 }
 
 /// The registration of a broker that says which incarnation it is.

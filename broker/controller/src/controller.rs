@@ -11,7 +11,9 @@ use gregor_state_records::metadata::{
 use gregor_types::{BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, Offset};
 
 use crate::{
-    ControllerRequest, ControllerResponse, Refusal, brokers, configs, elections, isr, partitions, plan::Plan, topics,
+    ControllerRequest, ControllerResponse, Refusal, brokers, configs, elections, isr, partitions,
+    plan::{Plan, batches},
+    topics,
 };
 
 /// Nanoseconds on a clock that never goes back.
@@ -191,8 +193,8 @@ impl Controller {
         Self { config, committed: Image::default(), committed_end: Offset::ZERO, role: Role::Standby }
     }
 
-    /// Takes one input. `next_offset` is the end of the log: an append of this step lands there or fails, so each step asks for at
-    /// most one. `random` gives 64 random bits.
+    /// Takes one input. `next_offset` is the end of the log, where the first append of this step has to land; further ones follow it
+    /// without a gap. `random` gives 64 random bits.
     pub fn step(
         &mut self,
         input: Input,
@@ -337,10 +339,14 @@ impl Active {
         if records.is_empty() {
             return;
         }
-        self.appended_end = base.plus(records.len() as i64);
         self.speculative = image;
         self.last_append = now;
-        effects.0.push_back(Effect::Append { epoch: self.epoch, base, records });
+        self.appended_end = base;
+        for records in batches(records) {
+            let base = self.appended_end;
+            self.appended_end = base.plus(records.len() as i64);
+            effects.0.push_back(Effect::Append { epoch: self.epoch, base, records });
+        }
     }
 }
 

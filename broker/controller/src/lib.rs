@@ -32,5 +32,7 @@ pub use request::{ControllerRequest, ControllerResponse};
 pub const PRODUCER_ID_BLOCK: i32 = 1_000;
 /// No request creates more partitions than this (`ReplicationControlManager.MAX_PARTITIONS_PER_BATCH`).
 pub const MAX_PARTITIONS_PER_REQUEST: usize = 10_000;
-/// No decision appends more records than this: it lands as one batch or not at all.
+/// No batch has more records than this; what a user asks for lands in one batch or not at all.
 pub const MAX_RECORDS_PER_BATCH: usize = 10_000;
+/// No batch has more bytes of records than this, which leaves room for their framing below the quorum's 8 MiB.
+pub const MAX_BYTES_PER_BATCH: usize = 7 << 20;

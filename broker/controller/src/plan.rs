@@ -2,9 +2,9 @@
 
 use gregor_metadata::{Image, MetadataVersion, VersionedRecord};
 use gregor_state_records::metadata::MetadataRecord;
-use gregor_types::{ErrorCode, Offset};
+use gregor_types::{ErrorCode, KString, Offset};
 
-use crate::{ControllerConfig, MAX_RECORDS_PER_BATCH, Nanos, Refusal};
+use crate::{ControllerConfig, MAX_BYTES_PER_BATCH, MAX_RECORDS_PER_BATCH, Nanos, Refusal};
 
 /// What a decision is made from, and what it has come to so far. Dropping one undoes it: nothing else has seen its records.
 pub(crate) struct Plan<'a> {
@@ -14,12 +14,15 @@ pub(crate) struct Plan<'a> {
     pub(crate) random: &'a mut dyn FnMut() -> u64,
     base: Offset,
     records: Vec<VersionedRecord>,
+    /// At least as many bytes as the records take.
+    bytes: usize,
 }
 
 /// A point in a plan to go back to.
 pub(crate) struct Mark {
     image: Image,
     records: usize,
+    bytes: usize,
 }
 
 impl<'a> Plan<'a> {
@@ -30,7 +33,7 @@ impl<'a> Plan<'a> {
         now: Nanos,
         random: &'a mut dyn FnMut() -> u64,
     ) -> Self {
-        Self { image, config, now, random, base, records: Vec::new() }
+        Self { image, config, now, random, base, records: Vec::new(), bytes: 0 }
     }
 
     /// The finalized `metadata.version`.
@@ -53,36 +56,111 @@ impl<'a> Plan<'a> {
         self.image.apply(&record).expect("a decision's records fit the image that it was made from");
         let record =
             VersionedRecord::at(level, record).expect("decisions ask what the finalized level knows before they write");
+        self.bytes += size_bound(&record.record);
         self.records.push(record);
     }
 
     /// Remembers this point.
     pub(crate) fn mark(&self) -> Mark {
-        Mark { image: self.image.clone(), records: self.records.len() }
+        Mark { image: self.image.clone(), records: self.records.len(), bytes: self.bytes }
     }
 
-    /// Goes back to a point, or, if what came since is good, checks that the plan still fits one batch and goes back if not.
+    /// Keeps what came since a point if it is good and the whole plan still fits one batch; else goes back. For what a user asks:
+    /// all of it happens, or nothing.
     pub(crate) fn keep<T>(&mut self, mark: Mark, result: Result<T, Refusal>) -> Result<T, Refusal> {
+        let fits = self.records.len() <= MAX_RECORDS_PER_BATCH && self.bytes <= MAX_BYTES_PER_BATCH;
         let result = match result {
-            Ok(_) if self.records.len() > MAX_RECORDS_PER_BATCH => {
-                Err(Refusal::new(ErrorCode::PolicyViolation, "Unable to perform excessively large batch operation."))
-            }
+            Ok(_) if !fits => Err(too_large()),
             result => result,
         };
         if result.is_err() {
-            self.records.truncate(mark.records);
-            self.image = mark.image;
+            self.undo(mark);
         }
         result
     }
 
-    /// Undoes everything, as for a request that only asks whether it would work.
+    /// The same for what must happen however much it is, such as fencing a broker that leads more partitions than one batch holds:
+    /// it is appended in several batches, and only a record that fits none is refused.
+    pub(crate) fn keep_any<T>(&mut self, mark: Mark, result: Result<T, Refusal>) -> Result<T, Refusal> {
+        let fits = self.records[mark.records..].iter().all(|record| size_bound(&record.record) <= MAX_BYTES_PER_BATCH);
+        let result = match result {
+            Ok(_) if !fits => Err(too_large()),
+            result => result,
+        };
+        if result.is_err() {
+            self.undo(mark);
+        }
+        result
+    }
+
+    /// Undoes everything since a point, as for a request that only asks whether it would work.
     pub(crate) fn undo(&mut self, mark: Mark) {
         self.records.truncate(mark.records);
+        self.bytes = mark.bytes;
         self.image = mark.image;
     }
 
     pub(crate) fn finish(self) -> (Image, Vec<VersionedRecord>) {
         (self.image, self.records)
     }
+}
+
+/// Cuts records into batches that the quorum takes.
+pub(crate) fn batches(records: Vec<VersionedRecord>) -> Vec<Vec<VersionedRecord>> {
+    let mut batches = Vec::new();
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    for record in records {
+        let size = size_bound(&record.record);
+        if batch.len() == MAX_RECORDS_PER_BATCH || (bytes + size > MAX_BYTES_PER_BATCH && !batch.is_empty()) {
+            batches.push(std::mem::take(&mut batch));
+            bytes = 0;
+        }
+        bytes += size;
+        batch.push(record);
+    }
+    if !batch.is_empty() {
+        batches.push(batch);
+    }
+    batches
+}
+
+fn too_large() -> Refusal {
+    Refusal::new(ErrorCode::PolicyViolation, "Unable to perform excessively large batch operation.")
+}
+
+/// No fewer bytes than the record takes in a batch. What has texts from a request is measured by them.
+fn size_bound(record: &MetadataRecord) -> usize {
+    const SMALL: usize = 192;
+    let endpoint = |name: &KString, host: &KString| 32 + name.len() + host.len();
+    SMALL
+        + match record {
+            MetadataRecord::Config(config) => {
+                let value = config.value.as_ref().map_or(0, |value| value.len());
+                config.resource_name.len() + config.name.len() + value
+            }
+            MetadataRecord::RegisterBroker(broker) => {
+                let endpoints = broker.end_points.iter().map(|one| endpoint(&one.name, &one.host));
+                let features = broker.features.iter().map(|feature| 16 + feature.name.len());
+                let rack = broker.rack.as_ref().map_or(0, |rack| rack.len());
+                endpoints.sum::<usize>() + features.sum::<usize>() + rack + 16 * broker.log_dirs.len()
+            }
+            MetadataRecord::RegisterController(controller) => {
+                let endpoints = controller.end_points.iter().map(|one| endpoint(&one.name, &one.host));
+                let features = controller.features.iter().map(|feature| 16 + feature.name.len());
+                endpoints.sum::<usize>() + features.sum::<usize>()
+            }
+            MetadataRecord::BrokerRegistrationChange(change) => {
+                16 * (change.log_dirs.len() + change.cordoned_log_dirs.as_ref().map_or(0, Vec::len))
+            }
+            MetadataRecord::Topic(topic) => topic.name.len(),
+            MetadataRecord::Partition(partition) => 40 * partition.replicas.len(),
+            MetadataRecord::PartitionChange(change) => {
+                let lists = [&change.isr, &change.replicas, &change.removing_replicas, &change.adding_replicas];
+                let directories = change.directories.as_ref().map_or(0, Vec::len);
+                lists.into_iter().flatten().map(|list| 4 * list.len()).sum::<usize>() + 16 * directories
+            }
+            MetadataRecord::FeatureLevel(feature) => feature.name.len(),
+            _ => 0,
+        }
 }

@@ -477,6 +477,20 @@ proptest! {
 }
 
 #[test]
+fn a_broker_that_leads_more_than_one_batch_holds_is_fenced_in_several() {
+    let mut rig = Rig::at(30).brokers(2);
+    for name in ["a", "b", "c"] {
+        let partitions: Vec<(i32, &[i32])> = (0..5_000).map(|index| (index, &[1, 2][..])).collect();
+        assert_eq!(rig.create(vec![assigned(name, &partitions)]).topics[0].error_code, 0);
+    }
+    let before = rig.log.len();
+    rig.heartbeat(1, |request| request.want_fence = true);
+    assert_eq!(rig.log.len() - before, 15_001);
+    assert_eq!(rig.partition("c", 4_999).leader, Some(BrokerId(2)));
+    assert!(rig.image.cluster().broker(BrokerId(1)).unwrap().fenced);
+}
+
+#[test]
 fn a_standby_ignores_time() {
     let mut rig = Rig::at(30);
     rig.lose();

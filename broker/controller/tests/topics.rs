@@ -221,3 +221,24 @@ fn topic_configs_change_value_by_value_and_lists_item_by_item() {
     let conflict = [("min.compaction.lag.ms", SET, Some("9")), ("max.compaction.lag.ms", SET, Some("5"))];
     assert_eq!(change(&conflict), (ErrorCode::InvalidConfig as i16, before));
 }
+
+#[test]
+fn what_does_not_fit_one_batch_of_the_quorum_is_refused_whole() {
+    let mut rig = Rig::at(30).brokers(1);
+    let names: Vec<_> = (0..300).map(|index| format!("t{index}")).collect();
+    rig.create(names.iter().map(|name| topic(name, 1, 1)).collect());
+    let before = rig.log.len();
+    let long = "1:1,".repeat(8_000);
+    let mut request = alter(2, "t0", &[("leader.replication.throttled.replicas", SET, Some(&long))]);
+    for name in &names[1..] {
+        let mut resource = request.resources[0].clone();
+        resource.resource_name = name.as_str().into();
+        request.resources.push(resource);
+    }
+    let response: IncrementalAlterConfigsResponse = rig.ask(1, request);
+    let done = response.responses.iter().filter(|response| response.error_code == 0).count();
+    let refused = response.responses.iter().filter(|response| response.error_code == ErrorCode::PolicyViolation as i16);
+    assert_eq!(done + refused.count(), 300);
+    assert_eq!(rig.log.len() - before, done);
+    assert!((200..300).contains(&done), "7 MiB hold {done} values of 32 kB");
+}

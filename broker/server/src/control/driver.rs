@@ -354,6 +354,11 @@ impl Driver {
             Effect::Refused { base, error } => {
                 tracing::warn!(%base, %error, "an append to the metadata log was refused");
                 self.step_controller(ControllerInput::LeadershipLost);
+                // This node may lead all the same: then the controller decides on, from what is committed.
+                if let Some(start) = self.quorum.next_offset() {
+                    let epoch = self.quorum.epoch();
+                    self.step_controller(ControllerInput::LeadershipWon { epoch, start });
+                }
             }
         }
         Ok(())
