@@ -33,6 +33,8 @@ struct Home {
     folder: tempfile::TempDir,
     properties: Vec<(&'static str, String)>,
     voters: Voting,
+    /// Smaller than the configuration allows, so that a test need not write megabytes.
+    segment_bytes: Option<i32>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -59,7 +61,7 @@ struct Node {
 
 impl Home {
     fn new(voters: Voting) -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), properties: Vec::new(), voters }
+        Self { folder: tempfile::tempdir().unwrap(), properties: Vec::new(), voters, segment_bytes: None }
     }
 
     fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
@@ -89,7 +91,9 @@ impl Home {
         for (key, value) in &self.properties {
             properties.set(*key, value);
         }
-        BrokerConfig::from_properties(&properties).unwrap().0
+        let mut config = BrokerConfig::from_properties(&properties).unwrap().0;
+        config.metadata_log_segment_bytes = self.segment_bytes.unwrap_or(config.metadata_log_segment_bytes);
+        config
     }
 
     fn format_options(&self) -> FormatOptions {
@@ -276,10 +280,11 @@ async fn a_thread_that_was_not_stopped_leaves_a_log_that_can_be_read() {
 
 #[tokio::test]
 async fn snapshots_are_written_old_ones_go_and_a_restart_reads_the_newest() {
-    let home = Home::new(Voting::Dynamic)
+    let mut home = Home::new(Voting::Dynamic)
         .with("metadata.log.max.record.bytes.between.snapshots", "2000")
         .with("metadata.max.retention.bytes", "1000")
         .with("metadata.max.idle.interval.ms", "0");
+    home.segment_bytes = Some(2_000);
     home.format();
     let node = home.start().await;
     for number in 0..60 {
@@ -292,6 +297,7 @@ async fn snapshots_are_written_old_ones_go_and_a_restart_reads_the_newest() {
     })
     .await;
     node.stop().await;
+    assert!(!partition.join("00000000000000000000.log").exists(), "the log before the snapshots goes with them");
     let node = home.start().await;
     assert_eq!(node.control.image().topics().iter().count(), 60);
     let first = node.memory.0.lock().unwrap()[0].clone();
