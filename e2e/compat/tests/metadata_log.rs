@@ -236,7 +236,8 @@ fn a_cluster_that_runs_more_than_we_serve_is_refused_by_name_and_left_as_it_is()
 #[test]
 fn an_apache_broker_follows_our_quorum_registers_and_is_let_in() -> Result<()> {
     let jars = jars(&Release::complete(Release::COMPLETE))?;
-    let home = Home::dynamic("")?;
+    // With a snapshot at hand an empty follower has to take it, in pieces, before it fetches records.
+    let home = Home::dynamic("metadata.log.max.record.bytes.between.snapshots=1\n")?;
     home.format(&["--standalone"])?;
     let gregor = home.start()?;
 
@@ -275,6 +276,10 @@ fn an_apache_broker_follows_our_quorum_registers_and_is_let_in() -> Result<()> {
         thread::sleep(Duration::from_millis(200));
     }
     // And it reads what our controller decides.
+    let metadata = data.join("__cluster_metadata-0");
+    let snapshots = std::fs::read_dir(metadata)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let taken = |name: String| name.ends_with(".checkpoint") && !name.starts_with("00000000000000000000-");
+    assert!(snapshots.into_iter().any(taken), "it has taken our snapshot");
     while !data.join("shared-0").exists() {
         ensure!(Instant::now() < deadline, "the Apache broker did not create its replica");
         thread::sleep(Duration::from_millis(50));
