@@ -134,7 +134,12 @@ pub fn run(command: &Command) -> ExitCode {
 
 fn format(arguments: &FormatArguments) -> Result<()> {
     let config = load(&arguments.config, &[])?;
-    let directory_id = arguments.directory_id.unwrap_or_else(identity::uuid);
+    let initial =
+        arguments.initial_controllers.as_deref().map(|text| initial_controllers(text, &config)).transpose()?;
+    // Among the first voters this node finds the id that the others know its directory by.
+    let known =
+        initial.iter().flatten().find(|voter| voter.key.id == config.node_id).and_then(|voter| voter.key.directory);
+    let directory_id = arguments.directory_id.or(known).unwrap_or_else(identity::uuid);
     let static_quorum = !config.controller_quorum_voters.is_empty();
     let chosen = arguments.standalone || arguments.no_initial_controllers || arguments.initial_controllers.is_some();
     ensure!(
@@ -149,8 +154,8 @@ fn format(arguments: &FormatArguments) -> Result<()> {
          --initial-controllers, or --no-initial-controllers (it joins one that exists)",
         arguments.config.display()
     );
-    let voters = match &arguments.initial_controllers {
-        Some(text) => InitialVoters::Dynamic(initial_controllers(text, &config)?),
+    let voters = match initial {
+        Some(voters) => InitialVoters::Dynamic(voters),
         None if arguments.standalone => InitialVoters::Dynamic(vec![this_voter(&config, directory_id)?]),
         None => InitialVoters::None,
     };

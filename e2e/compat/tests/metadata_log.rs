@@ -287,3 +287,29 @@ fn an_apache_broker_follows_our_quorum_registers_and_is_let_in() -> Result<()> {
     drop(apache);
     gregor.stop()
 }
+
+#[test]
+fn formatting_writes_what_apaches_tool_writes_but_for_the_times() -> Result<()> {
+    let jars = jars(&Release::complete(Release::COMPLETE))?;
+    let (ours, theirs) = (Home::dynamic("")?, Home::dynamic("")?);
+    let voters = ["--initial-controllers", "1@controller.example:9093:aJ1wnXWNSda2GQ5ekap1FA"];
+    ours.format(&voters)?;
+    let features: Vec<String> = FEATURES_BEYOND_US.iter().map(|feature| format!("{feature}=0")).collect();
+    let features: Vec<&str> = features.iter().flat_map(|feature| ["--feature", feature.as_str()]).collect();
+    theirs.format_with_apache(&jars, &[voters.as_slice(), features.as_slice()].concat())?;
+    for file in ["bootstrap.checkpoint", "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint"] {
+        let records = |home: &Home| -> Result<Vec<String>> {
+            let dumped = dump(&jars, &home.data().join(file))?;
+            let timeless = |line: &str| -> String {
+                let words = line.split_whitespace().filter(|word| word.parse::<u64>().is_err());
+                let words: Vec<&str> = words.map(|word| word.split("LogTimestamp").next().unwrap_or(word)).collect();
+                words.join(" ")
+            };
+            Ok(dumped.lines().filter(|line| !line.starts_with("Dumping")).map(timeless).collect())
+        };
+        assert_eq!(records(&ours)?, records(&theirs)?, "{file}");
+        let size = |home: &Home| std::fs::metadata(home.data().join(file)).map(|file| file.len());
+        assert_eq!(size(&ours)?, size(&theirs)?, "{file}");
+    }
+    Ok(())
+}

@@ -190,7 +190,8 @@ fn format_directory(
     let in_log = options.metadata_version >= LEVEL_OF_KIP_1170;
     let records = first_records(options)?;
     if !in_log {
-        let writer = snapshot::SnapshotWriter::new(LeaderEpoch(0), options.now, options.now, None);
+        // It stands for no log, so it dates no record of one.
+        let writer = snapshot::SnapshotWriter::new(LeaderEpoch(0), Timestamp(0), options.now, None);
         write_checkpoint(disk, &directory.join(BOOTSTRAP_FILE), writer, &records)?;
     }
     let voters = match &options.voters {
