@@ -63,7 +63,8 @@ fn releases_come_and_go(cluster: &Cluster, helm: Helm) -> Result<()> {
     Release::crds().apply(cluster, helm)?;
     Release::operator().value(&format!("watchNamespaces={{{FIRST_NAMESPACE}}}")).apply(cluster, helm)?;
     // Another team's release beside it, which looks after another namespace.
-    let second = Release::operator().named("second").in_namespace(SECOND_NAMESPACE);
+    let watched = format!("watchNamespaces={{{SECOND_NAMESPACE}}}");
+    let second = Release::operator().named("second").in_namespace(SECOND_NAMESPACE).value(&watched);
     let second = second.value(&format!("watchNamespaces={{{SECOND_NAMESPACE}}}"));
     second.apply(cluster, helm)?;
     cluster.apply(TOPIC)?;
