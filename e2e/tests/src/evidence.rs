@@ -58,8 +58,11 @@ fn save(cluster: &Cluster, folder: &Path, file: &str, arguments: &[&str]) {
             || (),
         )
     });
-    if let Err(error) = result {
-        let _ = fs::write(&path, format!("could not be had: {error:#}\n"));
+    match result {
+        Err(error) => drop(fs::write(&path, format!("could not be had: {error:#}\n"))),
+        // A pod without an earlier container, a namespace without objects: nothing to look at.
+        Ok(_) if fs::metadata(&path).is_ok_and(|metadata| metadata.len() == 0) => drop(fs::remove_file(&path)),
+        Ok(_) => {}
     }
 }
 

@@ -43,24 +43,23 @@ impl Step {
     fn check(name: &'static str, minutes: u64, arguments: &'static [&'static str]) -> Self {
         Self::new(name, minutes, false, move |_| Ok(cargo(arguments)))
     }
-
-    /// A cargo command that runs tests.
-    fn tests(name: &'static str, minutes: u64, arguments: &'static [&'static str]) -> Self {
-        Self::new(name, minutes, true, move |_| Ok(cargo(arguments)))
-    }
 }
 
 /// The steps of a part, in order.
 pub fn steps(part: Part, full: bool) -> Vec<Step> {
     match part {
         Part::Unit => unit(full),
-        Part::Sim => vec![sim(full)],
+        Part::Sim => sim(full),
         Part::Compat => {
-            vec![Step::new("compat", if full { 90 } else { 25 }, true, move |_| {
-                let mut command = cargo(&["test", "-p", "gregor-compat", "--no-fail-fast"]);
-                command.env("GREGOR_COMPAT", if full { "full" } else { "1" });
-                Ok(command)
-            })]
+            vec![
+                Step::new("program", 20, false, |_| Ok(workspace("build", &["--bin", "gregor"]))),
+                Step::new("compat", if full { 90 } else { 25 }, true, move |_| {
+                    let mut command = cargo(&["test", "-p", "gregor-compat", "--no-fail-fast"]);
+                    command.env("GREGOR_PROGRAM", paths::target().join("debug/gregor"));
+                    command.env("GREGOR_COMPAT", if full { "full" } else { "1" });
+                    Ok(command)
+                }),
+            ]
         }
         Part::Operator => operator(),
         Part::E2e => e2e(full),
@@ -72,11 +71,7 @@ fn unit(full: bool) -> Vec<Step> {
         Step::check("format", 2, &["fmt", "--all", "--check"]),
         Step::check("tidy", 2, &["xtask", "tidy"]),
         Step::check("clippy", 30, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        Step::tests(
-            "tests",
-            40,
-            &["test", "--workspace", "--no-fail-fast", "--exclude", "gregor-e2e", "--exclude", "gregor-compat"],
-        ),
+        Step::new("tests", 40, true, |_| Ok(workspace("test", &["--no-fail-fast"]))),
     ];
     if full {
         steps.push(Step::check("aarch64", 30, &["xtask", "images", "--check-aarch64"]));
@@ -90,27 +85,43 @@ fn unit(full: bool) -> Vec<Step> {
     steps
 }
 
-/// Tests that turn a seed into a world have `seeds` in their names and read `GREGOR_SEEDS`, how many to try; without it
-/// they try a few, as in part `unit`.
-fn sim(full: bool) -> Step {
-    Step::new("seeds", if full { 90 } else { 10 }, true, move |_| {
-        let mut command = cargo(&["test", "--workspace", "--exclude", "gregor-e2e", "--exclude", "gregor-compat"]);
-        command.args(["--no-fail-fast", "--", "seeds"]).env("GREGOR_SEEDS", if full { "5000" } else { "300" });
-        Ok(command)
-    })
+/// The tests that try worlds made from seeds: more of them than part `unit` does.
+fn sim(full: bool) -> Vec<Step> {
+    let with = |name, test: &'static str, variable, value: &'static str| {
+        Step::new(name, if full { 60 } else { 10 }, true, move |_| {
+            let mut command = workspace("test", &["--test", test]);
+            command.env(variable, value);
+            Ok(command)
+        })
+    };
+    let (crashes, cases, rounds) = if full { ("100000", "20000", "200000") } else { ("1500", "1000", "500") };
+    vec![
+        with("crashes of the log", "crashes", "GREGOR_CRASH_SEEDS", crashes),
+        with("crashes of the control thread", "control_crashes", "GREGOR_CRASH_SEEDS", crashes),
+        with("images of records in any order", "image", "PROPTEST_CASES", cases),
+        with("brokers that come and go", "brokers", "PROPTEST_CASES", cases),
+        with("hostile bytes", "hostile", "GREGOR_FUZZ_ROUNDS", rounds),
+    ]
 }
 
 /// The operator's tests that need an API server read `KUBECONFIG`, which is set here, and are skipped without it.
 fn operator() -> Vec<Step> {
     vec![
         Step::new("operator", 20, true, |report| {
+            let mut tests = Vec::new();
+            for name in test_files("operator/manager/tests")? {
+                tests.extend(["--test".to_owned(), name]);
+            }
+            let plain = workspace("test", &["--no-fail-fast"]);
             if std::env::var_os("KUBECONFIG").is_some() {
-                return Ok(cargo(&["test", "-p", "gregor-operator", "--no-fail-fast"]));
+                let mut command = plain;
+                command.args(tests);
+                return Ok(command);
             }
             let rig = Rig::named(OPERATOR_RIG);
             rig.up(0, report)?;
-            let mut command = rig.command("cargo")?;
-            command.args(["test", "-p", "gregor-operator", "--no-fail-fast"]).current_dir(paths::root());
+            let mut command = rig.command(&plain.get_program().to_string_lossy())?;
+            command.args(plain.get_args()).args(tests).current_dir(paths::root());
             Ok(command)
         }),
         Step::check("operator down", 2, &["xtask", "rig", "--name", OPERATOR_RIG, "down"]),
@@ -134,6 +145,27 @@ fn e2e(full: bool) -> Vec<Step> {
         }),
         Step::check("clusters down", 2, &["xtask", "rig", "--name", gregor_e2e::story::RIG, "down"]),
     ]
+}
+
+/// A cargo command over the whole workspace. Choosing a package instead would choose other features of the crates that
+/// they share, and build those once more.
+fn workspace(verb: &str, arguments: &[&str]) -> Command {
+    let mut command = cargo(&[verb, "--workspace", "--exclude", "gregor-e2e", "--exclude", "gregor-compat"]);
+    command.args(arguments);
+    command
+}
+
+/// The names of the test programs in a crate's folder.
+fn test_files(folder: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(paths::root().join(folder))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            names.extend(path.file_stem().and_then(|name| name.to_str()).map(str::to_owned));
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 fn cargo(arguments: &[&str]) -> Command {
