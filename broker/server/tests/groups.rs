@@ -80,7 +80,7 @@ fn two_consumers_share_a_topic_and_what_they_committed_survives_a_restart() {
         client.admin().create_topic(NewTopic::new("orders").partitions(4).replication_factor(1)).await.unwrap();
         produce(&client, "orders", 0..400).await;
         let seen = Mutex::new(Seen::default());
-        let (one, two) = (read_its_share(&client, 0, &seen), read_its_share(&client, 1, &seen));
+        let [one, two] = [0, 1].map(|me| Box::pin(read_its_share(&client, me, &seen)));
         within("sharing the topic", async { tokio::join!(one, two) }).await;
     });
     node.stop();
@@ -162,7 +162,7 @@ fn a_group_is_described_its_offsets_are_changed_and_it_is_deleted() {
         let offsets = BTreeMap::from([(first.clone(), CommittedOffset::new(7))]);
         assert_eq!(admin.alter_group_offsets("readers", &offsets).await.unwrap()[&first], Ok(()));
         assert_eq!(admin.list_group_offsets("readers").await.unwrap()[&first].offset, Offset(7));
-        assert_eq!(admin.delete_group_offsets("readers", &[first.clone()]).await.unwrap()[&first], Ok(()));
+        assert_eq!(admin.delete_group_offsets("readers", std::slice::from_ref(&first)).await.unwrap()[&first], Ok(()));
         assert_eq!(admin.list_group_offsets("readers").await.unwrap().get(&first), None);
         assert_eq!(admin.delete_groups(&["readers".into()]).await.unwrap()["readers"], Ok(()));
         assert_eq!(admin.describe_group("readers").await.unwrap_err().code(), Some(ErrorCode::GroupIdNotFound));
@@ -487,15 +487,13 @@ fn commit_and_fetch(
             OffsetFetchRequest { groups: vec![group], ..Default::default() }
         };
         let response = client.call(version, &request);
-        let (offset, metadata) = match response.groups.first() {
-            Some(group) => {
-                assert_eq!(group.topics[0].topic_id, id(by_id));
-                (group.topics[0].partitions[0].committed_offset, group.topics[0].partitions[0].metadata.clone())
-            }
-            None => {
-                let row = &response.topics[0].partitions[0];
-                (row.committed_offset, row.metadata.clone())
-            }
+        let (offset, metadata) = if let Some(group) = response.groups.first() {
+            assert_eq!(group.topics[0].topic_id, id(by_id));
+            let row = &group.topics[0].partitions[0];
+            (row.committed_offset, row.metadata.clone())
+        } else {
+            let row = &response.topics[0].partitions[0];
+            (row.committed_offset, row.metadata.clone())
         };
         assert_eq!((offset, metadata.as_deref()), (5, Some("note")), "version {version}, all: {all}");
     }

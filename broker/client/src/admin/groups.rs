@@ -166,7 +166,7 @@ impl Admin {
                 let wait = self.client.options().request_timeout;
                 let (version, response) =
                     channel.call_with::<OffsetFetchRequest>(2..=FETCH_BY_NAME_MAX, wait, build).await?;
-                committed_offsets(&group, version, response)
+                committed_offsets(group, version, response)
             })
             .await
     }
@@ -181,7 +181,7 @@ impl Admin {
         let group = &group;
         self.client
             .with_coordinator(group, |coordinator| async move {
-                let request = commit_request(&group, offsets);
+                let request = commit_request(group, offsets);
                 let channel = self.client.broker(coordinator, Purpose::General)?;
                 let wait = self.client.options().request_timeout;
                 let (_, response) = channel.call_with(2..=COMMIT_BY_NAME_MAX, wait, |_| request).await?;

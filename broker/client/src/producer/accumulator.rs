@@ -187,3 +187,98 @@ impl Accumulator {
         topics
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    const LINGER: Duration = Duration::from_secs(5);
+
+    struct Bench {
+        accumulator: Accumulator,
+        start: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { accumulator: Accumulator::new(100, LINGER), start: Instant::now() }
+        }
+
+        /// Appends a record of 40 bytes; whether the sender is woken.
+        fn append(&mut self, value: &'static str) -> bool {
+            let room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+            let record = Pending {
+                key: None,
+                value: Some(Bytes::from_static(value.as_bytes())),
+                headers: Vec::new(),
+                timestamp: Timestamp(0),
+                done: oneshot::channel().0,
+                _room: room,
+            };
+            let deadline = self.start + Duration::from_mins(2);
+            self.accumulator.append(TopicPartition::new("orders", 0), record, 40, self.start, deadline)
+        }
+
+        fn drain(&mut self, after: Duration) -> Vec<(TopicPartition, Batch)> {
+            self.accumulator.drain(self.start + after, false, |_, _| true).0
+        }
+    }
+
+    fn values(batch: &Batch) -> Vec<&str> {
+        batch.records.iter().map(|record| std::str::from_utf8(record.value.as_ref().unwrap()).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_batch_leaves_when_it_is_full_or_has_lingered() {
+        let mut bench = Bench::new();
+        assert!(bench.append("a"), "the sender has to know of the linger");
+        assert!(!bench.append("b"));
+        assert!(bench.drain(Duration::ZERO).is_empty());
+        let (_, next) = bench.accumulator.drain(bench.start, false, |_, _| true);
+        assert_eq!(next, Some(bench.start + LINGER));
+        assert!(bench.append("c"), "the first batch is full");
+        assert_eq!(values(&bench.drain(Duration::ZERO)[0].1), ["a", "b"]);
+    }
+
+    #[test]
+    fn one_batch_of_a_partition_is_on_its_way_and_a_retry_comes_before_what_follows() {
+        let mut bench = Bench::new();
+        for value in ["a", "b", "c", "d"] {
+            bench.append(value);
+        }
+        let (partition, batch) = bench.drain(LINGER).remove(0);
+        assert!(bench.drain(LINGER).is_empty(), "the second waits for the first");
+        bench.accumulator.again(&partition, batch, bench.start, Duration::from_secs(1));
+        let drained = bench.drain(Duration::from_mins(1));
+        assert_eq!(values(&drained[0].1), ["a", "b"]);
+        bench.accumulator.finished(&partition);
+        assert_eq!(values(&bench.drain(LINGER)[0].1), ["c", "d"]);
+    }
+
+    #[test]
+    fn sequence_numbers_go_on_and_start_again_with_a_new_producer_id() {
+        let mut bench = Bench::new();
+        let mut sequence = |id: i64| {
+            bench.append("a");
+            bench.append("b");
+            let (partition, mut batch) = bench.drain(LINGER).remove(0);
+            bench.accumulator.number(&partition, &mut batch, ProducerId(id), ProducerEpoch(0));
+            bench.accumulator.finished(&partition);
+            batch.identity.unwrap().base_sequence
+        };
+        assert_eq!([sequence(7), sequence(7), sequence(8), sequence(8)], [0, 2, 0, 2]);
+    }
+
+    #[test]
+    fn what_waits_past_its_deadline_is_given_up() {
+        let mut bench = Bench::new();
+        bench.append("a");
+        assert!(bench.accumulator.expire(bench.start + LINGER).is_empty());
+        assert_eq!(bench.accumulator.expire(bench.start + Duration::from_mins(3)).len(), 1);
+        assert!(bench.accumulator.is_idle());
+    }
+}
