@@ -247,14 +247,37 @@ impl Partition {
         acks_all: bool,
         now: Timestamp,
     ) -> Result<Produced, ErrorCode> {
+        self.append_as(batch, acks_all, None, now)
+    }
+
+    /// Appends a coordinator's batch with acks=all. Its state belongs to one epoch, so no other epoch's leader takes it.
+    pub(crate) fn append_in_epoch(
+        self: &Arc<Self>,
+        batch: &ValidatedBatch<'_>,
+        epoch: LeaderEpoch,
+        now: Timestamp,
+    ) -> Result<Produced, ErrorCode> {
+        self.append_as(batch, true, Some(epoch), now)
+    }
+
+    fn append_as(
+        self: &Arc<Self>,
+        batch: &ValidatedBatch<'_>,
+        acks_all: bool,
+        only_in: Option<LeaderEpoch>,
+        now: Timestamp,
+    ) -> Result<Produced, ErrorCode> {
         let mut state = self.lock();
         let State { log, role, settings, .. } = &mut *state;
         let Role::Leader(leader) = role else { return Err(ErrorCode::NotLeaderOrFollower) };
         let log = log.as_mut().filter(|_| !self.directory.is_failed()).ok_or(ErrorCode::KafkaStorageError)?;
+        let epoch = leader.leader_epoch();
+        if only_in.is_some_and(|only| only != epoch) {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
         if acks_all {
             leader.check_min_isr()?;
         }
-        let epoch = leader.leader_epoch();
         let appended = log.append_as_leader(batch, epoch, now).map_err(|error| self.on_append_error(&error))?;
         let info = *appended.info();
         let syncs = settings.syncs_before_acknowledging();

@@ -3,30 +3,25 @@
 use std::sync::Arc;
 
 use gregor_coordinators::{Journal, Record};
-use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp};
+use gregor_types::{ErrorCode, LeaderEpoch, Offset, Timestamp};
 use gregor_wire::batch::{BatchOptions, RecordBatchBuilder, validate_produced};
 
 use crate::partition::Partition;
 
 /// A partition, open for one shard's records.
 pub(super) struct PartitionJournal<'p> {
-    node_id: BrokerId,
     partition: &'p Arc<Partition>,
     epoch: LeaderEpoch,
 }
 
 impl<'p> PartitionJournal<'p> {
-    pub(super) fn new(node_id: BrokerId, partition: &'p Arc<Partition>, epoch: LeaderEpoch) -> Self {
-        Self { node_id, partition, epoch }
+    pub(super) fn new(partition: &'p Arc<Partition>, epoch: LeaderEpoch) -> Self {
+        Self { partition, epoch }
     }
 }
 
 impl Journal for PartitionJournal<'_> {
     fn append(&mut self, records: &[Record], now: Timestamp) -> Result<Offset, ErrorCode> {
-        // A shard of an older epoch has not seen what was written since.
-        if self.partition.leadership(self.node_id) != (Some(self.node_id), self.epoch) {
-            return Err(ErrorCode::NotLeaderOrFollower);
-        }
         let mut builder = RecordBatchBuilder::new(BatchOptions::default());
         for record in records {
             builder.append(now, Some(&record.key), record.value.as_deref(), &[]);
@@ -36,7 +31,8 @@ impl Journal for PartitionJournal<'_> {
         let mut scratch = Vec::new();
         let batch =
             validate_produced(&bytes, &settings.rules, now, &mut scratch).map_err(|error| error.error_code())?;
-        let produced = self.partition.append(&batch, true, now)?;
+        // A shard of an older epoch has not seen what was written since: only its own epoch's leader takes its records.
+        let produced = self.partition.append_in_epoch(&batch, self.epoch, now)?;
         Ok(produced.info.last_offset.plus(1))
     }
 }

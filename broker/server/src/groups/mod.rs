@@ -222,7 +222,7 @@ impl Groups {
         }
         for (index, (partition, epoch)) in led {
             shards.entry(index).or_insert_with(|| {
-                let shard = GroupShard::new(self.node_id, Arc::clone(partition), epoch, self.config);
+                let shard = GroupShard::new(Arc::clone(partition), epoch, self.config);
                 let (groups, loading) = (Arc::clone(self), Arc::clone(&shard));
                 tokio::task::spawn_blocking(move || {
                     loading.load(groups.clock.now());

@@ -10,7 +10,7 @@ use gregor_coordinators::{
     Answer, Environment, Moment, Shard, Token,
     group::{GroupConfig, GroupCoordinator, GroupRequest, GroupResponse},
 };
-use gregor_types::{BrokerId, ErrorCode, LeaderEpoch};
+use gregor_types::{ErrorCode, LeaderEpoch};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{journal::PartitionJournal, loader};
@@ -27,7 +27,6 @@ const COMMIT_CHECK: Duration = Duration::from_secs(1);
 /// A partition of `__consumer_offsets` as one epoch's leader keeps it.
 #[derive(Debug)]
 pub(super) struct GroupShard {
-    node_id: BrokerId,
     partition: Arc<Partition>,
     epoch: LeaderEpoch,
     inner: Mutex<Inner>,
@@ -52,12 +51,7 @@ enum Condition {
 }
 
 impl GroupShard {
-    pub(super) fn new(
-        node_id: BrokerId,
-        partition: Arc<Partition>,
-        epoch: LeaderEpoch,
-        config: GroupConfig,
-    ) -> Arc<Self> {
+    pub(super) fn new(partition: Arc<Partition>, epoch: LeaderEpoch, config: GroupConfig) -> Arc<Self> {
         let inner = Inner {
             shard: Shard::new(GroupCoordinator::new(config)),
             waiting: HashMap::new(),
@@ -65,7 +59,7 @@ impl GroupShard {
             condition: Condition::Loading,
             committing: false,
         };
-        Arc::new(Self { node_id, partition, epoch, inner: Mutex::new(inner) })
+        Arc::new(Self { partition, epoch, inner: Mutex::new(inner) })
     }
 
     /// Whether it is the shard of this partition in this epoch.
@@ -146,7 +140,7 @@ impl GroupShard {
         now_moment: Moment,
         step: impl FnOnce(&mut Shard<GroupCoordinator>, Environment<'_>) -> Vec<Answer<GroupResponse>>,
     ) {
-        let mut journal = PartitionJournal::new(self.node_id, &self.partition, self.epoch);
+        let mut journal = PartitionJournal::new(&self.partition, self.epoch);
         let environment =
             Environment { now: now_moment, wall_clock: now(), random: &mut random::u128, journal: &mut journal };
         let answers = step(&mut inner.shard, environment);
