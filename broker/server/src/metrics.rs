@@ -107,6 +107,14 @@ pub(crate) struct Sampled {
     pub(crate) request_memory: Gauge,
     /// Fetch sessions.
     pub(crate) fetch_sessions: Gauge,
+    /// Groups coordinated here.
+    pub(crate) groups: Gauge,
+    /// Those of them without members.
+    pub(crate) groups_empty: Gauge,
+    /// Those of them whose members know their parts.
+    pub(crate) groups_stable: Gauge,
+    /// Offsets that groups have committed here.
+    pub(crate) committed_offsets: Gauge,
     /// Produce and Fetch requests that wait.
     pub(crate) waiting: Gauge,
     /// A partition's size in bytes.
@@ -303,6 +311,10 @@ impl Sampled {
             "Incremental fetch sessions",
             &self.fetch_sessions,
         );
+        gauge("kafka_coordinator_group_groupmetadatamanager_numgroups", "Groups coordinated here", &self.groups);
+        gauge("kafka_coordinator_group_groupmetadatamanager_numgroupsempty", "Empty groups", &self.groups_empty);
+        gauge("kafka_coordinator_group_groupmetadatamanager_numgroupsstable", "Stable groups", &self.groups_stable);
+        gauge("kafka_coordinator_group_groupmetadatamanager_numoffsets", "Committed offsets", &self.committed_offsets);
         gauge("gregor_waiting_requests", "Produce and Fetch requests that wait", &self.waiting);
         gauge("process_resident_memory_bytes", "Resident memory", &self.resident);
         gauge("process_open_fds", "Open file descriptors", &self.open_files);

@@ -28,6 +28,11 @@ impl Broker {
         sampled.cluster_partitions.set(cluster_partitions);
         sampled.metadata_offset.set(image.position.last_offset.value());
         sampled.fetch_sessions.set(self.fetch_sessions.len() as i64);
+        let groups = self.groups.count();
+        sampled.groups.set(groups.groups as i64);
+        sampled.groups_empty.set(groups.empty as i64);
+        sampled.groups_stable.set(groups.stable as i64);
+        sampled.committed_offsets.set(groups.offsets as i64);
         sampled.active_controller.set(i64::from(self.control.is_active_controller()));
         sampled.broker_state.set(i64::from(self.control.broker_state().borrow().value()));
         sampled.request_memory.set(self.request_memory.used() as i64);

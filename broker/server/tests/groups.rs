@@ -154,6 +154,11 @@ fn a_group_is_described_its_offsets_are_changed_and_it_is_deleted() {
         assert_eq!(described.members[0].client_host, "/127.0.0.1");
         let listed = admin.list_groups().await.unwrap();
         assert_eq!(listed.iter().map(|group| &*group.state).collect::<Vec<_>>(), ["Stable"]);
+        let metrics = node.http("/metrics");
+        for line in ["numgroups 1", "numgroupsstable 1", "numgroupsempty 0", "numoffsets 0"] {
+            let line = format!("kafka_coordinator_group_groupmetadatamanager_{line}");
+            assert!(metrics.contains(&line), "{line} is missing: {metrics}");
+        }
         let refused = admin.delete_groups(&["readers".into()]).await.unwrap();
         assert_eq!(refused["readers"].as_ref().unwrap_err().code, ErrorCode::NonEmptyGroup);
         reader.close().await.unwrap();

@@ -14,7 +14,7 @@ mod records;
 mod request;
 mod sync;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Add};
 
 use bytes::Bytes;
 use gregor_types::{ErrorCode, KString};
@@ -34,6 +34,32 @@ pub struct GroupCoordinator {
     groups: BTreeMap<KString, ClassicGroup>,
     offsets: Offsets,
     timers: Timers<Timer>,
+}
+
+/// What a coordinator holds, for metrics; adds up over shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupCounts {
+    /// Groups.
+    pub groups: usize,
+    /// Groups without members.
+    pub empty: usize,
+    /// Groups whose members know their parts.
+    pub stable: usize,
+    /// Committed offsets.
+    pub offsets: usize,
+}
+
+impl Add for GroupCounts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            groups: self.groups + other.groups,
+            empty: self.empty + other.empty,
+            stable: self.stable + other.stable,
+            offsets: self.offsets + other.offsets,
+        }
+    }
 }
 
 /// What can be due.
@@ -77,9 +103,15 @@ impl GroupCoordinator {
         self.offsets.of_group(group)
     }
 
-    /// How many groups there are.
-    pub fn group_count(&self) -> usize {
-        self.groups.len()
+    /// How many groups and offsets there are.
+    pub fn counts(&self) -> GroupCounts {
+        let in_state = |state| self.groups.values().filter(|group| group.state() == state).count();
+        GroupCounts {
+            groups: self.groups.len(),
+            empty: in_state(GroupState::Empty),
+            stable: in_state(GroupState::Stable),
+            offsets: self.offsets.count(),
+        }
     }
 
     /// What a coordinator that loads the same records must come to; one line per fact.

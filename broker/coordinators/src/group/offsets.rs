@@ -65,6 +65,10 @@ impl Offsets {
         })
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.0.values().flat_map(BTreeMap::values).map(BTreeMap::len).sum()
+    }
+
     pub(super) fn get(&self, group: &str, topic: &str, partition: i32) -> Option<&CommittedOffset> {
         self.0.get(group)?.get(topic)?.get(&partition)
     }

@@ -20,7 +20,7 @@ use std::{
 use gregor_config::BrokerConfig;
 use gregor_coordinators::{
     Moment,
-    group::{GroupConfig, GroupRequest, GroupResponse},
+    group::{GroupConfig, GroupCounts, GroupRequest, GroupResponse},
     partition_for,
 };
 use gregor_types::{BrokerId, ErrorCode, KString, PartitionIndex};
@@ -126,6 +126,11 @@ impl Groups {
         let index = partition_for(group, topic.partition_count() as i32);
         let leader = topic.partition(PartitionIndex(index)).and_then(|partition| partition.leader);
         leader.ok_or(ErrorCode::CoordinatorNotAvailable)
+    }
+
+    /// What all shards here hold.
+    pub(crate) fn count(&self) -> GroupCounts {
+        self.all().iter().fold(GroupCounts::default(), |sum, shard| sum + shard.counts())
     }
 
     async fn ask_shard(&self, shard: &Arc<GroupShard>, request: GroupRequest) -> Result<GroupResponse, ErrorCode> {

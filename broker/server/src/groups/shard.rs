@@ -8,7 +8,7 @@ use std::{
 
 use gregor_coordinators::{
     Answer, Environment, Moment, Shard, Token,
-    group::{GroupConfig, GroupCoordinator, GroupRequest, GroupResponse},
+    group::{GroupConfig, GroupCoordinator, GroupCounts, GroupRequest, GroupResponse},
 };
 use gregor_types::{ErrorCode, LeaderEpoch};
 use tokio::{sync::oneshot, time::Instant};
@@ -90,8 +90,8 @@ impl GroupShard {
         inner.condition = Condition::Active;
         let committed = self.partition.high_watermark();
         self.step(&mut inner, now, |shard, environment| shard.activate(end, committed, environment));
-        let groups = inner.shard.machine().group_count();
-        tracing::debug!(partition = index, groups, elapsed = ?started.elapsed(), "groups are loaded");
+        let groups = inner.shard.machine().counts();
+        tracing::debug!(partition = index, groups = groups.groups, offsets = groups.offsets, elapsed = ?started.elapsed(), "groups are loaded");
     }
 
     /// Whoever waits is sent away.
@@ -127,6 +127,10 @@ impl GroupShard {
         if inner.condition == Condition::Active {
             self.step(&mut inner, now, Shard::on_time);
         }
+    }
+
+    pub(super) fn counts(&self) -> GroupCounts {
+        self.lock().shard.machine().counts()
     }
 
     pub(super) fn next_time(&self) -> Option<Moment> {
