@@ -250,7 +250,7 @@ fn a_directory_of_a_killed_apache_broker_is_taken_over_and_given_back() {
     let open = || LogDirectory::open(Arc::new(RealDisk), data.clone()).unwrap();
     let directory = open();
     assert!(!directory.was_clean());
-    assert!(directory.meta_properties().is_some_and(|properties| &*properties.cluster_id == config.cluster_id));
+    assert!(directory.meta_properties().is_some_and(|properties| *properties.cluster_id == *config.cluster_id));
     let mut logs = open_all(&directory);
     check(&mut logs, 0);
     let log = log_of(&mut logs, "codec-none");
