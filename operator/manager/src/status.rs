@@ -21,6 +21,8 @@ use crate::error::Error;
 const BURST: u32 = 10;
 /// In the long run one write in this time.
 const INTERVAL: Duration = Duration::from_mins(1);
+/// How long a status that only says another word for "working" waits after the last write: most such words pass by.
+const PASSING: Duration = Duration::from_secs(5);
 /// Objects that are remembered; the oldest memory is worth the least.
 const REMEMBERED_MAX: usize = 100_000;
 
@@ -33,16 +35,17 @@ pub struct StatusGate {
 struct Allowance {
     at_hand: u32,
     since: Instant,
+    last: Option<Instant>,
 }
 
 impl StatusGate {
-    /// Takes one write for this object, or says how long to wait for it.
-    pub fn take(&self, uid: &str, now: Instant) -> Result<(), Duration> {
+    /// Takes one write for this object, or says how long to wait for it. A `passing` one waits for a while after the last.
+    pub fn take(&self, uid: &str, passing: bool, now: Instant) -> Result<(), Duration> {
         let mut objects = self.objects.lock().expect("nothing panics while it holds this lock");
         if objects.len() >= REMEMBERED_MAX {
             objects.retain(|_, allowance| now.duration_since(allowance.since) < INTERVAL * BURST);
         }
-        let allowance = objects.entry(uid.to_owned()).or_insert(Allowance { at_hand: BURST, since: now });
+        let allowance = objects.entry(uid.to_owned()).or_insert(Allowance { at_hand: BURST, since: now, last: None });
         while allowance.at_hand < BURST && now.duration_since(allowance.since) >= INTERVAL {
             allowance.at_hand += 1;
             allowance.since += INTERVAL;
@@ -53,7 +56,12 @@ impl StatusGate {
         if allowance.at_hand == 0 {
             return Err(INTERVAL.saturating_sub(now.duration_since(allowance.since)));
         }
+        let quiet = allowance.last.map_or(PASSING, |last| now.duration_since(last));
+        if passing && quiet < PASSING {
+            return Err(PASSING.saturating_sub(quiet));
+        }
         allowance.at_hand -= 1;
+        allowance.last = Some(now);
         Ok(())
     }
 
@@ -97,7 +105,11 @@ where
         return Ok(None);
     }
     let uid = object.uid().unwrap_or_default();
-    if let Err(wait) = context.gate.take(&uid, Instant::now()) {
+    let generation = |status: &S| status.conditions().first().map(|condition| condition.observed_generation);
+    let passing = before.is_some_and(|before| {
+        is_working(before.conditions()) && is_working(status.conditions()) && generation(before) == generation(status)
+    });
+    if let Err(wait) = context.gate.take(&uid, passing, Instant::now()) {
         return Ok(Some(wait));
     }
     let name = object.name_any();
@@ -114,6 +126,12 @@ where
     context.metrics.status_writes.inc();
     announce(context, object, before.map(Conditions::conditions), status.conditions()).await;
     Ok(None)
+}
+
+/// Whether the conditions say that the operator works or waits.
+fn is_working(conditions: &[Condition]) -> bool {
+    condition::find(conditions, condition::RECONCILING)
+        .is_some_and(|reconciling| reconciling.status == condition::ConditionStatus::True)
 }
 
 /// Tells an event when the word of the Ready condition has changed.
@@ -158,14 +176,24 @@ mod tests {
         let gate = StatusGate::default();
         let start = Instant::now();
         for _ in 0..BURST {
-            assert_eq!(gate.take("a", start), Ok(()));
+            assert_eq!(gate.take("a", false, start), Ok(()));
         }
-        assert_eq!(gate.take("a", start), Err(INTERVAL));
-        assert_eq!(gate.take("b", start), Ok(()), "objects have nothing to do with each other");
+        assert_eq!(gate.take("a", false, start), Err(INTERVAL));
+        assert_eq!(gate.take("b", false, start), Ok(()), "objects have nothing to do with each other");
         let mut written = 0;
         for second in 1..=600 {
-            written += u32::from(gate.take("a", start + Duration::from_secs(second)).is_ok());
+            written += u32::from(gate.take("a", false, start + Duration::from_secs(second)).is_ok());
         }
         assert_eq!(written, 10);
+    }
+
+    #[test]
+    fn words_that_pass_by_are_not_told() {
+        let gate = StatusGate::default();
+        let start = Instant::now();
+        assert_eq!(gate.take("a", true, start), Ok(()));
+        assert_eq!(gate.take("a", true, start + Duration::from_secs(1)), Err(Duration::from_secs(4)));
+        assert_eq!(gate.take("a", false, start + Duration::from_secs(2)), Ok(()), "the end is told at once");
+        assert_eq!(gate.take("a", true, start + Duration::from_secs(8)), Ok(()));
     }
 }

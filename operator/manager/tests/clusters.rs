@@ -215,6 +215,52 @@ async fn a_configuration_change_restarts_the_node_once_and_leaves_one_file() {
 }
 
 #[tokio::test]
+async fn what_the_manifest_takes_out_goes() {
+    let Some(lab) = Lab::start("out").await else { return };
+    let _operator = lab.operator();
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    let ports = async || lab.api::<Service>().get("demo-bootstrap").await.unwrap().spec.unwrap().ports.unwrap().len();
+    let owners = async || {
+        let claim = lab.api::<PersistentVolumeClaim>().get("demo-0-data").await.unwrap();
+        claim.metadata.owner_references.map_or(0, |owners| owners.len())
+    };
+    let environment = async || {
+        let pod = lab.api::<Pod>().get("demo-0-0").await.unwrap();
+        pod.spec.unwrap().containers[0].env.as_ref().map_or(0, Vec::len)
+    };
+    let listener = json!([{"name": "local", "port": 19092, "advertised": {"hostTemplate": "localhost"}}]);
+    let template = json!({"spec": {"containers": [{"name": "gregor", "env": [{"name": "A", "value": "b"}]}]}});
+    let more = json!({"spec": {"listeners": listener, "podTemplate": template, "deletionPolicy": "Delete"}});
+    lab.patch::<KafkaCluster>("demo", more).await;
+    lab.cluster_says("demo", "Ready").await;
+    assert_eq!((ports().await, owners().await, environment().await), (2, 1, 1));
+    let less = json!({"spec": {"listeners": null, "podTemplate": null, "deletionPolicy": "Retain"}});
+    lab.patch::<KafkaCluster>("demo", less).await;
+    lab.cluster_says("demo", "Ready").await;
+    assert_eq!((ports().await, owners().await, environment().await), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_grow_holds_nothing_else_up() {
+    let Some(lab) = Lab::start("grow").await else { return };
+    let _operator = lab.operator();
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    // The claim is not bound, so Kubernetes refuses to resize it.
+    let patch = json!({"spec": {"storage": {"volumes": [{"name": "data", "size": "2Gi"}]}, "config": {"log.retention.hours": 1}}});
+    let pod = lab.pod_uid().await;
+    lab.patch::<KafkaCluster>("demo", patch).await;
+    lab.cluster_says("demo", "Ready").await;
+    assert_ne!(lab.pod_uid().await, pod, "the configuration came through");
+    wait_until("an event says why", async || {
+        let events = lab.api::<Event>().list(&ListParams::default()).await.unwrap();
+        events.into_iter().any(|event| event.reason.as_deref() == Some("VolumeUnchanged")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_belongs_to_somebody_else_is_never_overwritten() {
     let Some(lab) = Lab::start("taken").await else { return };
     let _operator = lab.operator();

@@ -1,20 +1,24 @@
 //! Carries out one step of a cluster's plan. It never decides: every write is what the plan said, guarded by the version or
 //! the uid that the plan saw.
 
+use gregor_operator_api::KafkaCluster;
 use gregor_operator_plan::compare::{applied, differs};
 use gregor_operator_plan::{Kind, Progress, Reason, Step, Wanted};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::Status;
 use serde_json::Value;
 
 use super::dereference::resource;
 use crate::context::{Context, FIELD_MANAGER};
 use crate::error::Error;
 use crate::metrics::StepLabel;
+use crate::status;
 
 /// Carries out a step.
-pub async fn carry_out(context: &Context, namespace: &str, step: &Step) -> Result<(), Error> {
+pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -> Result<(), Error> {
+    let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
     let label = match step {
         Step::CreateIdentity(identity) => {
             write_identity(context, namespace, identity, true).await?;
@@ -32,7 +36,15 @@ pub async fn carry_out(context: &Context, namespace: &str, step: &Step) -> Resul
         }
         Step::Apply(all) => {
             for wanted in all {
-                apply(context, namespace, wanted).await?;
+                match apply(context, namespace, wanted).await {
+                    Err(error)
+                        if wanted.kind == Kind::PersistentVolumeClaim
+                            && (error.is_invalid() || error.is_forbidden()) =>
+                    {
+                        leave_claim(context, namespace, cluster, wanted, &error).await?;
+                    }
+                    outcome => outcome?,
+                }
             }
             "apply"
         }
@@ -48,6 +60,25 @@ pub async fn carry_out(context: &Context, namespace: &str, step: &Step) -> Resul
         }
     };
     context.metrics.steps.get_or_create(&StepLabel { step: label }).inc();
+    Ok(())
+}
+
+/// A claim that Kubernetes does not let grow stays as it is: everything else of the cluster must not wait for it.
+async fn leave_claim(
+    context: &Context,
+    namespace: &str,
+    cluster: &KafkaCluster,
+    wanted: &Wanted,
+    error: &Error,
+) -> Result<(), Error> {
+    let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
+    let seen =
+        api.get_metadata(&wanted.name).await.map_err(Error::kubernetes(format!("reading claim {}", wanted.name)))?;
+    let hash = applied(&wanted.body).unwrap_or_default().to_owned();
+    context.settle(seen.uid().unwrap_or_default(), hash);
+    let said = error.api_message().unwrap_or("no reason given");
+    let message = format!("the claim {} stays as it is: {said}", wanted.name);
+    status::tell(context, cluster, true, "VolumeUnchanged", &message).await;
     Ok(())
 }
 
@@ -103,23 +134,17 @@ async fn write_identity(context: &Context, namespace: &str, identity: &Value, cr
     outcome.map(drop).map_err(Error::kubernetes(format!("writing ConfigMap {name}")))
 }
 
-fn object(wanted: &Wanted) -> Result<DynamicObject, Error> {
-    serde_json::from_value(wanted.body.clone()).map_err(Error::shape(format!(
-        "writing {} {}",
-        wanted.kind.as_str(),
-        wanted.name
-    )))
-}
-
+/// Creates an object by applying it, so that every field is owned by what is applied next and goes when that leaves it out.
+/// Applying would merge into an object of somebody else: the name must be free.
 async fn create(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), Error> {
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(wanted.kind));
     let doing = format!("creating {} {}", wanted.kind.as_str(), wanted.name);
-    let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-    match api.create(&parameters, &object(wanted)?).await {
-        // Fields belong to whoever applied them: without this, what a later apply leaves out would stay.
-        Ok(_) => apply(context, namespace, wanted).await,
-        Err(error) => Err(Error::kubernetes(doing)(error)),
+    if api.get_opt(&wanted.name).await.map_err(Error::kubernetes(&doing))?.is_some() {
+        let message = format!("{} {} exists already", wanted.kind.as_str(), wanted.name);
+        let taken = Status::failure(&message, "AlreadyExists").with_code(409).boxed();
+        return Err(Error::kubernetes(doing)(kube::Error::Api(taken)));
     }
+    apply(context, namespace, wanted).await
 }
 
 async fn apply(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), Error> {

@@ -64,7 +64,7 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
     let mut stepped = false;
     if let Some(step) = planned.step.take() {
         tracing::info!(cluster = name, namespace, "{}", planned.progress.message());
-        match apply::carry_out(context, &namespace, &step).await {
+        match apply::carry_out(context, &observed.cluster, &step).await {
             Ok(()) => stepped = true,
             Err(error) => match apply::verdict(&step, &error) {
                 // A person has to see it, and looking again changes nothing: it becomes the status.
