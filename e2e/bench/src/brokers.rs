@@ -65,7 +65,7 @@ impl Kind {
         };
         broker.format()?;
         broker.start()?;
-        broker.wait_until_it_answers(Duration::from_secs(60))?;
+        broker.wait_until_it_answers(Duration::from_mins(1))?;
         Ok(broker)
     }
 }
@@ -99,7 +99,7 @@ impl Broker {
     pub fn stop(&mut self) -> Result<()> {
         let Some((mut child, account)) = self.running.take() else { return Ok(()) };
         ensure!(Command::new("kill").arg(child.id().to_string()).status()?.success(), "could not signal the broker");
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         while child.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 child.kill()?;

@@ -1,5 +1,7 @@
 //! What is measured. Each workload makes the topics that it needs and returns one figure; smaller is better.
 
+#![allow(clippy::cast_precision_loss, reason = "figures of a bench have a handful of digits")]
+
 use std::{
     thread,
     time::{Duration, Instant},

@@ -20,7 +20,7 @@ pub struct Gregor {
     child: Child,
     bootstrap: String,
     folder: PathBuf,
-    _owned: Option<tempfile::TempDir>,
+    owned: Option<tempfile::TempDir>,
 }
 
 impl Gregor {
@@ -28,7 +28,7 @@ impl Gregor {
     pub fn start() -> Result<Self> {
         let owned = tempfile::Builder::new().prefix("gregor-").tempdir()?;
         let mut broker = Self::start_in(owned.path())?;
-        broker._owned = Some(owned);
+        broker.owned = Some(owned);
         Ok(broker)
     }
 
@@ -60,7 +60,7 @@ impl Gregor {
             let _ = send.send(first);
             let _ = lines.read_to_end(&mut Vec::new());
         });
-        let mut broker = Self { child, bootstrap: String::new(), folder: folder.to_owned(), _owned: None };
+        let mut broker = Self { child, bootstrap: String::new(), folder: folder.to_owned(), owned: None };
         let first = receive.recv_timeout(START_DEADLINE).with_context(|| broker.story("said nothing in time"))?;
         // `gregor broker` names each listener, that of the controller too.
         let clients = first.split("PLAINTEXT on ").last().unwrap_or_default();
@@ -119,7 +119,7 @@ impl Drop for Gregor {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if self._owned.is_some() {
+        if self.owned.is_some() {
             let _ = std::fs::remove_file(self.folder.with_extension("log"));
         }
     }
