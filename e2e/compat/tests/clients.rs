@@ -59,7 +59,7 @@ fn kafka_python_travels() -> Result<()> {
 fn kcat_writes_a_file_and_reads_it_back_byte_for_byte() -> Result<()> {
     let broker = Gregor::start()?;
     let file = tempfile::NamedTempFile::new()?;
-    let lines: String = (0..2000).map(|n| format!("line {n} of a file\n")).collect();
+    let lines = (0..2000).map(|n| format!("line {n} of a file")).collect::<Vec<_>>().join("\n") + "\n";
     std::fs::write(file.path(), &lines)?;
     let kcat = |arguments: &[&str]| {
         let mut command = Command::new("kcat");
