@@ -47,7 +47,10 @@ fn rendered_is_valid(cluster: &Cluster, helm: Helm) -> Result<()> {
     install::create_namespace(cluster, SECOND_NAMESPACE)?;
     for chart in ["gregor-crds", "gregor-operator"] {
         let path = root().join("helm").join(chart).display().to_string();
-        let rendered = cluster.helm(helm, &["template", "check", &path, "--namespace", SECOND_NAMESPACE])?;
+        // Without a cluster to ask, Helm takes the Kubernetes version that it was built with, which may be none.
+        let version = gregor_kubernetes::programs::KUBERNETES_VERSION;
+        let arguments = ["template", "check", &path, "--namespace", SECOND_NAMESPACE, "--kube-version", version];
+        let rendered = cluster.helm(helm, &arguments)?;
         let mut command = cluster.kubectl_command()?;
         command.args(["apply", "--dry-run=server", "--validate=strict", "--server-side", "--field-manager=check"]);
         command.args(["--force-conflicts", "-f", "-"]);
