@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{Arc, atomic::Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -71,7 +72,8 @@ pub(super) struct Driver {
     askers: Askers,
     /// The last offset of the first image that was shown.
     first_published: Option<Offset>,
-    snapshot_under_way: bool,
+    /// The thread that writes a snapshot, if one is under way.
+    snapshot: Option<thread::JoinHandle<()>>,
     last_snapshot: Nanos,
     stopping: Option<oneshot::Sender<()>>,
 }
@@ -130,7 +132,7 @@ impl Driver {
             held: Vec::new(),
             askers: Askers::default(),
             first_published: None,
-            snapshot_under_way: false,
+            snapshot: None,
             last_snapshot: 0,
             stopping: None,
         }
@@ -138,14 +140,23 @@ impl Driver {
 
     /// Runs until it is told to stop, or cannot go on.
     pub(super) async fn run(mut self) -> Result<(), ControlError> {
+        let outcome = self.serve().await;
+        self.end_snapshot();
+        if let Some(stopped) = outcome? {
+            self.log.close()?;
+            // Whoever asked may be gone; the log is closed all the same.
+            let _ = stopped.send(());
+        }
+        Ok(())
+    }
+
+    /// Serves until it is told to stop; returns whom to tell that it did.
+    async fn serve(&mut self) -> Result<Option<oneshot::Sender<()>>, ControlError> {
         self.step_quorum(Input::Start);
         loop {
             self.settle()?;
             if let Some(stopped) = self.stopping.take() {
-                self.log.close()?;
-                // Whoever asked may be gone; the log is closed all the same.
-                let _ = stopped.send(());
-                return Ok(());
+                return Ok(Some(stopped));
             }
             let wait = self
                 .next_deadline()
@@ -156,7 +167,7 @@ impl Driver {
                 command = self.commands.recv(), if room => match command {
                     Some(command) => self.take(command)?,
                     // Every handle is gone, this thread's own included: cannot be, as it holds one.
-                    None => return Ok(()),
+                    None => return Ok(None),
                 },
                 () = tokio::time::sleep(wait) => self.tick(),
             }
@@ -211,7 +222,7 @@ impl Driver {
             Command::DirectoryFailed(directory) => self.step_lifecycle(LifecycleInput::DirectoryFailed(directory)),
             Command::ShutDownBroker => self.step_lifecycle(LifecycleInput::BeginShutdown),
             Command::SnapshotWritten(written) => {
-                self.snapshot_under_way = false;
+                self.snapshot = None;
                 if let Some(id) = written {
                     self.log.add_snapshot(id)?;
                     self.step_quorum(Input::SnapshotReady(id));
@@ -474,7 +485,7 @@ impl Driver {
         if self.replay.bytes_since_snapshot() < bytes_max && !enough_time {
             return;
         }
-        if self.snapshot_under_way || self.replay.image().in_transaction() {
+        if self.snapshot.is_some() || self.replay.image().in_transaction() {
             return;
         }
         self.last_snapshot = now.monotonic;
@@ -498,12 +509,23 @@ impl Driver {
         let spawned = job.spawn(move |result| {
             let written =
                 result.inspect_err(|error| tracing::error!(%error, "a metadata snapshot was not written")).ok();
-            // A node that has stopped meanwhile finds the snapshot at its next start.
+            // A node that is stopping finds the snapshot at its next start.
             let _ = commands.blocking_send(Command::SnapshotWritten(written));
         });
         match spawned {
-            Ok(_) => self.snapshot_under_way = true,
+            Ok(thread) => self.snapshot = Some(thread),
             Err(error) => tracing::error!(%error, "no thread to write a metadata snapshot"),
+        }
+    }
+
+    /// Waits for a snapshot that is under way: once the node says that it stopped, nothing of it writes any more.
+    fn end_snapshot(&mut self) {
+        // Its news would find nobody, and must not wait for room either.
+        self.commands.close();
+        if let Some(thread) = self.snapshot.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that wrote a metadata snapshot panicked");
         }
     }
 
