@@ -232,7 +232,7 @@ fn say_what_next(cluster: &Cluster) {
 Gregor is up. To try next:
   {run}kubectl -n {NAMESPACE} get gk,gkt,pods
   {run}kubectl -n {NAMESPACE} describe gk demo
-  {run}kubectl -n {NAMESPACE} exec -it reader -- sh -c 'kcat -C -b demo-bootstrap:9092 -t git-log -e | head'
+  {run}kubectl -n {NAMESPACE} exec reader -- kcat -C -b demo-bootstrap:9092 -t git-log -c 10
   {run}kubectl -n {NAMESPACE} delete pod demo-0-0    # it comes back with its data
   {run}kubectl -n {NAMESPACE} apply -f crds/examples/kafkatopics.yaml   # after a change to it
   cargo xtask test                              # every test, on what was built just now
