@@ -131,11 +131,12 @@ impl Clients {
     }
 }
 
-/// A pipe that fails when either side does, as POSIX shells do not.
+/// A pipe that fails when either side does, as POSIX shells do not. `-E`: without it kcat gives up as soon as no broker is there,
+/// and a cluster of one node has none while its pod is replaced.
 fn kcat_producer(topic: &str, bytes: u64) -> String {
     format!(
         "{{ gregor-events generate {bytes} || echo broken >&2; }} | \
-         kcat -P -b \"$BOOTSTRAP\" -t {topic} -X enable.idempotence=true -X queue.buffering.max.ms=20"
+         kcat -P -E -b \"$BOOTSTRAP\" -t {topic} -X enable.idempotence=true -X queue.buffering.max.ms=20"
     )
 }
 
