@@ -70,6 +70,7 @@ fn unit(full: bool) -> Vec<Step> {
     let mut steps = vec![
         Step::check("format", 2, &["fmt", "--all", "--check"]),
         Step::check("tidy", 2, &["xtask", "tidy"]),
+        Step::check("docs", 2, &["xtask", "docs", "--check"]),
         Step::check("clippy", 30, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         Step::new("tests", 40, true, |_| Ok(workspace("test", &["--no-fail-fast"]))),
     ];
