@@ -50,6 +50,7 @@ pub fn run() -> Result<()> {
     }
     check_every_file_is_used(&root, &files, &mut findings)?;
     check_arrows(&root, &mut findings)?;
+    check_reasons(&root, &mut findings)?;
     if findings.is_empty() {
         println!("tidy: {} files, nothing to say", files.len());
         return Ok(());
@@ -181,6 +182,32 @@ fn check_arrows(root: &Path, findings: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
+/// Every library that the workspace names stands in ARCHITECTURE.md, "Dependencies", with why it was chosen.
+fn check_reasons(root: &Path, findings: &mut Vec<String>) -> Result<()> {
+    let page = fs::read_to_string(root.join("ARCHITECTURE.md")).context("reading ARCHITECTURE.md")?;
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).context("reading Cargo.toml")?;
+    findings.extend(libraries_without_a_reason(&page, &manifest));
+    Ok(())
+}
+
+fn libraries_without_a_reason(page: &str, manifest: &str) -> Vec<String> {
+    let section = page.split("\n## ").find(|section| section.contains("Dependencies\n")).unwrap_or_default();
+    let named: BTreeSet<&str> = section
+        .split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_'))
+        .filter(|word| !word.is_empty())
+        .collect();
+    manifest
+        .lines()
+        .skip_while(|line| *line != "[workspace.dependencies]")
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter(|line| !line.contains("path = "))
+        .filter_map(|line| line.split_once(" = "))
+        .filter(|(library, _)| !library.starts_with('#') && !named.contains(library))
+        .map(|(library, _)| format!("{library} is not in ARCHITECTURE.md, \"Dependencies\", with why it was chosen"))
+        .collect()
+}
+
 fn join(arrows: &BTreeSet<String>) -> String {
     if arrows.is_empty() { "nothing".to_owned() } else { arrows.iter().cloned().collect::<Vec<_>>().join(", ") }
 }
@@ -240,6 +267,14 @@ mod tests {
         let impure = "//! Pure.\nuse std::time::SystemTime;\n";
         assert_eq!(findings("broker/raft/src/a.rs", impure).len(), 1);
         assert_eq!(findings("broker/server/src/a.rs", impure).len(), 0);
+    }
+
+    #[test]
+    fn a_library_without_a_reason_is_named() {
+        let manifest =
+            "[workspace.dependencies]\n# Ours.\na = { path = \"a\" }\nbytes = \"1\"\nsnap = \"1\"\n\n[other]\nx = 1\n";
+        let page = "# A\n## 1. Map\nsnap\n## 6. Dependencies\n| bytes | buffers | slices |\n";
+        assert_eq!(libraries_without_a_reason(page, manifest).len(), 1);
     }
 
     #[test]
