@@ -2,7 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+    time::Duration,
+};
 
 use gregor_apache::{Broker, BrokerConfig, Jars, Release, compile, jars, java_program};
 use gregor_compat::Gregor;
@@ -37,6 +43,37 @@ fn comparable(line: &str) -> String {
         }
     }
     line.to_owned()
+}
+
+/// The lowest and the highest version of each API that a node advertises, from ApiVersions version 0.
+fn advertised(bootstrap: &str) -> BTreeMap<i16, (i16, i16)> {
+    const REQUEST: [u8; 14] = [0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 0xff, 0xff];
+    let mut stream = TcpStream::connect(bootstrap).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(&REQUEST).unwrap();
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).unwrap();
+    let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut frame).unwrap();
+    let number = |bytes: &[u8]| i16::from_be_bytes([bytes[0], bytes[1]]);
+    let (correlation, body) = frame.split_at(4);
+    assert_eq!((correlation, number(body)), (&[0, 0, 0, 1][..], 0));
+    body[6..].chunks_exact(6).map(|api| (number(api), (number(&api[2..]), number(&api[4..])))).collect()
+}
+
+#[test]
+fn every_api_is_advertised_in_the_versions_of_apache_kafka() {
+    let jars = jars(&Release::broker(Release::NEWEST)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let gregor = Gregor::start().unwrap();
+    let ours = advertised(gregor.bootstrap());
+    gregor.stop().unwrap();
+    let apache = Broker::start(&jars, &BrokerConfig::new(folder.path())).unwrap();
+    let theirs = advertised(&apache.bootstrap);
+    apache.stop().unwrap();
+    assert!(ours.len() > 30, "{ours:?}");
+    let different: Vec<_> = ours.iter().filter(|(key, versions)| theirs.get(key) != Some(versions)).collect();
+    assert!(different.is_empty(), "advertised otherwise than by Apache Kafka: {different:?}\nApache: {theirs:?}");
 }
 
 #[test]
