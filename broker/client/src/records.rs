@@ -4,11 +4,11 @@ use bytes::Bytes;
 use gregor_messages::fetch_response::AbortedTransaction;
 use gregor_types::{KString, LeaderEpoch, Offset, ProducerId, Timestamp, TopicPartition};
 use gregor_wire::{
-    batch::{BatchError, BatchOptions, BatchView, ControlRecordType, ProducerStamp, RecordBatchBuilder, split_batches},
-    compression::{Compression, CompressionType},
+    batch::{BatchError, BatchView, ControlRecordType, split_batches},
+    compression::CompressionType,
 };
 
-use crate::{ClientError, producer::Batch};
+use crate::ClientError;
 
 /// How far a batch may grow when it is decompressed.
 const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
@@ -30,21 +30,6 @@ pub struct FetchedRecord {
     pub value: Option<Bytes>,
     /// Its headers; Kafka does not promise that names are text, so one that is not is read with replacements.
     pub headers: Vec<(KString, Option<Bytes>)>,
-}
-
-/// A batch in the form in which it is sent.
-pub(crate) fn encode(batch: &Batch, compression: Compression) -> Result<Bytes, ClientError> {
-    let producer = batch.identity.map(|identity| ProducerStamp {
-        id: identity.id,
-        epoch: identity.epoch,
-        base_sequence: identity.base_sequence,
-    });
-    let mut builder = RecordBatchBuilder::new(BatchOptions { compression, producer, ..BatchOptions::default() });
-    for record in &batch.records {
-        let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
-        builder.append(record.timestamp, record.key.as_deref(), record.value.as_deref(), &headers);
-    }
-    builder.try_build().map_err(|error| ClientError::InvalidArgument(format!("records cannot be compressed: {error}")))
 }
 
 /// What a fetch returned for one partition.

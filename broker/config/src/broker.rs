@@ -6,8 +6,9 @@ use gregor_types::BrokerId;
 
 use crate::{
     Properties,
-    key::{ConfigKey, Support, Update, broker_key},
+    key::{ConfigKey, Support, Update},
     listener::{Listener, SecurityProtocol, parse_endpoints, parse_protocol_map},
+    tables::broker_key,
     value::{ConfigError, split_list},
 };
 

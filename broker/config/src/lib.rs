@@ -11,15 +11,17 @@ mod group_keys;
 mod key;
 mod listener;
 mod properties;
+mod tables;
 mod topic;
 mod topic_keys;
 mod value;
 
 pub use broker::{BrokerConfig, ProcessRoles, QuorumVoter, Warning};
 pub use document::configuration_page;
-pub use key::{ConfigKey, Importance, Kind, Support, Update, Valid, broker_key, group_key, topic_key};
+pub use key::{ConfigKey, Importance, Kind, Support, Update, Valid};
 pub use listener::{Endpoint, Listener, SecurityProtocol};
 pub use properties::{Properties, PropertiesError};
+pub use tables::{broker_key, group_key, topic_key};
 pub use topic::{CleanupPolicy, CompressionType, TimestampType, TopicConfig, synonyms, validate_topic_config};
 pub use value::ConfigError;
 

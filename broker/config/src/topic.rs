@@ -2,7 +2,8 @@
 
 use crate::{
     BrokerConfig,
-    key::{Kind, Support, topic_key},
+    key::{Kind, Support},
+    tables::topic_key,
     value::{ConfigError, split_list},
 };
 

@@ -16,11 +16,10 @@ use gregor_state_records::metadata::{
 use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, Offset, ProducerId};
 
 use crate::{
-    PRODUCER_ID_BLOCK, Refusal,
-    controller::Sessions,
-    elections,
+    PRODUCER_ID_BLOCK, Refusal, elections,
     plan::Plan,
     refusal::{code_of, text_of},
+    sessions::Sessions,
 };
 
 const FENCE: i8 = 1;
@@ -191,7 +190,7 @@ fn try_heartbeat(
     request: &BrokerHeartbeatRequest,
 ) -> Result<(BrokerState, bool), Refusal> {
     let id = BrokerId(request.broker_id);
-    let broker = check_epoch(plan, id, BrokerEpoch(request.broker_epoch))?;
+    let broker = plan.registered(id, BrokerEpoch(request.broker_epoch))?;
     let offset = Offset(request.current_metadata_offset);
     sessions.touch(id, broker.epoch, offset, plan.now + plan.config.session_timeout);
     let is_caught_up = offset.value() >= broker.epoch.value();
@@ -334,7 +333,7 @@ pub(crate) fn allocate_producer_ids(
     request: &AllocateProducerIdsRequest,
 ) -> AllocateProducerIdsResponse {
     let id = BrokerId(request.broker_id);
-    let result = check_epoch(plan, id, BrokerEpoch(request.broker_epoch)).and_then(|broker| {
+    let result = plan.registered(id, BrokerEpoch(request.broker_epoch)).and_then(|broker| {
         let start = plan.image.next_producer_id().unwrap_or(ProducerId(0));
         let next = start.value().checked_add(i64::from(PRODUCER_ID_BLOCK)).ok_or_else(|| {
             Refusal::new(
@@ -405,24 +404,6 @@ pub(crate) fn register_controller(
         error_message: text_of(&result),
         ..Default::default()
     }
-}
-
-/// The registration of a broker that says which incarnation it is.
-pub(crate) fn check_epoch(
-    plan: &Plan<'_>,
-    id: BrokerId,
-    epoch: BrokerEpoch,
-) -> Result<std::sync::Arc<BrokerRegistration>, Refusal> {
-    let broker = plan.image.cluster().broker(id).ok_or_else(|| {
-        Refusal::new(ErrorCode::StaleBrokerEpoch, format!("No broker registration found for broker id {id}"))
-    })?;
-    if broker.epoch != epoch {
-        return Err(Refusal::new(
-            ErrorCode::StaleBrokerEpoch,
-            format!("Expected broker epoch {}, but got broker epoch {epoch}", broker.epoch),
-        ));
-    }
-    Ok(broker.clone())
 }
 
 fn registration_change(

@@ -1,6 +1,6 @@
 //! The machine itself: who leads, what waits for its commit, and when time matters.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use gregor_config::BrokerConfig;
 use gregor_metadata::{Image, METADATA_VERSION_FEATURE, MetadataVersion, VersionedRecord};
@@ -8,11 +8,12 @@ use gregor_state_records::metadata::{
     AbortTransactionRecord, BeginTransactionRecord, EndTransactionRecord, FeatureLevelRecord, MetadataRecord,
     NoOpRecord,
 };
-use gregor_types::{BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, Offset};
+use gregor_types::{ClusterId, LeaderEpoch, Offset};
 
 use crate::{
     ControllerRequest, ControllerResponse, Refusal, brokers, configs, elections, isr, partitions,
     plan::{Plan, batches},
+    sessions::Sessions,
     topics,
 };
 
@@ -140,21 +141,6 @@ struct Pending {
     id: RequestId,
     request: ControllerRequest,
     response: ControllerResponse,
-}
-
-/// When each broker was last heard of by this controller. Not replicated: a new leader gives every broker a whole session.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Sessions(BTreeMap<BrokerId, Session>);
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Session {
-    /// The incarnation that was heard of, if this controller heard of one.
-    pub(crate) heard_of: Option<BrokerEpoch>,
-    pub(crate) expires: Nanos,
-    /// How far the broker has read the metadata log.
-    pub(crate) metadata_offset: Offset,
-    /// Up to where the others must have read before this broker may go.
-    pub(crate) shutdown_offset: Option<Offset>,
 }
 
 impl ControllerConfig {
@@ -347,56 +333,6 @@ impl Active {
             self.appended_end = base.plus(records.len() as i64);
             effects.0.push_back(Effect::Append { epoch: self.epoch, base, records });
         }
-    }
-}
-
-impl Sessions {
-    fn new(image: &Image, expires: Nanos) -> Self {
-        let session = Session { heard_of: None, expires, metadata_offset: Offset::NONE, shutdown_offset: None };
-        Self(image.cluster().brokers().map(|broker| (broker.id, session)).collect())
-    }
-
-    pub(crate) fn get(&self, id: BrokerId) -> Option<&Session> {
-        self.0.get(&id)
-    }
-
-    pub(crate) fn get_mut(&mut self, id: BrokerId) -> Option<&mut Session> {
-        self.0.get_mut(&id)
-    }
-
-    /// A broker was heard of.
-    pub(crate) fn touch(&mut self, id: BrokerId, epoch: BrokerEpoch, metadata_offset: Offset, expires: Nanos) {
-        let before = self.0.get(&id).filter(|session| session.heard_of == Some(epoch));
-        let shutdown_offset = before.and_then(|session| session.shutdown_offset);
-        self.0.insert(id, Session { heard_of: Some(epoch), expires, metadata_offset, shutdown_offset });
-    }
-
-    pub(crate) fn remove(&mut self, id: BrokerId) {
-        self.0.remove(&id);
-    }
-
-    /// Whether this incarnation was heard of within its session, by this very controller.
-    pub(crate) fn is_alive(&self, id: BrokerId, epoch: BrokerEpoch, now: Nanos) -> bool {
-        self.0.get(&id).is_some_and(|session| session.heard_of == Some(epoch) && now < session.expires)
-    }
-
-    /// How far the slowest active broker has read the metadata log.
-    pub(crate) fn lowest_active_offset(&self, image: &Image) -> Option<Offset> {
-        let active = self.0.iter().filter(|(id, _)| image.cluster().is_active(**id));
-        active.map(|(_, session)| session.metadata_offset).min()
-    }
-
-    fn first_expired(&self, image: &Image, now: Nanos) -> Option<BrokerId> {
-        let expired = self.unfenced(image).filter(|(_, session)| session.expires <= now);
-        expired.min_by_key(|(_, session)| session.expires).map(|(id, _)| id)
-    }
-
-    fn next_expiry(&self, image: &Image) -> Option<Nanos> {
-        self.unfenced(image).map(|(_, session)| session.expires).min()
-    }
-
-    fn unfenced(&self, image: &Image) -> impl Iterator<Item = (BrokerId, Session)> {
-        self.0.iter().filter(|(id, _)| image.cluster().is_unfenced(**id)).map(|(id, session)| (*id, *session))
     }
 }
 

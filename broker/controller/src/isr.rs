@@ -10,14 +10,14 @@ use gregor_state_records::metadata::{MetadataRecord, PartitionChangeRecord};
 use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, PartitionIndex, TopicId, Uuid};
 
 use crate::{
-    Refusal, brokers,
+    Refusal,
     partition_change::{Election, PartitionChange},
     plan::Plan,
 };
 
 pub(crate) fn alter(plan: &mut Plan<'_>, request: &AlterPartitionRequest, version: i16) -> AlterPartitionResponse {
     let leader = BrokerId(request.broker_id);
-    if let Err(refusal) = brokers::check_epoch(plan, leader, BrokerEpoch(request.broker_epoch)) {
+    if let Err(refusal) = plan.registered(leader, BrokerEpoch(request.broker_epoch)) {
         return AlterPartitionResponse { error_code: refusal.number(), ..Default::default() };
     }
     let mut topics = Vec::with_capacity(request.topics.len());
@@ -141,7 +141,7 @@ pub(crate) fn assign_directories(
     if !plan.version().has_directory_assignment() {
         return refused(&Refusal::new(ErrorCode::UnsupportedVersion, "Directory assignment is not supported yet."));
     }
-    let broker = match brokers::check_epoch(plan, BrokerId(request.broker_id), BrokerEpoch(request.broker_epoch)) {
+    let broker = match plan.registered(BrokerId(request.broker_id), BrokerEpoch(request.broker_epoch)) {
         Ok(broker) => broker,
         Err(refusal) => return refused(&refusal),
     };

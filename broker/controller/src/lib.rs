@@ -19,6 +19,7 @@ mod placement;
 mod plan;
 mod refusal;
 mod request;
+mod sessions;
 mod topics;
 
 pub use controller::{Controller, ControllerConfig, Effect, Effects, Input, Nanos, RequestId};

@@ -1,8 +1,10 @@
 //! One decision in the making: records that fit one another, over the image as they leave it.
 
-use gregor_metadata::{Image, MetadataVersion, VersionedRecord};
+use std::sync::Arc;
+
+use gregor_metadata::{BrokerRegistration, Image, MetadataVersion, VersionedRecord};
 use gregor_state_records::metadata::MetadataRecord;
-use gregor_types::{ErrorCode, KString, Offset};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, Offset};
 
 use crate::{ControllerConfig, MAX_BYTES_PER_BATCH, MAX_RECORDS_PER_BATCH, Nanos, Refusal};
 
@@ -44,6 +46,20 @@ impl<'a> Plan<'a> {
     /// The offset at which the next record will land.
     pub(crate) fn next_offset(&self) -> Offset {
         self.base.plus(self.records.len() as i64)
+    }
+
+    /// The registration of a broker that says which incarnation it is.
+    pub(crate) fn registered(&self, id: BrokerId, epoch: BrokerEpoch) -> Result<Arc<BrokerRegistration>, Refusal> {
+        let broker = self.image.cluster().broker(id).ok_or_else(|| {
+            Refusal::new(ErrorCode::StaleBrokerEpoch, format!("No broker registration found for broker id {id}"))
+        })?;
+        if broker.epoch != epoch {
+            return Err(Refusal::new(
+                ErrorCode::StaleBrokerEpoch,
+                format!("Expected broker epoch {}, but got broker epoch {epoch}", broker.epoch),
+            ));
+        }
+        Ok(Arc::clone(broker))
     }
 
     /// Adds a record. It must fit the image: a controller that contradicts itself must not write.

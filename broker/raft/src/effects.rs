@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use gregor_types::{LeaderEpoch, Offset, Timestamp};
 
-use crate::{ControlRecord, ElectionState, Nanos, Reply, api::LogRead, quorum::AppendError};
+use crate::{ControlRecord, ElectionState, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Nanos, Reply, api::LogRead};
 
 /// Names one write. The driver gives it back with [`Input::Durable`](crate::Input::Durable) once that write is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,6 +17,32 @@ pub struct Token(pub u64);
 /// Names a request until it is answered; chosen by the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
+
+/// Why an append was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum AppendError {
+    /// This node does not lead that epoch any more.
+    #[error("this node does not lead epoch {0}")]
+    NotLeader(LeaderEpoch),
+    /// Something else was appended in between.
+    #[error("the records were meant for offset {expected}, but the log ends at {end}")]
+    WrongOffset {
+        /// Where they should have landed.
+        expected: Offset,
+        /// The end of the log.
+        end: Offset,
+    },
+    /// A batch is never empty and never above the bounds.
+    #[error(
+        "a batch has 1 to {MAX_BATCH_RECORDS} records and at most {MAX_BATCH_BYTES} bytes; this one has {records} and {bytes}"
+    )]
+    Size {
+        /// Its records.
+        records: usize,
+        /// Their bytes.
+        bytes: usize,
+    },
+}
 
 /// What a batch holds.
 #[derive(Debug, Clone, PartialEq)]

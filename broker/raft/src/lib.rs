@@ -24,10 +24,10 @@ mod voters;
 
 pub use api::{LogRead, Reply, Request, SnapshotRead};
 pub use control::ControlRecord;
-pub use effects::{Batch, Effect, Effects, RequestId, RoleChange, Token};
+pub use effects::{AppendError, Batch, Effect, Effects, RequestId, RoleChange, Token};
 pub use election::ElectionState;
 pub use log_view::{LogView, OffsetAndEpoch, SnapshotId};
-pub use quorum::{AppendError, Config, Input, Quorum, Role, StartError};
+pub use quorum::{Config, Input, Quorum, Role, StartError};
 pub use time::{Nanos, Now, Rng};
 pub use voters::{Endpoint, ReplicaKey, Voter, VoterHistory, VoterSet};
 

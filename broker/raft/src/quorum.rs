@@ -10,8 +10,8 @@ use gregor_state_records::control::{KRaftVersionRecord, VotersRecord};
 use gregor_types::{BrokerId, KString, LeaderEpoch, Offset};
 
 use crate::{
-    Batch, ControlRecord, Effect, Effects, ElectionState, LogView, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Nanos, Now,
-    OffsetAndEpoch, ReplicaKey, Request, RequestId, Rng, RoleChange, Token, Voter, VoterHistory, VoterSet,
+    AppendError, Batch, ControlRecord, Effect, Effects, ElectionState, LogView, MAX_BATCH_BYTES, MAX_BATCH_RECORDS,
+    Nanos, Now, OffsetAndEpoch, ReplicaKey, Request, RequestId, Rng, RoleChange, Token, Voter, VoterHistory, VoterSet,
     control::leader_change,
     effects::{Write, Writes},
     leader::Leader,
@@ -64,32 +64,6 @@ pub enum Input {
     },
     /// The node stops: give up leadership, start no election.
     Resign,
-}
-
-/// Why an append was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum AppendError {
-    /// This node does not lead that epoch any more.
-    #[error("this node does not lead epoch {0}")]
-    NotLeader(LeaderEpoch),
-    /// Something else was appended in between.
-    #[error("the records were meant for offset {expected}, but the log ends at {end}")]
-    WrongOffset {
-        /// Where they should have landed.
-        expected: Offset,
-        /// The end of the log.
-        end: Offset,
-    },
-    /// A batch is never empty and never above the bounds.
-    #[error(
-        "a batch has 1 to {MAX_BATCH_RECORDS} records and at most {MAX_BATCH_BYTES} bytes; this one has {records} and {bytes}"
-    )]
-    Size {
-        /// Its records.
-        records: usize,
-        /// Their bytes.
-        bytes: usize,
-    },
 }
 
 /// Why a node cannot take part.

@@ -7,6 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use gregor_types::{KString, ProducerEpoch, ProducerId, Timestamp, TopicPartition};
+use gregor_wire::{
+    batch::{BatchOptions, ProducerStamp, RecordBatchBuilder},
+    compression::Compression,
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
     time::Instant,
@@ -46,6 +50,25 @@ pub(crate) struct Batch {
     created: Instant,
     not_before: Option<Instant>,
     tries: u32,
+}
+
+impl Batch {
+    /// The batch in the form in which it is sent.
+    pub(super) fn encode(&self, compression: Compression) -> Result<Bytes, ClientError> {
+        let producer = self.identity.map(|identity| ProducerStamp {
+            id: identity.id,
+            epoch: identity.epoch,
+            base_sequence: identity.base_sequence,
+        });
+        let mut builder = RecordBatchBuilder::new(BatchOptions { compression, producer, ..BatchOptions::default() });
+        for record in &self.records {
+            let headers: Vec<_> =
+                record.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect();
+            builder.append(record.timestamp, record.key.as_deref(), record.value.as_deref(), &headers);
+        }
+        let unpressed = |error| ClientError::InvalidArgument(format!("records cannot be compressed: {error}"));
+        builder.try_build().map_err(unpressed)
+    }
 }
 
 #[derive(Default)]

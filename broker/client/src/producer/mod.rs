@@ -25,7 +25,6 @@ use tokio::{
     time::Instant,
 };
 
-pub(crate) use accumulator::Batch;
 use accumulator::{Accumulator, Pending};
 pub use partitioner::murmur2;
 

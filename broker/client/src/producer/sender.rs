@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{ByTopic, Shared, Stored, accumulator::Batch};
-use crate::{Acks, BrokerError, ClientError, records, route::Purpose};
+use crate::{Acks, BrokerError, ClientError, route::Purpose};
 
 /// The newest version of Produce that names topics rather than giving their ids.
 const PRODUCE_BY_NAME_MAX: i16 = 12;
@@ -278,7 +278,7 @@ async fn request(
     for (partition, batch) in batches {
         let encoded = match &batch.encoded {
             Some(encoded) => encoded.clone(),
-            None => records::encode(batch, options.compression)?,
+            None => batch.encode(options.compression)?,
         };
         batch.encoded = Some(encoded.clone());
         topics.entry(partition.topic.clone()).or_default().push((partition.partition, encoded));

@@ -7,7 +7,7 @@ use gregor_messages::{
 use gregor_metadata::{Image, SERVED_FEATURES};
 use gregor_node::{BrokerLifecycle, BrokerPhase};
 
-use super::{BrokerState, start::ControlOptions};
+use super::{BrokerState, open::ControlOptions};
 
 /// Kafka's state of a broker in this phase of its life.
 pub(super) fn state(lifecycle: &BrokerLifecycle) -> BrokerState {

@@ -28,10 +28,10 @@ use super::{
     broker,
     handle::Command,
     metadata_log::{MetadataLog, Retention},
+    open::{ControlOptions, Parts},
     quorum_state,
     replay::Replay,
     snapshots::SnapshotJob,
-    start::{ControlOptions, Parts},
 };
 
 /// Commands that are taken between two syncs.
