@@ -72,15 +72,20 @@ impl ReadPlan {
         self.region.is_none()
     }
 
+    /// Reads it all, behind what `output` holds already.
+    pub fn read_into(&self, output: &mut Vec<u8>) -> io::Result<()> {
+        for Region::File { file, position, len } in self.regions() {
+            let at = output.len();
+            output.resize(at + *len as usize, 0);
+            file.read_exact_at(&mut output[at..], *position)?;
+        }
+        Ok(())
+    }
+
     /// Reads it all into memory.
     pub fn read_all(&self) -> io::Result<Bytes> {
-        let mut output = vec![0; self.len() as usize];
-        let mut at = 0;
-        for Region::File { file, position, len } in self.regions() {
-            let end = at + *len as usize;
-            file.read_exact_at(&mut output[at..end], *position)?;
-            at = end;
-        }
+        let mut output = Vec::new();
+        self.read_into(&mut output)?;
         Ok(output.into())
     }
 }

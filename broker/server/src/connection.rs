@@ -6,21 +6,24 @@
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use gregor_messages::ApiKey;
 use gregor_types::ErrorCode;
 use gregor_wire::{DecodeError, EncodeError};
 use tokio::{net::TcpStream, sync::watch, time::Instant};
 
 use crate::{
-    api::{Broker, ConnectionInfo, produce},
+    api::{Broker, ConnectionInfo, Context, fetch, produce},
     dispatch::{self, Handler},
     frame::FrameReader,
     memory::MemoryPool,
-    reply::Reply,
+    reply::{send_bytes, send_fetched},
 };
 
 /// Produces of one connection that may wait for their high watermark.
 const PENDING_MAX: usize = 16;
+/// A Produce response's memory is kept for the next one up to this size.
+const RESPONSE_RETAINED: usize = 4 << 10;
 
 /// Why a connection ended before its peer ended it.
 #[derive(Debug, thiserror::Error)]
@@ -103,8 +106,10 @@ pub(crate) async fn serve(
     let gauge = metrics.connections.get_or_create_owned(&labels);
     gauge.inc();
     let reader = FrameReader::new(memory.grant(), broker.frame_bytes_max, broker.connection_idle);
-    let connection = Connection { broker, info, stream, reader, pending: VecDeque::new(), draining };
-    if let Err(close) = connection.run().await {
+    let context = Context::new(broker, info);
+    let connection =
+        Connection { context, stream, reader, pending: VecDeque::new(), response: BytesMut::new(), fetching: None };
+    if let Err(close) = connection.run(draining).await {
         let labels = vec![("reason".to_owned(), close.reason().to_owned())];
         metrics.closed.get_or_create(&labels).inc();
         report(peer, &close);
@@ -122,16 +127,21 @@ fn report(peer: SocketAddr, close: &Close) {
 }
 
 struct Connection {
-    broker: Arc<Broker>,
-    info: Arc<ConnectionInfo>,
+    context: Context,
     stream: TcpStream,
     reader: FrameReader,
     pending: VecDeque<produce::Pending>,
-    draining: watch::Receiver<bool>,
+    /// The memory of a Produce response that has left, for the next one.
+    response: BytesMut,
+    /// What fetches keep from one to the next.
+    fetching: Option<Box<fetch::Fetching>>,
 }
 
 impl Connection {
-    async fn run(mut self) -> Result<(), Close> {
+    async fn run(mut self, mut draining: watch::Receiver<bool>) -> Result<(), Close> {
+        // Asked about in every turn, begun once.
+        let drained = drained(&mut draining);
+        tokio::pin!(drained);
         loop {
             let has_pending = !self.pending.is_empty();
             let may_read = self.pending.len() < PENDING_MAX;
@@ -142,7 +152,7 @@ impl Connection {
                     continue;
                 }
                 frame = self.reader.next(&mut self.stream), if may_read => frame?,
-                () = drained(&mut self.draining) => return self.answer_all().await,
+                () = &mut drained => return self.answer_all().await,
             };
             let Some(frame) = frame else { return Ok(()) };
             self.handle(frame).await?;
@@ -151,23 +161,33 @@ impl Connection {
 
     async fn handle(&mut self, frame: Bytes) -> Result<(), Close> {
         let received_at = Instant::now();
-        let request = dispatch::parse(&self.broker, &self.info, frame, received_at)?;
-        let (name, row) = (request.row.key.name(), request.row);
+        let (row, body) = dispatch::parse(&mut self.context, frame, received_at)?;
         match row.handler {
             Handler::Produce => {
-                if let Some(pending) = produce::begin(request.context, &request.body)? {
-                    self.pending.push_back(pending);
-                    if self.pending.len() == 1 && self.pending[0].is_committed() {
-                        self.answer_oldest().await?;
-                    }
-                } else {
-                    self.broker.metrics.on_request(name, received_at.elapsed());
+                let begun = produce::begin(&self.context, &body, std::mem::take(&mut self.response))?;
+                // What is left of the request would keep its memory for as long as it waits.
+                drop(body);
+                self.context.client_id = None;
+                match begun {
+                    Some(pending) if self.pending.is_empty() && pending.is_committed() => self.answer(pending).await?,
+                    Some(pending) => self.pending.push_back(pending),
+                    None => self.count(ApiKey::Produce, received_at),
                 }
+            }
+            Handler::Fetch => {
+                self.answer_all().await?;
+                let fetching = self.fetching.get_or_insert_default();
+                fetching.answer(&self.context, body).await?;
+                self.context.client_id = None;
+                send_fetched(&self.stream, fetching.response()).await?;
+                fetching.end();
+                self.count(ApiKey::Fetch, received_at);
             }
             Handler::Barrier(handle) => {
                 self.answer_all().await?;
-                let reply = handle(&request.context, request.body).await?;
-                self.broker.metrics.on_request(name, received_at.elapsed());
+                let reply = handle(&self.context, body).await?;
+                self.context.client_id = None;
+                self.count(row.key, received_at);
                 reply.send(&self.stream).await?;
             }
         }
@@ -184,10 +204,21 @@ impl Connection {
 
     async fn answer_oldest(&mut self) -> Result<(), Close> {
         let Some(pending) = self.pending.pop_front() else { return Ok(()) };
-        let received_at = pending.received_at();
-        let reply: Reply = pending.finish()?;
-        self.broker.metrics.on_request("Produce", received_at.elapsed());
-        reply.send(&self.stream).await
+        self.answer(pending).await
+    }
+
+    async fn answer(&mut self, pending: produce::Pending) -> Result<(), Close> {
+        self.count(ApiKey::Produce, pending.received_at());
+        let response = pending.finish();
+        send_bytes(&self.stream, &response, false).await?;
+        if response.capacity() <= RESPONSE_RETAINED {
+            self.response = response;
+        }
+        Ok(())
+    }
+
+    fn count(&self, api: ApiKey, received_at: Instant) {
+        self.context.broker.metrics.on_request(api, received_at.elapsed());
     }
 }
 

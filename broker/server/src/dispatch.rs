@@ -3,7 +3,7 @@
 //! `connection.rs` asks [`parse`] for the row and the context of a frame and then runs the row's handler. A key or version
 //! that is not served closes the connection, as Kafka does; only ApiVersions answers an unknown version (KIP-511).
 
-use std::{future::Future, ops::RangeInclusive, pin::Pin, sync::Arc};
+use std::{future::Future, ops::RangeInclusive, pin::Pin};
 
 use bytes::Bytes;
 use gregor_messages::{self as messages, ApiKey};
@@ -11,7 +11,7 @@ use gregor_wire::{Message, Reader, RequestHeader, Struct};
 use tokio::time::Instant;
 
 use crate::{
-    api::{self, Broker, ConnectionInfo, Context},
+    api::{self, Context},
     connection::Close,
     reply::Reply,
 };
@@ -49,18 +49,10 @@ pub(crate) type Answer<'a> = Pin<Box<dyn Future<Output = Result<Reply, Close>> +
 pub(crate) enum Handler {
     /// Appends at once and answers later, while the connection reads on.
     Produce,
+    /// A barrier like any other; it has a way of its own, as its response is not copied and its memory is used again.
+    Fetch,
     /// Waits for every earlier response, and is answered before the next request is read.
     Barrier(for<'a> fn(&'a Context, Bytes) -> Answer<'a>),
-}
-
-/// A request with everything that its handler needs.
-pub(crate) struct Request {
-    /// Its row.
-    pub(crate) row: &'static Row,
-    /// Who asks, and of whom.
-    pub(crate) context: Context,
-    /// What follows the header.
-    pub(crate) body: Bytes,
 }
 
 /// A row whose handler takes and returns the generated structs. An unstable last version is not served, as Apache has it.
@@ -101,7 +93,7 @@ pub(crate) static TABLE: &[Row] = &[
         listeners: Listeners::Broker,
         advertised: messages::FetchRequest::VERSIONS,
         served: messages::FetchRequest::VERSIONS,
-        handler: Handler::Barrier(|context, body| Box::pin(api::fetch::handle(context, body))),
+        handler: Handler::Fetch,
     },
     row!(ListOffsets, Broker, ListOffsetsRequest, api::list_offsets::handle),
     row!(Metadata, Broker, MetadataRequest, api::metadata::handle),
@@ -156,31 +148,22 @@ pub(crate) fn row(key: i16, controller_listener: bool) -> Option<&'static Row> {
     TABLE.iter().find(|row| row.key.code() == key && row.listeners.include(controller_listener))
 }
 
-/// Reads the header of a frame and finds who answers it.
-pub(crate) fn parse(
-    broker: &Arc<Broker>,
-    connection: &Arc<ConnectionInfo>,
-    frame: Bytes,
-    received_at: Instant,
-) -> Result<Request, Close> {
+/// Reads the header of a frame into the connection's context, and finds who answers it and what follows the header.
+pub(crate) fn parse(context: &mut Context, frame: Bytes, received_at: Instant) -> Result<(&'static Row, Bytes), Close> {
     let mut reader = Reader::new(frame);
     let mut ahead = reader.clone();
     let (key, version) = (ahead.i16()?, ahead.i16()?);
-    let row = row(key, connection.listener.controller).ok_or(Close::UnknownApi(key))?;
+    let row = row(key, context.connection.listener.controller).ok_or(Close::UnknownApi(key))?;
     if !row.served.contains(&version) && row.key != ApiKey::ApiVersions {
         return Err(Close::UnknownVersion { key, version });
     }
     let header = RequestHeader::read(&mut reader, row.key.request_header_version(version))?;
-    let context = Context {
-        broker: Arc::clone(broker),
-        connection: Arc::clone(connection),
-        client_id: header.client_id,
-        correlation_id: header.correlation_id,
-        api_key: row.key,
-        api_version: version,
-        received_at,
-    };
-    Ok(Request { row, context, body: reader.rest() })
+    context.client_id = header.client_id;
+    context.correlation_id = header.correlation_id;
+    context.api_key = row.key;
+    context.api_version = version;
+    context.received_at = received_at;
+    Ok((row, reader.rest()))
 }
 
 impl Listeners {

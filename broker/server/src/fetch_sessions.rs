@@ -110,6 +110,13 @@ pub(crate) struct SessionRequest {
     pub(crate) privileged: bool,
 }
 
+impl SessionRequest {
+    /// Whether the request belongs to a session that runs.
+    pub(crate) fn is_incremental(&self) -> bool {
+        self.epoch != INITIAL_EPOCH && self.epoch != FINAL_EPOCH
+    }
+}
+
 impl FetchSessions {
     /// Room for that many sessions.
     pub(crate) fn new(slots: usize) -> Self {
@@ -121,20 +128,22 @@ impl FetchSessions {
         self.lock().len()
     }
 
-    /// Finds what a request means, and takes its changes into its session.
+    /// What a request means that is not of a running session: it may begin one, and it ends the one that it names.
+    pub(crate) fn open_full(&self, request: SessionRequest) -> Opened {
+        if request.id != NO_SESSION {
+            self.lock().remove(&request.id);
+        }
+        if request.epoch == FINAL_EPOCH { Opened::Sessionless } else { Opened::Full }
+    }
+
+    /// Finds the session of a request, and takes its changes into it.
     pub(crate) fn open(
         &self,
         request: SessionRequest,
-        changed: &[WantedPartition],
-        forgotten: &[(TopicRef, i32)],
+        changed: impl Iterator<Item = WantedPartition>,
+        forgotten: impl Iterator<Item = (TopicRef, i32)>,
         now: Timestamp,
     ) -> Result<Opened, ErrorCode> {
-        if request.epoch == INITIAL_EPOCH || request.epoch == FINAL_EPOCH {
-            if request.id != NO_SESSION {
-                self.lock().remove(&request.id);
-            }
-            return Ok(if request.epoch == FINAL_EPOCH { Opened::Sessionless } else { Opened::Full });
-        }
         let session = self.lock().get(&request.id).cloned().ok_or(ErrorCode::FetchSessionIdNotFound)?;
         let mut guard = session.lock().unwrap_or_else(PoisonError::into_inner);
         if guard.epoch != request.epoch {
@@ -206,8 +215,8 @@ impl Session {
     }
 
     /// What the client wants, in the order in which it is answered.
-    pub(crate) fn wanted(&self) -> Vec<WantedPartition> {
-        self.partitions.values().map(|partition| partition.wanted.clone()).collect()
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = &WantedPartition> {
+        self.partitions.values().map(|partition| &partition.wanted)
     }
 
     /// Whether a partition's state must be told: it has records, an error, or marks that the client has not seen.
@@ -228,19 +237,23 @@ impl Session {
         changed
     }
 
-    fn update(&mut self, changed: &[WantedPartition], forgotten: &[(TopicRef, i32)]) {
+    fn update(
+        &mut self,
+        changed: impl Iterator<Item = WantedPartition>,
+        forgotten: impl Iterator<Item = (TopicRef, i32)>,
+    ) {
         for wanted in changed {
             match self.order_of.get(&(wanted.topic.clone(), wanted.partition)) {
                 Some(order) => {
                     if let Some(entry) = self.partitions.get_mut(order) {
-                        entry.wanted = WantedPartition { topic: entry.wanted.topic.clone(), ..wanted.clone() };
+                        entry.wanted = WantedPartition { topic: entry.wanted.topic.clone(), ..wanted };
                     }
                 }
-                None => self.put(wanted.clone(), None),
+                None => self.put(wanted, None),
             }
         }
         for key in forgotten {
-            if let Some(order) = self.order_of.remove(key) {
+            if let Some(order) = self.order_of.remove(&key) {
                 self.partitions.remove(&order);
             }
         }
@@ -320,6 +333,15 @@ mod tests {
         })
     }
 
+    fn open(
+        sessions: &FetchSessions,
+        request: SessionRequest,
+        changed: &[WantedPartition],
+        forgotten: &[(TopicRef, i32)],
+    ) -> Result<Opened, ErrorCode> {
+        sessions.open(request, changed.iter().cloned(), forgotten.iter().cloned(), NOW)
+    }
+
     fn session(opened: Opened) -> Arc<Mutex<Session>> {
         match opened {
             Opened::Incremental(session) => session,
@@ -331,9 +353,9 @@ mod tests {
     fn only_what_changed_is_shown() {
         let sessions = FetchSessions::new(10);
         let id = begin(&sessions, 3, NOW);
-        let session = session(sessions.open(request(id, 1), &[wanted(1, 5)], &[], NOW).unwrap());
+        let session = session(open(&sessions, request(id, 1), &[wanted(1, 5)], &[]).unwrap());
         let mut session = session.lock().unwrap();
-        assert_eq!(session.wanted()[1].fetch_offset, 5);
+        assert_eq!(session.wanted().nth(1).unwrap().fetch_offset, 5);
         let topic = TopicRef::Name("events".into());
         assert!(!session.must_show(&topic, 0, shown(10, false)));
         assert!(session.must_show(&topic, 1, shown(11, false)), "the high watermark moved");
@@ -347,10 +369,10 @@ mod tests {
     fn a_partition_with_records_goes_to_the_end() {
         let sessions = FetchSessions::new(10);
         let id = begin(&sessions, 3, NOW);
-        let session = session(sessions.open(request(id, 1), &[], &[], NOW).unwrap());
+        let session = session(open(&sessions, request(id, 1), &[], &[]).unwrap());
         let mut session = session.lock().unwrap();
         session.must_show(&TopicRef::Name("events".into()), 0, shown(12, true));
-        let order: Vec<_> = session.wanted().iter().map(|wanted| wanted.partition).collect();
+        let order: Vec<_> = session.wanted().map(|wanted| wanted.partition).collect();
         assert_eq!(order, [1, 2, 0]);
     }
 
@@ -358,7 +380,7 @@ mod tests {
     fn a_wrong_id_or_epoch_is_told_apart() {
         let sessions = FetchSessions::new(10);
         let id = begin(&sessions, 1, NOW);
-        let error = |request| sessions.open(request, &[], &[], NOW).unwrap_err();
+        let error = |request| open(&sessions, request, &[], &[]).unwrap_err();
         assert_eq!(error(request(id + 1, 1)), ErrorCode::FetchSessionIdNotFound);
         assert_eq!(error(request(id, 2)), ErrorCode::InvalidFetchSessionEpoch);
         let by_id = SessionRequest { uses_topic_ids: true, ..request(id, 1) };
@@ -370,7 +392,7 @@ mod tests {
         let sessions = FetchSessions::new(10);
         let id = begin(&sessions, 1, NOW);
         let forgotten = [(TopicRef::Name("events".into()), 0)];
-        assert!(matches!(sessions.open(request(id, 1), &[], &forgotten, NOW), Ok(Opened::Sessionless)));
+        assert!(matches!(open(&sessions, request(id, 1), &[], &forgotten), Ok(Opened::Sessionless)));
         assert_eq!(sessions.len(), 0);
     }
 
@@ -381,7 +403,7 @@ mod tests {
         assert_eq!(begin(&sessions, 1, NOW.plus_ms(60_001)), NO_SESSION);
         let third = begin(&sessions, 1, NOW.plus_ms(MIN_EVICTION_MS + 1));
         assert_ne!(third, NO_SESSION);
-        assert!(sessions.open(request(first, 1), &[], &[], NOW).is_err());
-        assert!(sessions.open(request(second, 1), &[], &[], NOW).is_ok());
+        assert!(open(&sessions, request(first, 1), &[], &[]).is_err());
+        assert!(open(&sessions, request(second, 1), &[], &[]).is_ok());
     }
 }

@@ -13,6 +13,7 @@ mod fetch_sessions;
 mod frame;
 mod groups;
 mod health;
+mod histogram;
 mod housekeeper;
 mod listener;
 mod memory;

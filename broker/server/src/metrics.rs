@@ -5,28 +5,45 @@
 //! (sizes, counts of partitions) is asked when the page is read.
 
 use std::{
-    collections::HashMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use gregor_messages::ApiKey;
 use gregor_types::{ErrorCode, KString};
 use prometheus_client::{
     encoding::text::encode,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+
+use crate::histogram::DurationHistogram;
 
 /// Label sets are short lists of pairs: some of Kafka's families have a row without labels beside those with.
 type Labels = Vec<(String, String)>;
 type CounterFamily = Family<Labels, Counter>;
 type GaugeFamily = Family<Labels, Gauge<i64, AtomicI64>>;
 
-/// Upper bounds of the request time histogram, in seconds.
-const REQUEST_SECONDS: [f64; 12] = [0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
+/// Upper bounds of the request time histogram, in nanoseconds: 100 us to 30 s.
+const REQUEST_TIMES: &[u64] = &[
+    100_000,
+    300_000,
+    1_000_000,
+    3_000_000,
+    10_000_000,
+    30_000_000,
+    100_000_000,
+    300_000_000,
+    1_000_000_000,
+    3_000_000_000,
+    10_000_000_000,
+    30_000_000_000,
+];
+/// More than Kafka has API keys.
+const API_KEYS_MAX: usize = 128;
 
 /// Every metric of a node.
 #[derive(Debug)]
@@ -42,8 +59,9 @@ pub(crate) struct Metrics {
     all_topics: TopicMetrics,
     requests: CounterFamily,
     errors: CounterFamily,
-    request_seconds: Family<Labels, Histogram>,
-    by_api: Mutex<HashMap<&'static str, ApiMetrics>>,
+    request_seconds: Family<Labels, DurationHistogram, fn() -> DurationHistogram>,
+    /// By API key, each made at its first request.
+    by_api: Box<[OnceLock<ApiMetrics>]>,
     /// Connections that are open, per listener.
     pub(crate) connections: GaugeFamily,
     /// Connections that we closed, by reason.
@@ -75,7 +93,7 @@ pub(crate) struct TopicMetrics {
 #[derive(Debug, Clone)]
 pub(crate) struct ApiMetrics {
     requests: Counter,
-    seconds: Histogram,
+    seconds: DurationHistogram,
 }
 
 /// Gauges that are set when the page is read.
@@ -160,7 +178,7 @@ impl Metrics {
             connections.clone(),
         );
         let request_seconds =
-            Family::<Labels, Histogram>::new_with_constructor(|| Histogram::new(REQUEST_SECONDS.iter().copied()));
+            Family::new_with_constructor((|| DurationHistogram::new(REQUEST_TIMES)) as fn() -> DurationHistogram);
         registry.register(
             "gregor_request_duration_seconds",
             "Time from a request's arrival to its response, waiting included",
@@ -190,7 +208,7 @@ impl Metrics {
             requests,
             errors,
             request_seconds,
-            by_api: Mutex::default(),
+            by_api: (0..API_KEYS_MAX).map(|_| OnceLock::new()).collect(),
             connections,
             closed,
             sampled,
@@ -233,17 +251,16 @@ impl Metrics {
     }
 
     /// A request was answered.
-    pub(crate) fn on_request(&self, api: &'static str, took: Duration) {
-        let mut by_api = self.by_api.lock().unwrap_or_else(PoisonError::into_inner);
-        let metrics = by_api.entry(api).or_insert_with(|| {
-            let labels = vec![("request".to_owned(), api.to_owned())];
+    pub(crate) fn on_request(&self, api: ApiKey, took: Duration) {
+        let metrics = self.by_api[api.code() as usize].get_or_init(|| {
+            let labels = vec![("request".to_owned(), api.name().to_owned())];
             ApiMetrics {
                 requests: self.requests.get_or_create_owned(&labels),
                 seconds: self.request_seconds.get_or_create_owned(&labels),
             }
         });
         metrics.requests.inc();
-        metrics.seconds.observe(took.as_secs_f64());
+        metrics.seconds.observe(took);
     }
 
     /// A response carries an error.
@@ -370,7 +387,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.topic("events").messages_in.inc_by(7);
         metrics.all_topics().messages_in.inc_by(7);
-        metrics.on_request("Produce", Duration::from_millis(2));
+        metrics.on_request(ApiKey::Produce, Duration::from_millis(2));
         metrics.sampled.partitions.set(3);
         let page = metrics.page();
         for line in [

@@ -140,10 +140,20 @@ impl Partitions {
         self.map.load().names.get(name).cloned()
     }
 
+    /// A partition by name, where there is one here.
+    pub(crate) fn get(&self, topic: &str, index: i32) -> Option<Arc<Partition>> {
+        self.map.load().names.get(topic)?.partitions.get(&index).cloned()
+    }
+
+    /// A partition by its topic's id, where there is one here.
+    pub(crate) fn get_by_id(&self, topic: TopicId, index: i32) -> Option<Arc<Partition>> {
+        self.map.load().ids.get(&topic)?.partitions.get(&index).cloned()
+    }
+
     /// A partition by name, or what to tell the client that asked for it.
     pub(crate) fn find(&self, topic: &str, index: i32, image: &Image) -> Result<Arc<Partition>, ErrorCode> {
-        if let Some(partition) = self.map.load().names.get(topic).and_then(|topic| topic.partitions.get(&index)) {
-            return Ok(Arc::clone(partition));
+        if let Some(partition) = self.get(topic, index) {
+            return Ok(partition);
         }
         Err(match image.topics().by_name(topic).and_then(|topic| topic.partition(PartitionIndex(index))) {
             Some(_) => ErrorCode::NotLeaderOrFollower,
@@ -153,8 +163,8 @@ impl Partitions {
 
     /// A partition by its topic's id, or what to tell the client that asked for it.
     pub(crate) fn find_by_id(&self, topic: TopicId, index: i32, image: &Image) -> Result<Arc<Partition>, ErrorCode> {
-        if let Some(partition) = self.map.load().ids.get(&topic).and_then(|topic| topic.partitions.get(&index)) {
-            return Ok(Arc::clone(partition));
+        if let Some(partition) = self.get_by_id(topic, index) {
+            return Ok(partition);
         }
         Err(match image.topics().by_id(topic) {
             None => ErrorCode::UnknownTopicId,

@@ -3,18 +3,15 @@
 //! Made by the APIs, sent by `connection.rs`. A region keeps its file open, so a deleted segment is still read to its end; a
 //! file that turns out shorter closes the connection, as padding would be a lie.
 
-use std::{
-    io::{self, IoSlice},
-    time::Duration,
-};
+use std::{cell::RefCell, io, time::Duration};
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use gregor_log::{ReadPlan, Region, disk::SharedFile};
 use gregor_wire::{
     Message, ResponseHeader, Struct, Writer,
     fetch::{ResponsePlan, Segment},
 };
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::net::SendFlags;
 use tokio::{io::Interest, net::TcpStream};
 
 use crate::connection::Close;
@@ -22,19 +19,20 @@ use crate::connection::Close;
 /// One `sendfile` copies at most this much: measured best on loopback.
 const SENDFILE_STEP: u64 = 64 << 10;
 /// Fewer bytes than this are read and sent with the header in one call, which costs less than a `sendfile`.
-const SENDFILE_BYTES_MIN: u64 = 32 << 10;
+const SENDFILE_BYTES_MIN: usize = 32 << 10;
 /// After so much the task lets others run.
 const FAIR_SHARE: u64 = 256 << 10;
-/// Slices of one `sendmsg`.
-const SLICES_MAX: usize = 16;
 /// How long a peer may take no byte at all.
 const STALL_TIME: Duration = Duration::from_mins(1);
 
-/// A whole response with its length in front.
-#[derive(Debug, Default)]
-pub(crate) struct Reply {
-    segments: Vec<Segment<ReadPlan>>,
+thread_local! {
+    /// A small response with its records, for the time of a call: never larger than [`SENDFILE_BYTES_MIN`].
+    static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+/// The response of any API but Produce and Fetch, with its length in front.
+#[derive(Debug, Default)]
+pub(crate) struct Reply(BytesMut);
 
 impl Reply {
     /// A response whose body is a message.
@@ -51,71 +49,81 @@ impl Reply {
         let mut buffer = writer.into_inner();
         let length = u32::try_from(buffer.len() - 4).expect("what we answer is bounded far below 2 GiB");
         buffer[..4].copy_from_slice(&length.to_be_bytes());
-        Ok(Self { segments: vec![Segment::Inline(buffer.freeze())] })
-    }
-
-    /// A fetch response. Few records are read here and leave with the header; many are left to the kernel.
-    pub(crate) fn fetched(plan: ResponsePlan<ReadPlan>) -> io::Result<Self> {
-        let mut segments = plan.segments;
-        if (plan.size as u64) < SENDFILE_BYTES_MIN {
-            for segment in &mut segments {
-                if let Segment::Records(records) = segment {
-                    *segment = Segment::Inline(records.read_all()?);
-                }
-            }
-        }
-        Ok(Self { segments })
+        Ok(Self(buffer))
     }
 
     /// Sends the whole response.
     pub(crate) async fn send(self, stream: &TcpStream) -> Result<(), Close> {
-        let mut segments = self.segments.iter().peekable();
-        let mut inline: Vec<&Bytes> = Vec::with_capacity(segments.len().min(SLICES_MAX));
-        while let Some(segment) = segments.next() {
-            match segment {
-                Segment::Inline(bytes) => {
-                    inline.push(bytes);
-                    let more = segments.peek().is_some();
-                    let next_is_inline = matches!(segments.peek(), Some(Segment::Inline(_)));
-                    if !next_is_inline || inline.len() == SLICES_MAX {
-                        send_bytes(stream, &inline, more).await?;
-                        inline.clear();
-                    }
-                }
-                Segment::Records(records) => {
-                    for region in records.regions() {
-                        match region {
-                            Region::File { file, position, len } => {
-                                send_region(stream, file, *position, u64::from(*len)).await?;
-                            }
-                            // A plan with a source that this sender does not know was never sent to be read here.
-                            _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+        send_bytes(stream, &self.0, false).await
+    }
+}
+
+/// Sends a fetch response. Few records are read here and leave with the header; many are left to the kernel.
+pub(crate) async fn send_fetched(stream: &TcpStream, plan: &ResponsePlan<ReadPlan>) -> Result<(), Close> {
+    if plan.size() < SENDFILE_BYTES_MIN {
+        let unsent = send_joined(stream, plan)?;
+        return send_bytes(stream, &unsent, false).await;
+    }
+    let mut left = plan.size();
+    for segment in plan.segments() {
+        match segment {
+            Segment::Inline(bytes) => {
+                left -= bytes.len();
+                send_bytes(stream, bytes, left > 0).await?;
+            }
+            Segment::Records(records) => {
+                left -= records.len() as usize;
+                for region in records.regions() {
+                    match region {
+                        Region::File { file, position, len } => {
+                            send_region(stream, file, *position, u64::from(*len)).await?;
                         }
+                        // A plan with a source that this sender does not know was never sent to be read here.
+                        _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
                     }
                 }
             }
         }
-        Ok(())
     }
+    Ok(())
+}
+
+/// Reads and sends in one go; returns what the socket did not take, which is nothing but for a slow peer.
+fn send_joined(stream: &TcpStream, plan: &ResponsePlan<ReadPlan>) -> Result<Vec<u8>, Close> {
+    JOINED.with_borrow_mut(|joined| {
+        joined.clear();
+        for segment in plan.segments() {
+            match segment {
+                Segment::Inline(bytes) => joined.extend_from_slice(bytes),
+                Segment::Records(records) => records.read_into(joined)?,
+            }
+        }
+        let sent = try_send(stream, joined, SendFlags::NOSIGNAL)?;
+        Ok(joined[sent..].to_vec())
+    })
 }
 
 /// `more` joins the bytes with what follows into full packets.
-async fn send_bytes(stream: &TcpStream, pieces: &[&Bytes], more: bool) -> Result<(), Close> {
+pub(crate) async fn send_bytes(stream: &TcpStream, mut bytes: &[u8], more: bool) -> Result<(), Close> {
     let flags = if more { SendFlags::MORE | SendFlags::NOSIGNAL } else { SendFlags::NOSIGNAL };
-    let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|bytes| IoSlice::new(bytes)).collect();
-    let mut rest = &mut slices[..];
-    while !rest.is_empty() {
-        let sent = stream.try_io(Interest::WRITABLE, || {
-            Ok(rustix::net::sendmsg(stream, rest, &mut SendAncillaryBuffer::default(), flags)?)
-        });
-        match sent {
-            Ok(sent) => IoSlice::advance_slices(&mut rest, sent),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => writable(stream).await?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
+    while !bytes.is_empty() {
+        match try_send(stream, bytes, flags)? {
+            0 => writable(stream).await?,
+            sent => bytes = &bytes[sent..],
         }
     }
     Ok(())
+}
+
+/// How many bytes the socket took; 0 where it takes none now.
+fn try_send(stream: &TcpStream, bytes: &[u8], flags: SendFlags) -> io::Result<usize> {
+    loop {
+        match stream.try_io(Interest::WRITABLE, || Ok(rustix::net::send(stream, bytes, flags)?)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 async fn send_region(stream: &TcpStream, file: &SharedFile, start: u64, len: u64) -> Result<(), Close> {
@@ -151,7 +159,7 @@ async fn send_read(stream: &TcpStream, file: &SharedFile, start: u64, len: u64) 
         let step = (len - sent).min(SENDFILE_STEP);
         let mut bytes = vec![0; step as usize];
         file.read_exact_at(&mut bytes, start + sent)?;
-        send_bytes(stream, &[&bytes.into()], sent + step < len).await?;
+        send_bytes(stream, &bytes, sent + step < len).await?;
         sent += step;
     }
     Ok(())

@@ -43,6 +43,16 @@ impl Waiter {
         Arc::new(Self { remaining: AtomicU32::new(remaining), notify: Notify::new() })
     }
 
+    /// The same waiter for another wait, where nobody else holds it any more; else a new one.
+    pub(crate) fn again(kept: &mut Option<Arc<Self>>, remaining: u32) -> Arc<Self> {
+        match kept.as_mut().and_then(Arc::get_mut) {
+            // A wake-up that came too late for the last wait must not end this one.
+            Some(free) => *free = Self { remaining: AtomicU32::new(remaining), notify: Notify::new() },
+            None => *kept = Some(Self::new(remaining)),
+        }
+        Arc::clone(kept.as_ref().expect("it was just put there"))
+    }
+
     /// So much less is missing; wakes the task when nothing is.
     pub(crate) fn count_down(&self, amount: u32) {
         let before = self
@@ -170,6 +180,19 @@ mod tests {
         assert!(!waiter.is_done());
         list.on_high_watermark(Offset(2), 100);
         assert_eq!(waiter.wait_until(soon()).await, Waited::Woken);
+    }
+
+    #[tokio::test]
+    async fn a_waiter_that_is_used_again_knows_nothing_of_its_last_wait() {
+        let mut kept = None;
+        let first = Waiter::again(&mut kept, 1);
+        first.wake();
+        let held = Arc::as_ptr(&first);
+        let second = Waiter::again(&mut kept, 1);
+        assert_ne!(Arc::as_ptr(&second), held, "somebody may still wake the first");
+        drop((first, second));
+        let third = Waiter::again(&mut kept, 1);
+        assert_eq!(third.wait_until(Instant::now()).await, Waited::TimedOut);
     }
 
     #[tokio::test]

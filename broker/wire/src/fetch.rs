@@ -1,11 +1,12 @@
 //! A Fetch request read in place, and a Fetch response whose records are never copied.
 //!
 //! The server's fetch path is the only caller. The response comes as segments: bytes to send as they are, and the caller's own
-//! handles of record sets (a slice in memory, a region of a file) at the places where the records belong.
+//! handles of record sets (a slice in memory, a region of a file) at the places where the records belong. Its buffers are
+//! used again for the next response, so that a warm one allocates nothing.
 
 use std::ops::RangeInclusive;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use gregor_types::Uuid;
 
 use crate::{DecodeError, DecodeErrorKind, EncodeError, RawTags, Writer, cursor::Cursor};
@@ -248,21 +249,60 @@ fn read_forgotten<'a>(cursor: &mut Cursor<'a>, version: i16) -> Result<Forgotten
 }
 
 /// A part of a response.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Segment<R> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Segment<'a, R> {
     /// Bytes to send as they are.
-    Inline(Bytes),
+    Inline(&'a [u8]),
     /// The caller's records.
-    Records(R),
+    Records(&'a R),
 }
 
 /// A whole response, its length prefix included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponsePlan<R> {
-    /// What to send, in order.
-    pub segments: Vec<Segment<R>>,
+    inline: BytesMut,
+    /// Where records belong: the position among the inline bytes, ascending, and the caller's handle.
+    cuts: Vec<(usize, R)>,
+    size: usize,
+}
+
+impl<R> Default for ResponsePlan<R> {
+    fn default() -> Self {
+        Self { inline: BytesMut::new(), cuts: Vec::new(), size: 0 }
+    }
+}
+
+impl<R> ResponsePlan<R> {
     /// How many bytes all segments have.
-    pub size: usize,
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// What to send, in order; no segment of bytes is empty.
+    pub fn segments(&self) -> impl Iterator<Item = Segment<'_, R>> {
+        let mut sent = 0;
+        let before = self.cuts.iter().flat_map(move |(cut, records)| {
+            let inline = &self.inline[sent..*cut];
+            sent = *cut;
+            [Segment::Inline(inline), Segment::Records(records)]
+        });
+        let last = self.cuts.last().map_or(0, |(cut, _)| *cut);
+        let segments = before.chain([Segment::Inline(&self.inline[last..])]);
+        segments.filter(|segment| !matches!(segment, Segment::Inline(bytes) if bytes.is_empty()))
+    }
+
+    /// Lets go of the records, and of room beyond so many bytes; what is left is for the next response.
+    pub fn clear(&mut self, retained_bytes: usize) {
+        self.cuts.clear();
+        self.inline.clear();
+        self.size = 0;
+        if self.inline.capacity() > retained_bytes {
+            self.inline = BytesMut::new();
+        }
+        if self.cuts.capacity() * size_of::<(usize, R)>() > retained_bytes {
+            self.cuts = Vec::new();
+        }
+    }
 }
 
 /// What the answer says about one partition, besides its records.
@@ -338,8 +378,9 @@ pub struct FetchResponseWriter<R> {
 }
 
 impl<R> FetchResponseWriter<R> {
-    /// Starts a response: length prefix, response header and the fields before the topics.
+    /// Starts a response in the memory of an earlier one: length prefix, response header and the fields before the topics.
     pub fn new(
+        mut reused: ResponsePlan<R>,
         correlation_id: i32,
         version: i16,
         throttle_time_ms: i32,
@@ -351,7 +392,9 @@ impl<R> FetchResponseWriter<R> {
             return Err(EncodeError::UnsupportedVersion { message: "FetchResponse", version });
         }
         let flexible = version >= FLEXIBLE;
-        let mut writer = Writer::with_capacity(256);
+        reused.inline.clear();
+        reused.cuts.clear();
+        let mut writer = Writer::append_to(reused.inline);
         writer.i32(0);
         writer.i32(correlation_id);
         if flexible {
@@ -367,7 +410,7 @@ impl<R> FetchResponseWriter<R> {
         writer.length(flexible, topics)?;
         Ok(Self {
             writer,
-            cuts: Vec::new(),
+            cuts: reused.cuts,
             records_size: 0,
             version,
             flexible,
@@ -481,23 +524,12 @@ impl<R> FetchResponseWriter<R> {
             }
             tags.finish()?;
         }
-        let mut buffer = writer.into_inner();
-        let size = buffer.len() + records_size;
+        let mut inline = writer.into_inner();
+        let size = inline.len() + records_size;
         let body =
             i32::try_from(size - 4).map_err(|_| EncodeError::TooLong { length: size, limit: i32::MAX as usize })?;
-        buffer[..4].copy_from_slice(&body.to_be_bytes());
-        let mut inline = buffer.freeze();
-        let mut segments = Vec::with_capacity(cuts.len() * 2 + 1);
-        let mut sent = 0;
-        for (cut, records) in cuts {
-            segments.push(Segment::Inline(inline.split_to(cut - sent)));
-            segments.push(Segment::Records(records));
-            sent = cut;
-        }
-        if !inline.is_empty() {
-            segments.push(Segment::Inline(inline));
-        }
-        Ok(ResponsePlan { segments, size })
+        inline[..4].copy_from_slice(&body.to_be_bytes());
+        Ok(ResponsePlan { inline, cuts, size })
     }
 
     fn end_topic(&mut self) -> Result<(), EncodeError> {
@@ -512,7 +544,8 @@ impl<R> FetchResponseWriter<R> {
     }
 }
 
-fn write_endpoints(writer: &mut Writer, node_endpoints: &[NodeEndpoint<'_>]) -> Result<(), EncodeError> {
+/// The value of the tagged field that carries them, the same in Fetch and Produce.
+pub(crate) fn write_endpoints(writer: &mut Writer, node_endpoints: &[NodeEndpoint<'_>]) -> Result<(), EncodeError> {
     writer.length(true, node_endpoints.len())?;
     for endpoint in node_endpoints {
         writer.i32(endpoint.node_id);

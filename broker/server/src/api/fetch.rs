@@ -2,7 +2,8 @@
 //!
 //! The read is planned under each partition's lock, which costs no I/O for warm indexes; the bytes leave later, by the kernel.
 //! Where there is too little the connection's task sleeps on a waiter that every partition asked for knows, until enough is
-//! committed, the request's time is over, or the node stops.
+//! committed, the request's time is over, or the node stops. What one fetch of a connection used the next one uses again, so
+//! that a warm fetch allocates nothing.
 
 use std::{
     collections::HashSet,
@@ -12,7 +13,6 @@ use std::{
 
 use bytes::Bytes;
 use gregor_log::{EpochEndOffset, ReadPlan};
-use gregor_metadata::MetadataImage;
 use gregor_replication::NotAReplica;
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, TopicId};
 use gregor_wire::{
@@ -26,7 +26,6 @@ use crate::{
     connection::Close,
     fetch_sessions::{Opened, SessionRequest, Shown, TopicRef, WantedPartition},
     partition::{Isolation, Partition},
-    reply::Reply,
     waiters::{Waited, Waiter},
 };
 
@@ -36,6 +35,9 @@ const FIRST_VERSION_BY_ID: i16 = 13;
 const FIRST_VERSION_WITH_LEADER: i16 = 16;
 /// A request never asks to sleep for longer than this.
 const WAIT_MAX: Duration = Duration::from_mins(10);
+
+/// What a connection keeps at most of each of its buffers between two fetches.
+const RETAINED_BYTES: usize = 4 << 10;
 
 /// What is found for one partition.
 struct Found {
@@ -58,142 +60,218 @@ struct Limits {
     is_follower: bool,
 }
 
-/// Answers a request.
-pub(crate) async fn handle(context: &Context, body: Bytes) -> Result<Reply, Close> {
-    let request = FetchView::parse(&body, context.api_version)?;
-    let (changed, forgotten) = named(&request, context.api_version);
-    let session_request = SessionRequest {
-        id: request.session_id,
-        epoch: request.session_epoch,
-        uses_topic_ids: context.api_version >= FIRST_VERSION_BY_ID,
-        privileged: request.replica_id >= 0,
-    };
-    let sessions = &context.broker.fetch_sessions;
-    let opened = match sessions.open(session_request, &changed, &forgotten, context.now()) {
-        Ok(opened) => opened,
-        Err(error) => return whole_error(context, error),
-    };
-    let wanted = match &opened {
-        Opened::Incremental(session) => session.lock().unwrap_or_else(PoisonError::into_inner).wanted(),
-        Opened::Full | Opened::Sessionless => changed,
-    };
-    let max_bytes = request.max_bytes.clamp(0, context.broker.config.fetch_max_bytes) as u32;
-    let limits = Limits {
-        max_bytes,
-        min_bytes: u64::from(u32::try_from(request.min_bytes).unwrap_or(0).min(max_bytes)),
-        isolation: if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted },
-        is_follower: request.replica_id >= 0,
-    };
-    let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
-    let found = find(context, wanted, &limits, context.received_at + max_wait).await;
-
-    context.broker.metrics.all_topics().fetch_requests.inc();
-    let (session_id, shown) = match opened {
-        Opened::Sessionless => (0, found),
-        Opened::Full => {
-            let answered = found.iter().map(|found| (found.wanted.clone(), found.shown()));
-            let answered: Vec<_> = answered.collect();
-            let id = sessions.begin(session_request, answered.into_iter(), context.now(), crate::random::u32);
-            (id, found)
-        }
-        Opened::Incremental(session) => {
-            let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-            let changed = found
-                .into_iter()
-                .filter(|found| session.must_show(&found.wanted.topic, found.wanted.partition, found.shown()));
-            let changed: Vec<_> = changed.collect();
-            (session.id(), changed)
-        }
-    };
-    count(context, &shown);
-    let plan = write(context, session_id, &shown)?;
-    Ok(Reply::fetched(plan)?)
+/// A request that is understood, and what it still needs.
+struct Begun {
+    opened: Opened,
+    session: SessionRequest,
+    limits: Limits,
+    deadline: Instant,
 }
 
-/// What the request names, and what it forgets.
-fn named(request: &FetchView<'_>, version: i16) -> (Vec<WantedPartition>, Vec<(TopicRef, i32)>) {
-    let reference = |name: &str, id: TopicId| match version {
-        FIRST_VERSION_BY_ID.. => TopicRef::Id(id),
-        _ => TopicRef::Name(KString::from(name)),
-    };
-    let mut wanted = Vec::new();
-    for topic in request.topics() {
-        let topic_ref = reference(topic.topic, topic.topic_id);
-        wanted.extend(topic.partitions().map(|partition| WantedPartition {
+/// What a connection's fetches keep from one to the next.
+#[derive(Default)]
+pub(crate) struct Fetching {
+    found: Vec<Found>,
+    response: ResponsePlan<ReadPlan>,
+    waiter: Option<Arc<Waiter>>,
+}
+
+impl Fetching {
+    /// Answers a request; the response is ready then.
+    pub(crate) async fn answer(&mut self, context: &Context, body: Bytes) -> Result<(), Close> {
+        match self.begin(context, &body)? {
+            Ok(begun) => {
+                self.find(context, &begun).await;
+                self.finish(context, begun)
+            }
+            Err(error) => self.refuse(context, error),
+        }
+    }
+
+    /// What is to be sent.
+    pub(crate) fn response(&self) -> &ResponsePlan<ReadPlan> {
+        &self.response
+    }
+
+    /// The response has left: what it held is let go, and memory that only a large one needs.
+    pub(crate) fn end(&mut self) {
+        self.response.clear(RETAINED_BYTES);
+        self.found.clear();
+        if self.found.capacity() * size_of::<Found>() > RETAINED_BYTES {
+            self.found = Vec::new();
+        }
+    }
+
+    fn begin(&mut self, context: &Context, body: &Bytes) -> Result<Result<Begun, ErrorCode>, Close> {
+        let request = FetchView::parse(body, context.api_version)?;
+        let by_id = context.api_version >= FIRST_VERSION_BY_ID;
+        let session = SessionRequest {
+            id: request.session_id,
+            epoch: request.session_epoch,
+            uses_topic_ids: by_id,
+            privileged: request.replica_id >= 0,
+        };
+        let sessions = &context.broker.fetch_sessions;
+        let opened = if session.is_incremental() {
+            let (changed, forgotten) = (wanted(&request, body, by_id), forgotten(&request, body, by_id));
+            match sessions.open(session, changed, forgotten, context.now()) {
+                Ok(opened) => opened,
+                Err(error) => return Ok(Err(error)),
+            }
+        } else {
+            sessions.open_full(session)
+        };
+        self.found.clear();
+        match &opened {
+            Opened::Incremental(session) => {
+                let session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                self.found.extend(session.wanted().map(|wanted| look_up(context, wanted.clone())));
+            }
+            Opened::Full | Opened::Sessionless => {
+                self.found.extend(wanted(&request, body, by_id).map(|wanted| look_up(context, wanted)));
+            }
+        }
+        let max_bytes = request.max_bytes.clamp(0, context.broker.config.fetch_max_bytes) as u32;
+        let read_committed = request.isolation_level == 1;
+        let limits = Limits {
+            max_bytes,
+            min_bytes: u64::from(u32::try_from(request.min_bytes).unwrap_or(0).min(max_bytes)),
+            isolation: if read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted },
+            is_follower: request.replica_id >= 0,
+        };
+        let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
+        Ok(Ok(Begun { opened, session, limits, deadline: context.received_at + max_wait }))
+    }
+
+    /// Reads, and where there is too little sleeps and reads again.
+    async fn find(&mut self, context: &Context, begun: &Begun) {
+        let Begun { limits, deadline, .. } = begun;
+        let found = &mut self.found;
+        let mut bytes = read_all(found, limits);
+        while bytes < limits.min_bytes
+            && *deadline > Instant::now()
+            && found.iter().all(Found::can_wait)
+            && !found.is_empty()
+        {
+            let missing = u32::try_from(limits.min_bytes - bytes).unwrap_or(u32::MAX);
+            let waiter = Waiter::again(&mut self.waiter, missing);
+            let registered = Registered::new(waiter, found);
+            // What came between the read and the registration is seen by this second read.
+            bytes = read_all(registered.found, limits);
+            if bytes >= limits.min_bytes || !registered.found.iter().all(Found::can_wait) {
+                break;
+            }
+            let woken = tokio::select! {
+                waited = registered.waiter.wait_until(*deadline) => waited == Waited::Woken,
+                () = context.broker.drained() => false,
+            };
+            drop(registered);
+            bytes = read_all(found, limits);
+            if !woken {
+                break;
+            }
+        }
+    }
+
+    fn finish(&mut self, context: &Context, begun: Begun) -> Result<(), Close> {
+        context.broker.metrics.all_topics().fetch_requests.inc();
+        let session_id = match begun.opened {
+            Opened::Sessionless => 0,
+            Opened::Full => {
+                let answered = self.found.iter().map(|found| (found.wanted.clone(), found.shown()));
+                context.broker.fetch_sessions.begin(begun.session, answered, context.now(), crate::random::u32)
+            }
+            Opened::Incremental(session) => {
+                let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                self.found
+                    .retain(|found| session.must_show(&found.wanted.topic, found.wanted.partition, found.shown()));
+                session.id()
+            }
+        };
+        count(context, &self.found);
+        self.response = write(context, std::mem::take(&mut self.response), session_id, &self.found)?;
+        Ok(())
+    }
+
+    fn refuse(&mut self, context: &Context, error: ErrorCode) -> Result<(), Close> {
+        context.broker.metrics.on_error("Fetch", error);
+        let (id, version) = (context.correlation_id, context.api_version);
+        let reused = std::mem::take(&mut self.response);
+        self.response = FetchResponseWriter::new(reused, id, version, 0, error.code(), 0, 0)?.finish(&[])?;
+        Ok(())
+    }
+}
+
+/// What the request names. Names of topics share its memory.
+fn wanted<'a>(
+    request: &FetchView<'a>,
+    body: &'a Bytes,
+    by_id: bool,
+) -> impl Iterator<Item = WantedPartition> + use<'a> {
+    request.topics().flat_map(move |topic| {
+        let topic_ref = topic_ref(body, topic.topic, topic.topic_id, by_id);
+        topic.partitions().map(move |partition| WantedPartition {
             topic: topic_ref.clone(),
             partition: partition.partition,
             fetch_offset: partition.fetch_offset,
             current_leader_epoch: partition.current_leader_epoch,
             last_fetched_epoch: partition.last_fetched_epoch,
             max_bytes: partition.partition_max_bytes,
-        }));
-    }
-    let mut forgotten = Vec::new();
-    for topic in request.forgotten_topics() {
-        let topic_ref = reference(topic.topic, topic.topic_id);
-        forgotten.extend(topic.partitions().map(|partition| (topic_ref.clone(), partition)));
-    }
-    (wanted, forgotten)
+        })
+    })
 }
 
-/// Reads, and where there is too little sleeps and reads again.
-async fn find(context: &Context, wanted: Vec<WantedPartition>, limits: &Limits, deadline: Instant) -> Vec<Found> {
-    let image = context.broker.image();
-    let mut found: Vec<Found> = wanted.into_iter().map(|wanted| look_up(context, &image, wanted)).collect();
-    let mut bytes = read_all(&mut found, limits);
-    while bytes < limits.min_bytes
-        && deadline > Instant::now()
-        && found.iter().all(Found::can_wait)
-        && !found.is_empty()
-    {
-        let missing = u32::try_from(limits.min_bytes - bytes).unwrap_or(u32::MAX);
-        let registered = Registered::new(missing, &found);
-        // What came between the read and the registration is seen by this second read.
-        bytes = read_all(&mut found, limits);
-        if bytes >= limits.min_bytes || !found.iter().all(Found::can_wait) {
-            break;
-        }
-        let woken = tokio::select! {
-            waited = registered.waiter.wait_until(deadline) => waited == Waited::Woken,
-            () = context.broker.drained() => false,
-        };
-        drop(registered);
-        bytes = read_all(&mut found, limits);
-        if !woken {
-            break;
-        }
+/// What the request takes out of its session.
+fn forgotten<'a>(
+    request: &FetchView<'a>,
+    body: &'a Bytes,
+    by_id: bool,
+) -> impl Iterator<Item = (TopicRef, i32)> + use<'a> {
+    request.forgotten_topics().flat_map(move |topic| {
+        let topic_ref = topic_ref(body, topic.topic, topic.topic_id, by_id);
+        topic.partitions().map(move |partition| (topic_ref.clone(), partition))
+    })
+}
+
+fn topic_ref(body: &Bytes, name: &str, id: TopicId, by_id: bool) -> TopicRef {
+    if by_id {
+        return TopicRef::Id(id);
     }
-    found
+    TopicRef::Name(KString::from_utf8(body.slice_ref(name.as_bytes())).expect("the view has checked it"))
 }
 
 /// A waiter on the lists of every partition that is asked for; takes itself off them.
-struct Registered {
+struct Registered<'a> {
     waiter: Arc<Waiter>,
-    partitions: Vec<Arc<Partition>>,
+    found: &'a mut Vec<Found>,
 }
 
-impl Registered {
-    fn new(missing: u32, found: &[Found]) -> Self {
-        let waiter = Waiter::new(missing);
-        let partitions: Vec<_> = found.iter().filter_map(|found| found.partition.clone()).collect();
-        for partition in &partitions {
+impl<'a> Registered<'a> {
+    fn new(waiter: Arc<Waiter>, found: &'a mut Vec<Found>) -> Self {
+        for partition in found.iter().filter_map(|found| found.partition.as_ref()) {
             partition.lock().waiters.add_fetch(&waiter);
         }
-        Self { waiter, partitions }
+        Self { waiter, found }
     }
 }
 
-impl Drop for Registered {
+impl Drop for Registered<'_> {
     fn drop(&mut self) {
-        self.partitions.iter().for_each(|partition| partition.lock().waiters.remove(&self.waiter));
+        for partition in self.found.iter().filter_map(|found| found.partition.as_ref()) {
+            partition.lock().waiters.remove(&self.waiter);
+        }
     }
 }
 
-fn look_up(context: &Context, image: &MetadataImage, wanted: WantedPartition) -> Found {
-    let partitions = &context.broker.partitions;
+fn look_up(context: &Context, wanted: WantedPartition) -> Found {
+    let (partitions, index) = (&context.broker.partitions, wanted.partition);
+    // Only who asks in vain needs the image.
+    let image = || context.broker.image();
     let partition = match &wanted.topic {
-        TopicRef::Name(name) => partitions.find(name, wanted.partition, image),
-        TopicRef::Id(id) => partitions.find_by_id(*id, wanted.partition, image),
+        TopicRef::Name(name) => partitions.get(name, index).map_or_else(|| partitions.find(name, index, &image()), Ok),
+        TopicRef::Id(id) => {
+            partitions.get_by_id(*id, index).map_or_else(|| partitions.find_by_id(*id, index, &image()), Ok)
+        }
     };
     let (partition, error) = match partition {
         Ok(partition) => (Some(partition), ErrorCode::None),
@@ -297,20 +375,18 @@ fn count(context: &Context, found: &[Found]) {
     }
 }
 
-fn whole_error(context: &Context, error: ErrorCode) -> Result<Reply, Close> {
-    context.broker.metrics.on_error("Fetch", error);
-    let writer =
-        FetchResponseWriter::<ReadPlan>::new(context.correlation_id, context.api_version, 0, error.code(), 0, 0)?;
-    Ok(Reply::fetched(writer.finish(&[])?)?)
-}
-
-fn write(context: &Context, session_id: i32, found: &[Found]) -> Result<ResponsePlan<ReadPlan>, Close> {
-    let topics: Vec<&[Found]> = found.chunk_by(Found::same_topic).collect();
+fn write(
+    context: &Context,
+    reused: ResponsePlan<ReadPlan>,
+    session_id: i32,
+    found: &[Found],
+) -> Result<ResponsePlan<ReadPlan>, Close> {
+    let topics = || found.chunk_by(Found::same_topic);
     let version = context.api_version;
-    let mut writer = FetchResponseWriter::new(context.correlation_id, version, 0, 0, session_id, topics.len())?;
+    let mut writer =
+        FetchResponseWriter::new(reused, context.correlation_id, version, 0, 0, session_id, topics().count())?;
     let mut leaders = HashSet::new();
-    let image = context.broker.image();
-    for topic in topics {
+    for topic in topics() {
         let (name, id) = match &topic[0].wanted.topic {
             TopicRef::Name(name) => (name.as_str(), TopicId::ZERO),
             TopicRef::Id(id) => ("", *id),
@@ -319,12 +395,16 @@ fn write(context: &Context, session_id: i32, found: &[Found]) -> Result<Response
         for found in topic {
             let asked_wrongly = matches!(found.error, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch);
             let leader = (asked_wrongly && version >= FIRST_VERSION_WITH_LEADER)
-                .then(|| leader_of(&image, name, id, found.wanted.partition))
+                .then(|| leader_of(&context.broker.image(), name, id, found.wanted.partition))
                 .flatten();
             leaders.extend(leader.map(|(leader, _)| leader));
             write_partition(&mut writer, found, leader)?;
         }
     }
+    if leaders.is_empty() {
+        return Ok(writer.finish(&[])?);
+    }
+    let image = context.broker.image();
     let endpoints: Vec<_> =
         leaders.iter().filter_map(|leader| Some((*leader, context.endpoint_of(&image, *leader)?))).collect();
     let endpoints: Vec<_> = endpoints

@@ -98,7 +98,7 @@ pub(crate) struct ConnectionInfo {
     pub(crate) listener: Arc<ListenerInfo>,
 }
 
-/// A request's surroundings.
+/// A request's surroundings. A connection has one, which each request changes.
 pub(crate) struct Context {
     /// The node.
     pub(crate) broker: Arc<Broker>,
@@ -131,6 +131,12 @@ impl Broker {
 }
 
 impl Context {
+    /// A connection's context before its first request.
+    pub(crate) fn new(broker: Arc<Broker>, connection: Arc<ConnectionInfo>) -> Self {
+        let (api_key, received_at) = (ApiKey::ApiVersions, Instant::now());
+        Self { broker, connection, client_id: None, correlation_id: 0, api_key, api_version: 0, received_at }
+    }
+
     /// The name of the listener that the request came in by.
     pub(crate) fn listener_name(&self) -> &str {
         &self.connection.listener.name

@@ -6,26 +6,21 @@
 
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use gregor_messages::{
-    ProduceResponse,
-    produce_response::{
-        BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
-    },
-};
+use bytes::BytesMut;
 use gregor_metadata::MetadataImage;
 use gregor_types::{ErrorCode, KString, LeaderEpoch, Timestamp, is_internal_topic};
 use gregor_wire::{
+    EncodeError,
     batch::{ProduceError, ProduceRules, validate_produced},
-    produce::{ProducePartition, ProduceTopic, ProduceView},
+    fetch::NodeEndpoint,
+    produce::{ProducePartition, ProduceResponseWriter, ProduceTopic, ProduceView, ProducedPartition, set_error_code},
 };
 use tokio::time::Instant;
 
 use crate::{
-    api::{Context, leader_of},
+    api::{Broker, Context, leader_of},
     connection::Close,
     partition::{Awaits, Partition, Produced},
-    reply::Reply,
     waiters::{Waited, Waiter},
 };
 
@@ -47,120 +42,141 @@ thread_local! {
 
 /// A request whose batches are appended, and which may wait for their commit.
 pub(crate) struct Pending {
-    context: Context,
-    response: ProduceResponse,
-    waits: Vec<Wait>,
-    waiter: Arc<Waiter>,
+    /// Written when the batches were appended; a wait that fails changes an error code in it.
+    response: BytesMut,
+    received_at: Instant,
     deadline: Instant,
+    /// `None` where nothing was waited for from the beginning on.
+    waiting: Option<Waiting>,
 }
 
-/// One partition that is waited for, by its place in the response.
+/// What a request waits for.
+struct Waiting {
+    broker: Arc<Broker>,
+    waits: Vec<Wait>,
+    waiter: Arc<Waiter>,
+}
+
+/// One partition that is waited for.
 struct Wait {
-    topic: usize,
-    partition: usize,
     of: Arc<Partition>,
     awaits: Awaits,
+    /// Where its error code lies in the response.
+    error_code_at: usize,
 }
 
 /// Why a partition's batch was not taken.
 struct Refusal {
     error: ErrorCode,
     message: Option<String>,
-    records: Vec<BatchIndexAndErrorMessage>,
+    records: Vec<(i32, String)>,
 }
 
-/// Appends what the request carries. `None` where no response is due.
-pub(crate) fn begin(context: Context, body: &Bytes) -> Result<Option<Pending>, Close> {
+/// A broker that refusals name, with its address.
+struct Leader {
+    id: i32,
+    host: KString,
+    port: u16,
+    rack: Option<KString>,
+}
+
+/// Appends what the request carries. The response lies in the memory of `reused`; `None` where none is due.
+pub(crate) fn begin(context: &Context, body: &[u8], reused: BytesMut) -> Result<Option<Pending>, Close> {
     let version = context.api_version;
     let request = ProduceView::parse(body, version)?;
-    let image = context.broker.image();
     let acks = request.acks;
-    let mut response = ProduceResponse { responses: Vec::with_capacity(request.topic_count()), ..Default::default() };
+    let mut response = ProduceResponseWriter::new(reused, context.correlation_id, version, request.topic_count())?;
     let mut waits = Vec::new();
+    let mut leaders = Vec::new();
     let mut failure = None;
     for topic in request.topics() {
-        let mut partitions = Vec::with_capacity(topic.partition_count());
+        response.topic(topic.name, topic.topic_id, topic.partition_count())?;
         for partition in topic.partitions() {
             let outcome = refuse_whole(&request).map_or_else(
-                || append(&context, &image, topic, partition, acks),
+                || append(context, topic, partition, acks),
                 |(error, why)| Err(Refusal::because(error, why)),
             );
-            partitions.push(match outcome {
+            match outcome {
                 Ok((of, produced)) => {
+                    let error_code_at = response.partition(&accepted(partition.index, &produced))?;
                     if let Some(awaits) = produced.awaits {
-                        let (topic, partition) = (response.responses.len(), partitions.len());
-                        waits.push(Wait { topic, partition, of, awaits });
+                        waits.push(Wait { of, awaits, error_code_at });
                     }
-                    accepted(partition.index, &produced)
                 }
                 Err(refusal) => {
                     failure = Some(refusal.error);
                     context.broker.metrics.on_error("Produce", refusal.error);
                     context.broker.metrics.all_topics().failed_produce.inc();
-                    let leader = leader_hint(&context, &image, topic, partition.index, refusal.error, &mut response);
-                    refused(partition.index, refusal, leader)
+                    let leader = leader_hint(context, topic, partition.index, refusal.error, &mut leaders);
+                    refuse(&mut response, partition.index, &refusal, leader)?;
                 }
-            });
+            }
         }
-        response.responses.push(TopicProduceResponse {
-            name: KString::from(topic.name),
-            topic_id: topic.topic_id,
-            partition_responses: partitions,
-            ..Default::default()
-        });
     }
     context.broker.metrics.all_topics().produce_requests.inc();
     if acks == 0 {
         return failure.map_or(Ok(None), |error| Err(Close::UnacknowledgedProduce(error)));
     }
     let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
-    let waiter = Waiter::new(waits.len() as u32);
-    for wait in &waits {
-        wait.of.wait_for(wait.awaits, &waiter);
-    }
-    let deadline = context.received_at + timeout;
-    // The client's id would keep the whole frame alive for as long as the request waits.
-    let context = Context { client_id: None, ..context };
-    Ok(Some(Pending { context, response, waits, waiter, deadline }))
+    Ok(Some(Pending {
+        response: finish(response, &leaders)?,
+        received_at: context.received_at,
+        deadline: context.received_at + timeout,
+        waiting: (!waits.is_empty()).then(|| Waiting::begin(Arc::clone(&context.broker), waits)),
+    }))
 }
 
 impl Pending {
     /// When the request had arrived.
     pub(crate) fn received_at(&self) -> Instant {
-        self.context.received_at
+        self.received_at
     }
 
     /// Whether nothing is waited for.
     pub(crate) fn is_committed(&self) -> bool {
-        self.waiter.is_done()
+        self.waiting.as_ref().is_none_or(|waiting| waiting.waiter.is_done())
     }
 
     /// Until nothing is waited for any more, or for too long.
     pub(crate) async fn committed(&self) {
-        match self.waiter.wait_until(self.deadline).await {
+        let Some(waiting) = &self.waiting else { return };
+        match waiting.waiter.wait_until(self.deadline).await {
             Waited::Woken | Waited::TimedOut => {}
         }
     }
 
     /// The response, whatever the state of the commits is.
-    pub(crate) fn finish(mut self) -> Result<Reply, Close> {
-        for wait in &self.waits {
-            let error = match wait.of.check(wait.awaits) {
-                Ok(true) => continue,
-                Ok(false) => {
-                    wait.of.lock().waiters.remove(&self.waiter);
-                    ErrorCode::RequestTimedOut
-                }
-                Err(error) => error,
-            };
-            self.context.broker.metrics.on_error("Produce", error);
-            self.response.responses[wait.topic].partition_responses[wait.partition].error_code = error.code();
+    pub(crate) fn finish(mut self) -> BytesMut {
+        if let Some(waiting) = &self.waiting {
+            waiting.note_failures(&mut self.response);
         }
-        self.context.reply(&self.response)
+        self.response
     }
 }
 
-impl Drop for Pending {
+impl Waiting {
+    fn begin(broker: Arc<Broker>, waits: Vec<Wait>) -> Self {
+        let waiter = Waiter::new(waits.len() as u32);
+        for wait in &waits {
+            wait.of.wait_for(wait.awaits, &waiter);
+        }
+        Self { broker, waits, waiter }
+    }
+
+    fn note_failures(&self, response: &mut [u8]) {
+        for wait in &self.waits {
+            let error = match wait.of.check(wait.awaits) {
+                Ok(true) => continue,
+                Ok(false) => ErrorCode::RequestTimedOut,
+                Err(error) => error,
+            };
+            self.broker.metrics.on_error("Produce", error);
+            set_error_code(response, wait.error_code_at, error.code());
+        }
+    }
+}
+
+impl Drop for Waiting {
     fn drop(&mut self) {
         if !self.waiter.is_done() {
             self.waits.iter().for_each(|wait| wait.of.lock().waiters.remove(&self.waiter));
@@ -182,16 +198,8 @@ impl From<ErrorCode> for Refusal {
 
 impl From<ProduceError> for Refusal {
     fn from(error: ProduceError) -> Self {
-        let message = |record: &gregor_wire::batch::RecordError| BatchIndexAndErrorMessage {
-            batch_index: record.batch_index,
-            batch_index_error_message: Some(record.message.clone().into()),
-            ..Default::default()
-        };
-        Self {
-            error: error.error_code(),
-            message: Some(error.to_string()),
-            records: error.record_errors().iter().map(message).collect(),
-        }
+        let records = error.record_errors().iter().map(|record| (record.batch_index, record.message.clone()));
+        Self { error: error.error_code(), message: Some(error.to_string()), records: records.collect() }
     }
 }
 
@@ -212,16 +220,18 @@ const NO_TRANSACTIONS: &str =
 
 fn append(
     context: &Context,
-    image: &MetadataImage,
     topic: ProduceTopic<'_>,
     partition: ProducePartition<'_>,
     acks: i16,
 ) -> Result<(Arc<Partition>, Produced), Refusal> {
-    let partitions = &context.broker.partitions;
+    let (partitions, index) = (&context.broker.partitions, partition.index);
+    // Only who asks in vain needs the image.
+    let image = || context.broker.image();
     let of = if context.api_version >= FIRST_VERSION_BY_ID {
-        partitions.find_by_id(topic.topic_id, partition.index, image)?
+        let id = topic.topic_id;
+        partitions.get_by_id(id, index).map_or_else(|| partitions.find_by_id(id, index, &image()), Ok)?
     } else {
-        partitions.find(topic.name, partition.index, image)?
+        partitions.get(topic.name, index).map_or_else(|| partitions.find(topic.name, index, &image()), Ok)?
     };
     of.metrics.produce_requests.inc();
     let taken = take(context, &of, partition.records.unwrap_or_default(), acks);
@@ -265,55 +275,68 @@ fn take(context: &Context, of: &Arc<Partition>, records: &[u8], acks: i16) -> Re
     })
 }
 
-fn accepted(index: i32, produced: &Produced) -> PartitionProduceResponse {
-    PartitionProduceResponse {
+fn accepted(index: i32, produced: &Produced) -> ProducedPartition<'static> {
+    ProducedPartition {
         index,
+        error_code: ErrorCode::None.code(),
         base_offset: produced.info.base_offset.value(),
         log_append_time_ms: produced.info.log_append_time.value(),
         log_start_offset: produced.info.log_start_offset.value(),
-        ..Default::default()
+        record_errors: &[],
+        error_message: None,
+        current_leader: None,
     }
 }
 
-fn refused(index: i32, refusal: Refusal, leader: Option<LeaderIdAndEpoch>) -> PartitionProduceResponse {
-    PartitionProduceResponse {
+fn refuse(
+    response: &mut ProduceResponseWriter,
+    index: i32,
+    refusal: &Refusal,
+    leader: Option<(i32, i32)>,
+) -> Result<usize, EncodeError> {
+    response.partition(&ProducedPartition {
         index,
         error_code: refusal.error.code(),
         base_offset: -1,
         log_append_time_ms: Timestamp::NONE.value(),
         log_start_offset: -1,
-        record_errors: refusal.records,
-        error_message: refusal.message.map(KString::from),
-        current_leader: leader.unwrap_or_default(),
-        ..Default::default()
-    }
+        record_errors: &refusal.records,
+        error_message: refusal.message.as_deref(),
+        current_leader: leader,
+    })
 }
 
 /// KIP-951: who asked the wrong broker is told the right one, and where it is.
 fn leader_hint(
     context: &Context,
-    image: &MetadataImage,
     topic: ProduceTopic<'_>,
     index: i32,
     error: ErrorCode,
-    response: &mut ProduceResponse,
-) -> Option<LeaderIdAndEpoch> {
+    leaders: &mut Vec<Leader>,
+) -> Option<(i32, i32)> {
     if error != ErrorCode::NotLeaderOrFollower || context.api_version < FIRST_VERSION_WITH_LEADER {
         return None;
     }
-    let (leader_id, leader_epoch) = leader_of(image, topic.name, topic.topic_id, index)?;
-    if let Some((host, port, rack)) = context.endpoint_of(image, leader_id)
-        && response.node_endpoints.iter().all(|known| known.node_id != leader_id.value())
+    let image: Arc<MetadataImage> = context.broker.image();
+    let (leader, LeaderEpoch(leader_epoch)) = leader_of(&image, topic.name, topic.topic_id, index)?;
+    let id = leader.value();
+    if let Some((host, port, rack)) = context.endpoint_of(&image, leader)
+        && leaders.iter().all(|known| known.id != id)
     {
-        let port = i32::from(port);
-        response.node_endpoints.push(NodeEndpoint {
-            node_id: leader_id.value(),
-            host,
-            port,
-            rack,
-            ..Default::default()
-        });
+        leaders.push(Leader { id, host, port, rack });
     }
-    let LeaderEpoch(leader_epoch) = leader_epoch;
-    Some(LeaderIdAndEpoch { leader_id: leader_id.value(), leader_epoch, ..Default::default() })
+    Some((id, leader_epoch))
+}
+
+fn finish(response: ProduceResponseWriter, leaders: &[Leader]) -> Result<BytesMut, EncodeError> {
+    let endpoints: Vec<_> = leaders
+        .iter()
+        .map(|Leader { id, host, port, rack }| NodeEndpoint {
+            node_id: *id,
+            host,
+            port: i32::from(*port),
+            rack: rack.as_deref(),
+        })
+        .collect();
+    response.finish(0, &endpoints)
 }
