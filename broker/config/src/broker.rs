@@ -1,6 +1,10 @@
 //! `server.properties` as a typed configuration of a node.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use gregor_types::BrokerId;
 
@@ -60,6 +64,9 @@ pub struct BrokerConfig {
     pub controller_quorum_fetch_timeout_ms: i64,
     pub controller_quorum_append_linger_ms: i64,
     pub log_dirs: Vec<PathBuf>,
+    /// Those of `log_dirs` that get no new replicas.
+    pub cordoned_log_dirs: Vec<PathBuf>,
+    pub log_dir_failure_timeout_ms: i64,
     pub metadata_log_dir: PathBuf,
     pub metadata_log_max_record_bytes_between_snapshots: i64,
     pub metadata_log_max_snapshot_interval_ms: i64,
@@ -105,6 +112,8 @@ pub struct BrokerConfig {
     pub log_retention_check_interval_ms: i64,
     pub replica_high_watermark_checkpoint_interval_ms: i64,
     pub replica_lag_time_max_ms: i64,
+    pub alter_log_dirs_replication_quota_window_num: usize,
+    pub alter_log_dirs_replication_quota_window_size_seconds: u32,
     pub producer_id_expiration_ms: i64,
     pub request_timeout_ms: i64,
     values: BTreeMap<String, String>,
@@ -183,6 +192,11 @@ impl BrokerConfig {
         self.listeners.iter().find(|listener| listener.bind.name == name)
     }
 
+    /// Whether these may be `cordoned.log.dirs` of this node (KIP-1066).
+    pub fn check_cordoned<'a>(&self, named: impl IntoIterator<Item = &'a str>) -> Result<(), ConfigError> {
+        check_cordoned(&self.log_dirs, &named.into_iter().collect::<Vec<_>>())
+    }
+
     fn from_values(values: BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let read = Reader { values: &values };
         let node_id = match (read.set("node.id"), read.set("broker.id")) {
@@ -219,6 +233,13 @@ impl BrokerConfig {
                 "node {node_id} is a controller and is not among controller.quorum.voters"
             )));
         }
+        let named: Vec<&str> = split_list(read.text("cordoned.log.dirs")).collect();
+        let cordoned_log_dirs = if named.contains(&ALL_LOG_DIRS) {
+            log_dirs.clone()
+        } else {
+            check_cordoned(&log_dirs, &named)?;
+            named.into_iter().map(PathBuf::from).collect()
+        };
         let buffer = |key| read.number::<i64>(key).map(|bytes| usize::try_from(bytes).ok());
         Ok(Self {
             node_id: BrokerId(node_id),
@@ -235,6 +256,8 @@ impl BrokerConfig {
             controller_quorum_append_linger_ms: read.number("controller.quorum.append.linger.ms")?,
             metadata_log_dir: read.set("metadata.log.dir").map_or(first_dir, PathBuf::from),
             log_dirs,
+            cordoned_log_dirs,
+            log_dir_failure_timeout_ms: read.number("log.dir.failure.timeout.ms")?,
             metadata_log_max_record_bytes_between_snapshots: read
                 .number("metadata.log.max.record.bytes.between.snapshots")?,
             metadata_log_max_snapshot_interval_ms: read.number("metadata.log.max.snapshot.interval.ms")?,
@@ -281,10 +304,31 @@ impl BrokerConfig {
             replica_high_watermark_checkpoint_interval_ms: read
                 .number("replica.high.watermark.checkpoint.interval.ms")?,
             replica_lag_time_max_ms: read.number("replica.lag.time.max.ms")?,
+            alter_log_dirs_replication_quota_window_num: read.number("alter.log.dirs.replication.quota.window.num")?,
+            alter_log_dirs_replication_quota_window_size_seconds: read
+                .number("alter.log.dirs.replication.quota.window.size.seconds")?,
             producer_id_expiration_ms: read.number("producer.id.expiration.ms")?,
             request_timeout_ms: read.number("request.timeout.ms")?,
             values,
         })
+    }
+}
+
+/// In `cordoned.log.dirs`: all of them.
+const ALL_LOG_DIRS: &str = "*";
+
+fn check_cordoned(log_dirs: &[PathBuf], named: &[&str]) -> Result<(), ConfigError> {
+    let stray =
+        named.iter().find(|name| **name != ALL_LOG_DIRS && !log_dirs.iter().any(|path| path == Path::new(name)));
+    match stray {
+        Some(stray) if !named.contains(&ALL_LOG_DIRS) => Err(ConfigError::Invalid {
+            key: "cordoned.log.dirs".to_owned(),
+            value: format!("[{}]", named.join(", ")),
+            allowed: format!(
+                "Invalid entry in cordoned.log.dirs: {stray}. All cordoned log dirs must be entries of log.dirs or log.dir."
+            ),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The life of a broker as the controller sees it: registration, heartbeats, fencing, controlled shutdown, and its end
 //! (`ClusterControlManager`, `BrokerHeartbeatManager`).
 
+use std::collections::BTreeSet;
+
 use gregor_messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, BrokerHeartbeatRequest, BrokerHeartbeatResponse,
     BrokerRegistrationRequest, BrokerRegistrationResponse, ControllerRegistrationRequest,
@@ -286,17 +288,19 @@ fn take_offline(plan: &mut Plan<'_>, id: BrokerId, offline: &[DirectoryId]) {
     if gone.is_empty() || online.is_empty() || !plan.version().has_directory_assignment() {
         return;
     }
-    plan.push(registration_change(&broker, |change| change.log_dirs = online));
     elections::leave(plan, id, |_, _, partition| {
         partition.directory_of(id).is_some_and(|directory| gone.contains(&directory))
     });
+    plan.push(registration_change(&broker, |change| change.log_dirs = online));
 }
 
 /// KIP-1066: directories that get no new replicas.
 fn cordon(plan: &mut Plan<'_>, id: BrokerId, cordoned: Option<&[DirectoryId]>) {
     let Some(cordoned) = cordoned.filter(|_| plan.version().has_cordoned_directories()) else { return };
     let Some(broker) = plan.image.cluster().broker(id).cloned() else { return };
-    if broker.cordoned_directories.as_deref().unwrap_or_default() != cordoned {
+    // A registration says nothing of cordons: the first heartbeat of an incarnation does, even that there are none.
+    let known = broker.cordoned_directories.as_ref().map(|known| known.iter().collect::<BTreeSet<_>>());
+    if known != Some(cordoned.iter().collect()) {
         plan.push(registration_change(&broker, |change| change.cordoned_log_dirs = Some(cordoned.to_vec())));
     }
 }

@@ -22,6 +22,8 @@ use crate::{
 /// What a record can hold.
 const MAX_VALUE_BYTES: usize = 32_767;
 
+const CORDONED_LOG_DIRS: &str = "cordoned.log.dirs";
+
 type Values = BTreeMap<KString, KString>;
 
 pub(crate) fn change(plan: &mut Plan<'_>, request: &IncrementalAlterConfigsRequest) -> IncrementalAlterConfigsResponse {
@@ -201,7 +203,7 @@ fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: &Values) -> Resul
     check_resource(plan, resource)?;
     match resource.resource_type {
         ResourceType::Topic => check_topic(&before, values)?,
-        ResourceType::Broker => check_broker(resource, &before, values)?,
+        ResourceType::Broker => check_broker(plan, resource, &before, values)?,
         _ => check_group(&before, values)?,
     }
     let record = |name: &KString, value: Option<&KString>| {
@@ -275,10 +277,13 @@ fn check_topic(before: &Values, values: &Values) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_broker(resource: &ConfigResource, before: &Values, values: &Values) -> Result<(), Refusal> {
+fn check_broker(plan: &Plan<'_>, resource: &ConfigResource, before: &Values, values: &Values) -> Result<(), Refusal> {
     for (name, value) in altered(before, values) {
         // As in Apache Kafka, a key that it does not know is stored: plug-ins of other nodes may read it.
-        let Some(key) = broker_key(name) else { continue };
+        let Some(key) = broker_key(name) else {
+            check_dynamic_only(name, value)?;
+            continue;
+        };
         if key.update == Update::ReadOnly {
             let message = format!("Cannot update these configs dynamically: [{name}]");
             return Err(Refusal::new(ErrorCode::InvalidRequest, message));
@@ -292,8 +297,44 @@ fn check_broker(resource: &ConfigResource, before: &Values, values: &Values) -> 
         if key.support == Support::Refused && key.default != Some(value.trim()) {
             return Err(invalid(format!("{name} cannot be set: {}", key.documentation)));
         }
+        if name == CORDONED_LOG_DIRS {
+            check_cordoned(plan, resource, value)?;
+        }
     }
     Ok(())
+}
+
+/// Keys of brokers that are in no `server.properties` (`DynamicConfig.Broker`).
+fn check_dynamic_only(name: &str, value: &str) -> Result<(), Refusal> {
+    const RATES: [&str; 3] = [
+        "follower.replication.throttled.rate",
+        "leader.replication.throttled.rate",
+        "replica.alter.log.dirs.io.max.bytes.per.second",
+    ];
+    if !RATES.contains(&name) {
+        return Ok(());
+    }
+    let why = match value.trim().parse::<i64>() {
+        Ok(0..) => return Ok(()),
+        Ok(_) => "Value must be at least 0",
+        Err(_) => "Not a number of type LONG",
+    };
+    Err(Refusal::new(ErrorCode::InvalidRequest, format!("Invalid value {value} for configuration {name}: {why}")))
+}
+
+/// KIP-1066: only directories that there are can be cordoned, as far as this node can tell: it knows its own.
+fn check_cordoned(plan: &Plan<'_>, resource: &ConfigResource, value: &str) -> Result<(), Refusal> {
+    if !plan.version().has_cordoned_directories() {
+        return Err(Refusal::new(
+            ErrorCode::InvalidConfig,
+            "The cordoned.log.dirs configuration value cannot be set because it requires metadata.version >= 4.3-IV0",
+        ));
+    }
+    if resource.name != plan.config.broker.node_id.to_string().as_str() {
+        return Ok(());
+    }
+    let named = value.split(',').map(str::trim).filter(|path| !path.is_empty());
+    plan.config.broker.check_cordoned(named).map_err(|error| Refusal::new(ErrorCode::InvalidRequest, error.to_string()))
 }
 
 fn check_group(before: &Values, values: &Values) -> Result<(), Refusal> {

@@ -42,6 +42,16 @@ pub(crate) fn join(plan: &mut Plan<'_>, broker: BrokerId) {
     change_each(plan, &leaderless, None, Some(broker));
 }
 
+/// Who may lead a partition: a broker that is up, and whose replica is not in a log directory that is offline (KIP-858).
+pub(crate) fn acceptable<'a>(image: &'a Image, partition: &'a Partition) -> impl Fn(BrokerId) -> bool + 'a {
+    |broker| image.cluster().is_active(broker) && is_directory_online(image, partition, broker)
+}
+
+fn is_directory_online(image: &Image, partition: &Partition, broker: BrokerId) -> bool {
+    let registered = image.cluster().broker(broker).zip(partition.directory_of(broker));
+    registered.is_some_and(|(broker, directory)| broker.has_online_directory(directory))
+}
+
 /// Whether the broker leads anything.
 pub(crate) fn leads_any(image: &Image, broker: BrokerId) -> bool {
     image.topics().iter().any(|topic| topic.partitions().any(|(_, partition)| partition.leader == Some(broker)))
@@ -57,7 +67,7 @@ pub(crate) fn balance(plan: &mut Plan<'_>) {
         let Some(partition) = image.topics().partition(topic, index) else { continue };
         let unclean = partition.leader.is_none() && unclean_allowed(plan, topic);
         let election = if unclean { Election::Unclean } else { Election::Preferred };
-        let may_lead = |broker| image.cluster().is_active(broker);
+        let may_lead = acceptable(&image, partition);
         let change = PartitionChange { election, ..PartitionChange::new(partition, &may_lead, plan.version()) };
         if let Some(record) = change.build(topic, index) {
             plan.push(MetadataRecord::PartitionChange(record));
@@ -125,7 +135,7 @@ fn elect_one(plan: &mut Plan<'_>, topic: &str, index: PartitionIndex, election: 
     if needless {
         return Err(Refusal::new(ErrorCode::ElectionNotNeeded, "Leader election not needed for topic partition."));
     }
-    let may_lead = |broker| image.cluster().is_active(broker);
+    let may_lead = acceptable(&image, partition);
     let change = PartitionChange { election, ..PartitionChange::new(partition, &may_lead, plan.version()) };
     let record = change.build(topic.id, index).filter(|record| record.leader >= 0);
     match record {
@@ -155,8 +165,10 @@ fn change_each(
     let image = plan.image.clone();
     for &(topic, index) in partitions {
         let Some(partition) = image.topics().partition(topic, index) else { continue };
-        let may_lead =
-            |broker| leaving != Some(broker) && (joining == Some(broker) || image.cluster().is_active(broker));
+        let may_lead = |broker| {
+            let is_up = joining == Some(broker) || image.cluster().is_active(broker);
+            is_up && leaving != Some(broker) && is_directory_online(&image, partition, broker)
+        };
         let unclean = unclean_allowed(plan, topic);
         let mut change = PartitionChange::new(partition, &may_lead, plan.version());
         change.election = if unclean { Election::Unclean } else { Election::Online };

@@ -10,7 +10,7 @@ use gregor_state_records::metadata::{MetadataRecord, PartitionChangeRecord};
 use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, PartitionIndex, TopicId, Uuid};
 
 use crate::{
-    Refusal,
+    Refusal, elections,
     partition_change::{Election, PartitionChange},
     plan::Plan,
 };
@@ -61,7 +61,7 @@ fn alter_one(
         Ok(recovery) => recovery,
         Err(error) => return answer(error),
     };
-    let may_lead = |broker| image.cluster().is_active(broker);
+    let may_lead = elections::acceptable(&image, partition);
     let change = PartitionChange {
         isr: new_isr.iter().map(|(member, _)| *member).collect(),
         election: Election::Online,
@@ -177,7 +177,7 @@ pub(crate) fn assign_directories(
     }
     // A replica in a directory that is gone leads nothing, whatever else the broker can do.
     if !offline.is_empty() {
-        crate::elections::leave(plan, broker.id, |topic, index, _| offline.contains(&(topic, index)));
+        elections::leave(plan, broker.id, |topic, index, _| offline.contains(&(topic, index)));
     }
     AssignReplicasToDirsResponse { directories, ..Default::default() }
 }

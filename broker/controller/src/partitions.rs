@@ -122,9 +122,14 @@ pub(crate) fn check_assignment(
     }
     let mut seen = std::collections::BTreeSet::new();
     for broker in brokers {
-        if image.cluster().broker(BrokerId(*broker)).is_none() {
+        let Some(registered) = image.cluster().broker(BrokerId(*broker)) else {
             return invalid(format!(
                 "The manual partition assignment includes broker {broker}, but no such broker is registered."
+            ));
+        };
+        if registered.is_cordoned() {
+            return invalid(format!(
+                "The manual partition assignment includes broker {broker}, but all its log directories are cordoned."
             ));
         }
         if !seen.insert(*broker) {

@@ -19,7 +19,7 @@ pub(crate) fn place(
     count: usize,
     replication_factor: usize,
 ) -> Result<Vec<Vec<BrokerId>>, Refusal> {
-    let usable = image.cluster().brokers().filter(|broker| !is_cordoned(broker));
+    let usable = image.cluster().brokers().filter(|broker| !broker.is_cordoned());
     let (active, fenced): (Vec<_>, Vec<_>) = usable.partition(|broker| !broker.fenced);
     let refuse = |why: String| {
         let message = format!("Unable to replicate the partition {replication_factor} time(s): {why}");
@@ -51,11 +51,6 @@ fn replicas(active: &[BrokerId], fenced: &[BrokerId], turn: usize, replication_f
     std::iter::once(active[leader]).chain(followers).chain(last_resort).take(replication_factor).collect()
 }
 
-fn is_cordoned(broker: &BrokerRegistration) -> bool {
-    let cordoned = broker.cordoned_directories.as_deref().unwrap_or_default();
-    !broker.directories.is_empty() && broker.directories.iter().all(|directory| cordoned.contains(directory))
-}
-
 /// Brokers in random order within their racks, dealt round-robin over the racks.
 fn dealt<'a>(brokers: impl Iterator<Item = &'a BrokerRegistration>, random: &mut dyn FnMut() -> u64) -> Vec<BrokerId> {
     let mut racks: BTreeMap<Option<KString>, Vec<BrokerId>> = BTreeMap::new();
@@ -83,6 +78,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use gregor_state_records::metadata::{MetadataRecord, RegisterBrokerRecord};
+    use gregor_types::Uuid;
 
     use super::*;
 
@@ -148,6 +144,26 @@ mod tests {
         for replicas in place(&image, &mut random(), 0, 10, 3).unwrap() {
             assert_eq!(replicas[2], BrokerId(0), "{replicas:?}");
         }
+    }
+
+    #[test]
+    fn a_broker_whose_directories_are_all_cordoned_gets_nothing() {
+        let mut image = Image::default();
+        for (id, cordoned) in [(1, vec![10, 11]), (2, vec![20])] {
+            let record = RegisterBrokerRecord {
+                broker_id: id,
+                fenced: false,
+                log_dirs: vec![Uuid(id as u128 * 10), Uuid(id as u128 * 10 + 1)],
+                cordoned_log_dirs: Some(cordoned.into_iter().map(Uuid).collect()),
+                ..Default::default()
+            };
+            image.apply(&MetadataRecord::RegisterBroker(record)).unwrap();
+        }
+        for replicas in place(&image, &mut random(), 0, 4, 1).unwrap() {
+            assert_eq!(replicas, [BrokerId(2)], "one of its directories is free");
+        }
+        let refusal = place(&image, &mut random(), 0, 1, 2).unwrap_err();
+        assert!(refusal.message.contains("some brokers have all their log directories cordoned"), "{refusal}");
     }
 
     #[test]

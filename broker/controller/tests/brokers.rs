@@ -8,11 +8,11 @@ use common::{Rig, SECOND, SET, alter, assert_error, assigned, ids, replace, topi
 use gregor_controller::Input;
 use gregor_messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterConfigsResponse, AlterPartitionRequest,
-    AlterPartitionResponse, AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, ControllerRegistrationRequest,
-    ControllerRegistrationResponse, CreateTopicsRequest, CreateTopicsResponse, ElectLeadersRequest,
-    ElectLeadersResponse, IncrementalAlterConfigsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse,
+    AlterPartitionResponse, ControllerRegistrationRequest, ControllerRegistrationResponse, CreateTopicsRequest,
+    CreateTopicsResponse, ElectLeadersRequest, ElectLeadersResponse, IncrementalAlterConfigsResponse,
+    UnregisterBrokerRequest, UnregisterBrokerResponse,
     alter_partition_request::{BrokerState, PartitionData, TopicData},
-    assign_replicas_to_dirs_request, elect_leaders_request,
+    elect_leaders_request,
 };
 use gregor_metadata::{ConfigResource, Image, LeaderRecoveryState};
 use gregor_state_records::metadata::MetadataRecord;
@@ -268,43 +268,6 @@ fn producer_id_blocks_never_overlap() {
     let stale = AllocateProducerIdsRequest { broker_id: 1, broker_epoch: 0, ..Default::default() };
     let response: AllocateProducerIdsResponse = rig.ask(0, stale);
     assert_eq!(response.error_code, ErrorCode::StaleBrokerEpoch as i16);
-}
-
-#[test]
-fn a_broker_says_where_its_replicas_are_and_which_directories_failed() {
-    let mut rig = Rig::at(30);
-    rig.register_with(1, 1, |request| request.log_dirs = vec![Uuid(501), Uuid(502)]);
-    rig.heartbeat(1, |_| ());
-    rig.create(vec![topic("t", 2, 1)]);
-    assert_eq!(rig.partition("t", 0).directories, [Uuid::DIRECTORY_UNASSIGNED], "the broker is to choose");
-    let topic_id = rig.image.topics().by_name("t").unwrap().id;
-    let directory = |id: u128, index: i32| assign_replicas_to_dirs_request::DirectoryData {
-        id: Uuid(id),
-        topics: vec![assign_replicas_to_dirs_request::TopicData {
-            topic_id,
-            partitions: vec![assign_replicas_to_dirs_request::PartitionData {
-                partition_index: index,
-                ..Default::default()
-            }],
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    let request = AssignReplicasToDirsRequest {
-        broker_id: 1,
-        broker_epoch: rig.epoch(1),
-        directories: vec![directory(501, 0), directory(502, 1), directory(502, 7)],
-        ..Default::default()
-    };
-    let response: AssignReplicasToDirsResponse = rig.ask(0, request);
-    let codes: Vec<_> =
-        response.directories.iter().map(|directory| directory.topics[0].partitions[0].error_code).collect();
-    assert_eq!(codes, [0, 0, ErrorCode::UnknownTopicOrPartition as i16]);
-    assert_eq!(rig.partition("t", 0).directories, [Uuid(501)]);
-
-    rig.heartbeat(1, |request| request.offline_log_dirs = vec![Uuid(502)]);
-    assert_eq!(rig.image.cluster().broker(BrokerId(1)).unwrap().directories, [Uuid(501)]);
-    assert_eq!((rig.partition("t", 0).leader, rig.partition("t", 1).leader), (Some(BrokerId(1)), None));
 }
 
 #[test]

@@ -63,8 +63,8 @@ pub struct DeletedPartition {
 /// A log directory that this program holds the lock of.
 #[derive(Debug)]
 pub struct LogDirectory {
-    disk: Arc<dyn Disk>,
-    path: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) path: PathBuf,
     meta_properties: Option<MetaProperties>,
     /// From the marker that the last program left, if it left one.
     previous_broker_epoch: Option<BrokerEpoch>,
@@ -231,6 +231,30 @@ impl DeletedPartition {
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Removes at most `budget` of the files, and the folder with the last one; whether it is gone.
+    pub fn remove_some(&self, budget: usize) -> Result<bool, LogError> {
+        let entries = match self.disk.list(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            entries => entries.map_err(LogError::io(&self.path))?,
+        };
+        let files = entries.iter().filter(|entry| !entry.is_directory);
+        let is_small = entries.len() <= budget;
+        for entry in files.take(budget) {
+            let path = self.path.join(&entry.name);
+            match self.disk.remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(LogError::io(&path)(error)),
+                _ => {}
+            }
+        }
+        if is_small {
+            match self.disk.remove_directory(&self.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(LogError::io(&self.path)(error)),
+                _ => {}
+            }
+        }
+        Ok(is_small)
     }
 
     /// Removes the files; due `file.delete.delay.ms` after the deletion.

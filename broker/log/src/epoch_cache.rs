@@ -67,6 +67,14 @@ impl EpochCache {
         self.version += 1;
     }
 
+    /// Puts another log's entries in place of these.
+    pub(crate) fn replace(&mut self, entries: &[(LeaderEpoch, Offset)]) {
+        if self.entries != entries {
+            self.entries = entries.to_vec();
+            self.version += 1;
+        }
+    }
+
     pub(crate) fn truncate_from_end(&mut self, end: Offset) {
         let kept = self.entries.partition_point(|(_, start)| *start < end);
         if kept < self.entries.len() {

@@ -56,7 +56,7 @@ pub struct PartitionLog {
     /// The indexes of segments that begin before this offset are on the disk.
     pub(crate) indexes_synced_to: Offset,
     synced: Synced,
-    epoch_file: Arc<EpochFile>,
+    pub(crate) epoch_file: Arc<EpochFile>,
 }
 
 /// A batch near the end of the active segment.
@@ -98,9 +98,12 @@ struct Synced {
 
 /// Writes `leader-epoch-checkpoint` from flushes that may end out of order: an older content never replaces a newer one.
 #[derive(Debug)]
-struct EpochFile {
+pub(crate) struct EpochFile(Mutex<WrittenEpochs>);
+
+#[derive(Debug)]
+struct WrittenEpochs {
     path: PathBuf,
-    written_version: Mutex<u64>,
+    version: u64,
 }
 
 impl FlushToken {
@@ -181,7 +184,7 @@ impl PartitionLog {
             truncated_to: None,
             indexes_synced_to: start_offset,
             synced: Synced::default(),
-            epoch_file: Arc::new(EpochFile { path: epoch_path, written_version: Mutex::new(0) }),
+            epoch_file: Arc::new(EpochFile(Mutex::new(WrittenEpochs { path: epoch_path, version: 0 }))),
         }
     }
 
@@ -472,11 +475,19 @@ impl PartitionLog {
 
 impl EpochFile {
     fn write(&self, disk: &dyn Disk, version: u64, content: &[u8]) -> io::Result<()> {
-        let mut written = self.written_version.lock().unwrap_or_else(PoisonError::into_inner);
-        if *written < version {
-            replace_file(disk, &self.path, content)?;
-            *written = version;
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.version < version {
+            replace_file(disk, &written.path, content)?;
+            written.version = version;
         }
+        Ok(())
+    }
+
+    /// Renames the log's folder while no flush writes into it.
+    pub(crate) fn while_moved_to<E>(&self, folder: &Path, rename: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        rename()?;
+        written.path = folder.join(LEADER_EPOCH_CHECKPOINT);
         Ok(())
     }
 }

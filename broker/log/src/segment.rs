@@ -391,6 +391,15 @@ impl Segment {
         Ok(())
     }
 
+    /// The folder was renamed.
+    pub(crate) fn set_directory(&mut self, directory: &Path) {
+        let in_file = |suffix| offset_file(directory, self.base_offset, suffix);
+        self.offsets.set_path(in_file(OFFSET_INDEX));
+        self.times.set_path(in_file(TIME_INDEX));
+        self.transactions.set_path(in_file(TRANSACTION_INDEX));
+        self.path = in_file(LOG);
+    }
+
     /// Closes the files; the next use opens them again.
     pub(crate) fn release(&mut self) {
         self.file = None;

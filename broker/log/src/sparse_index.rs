@@ -112,6 +112,11 @@ impl<E: Entry> SparseIndex<E> {
         &self.path
     }
 
+    /// The folder was renamed.
+    pub(crate) fn set_path(&mut self, path: PathBuf) {
+        self.path = path;
+    }
+
     pub(crate) fn last(&mut self, disk: &dyn Disk) -> io::Result<Option<E>> {
         match self.recent.last() {
             Some(entry) => Ok(Some(*entry)),

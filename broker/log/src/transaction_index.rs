@@ -46,6 +46,11 @@ impl TransactionIndex {
         file_bytes.is_multiple_of(ENTRY_BYTES as u64)
     }
 
+    /// The folder was renamed.
+    pub(crate) fn set_path(&mut self, path: PathBuf) {
+        self.path = path;
+    }
+
     pub(crate) fn append(&mut self, disk: &dyn Disk, transaction: &AbortedTransaction) -> io::Result<()> {
         let mut entry = Vec::with_capacity(ENTRY_BYTES);
         entry.extend_from_slice(&VERSION.to_be_bytes());

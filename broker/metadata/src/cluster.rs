@@ -134,13 +134,17 @@ impl BrokerRegistration {
     /// Where the controller puts a new replica on this broker: its only directory, or "unassigned" if the broker is to choose,
     /// or "migrating" if it registered before directories had ids (KIP-858).
     pub fn default_directory(&self) -> DirectoryId {
-        let cordoned = self.cordoned_directories.as_deref().unwrap_or_default();
-        let mut open = self.directories.iter().filter(|directory| !cordoned.contains(directory));
-        match (open.next(), open.next()) {
-            _ if self.directories.is_empty() => Uuid::DIRECTORY_MIGRATING,
-            (Some(only), None) => *only,
+        match self.directories[..] {
+            [] => Uuid::DIRECTORY_MIGRATING,
+            [only] => only,
             _ => Uuid::DIRECTORY_UNASSIGNED,
         }
+    }
+
+    /// Whether every log directory is cordoned: the broker gets no new replicas (KIP-1066).
+    pub fn is_cordoned(&self) -> bool {
+        let cordoned = self.cordoned_directories.as_deref().unwrap_or_default();
+        !self.directories.is_empty() && self.directories.iter().all(|directory| cordoned.contains(directory))
     }
 
     /// Whether a replica in this directory is, or may be, online. The reserved ids say nothing against it.

@@ -2,15 +2,17 @@
 //!
 //! [`BrokerLifecycle`] takes a broker from its registration over heartbeats to its controlled shutdown. [`partition_actions`] says which
 //! partitions to lead, follow and delete as the metadata changes, [`choose_directory`] where a new one goes, [`is_stray`] which ones on
-//! disk are not this broker's any more, and [`DirectoryReports`] tells the controller where replicas really are.
+//! disk are not this broker's any more, [`settle_folders`] which of several is the replica, and [`DirectoryReports`] tells the controller where replicas really are.
 //! The server's shell and a simulator drive all of it alike. This crate opens no file and no connection and knows no clock.
 
 mod directories;
 mod lifecycle;
+mod moves;
 mod partitions;
 
 pub use directories::{DirectoryReports, LocalDirectory, choose_directory};
 pub use lifecycle::{
     BrokerLifecycle, BrokerPhase, LifecycleConfig, LifecycleEffect, LifecycleError, LifecycleInput, Nanos,
 };
+pub use moves::{FolderFate, FoundFolder, MoveQuota, settle_folders};
 pub use partitions::{PartitionAction, ReplicaRole, is_stray, partition_actions};

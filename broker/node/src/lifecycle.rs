@@ -3,7 +3,7 @@
 //! One request is under way at a time. What fails is tried again after a pause that grows; only an initial registration that takes too
 //! long ends the broker.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use gregor_messages::{
     BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest, BrokerRegistrationResponse,
@@ -34,8 +34,10 @@ pub struct LifecycleConfig {
     pub listeners: Vec<(KString, KString, u16, i16)>,
     /// `broker.rack`.
     pub rack: Option<KString>,
-    /// Its log directories.
+    /// Its log directories that are online.
     pub directories: Vec<DirectoryId>,
+    /// `log.dir.failure.timeout.ms`.
+    pub directory_failure_timeout: Nanos,
     /// Its epoch when it last stopped cleanly; -1 if it did not.
     pub previous_epoch: BrokerEpoch,
     /// `broker.heartbeat.interval.ms`.
@@ -76,6 +78,8 @@ pub enum LifecycleInput {
     ReadyToServe,
     /// A log directory failed.
     DirectoryFailed(DirectoryId),
+    /// The directories that get no new replicas (KIP-1066); `None` where the finalized level does not know of them.
+    Cordoned(Option<Vec<DirectoryId>>),
     /// The broker wants to go.
     BeginShutdown,
     /// Time has passed.
@@ -109,6 +113,17 @@ pub enum LifecycleError {
         /// What the controller last answered, if it did.
         last: Option<ErrorCode>,
     },
+    /// The controller could not be told of a log directory that failed: it lets this broker lead what is gone.
+    #[error(
+        "the controller could not be told within {} ms that the log directory {directory} failed; is a controller reachable?",
+        .timeout / MILLISECOND
+    )]
+    DirectoryFailureUntold {
+        /// The directory.
+        directory: DirectoryId,
+        /// How long it tried.
+        timeout: Nanos,
+    },
     /// The controller will never take this registration.
     #[error(
         "the controller refuses this broker: {}; compare cluster.id and the directory ids in meta.properties, and the finalized \
@@ -126,7 +141,11 @@ pub struct BrokerLifecycle {
     published: Offset,
     ready: bool,
     wants_shutdown: bool,
-    offline: BTreeSet<DirectoryId>,
+    /// Directories that failed, with the time until when the controller has to know; `None` where it does.
+    offline: BTreeMap<DirectoryId, Option<Nanos>>,
+    /// Those of them that the request under way tells.
+    telling: BTreeSet<DirectoryId>,
+    cordoned: Option<Vec<DirectoryId>>,
     /// Whether a request is under way.
     waiting: bool,
     /// Something changed while a request was under way; the next one follows at once.
@@ -161,7 +180,9 @@ impl BrokerLifecycle {
             published: Offset::NONE,
             ready: false,
             wants_shutdown: false,
-            offline: BTreeSet::new(),
+            offline: BTreeMap::new(),
+            telling: BTreeSet::new(),
+            cordoned: None,
             waiting: false,
             hurry: false,
             failures: 0,
@@ -192,8 +213,15 @@ impl BrokerLifecycle {
                 self.contact_now(now);
             }
             LifecycleInput::DirectoryFailed(directory) => {
-                self.offline.insert(directory);
+                let until = now + self.config.directory_failure_timeout;
+                self.offline.entry(directory).or_insert(Some(until));
                 self.contact_now(now);
+            }
+            LifecycleInput::Cordoned(directories) => {
+                if self.cordoned != directories {
+                    self.cordoned = directories;
+                    self.contact_now(now);
+                }
             }
             LifecycleInput::BeginShutdown => self.begin_shutdown(now, effects),
             LifecycleInput::Tick => {}
@@ -217,7 +245,14 @@ impl BrokerLifecycle {
         let registering = self.phase == BrokerPhase::Registering;
         let give_up = registering.then(|| started + self.config.registration_timeout);
         let contact = (!self.waiting && self.phase != BrokerPhase::Stopped).then_some(self.next_contact);
-        [give_up, contact].into_iter().flatten().min()
+        let untold = self.first_untold().map(|(_, until)| until).filter(|_| self.phase != BrokerPhase::Stopped);
+        [give_up, contact, untold].into_iter().flatten().min()
+    }
+
+    /// The failed directory that the controller has to know of first.
+    fn first_untold(&self) -> Option<(DirectoryId, Nanos)> {
+        let untold = self.offline.iter().filter_map(|(directory, until)| Some((*directory, (*until)?)));
+        untold.min_by_key(|(_, until)| *until)
     }
 
     fn contact(&mut self, now: Nanos, effects: &mut VecDeque<LifecycleEffect>) {
@@ -229,11 +264,21 @@ impl BrokerLifecycle {
             let timeout = self.config.registration_timeout;
             return self.fail(LifecycleError::RegistrationTimedOut { timeout, last: self.last_error }, effects);
         }
+        if let Some((directory, until)) = self.first_untold()
+            && now >= until
+        {
+            let timeout = self.config.directory_failure_timeout;
+            return self.fail(LifecycleError::DirectoryFailureUntold { directory, timeout }, effects);
+        }
         if self.waiting || now < self.next_contact {
             return;
         }
         self.waiting = true;
         self.hurry = false;
+        self.telling.clear();
+        if self.phase != BrokerPhase::Registering {
+            self.telling.extend(self.offline.keys());
+        }
         effects.push_back(match self.phase {
             BrokerPhase::Registering => LifecycleEffect::Register(self.registration()),
             _ => LifecycleEffect::Heartbeat(BrokerHeartbeatRequest {
@@ -242,7 +287,8 @@ impl BrokerLifecycle {
                 current_metadata_offset: self.published.value(),
                 want_fence: !self.ready,
                 want_shut_down: self.wants_shutdown,
-                offline_log_dirs: self.offline.iter().copied().collect(),
+                offline_log_dirs: self.offline.keys().copied().collect(),
+                cordoned_log_dirs: self.cordoned.clone(),
                 ..Default::default()
             }),
         });
@@ -315,6 +361,9 @@ impl BrokerLifecycle {
         self.waiting = false;
         let Some(response) = response.filter(|response| response.error_code == 0) else { return self.failed(now) };
         self.failures = 0;
+        for told in std::mem::take(&mut self.telling) {
+            self.offline.insert(told, None);
+        }
         let interval = match self.phase {
             BrokerPhase::ControlledShutdown => SHUTDOWN_INTERVAL,
             _ => self.config.heartbeat_interval,

@@ -28,6 +28,7 @@ impl Rig {
             listeners: vec![("PLAINTEXT".into(), "h".into(), 9092, 0)],
             rack: Some("r".into()),
             directories: vec![Uuid(502), Uuid(501)],
+            directory_failure_timeout: 30 * SECOND,
             previous_epoch: BrokerEpoch(5),
             heartbeat_interval: 2 * SECOND,
             registration_timeout: 60 * SECOND,
@@ -243,4 +244,52 @@ fn a_broker_that_never_registered_may_go_at_once() {
     // An answer that comes too late brings nothing back.
     rig.registered(10);
     assert_eq!(rig.broker.phase(), BrokerPhase::Stopped);
+}
+
+#[test]
+fn a_broker_that_cannot_tell_of_a_failed_directory_stops() {
+    let mut rig = Rig::running();
+    rig.step(LifecycleInput::DirectoryFailed(Uuid(502)));
+    assert_eq!(rig.heartbeat().offline_log_dirs, [Uuid(502)]);
+    rig.step(LifecycleInput::HeartbeatAnswered(None));
+    while rig.now < 20 * SECOND {
+        rig.wait();
+        assert_eq!(rig.heartbeat().offline_log_dirs, [Uuid(502)]);
+        rig.step(LifecycleInput::HeartbeatAnswered(None));
+    }
+    // Told in time, it goes on for ever.
+    let mut told = rig.broker.clone();
+    let mut effects = VecDeque::new();
+    told.step(LifecycleInput::Tick, told.next_deadline().unwrap(), &mut effects);
+    let answer = BrokerHeartbeatResponse { is_caught_up: true, ..Default::default() };
+    told.step(LifecycleInput::HeartbeatAnswered(Some(answer)), rig.now, &mut effects);
+    effects.clear();
+    told.step(LifecycleInput::Tick, rig.now + 600 * SECOND, &mut effects);
+    assert!(matches!(effects.front(), Some(LifecycleEffect::Heartbeat(_))), "{effects:?}");
+
+    let error = loop {
+        rig.wait();
+        match rig.effects.pop_front() {
+            Some(LifecycleEffect::Heartbeat(_)) => rig.step(LifecycleInput::HeartbeatAnswered(None)),
+            Some(LifecycleEffect::Failed(error)) => break error,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(error, LifecycleError::DirectoryFailureUntold { directory: Uuid(502), timeout: 30 * SECOND });
+    assert_eq!(rig.phase(), BrokerPhase::Stopped);
+}
+
+#[test]
+fn cordoned_directories_are_told_at_once_and_with_every_heartbeat() {
+    let mut rig = Rig::running();
+    rig.step(LifecycleInput::Cordoned(Some(vec![Uuid(501)])));
+    assert_eq!(rig.heartbeat().cordoned_log_dirs, Some(vec![Uuid(501)]));
+    rig.answered(true, false, false);
+    rig.step(LifecycleInput::Cordoned(Some(vec![Uuid(501)])));
+    assert!(rig.effects.is_empty(), "nothing is new");
+    rig.wait();
+    assert_eq!(rig.heartbeat().cordoned_log_dirs, Some(vec![Uuid(501)]));
+    rig.answered(true, false, false);
+    rig.step(LifecycleInput::Cordoned(None));
+    assert_eq!(rig.heartbeat().cordoned_log_dirs, None, "a level that does not know of them");
 }

@@ -8,7 +8,8 @@ use gregor_messages::{
 };
 use gregor_metadata::{Changes, Image};
 use gregor_node::{
-    DirectoryReports, LocalDirectory, PartitionAction, ReplicaRole, choose_directory, is_stray, partition_actions,
+    DirectoryReports, FolderFate, FoundFolder, LocalDirectory, MoveQuota, PartitionAction, ReplicaRole,
+    choose_directory, is_stray, partition_actions, settle_folders,
 };
 use gregor_state_records::metadata::{
     MetadataRecord, PartitionChangeRecord, PartitionRecord, RemoveTopicRecord, TopicRecord,
@@ -156,4 +157,66 @@ fn directories_are_reported_in_batches_until_the_controller_has_them() {
     assert_eq!(next(&mut reports, later), Some(751), "the rest, and the one that was not taken");
     reports.answered(Some(&AssignReplicasToDirsResponse::default()), later);
     assert_eq!(reports.next_deadline(), None);
+}
+
+/// What becomes of folders, in words, where the metadata says that the replica is in directory `assigned`.
+fn fates(assigned: u128, folders: &[(u128, Option<u128>, bool)]) -> Vec<FolderFate> {
+    let mut image = Image::default();
+    let mut records = topic("t", 2, &[1], 1);
+    if let MetadataRecord::Partition(partition) = &mut records[1] {
+        partition.directories = vec![Uuid(assigned)];
+    }
+    actions(&mut image, records);
+    let folder = |(directory, topic_id, is_future): &(u128, Option<u128>, bool)| FoundFolder {
+        directory: Uuid(*directory),
+        topic_id: topic_id.map(Uuid),
+        is_future: *is_future,
+    };
+    let folders: Vec<_> = folders.iter().map(folder).collect();
+    settle_folders(BrokerId(1), &image, ("t", PartitionIndex(0)), &[Uuid(501), Uuid(502)], &folders)
+}
+
+#[test]
+fn of_several_folders_of_a_partition_one_is_the_replica() {
+    use FolderFate::{Leave, Promote, Resume, Serve, Stray};
+    const MAIN: bool = false;
+    const FUTURE: bool = true;
+    assert_eq!(fates(501, &[(501, Some(2), MAIN)]), [Serve]);
+    assert_eq!(fates(501, &[(501, Some(2), MAIN), (502, Some(2), FUTURE)]), [Serve, Resume], "the move goes on");
+    assert_eq!(fates(502, &[(501, Some(2), MAIN), (502, Some(2), FUTURE)]), [Serve, Resume], "it may lack records yet");
+    assert_eq!(fates(502, &[(502, Some(2), FUTURE)]), [Promote], "stopped between the two renames");
+    assert_eq!(fates(0, &[(502, Some(2), FUTURE)]), [Promote]);
+    assert_eq!(fates(777, &[(502, Some(2), FUTURE)]), [Leave], "the replica is in a directory that is offline");
+    assert_eq!(fates(502, &[(501, Some(2), MAIN), (502, Some(2), MAIN)]), [Stray, Serve], "the metadata knows which");
+    assert_eq!(fates(0, &[(501, Some(2), MAIN), (502, Some(2), MAIN)]), [Serve, Stray]);
+    assert_eq!(fates(501, &[(501, Some(1), MAIN), (502, Some(2), MAIN)]), [Stray, Serve], "of a topic that is gone");
+    assert_eq!(fates(501, &[(501, Some(2), MAIN), (502, Some(1), FUTURE)]), [Serve, Stray]);
+    assert_eq!(fates(501, &[(501, Some(2), MAIN), (502, None, FUTURE)]), [Serve, Stray], "a copy that never began");
+    assert_eq!(fates(501, &[(501, Some(2), MAIN), (501, Some(2), FUTURE)]), [Serve, Stray]);
+    assert_eq!(
+        fates(501, &[(501, Some(2), MAIN), (502, Some(2), FUTURE), (502, Some(2), FUTURE)]),
+        [Serve, Resume, Stray]
+    );
+}
+
+#[test]
+fn moves_keep_to_their_rate_over_the_samples() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut quota = MoveQuota::new(11, 1);
+    assert_eq!(quota.pause(1_000, 0), 0, "nothing moved yet");
+    let (mut now, mut moved) = (0, 0_u64);
+    while now < 60 * SECOND {
+        match quota.pause(1_000, now) {
+            0 => {
+                quota.moved(300, now);
+                moved += 300;
+                now += SECOND / 1_000;
+            }
+            pause => now += pause,
+        }
+    }
+    assert!((58_000..=62_000).contains(&moved), "{moved} in a minute at 1,000 a second");
+    assert!(quota.pause(0, now) > 0, "a rate of nothing moves nothing");
+    assert_eq!(quota.pause(u64::MAX, now), 0);
+    assert_eq!(quota.pause(1, now + 12 * SECOND), 0, "what is long ago counts no more");
 }

@@ -428,6 +428,7 @@ fn lifecycle(config: &BrokerConfig, storage: &Storage) -> LifecycleConfig {
         rack: config.broker_rack.as_deref().map(KString::from),
         directories: storage.directories().iter().map(|directory| directory.id).collect(),
         previous_epoch: storage.previous_broker_epoch(),
+        directory_failure_timeout: nanoseconds(config.log_dir_failure_timeout_ms),
         heartbeat_interval: nanoseconds(config.broker_heartbeat_interval_ms),
         registration_timeout: nanoseconds(config.initial_broker_registration_timeout_ms),
     }

@@ -133,6 +133,7 @@ impl Home {
             listeners: vec![("PLAINTEXT".into(), "127.0.0.1".into(), 9092, 0)],
             rack: None,
             directories: vec![DIRECTORY],
+            directory_failure_timeout: 30_000_000_000,
             previous_epoch: BrokerEpoch::NONE,
             heartbeat_interval: 2_000_000_000,
             registration_timeout: 20_000_000_000,
