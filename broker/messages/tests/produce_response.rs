@@ -65,7 +65,9 @@ fn written(version: i16, topics: &Topics, endpoints: &Endpoints) -> BytesMut {
         .map(|(node_id, host, port, rack)| NodeEndpoint { node_id: *node_id, host, port: *port, rack: rack.as_deref() })
         .collect();
     let mut response = writer.finish(11, &endpoints).unwrap();
-    codes.into_iter().for_each(|at| set_error_code(&mut response, at, ERROR_CODE));
+    for at in codes {
+        set_error_code(&mut response, at, ERROR_CODE);
+    }
     response
 }
 

@@ -106,7 +106,13 @@ impl Home {
     }
 
     pub fn start(&self) -> Running {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        self.start_with(|| {})
+    }
+
+    /// The same, with something that every thread of the node's runtime does first.
+    pub fn start_with(&self, on_thread: impl Fn() + Send + Sync + 'static) -> Running {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(2).on_thread_start(on_thread).enable_all().build().unwrap();
         let options = NodeOptions { health_listen: Some("127.0.0.1:0".to_owned()) };
         let node = runtime.block_on(Node::start_on(Arc::clone(&self.disk), self.config(), options)).unwrap();
         let address = node.addresses().iter().find(|(name, _)| name == "PLAINTEXT").unwrap().1;

@@ -1,0 +1,215 @@
+//! A warm connection allocates nothing: ten thousand produces and as many fetches at the tail, over a real socket.
+//!
+//! Only what the node's own threads allocate is counted. Indexes grow with the log, so they are let grow in one test alone.
+
+#![allow(unsafe_code, reason = "a global allocator that counts; the test's own, nothing ships with it")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    io::{Read, Write},
+    net::TcpStream,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use gregor_messages::{FetchRequest, FetchResponse, ProduceRequest, Request};
+use gregor_wire::{Message, RequestHeader, Struct, Writer};
+use support::{Client, Home, Running, batch, fetch_request, produce_request};
+
+const WARM_UP: usize = 300;
+const REQUESTS: usize = 10_000;
+const RUNS_MAX: usize = 3;
+const PRODUCE_VERSION: i16 = 9;
+const FETCH_VERSION: i16 = 12;
+
+/// Counts what the node's threads allocate.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static IS_COUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count() {
+    if IS_COUNTED.get() {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+    }
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged; the flag is a plain thread-local value without a
+// destructor, the counter an atomic, and neither allocates.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises about the layout are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the pointer came from the same allocator with the same layout.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises about pointer, layout and size are passed on.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// The counter is the whole process's: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn start(home: &Home) -> Running {
+    home.start_with(|| IS_COUNTED.set(true))
+}
+
+/// The fewest allocations of a few runs: a job that the node does now and then on the same threads may fall into one of them,
+/// what a request allocates is in all.
+fn allocations_of(mut act: impl FnMut()) -> u64 {
+    let runs = (0..RUNS_MAX).map(|_| {
+        let before = ALLOCATIONS.load(Relaxed);
+        act();
+        ALLOCATIONS.load(Relaxed) - before
+    });
+    let mut fewest = u64::MAX;
+    for allocations in runs {
+        fewest = fewest.min(allocations);
+        if fewest == 0 {
+            break;
+        }
+    }
+    fewest
+}
+
+/// A connection that sends the same bytes again and again.
+struct Wire {
+    stream: TcpStream,
+    answer: Vec<u8>,
+}
+
+impl Wire {
+    fn of(client: Client) -> Self {
+        Self { stream: client.stream, answer: Vec::new() }
+    }
+
+    fn send(&mut self, frame: &[u8]) {
+        self.stream.write_all(frame).unwrap();
+    }
+
+    fn receive(&mut self) -> &[u8] {
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length).unwrap();
+        self.answer.resize(u32::from_be_bytes(length) as usize, 0);
+        self.stream.read_exact(&mut self.answer).unwrap();
+        &self.answer
+    }
+}
+
+fn frame<R: Request>(request: &R, version: i16) -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.i32(0);
+    let header = RequestHeader {
+        request_api_key: R::KEY.code(),
+        request_api_version: version,
+        correlation_id: 7,
+        client_id: Some("test".into()),
+        ..RequestHeader::default()
+    };
+    header.write(&mut writer, R::KEY.request_header_version(version)).unwrap();
+    request.encode(&mut writer, version).unwrap();
+    let mut bytes = writer.into_inner().to_vec();
+    let length = (bytes.len() - 4) as u32;
+    bytes[..4].copy_from_slice(&length.to_be_bytes());
+    bytes
+}
+
+fn produce_frame(topic: &str) -> Vec<u8> {
+    frame::<ProduceRequest>(&produce_request(topic, 0, -1, batch(&[&"x".repeat(100)])), PRODUCE_VERSION)
+}
+
+fn fetch_frame(topic: &str, offset: i64) -> Vec<u8> {
+    frame::<FetchRequest>(&fetch_request(topic, &[(0, offset)], 30_000), FETCH_VERSION)
+}
+
+/// An index entry for every so many bytes would be an allocation now and then.
+const NO_INDEX: [(&str, &str); 1] = [("index.interval.bytes", "2147483647")];
+
+#[test]
+fn a_warm_produce_allocates_nothing() {
+    let _alone = alone();
+    let home = Home::new();
+    let node = start(&home);
+    let mut wire = Wire::of(node.with_topic("events", 1, &NO_INDEX));
+    let frame = produce_frame("events");
+    let mut produce = |times| {
+        for _ in 0..times {
+            wire.send(&frame);
+            wire.receive();
+        }
+    };
+    produce(WARM_UP);
+    assert_eq!(allocations_of(|| produce(REQUESTS)), 0);
+    node.stop();
+}
+
+#[test]
+fn a_warm_produce_allocates_for_the_growth_of_indexes_alone() {
+    let _alone = alone();
+    let home = Home::new();
+    let node = start(&home);
+    let mut wire = Wire::of(node.with_topic("events", 1, &[]));
+    let frame = produce_frame("events");
+    let mut produce = |times| {
+        for _ in 0..times {
+            wire.send(&frame);
+            wire.receive();
+        }
+    };
+    produce(WARM_UP);
+    let entries = (REQUESTS * frame.len() / 4096) as u64;
+    let allocations = allocations_of(|| produce(REQUESTS));
+    assert!(allocations < entries / 4, "{allocations} allocations for {entries} index entries");
+    node.stop();
+}
+
+#[test]
+fn a_warm_fetch_at_the_tail_allocates_nothing() {
+    let _alone = alone();
+    let home = Home::new();
+    let node = start(&home);
+    let mut producer = Wire::of(node.with_topic("events", 1, &NO_INDEX));
+    let mut consumer = Wire::of(node.client());
+    let produced = produce_frame("events");
+    let mut offset = 0;
+    let mut follow = |times: usize| {
+        for _ in 0..times {
+            consumer.send(&fetch_frame("events", offset));
+            producer.send(&produced);
+            producer.receive();
+            let answer = Bytes::copy_from_slice(&consumer.receive()[5..]);
+            let fetched = FetchResponse::from_bytes(answer, FETCH_VERSION).unwrap();
+            let partition = &fetched.responses[0].partitions[0];
+            assert_eq!(partition.high_watermark, offset + 1);
+            assert!(!partition.records.as_ref().unwrap().is_empty());
+            offset += 1;
+        }
+    };
+    follow(WARM_UP);
+    assert_eq!(allocations_of(|| follow(REQUESTS)), 0);
+    node.stop();
+}
