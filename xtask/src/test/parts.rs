@@ -3,7 +3,10 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::Result;
-use gregor_kubernetes::Rig;
+use gregor_kubernetes::{
+    Rig,
+    packages::{self, Need},
+};
 
 use super::{Part, evidence_folder};
 use crate::paths;
@@ -72,7 +75,11 @@ fn unit(full: bool) -> Vec<Step> {
         Step::check("tidy", 2, &["xtask", "tidy"]),
         Step::check("docs", 2, &["xtask", "docs", "--check"]),
         Step::check("clippy", 30, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        Step::new("tests", 40, true, |_| Ok(workspace("test", &["--no-fail-fast"]))),
+        Step::new("tests", 40, true, |report| {
+            // A test counts the system calls of a request.
+            packages::ensure(&[Need::new("strace", "strace")], report)?;
+            Ok(workspace("test", &["--no-fail-fast"]))
+        }),
     ];
     if full {
         steps.push(Step::check("aarch64", 30, &["xtask", "images", "--check-aarch64"]));
