@@ -203,7 +203,7 @@ pub static BROKER_KEYS: &[ConfigKey] = &[
     key("num.io.threads", Int, Some("8"), AtLeast(1), High, ClusterWide, Ignored, "Gregor has no such thread pool."),
     key("num.network.threads", Int, Some("3"), AtLeast(1), High, ClusterWide, Ignored, "Gregor has no such thread pool."),
     key("num.partitions", Int, Some("1"), AtLeast(1), Medium, ReadOnly, Served, "Partitions of topics that do not say a number."),
-    key("num.recovery.threads.per.data.dir", Int, Some("2"), AtLeast(1), High, ClusterWide, Ignored, "Gregor has no such thread pool."),
+    key("num.recovery.threads.per.data.dir", Int, Some("2"), AtLeast(1), High, ClusterWide, Served, "Threads of each log directory that list its partitions and check those that were not closed."),
     key("num.replica.alter.log.dirs.threads", Int, None, Any, High, ReadOnly, Ignored, "One thread moves replicas between log directories, one at a time."),
     key("num.replica.fetchers", Int, Some("1"), AtLeast(1), High, ClusterWide, Ignored, "Gregor has no such thread pool."),
     key("offset.metadata.max.bytes", Int, Some("4096"), Any, High, ReadOnly, Served, "Longest text that a consumer may store beside a committed offset."),

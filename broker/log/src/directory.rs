@@ -13,12 +13,13 @@ use std::{
 use gregor_types::{BrokerEpoch, Offset, Timestamp, TopicId, TopicPartition, Uuid};
 
 use crate::{
-    CheckpointKind, Disk, LogConfig, LogError, LogOpening, MetaProperties, OpenOptions, PartitionDirectoryKind,
-    PartitionLog,
+    CheckpointKind, Disk, LogConfig, LogError, LogOpening, MetaProperties, PartitionDirectoryKind, PartitionLog,
+    RestingLog,
     checkpoint::{read_offsets, write_offsets},
     disk::{FileLock, SyncToken, read_file, replace_file},
     file_names::{PARTITION_METADATA, marked_directory_name, parse_partition_directory},
     folder::read_topic_id,
+    resting::Checkpoints,
 };
 
 const LOCK_FILE: &str = ".lock";
@@ -142,6 +143,17 @@ impl LogDirectory {
         read_topic_id(&*self.disk, &found.path.join(PARTITION_METADATA))
     }
 
+    /// Lists a found partition's folder, so that its log can be opened with what the checkpoints say of it. Reads no data.
+    pub fn survey(&self, found: FoundPartition) -> Result<RestingLog, LogError> {
+        let offset = |kind| self.checkpoint(kind, &found.topic_partition).unwrap_or(Offset::ZERO);
+        let checkpoints = Checkpoints {
+            recovery_point: offset(CheckpointKind::RecoveryPoint),
+            log_start: offset(CheckpointKind::LogStart),
+            cleaned_to: offset(CheckpointKind::Cleaner),
+        };
+        RestingLog::survey(self.disk.clone(), found.path, found.topic_partition, checkpoints, self.was_clean())
+    }
+
     /// Begins to open a found partition's log, with what the checkpoints say of it.
     pub fn opening(
         &self,
@@ -149,17 +161,7 @@ impl LogDirectory {
         config: Arc<LogConfig>,
         now: Timestamp,
     ) -> Result<LogOpening, LogError> {
-        let offset = |kind| self.checkpoint(kind, &found.topic_partition).unwrap_or(Offset::ZERO);
-        let options = OpenOptions {
-            topic_partition: found.topic_partition.clone(),
-            config,
-            recovery_point: offset(CheckpointKind::RecoveryPoint),
-            log_start_offset: offset(CheckpointKind::LogStart),
-            cleaned_to: offset(CheckpointKind::Cleaner),
-            clean: self.was_clean(),
-            now,
-        };
-        LogOpening::new(self.disk.clone(), found.path.clone(), options)
+        self.survey(found.clone())?.opening(config, now)
     }
 
     /// Creates the log of a new replica in this directory.
@@ -192,7 +194,7 @@ impl LogDirectory {
     /// `unique` tells it from others of the same name.
     #[allow(clippy::needless_pass_by_value, reason = "its files are elsewhere now: it is not to be used again")]
     pub fn delete_partition(&self, log: PartitionLog, unique: Uuid) -> Result<DeletedPartition, LogError> {
-        let path = self.rename(&log, unique, PartitionDirectoryKind::Deleted)?;
+        let path = self.rename(log.topic_partition(), log.directory(), unique, PartitionDirectoryKind::Deleted)?;
         Ok(DeletedPartition { disk: self.disk.clone(), path })
     }
 
@@ -201,15 +203,28 @@ impl LogDirectory {
         DeletedPartition { disk: self.disk.clone(), path: found.path }
     }
 
-    /// Puts a replica aside that the metadata does not give to this broker. Nothing removes it by itself.
+    /// The same for a log that was never opened.
     #[allow(clippy::needless_pass_by_value, reason = "its files are elsewhere now: it is not to be used again")]
-    pub fn set_stray(&self, log: PartitionLog, unique: Uuid) -> Result<PathBuf, LogError> {
-        self.rename(&log, unique, PartitionDirectoryKind::Stray)
+    pub fn delete_resting(&self, log: RestingLog, unique: Uuid) -> Result<DeletedPartition, LogError> {
+        let path = self.rename(log.topic_partition(), log.directory(), unique, PartitionDirectoryKind::Deleted)?;
+        Ok(DeletedPartition { disk: self.disk.clone(), path })
     }
 
-    fn rename(&self, log: &PartitionLog, unique: Uuid, kind: PartitionDirectoryKind) -> Result<PathBuf, LogError> {
-        let path = self.path.join(marked_directory_name(log.topic_partition(), unique.0, kind));
-        self.disk.rename(log.directory(), &path).map_err(LogError::io(log.directory()))?;
+    /// Puts a replica aside that the metadata does not give to this broker. Nothing removes it by itself.
+    #[allow(clippy::needless_pass_by_value, reason = "its files are elsewhere now: it is not to be used again")]
+    pub fn set_stray(&self, log: RestingLog, unique: Uuid) -> Result<PathBuf, LogError> {
+        self.rename(log.topic_partition(), log.directory(), unique, PartitionDirectoryKind::Stray)
+    }
+
+    fn rename(
+        &self,
+        topic_partition: &TopicPartition,
+        from: &Path,
+        unique: Uuid,
+        kind: PartitionDirectoryKind,
+    ) -> Result<PathBuf, LogError> {
+        let path = self.path.join(marked_directory_name(topic_partition, unique.0, kind));
+        self.disk.rename(from, &path).map_err(LogError::io(from))?;
         Ok(path)
     }
 

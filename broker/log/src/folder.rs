@@ -1,10 +1,6 @@
 //! What a partition's folder holds, after what a crash left in it was tidied up (`LogLoader`'s passes over the files).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    path::Path,
-};
+use std::{collections::BTreeMap, io, path::Path};
 
 use gregor_types::{Offset, TopicId};
 
@@ -12,8 +8,8 @@ use crate::{
     Disk, LogError,
     disk::{DirectoryEntry, read_file},
     file_names::{
-        CLEANED, DELETED, LOG, OFFSET_INDEX, PARTITION_METADATA, PRODUCER_SNAPSHOT, SWAP, TEMPORARY, TIME_INDEX,
-        TRANSACTION_INDEX, offset_file, offset_of, with_suffix,
+        CLEANED, DELETED, LEADER_EPOCH_CHECKPOINT, LOG, OFFSET_INDEX, PARTITION_METADATA, PRODUCER_SNAPSHOT, SWAP,
+        TEMPORARY, TIME_INDEX, TRANSACTION_INDEX, offset_file, offset_of, with_suffix,
     },
     scanner::{BatchScanner, SWEEP_BUFFER_BYTES, Scan},
     segment::SegmentFiles,
@@ -24,11 +20,14 @@ pub(crate) const EMPTY_SEGMENT: SegmentFiles =
 const SEGMENT_SUFFIXES: [&str; 4] = [LOG, OFFSET_INDEX, TIME_INDEX, TRANSACTION_INDEX];
 const METADATA_BYTES_MAX: usize = 4096;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Folder {
     /// Ascending by base offset.
     pub(crate) segments: Vec<(Offset, SegmentFiles)>,
-    pub(crate) snapshots: BTreeSet<Offset>,
+    /// Producer snapshots with their lengths, ascending by offset.
+    pub(crate) snapshots: Vec<(Offset, u64)>,
+    /// Whether there is a `leader-epoch-checkpoint`.
+    pub(crate) has_epochs: bool,
     pub(crate) topic_id: Option<TopicId>,
 }
 
@@ -44,14 +43,18 @@ pub(crate) fn tidy(disk: &dyn Disk, directory: &Path) -> Result<Folder, LogError
         entries = list()?;
     }
     let mut segments: BTreeMap<Offset, SegmentFiles> = BTreeMap::new();
-    let mut snapshots = BTreeSet::new();
+    let mut snapshots = Vec::new();
+    let (mut has_epochs, mut has_topic_id) = (false, false);
     for entry in &entries {
         if let Some(base) = offset_of(&entry.name, LOG) {
             segments.entry(base).or_default().log = entry.len;
         } else if let Some(offset) = offset_of(&entry.name, PRODUCER_SNAPSHOT) {
-            snapshots.insert(offset);
+            snapshots.push((offset, entry.len));
         }
+        has_epochs |= entry.name == LEADER_EPOCH_CHECKPOINT;
+        has_topic_id |= entry.name == PARTITION_METADATA;
     }
+    snapshots.sort_unstable();
     for entry in &entries {
         for suffix in [OFFSET_INDEX, TIME_INDEX, TRANSACTION_INDEX] {
             let Some(base) = offset_of(&entry.name, suffix) else { continue };
@@ -63,8 +66,8 @@ pub(crate) fn tidy(disk: &dyn Disk, directory: &Path) -> Result<Folder, LogError
             }
         }
     }
-    let topic_id = read_topic_id(disk, &directory.join(PARTITION_METADATA))?;
-    Ok(Folder { segments: segments.into_iter().collect(), snapshots, topic_id })
+    let topic_id = if has_topic_id { read_topic_id(disk, &directory.join(PARTITION_METADATA))? } else { None };
+    Ok(Folder { segments: segments.into_iter().collect(), snapshots, has_epochs, topic_id })
 }
 
 /// The topic id in a `partition.metadata`; none if the file is missing.

@@ -11,6 +11,9 @@ const CRC_END: usize = 6;
 const HEADER_BYTES: usize = 10;
 const ENTRY_BYTES: usize = 46;
 
+/// The length of a snapshot without producers.
+pub(crate) const EMPTY_BYTES: u64 = HEADER_BYTES as u64;
+
 pub(crate) fn encode(state: &ProducerState) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + state.len() * ENTRY_BYTES);
     bytes.extend_from_slice(&VERSION.to_be_bytes());

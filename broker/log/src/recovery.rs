@@ -4,20 +4,28 @@
 //! rest. After a clean shutdown nothing is read but the end of the last segment and the producers' snapshot; after any other,
 //! everything from the recovery point on is read and checked, and its indexes are made anew (`LogLoader` in Kafka).
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use gregor_types::{Offset, Timestamp, TopicPartition};
 use gregor_wire::batch::BatchHeader;
 
 use crate::{
-    Disk, LogConfig, LogError, PartitionLog,
+    Disk, LogConfig, LogError, PartitionLog, SegmentCheck,
     checkpoint::read_epochs,
+    disk::SharedFile,
     epoch_cache::EpochCache,
     file_names::{DELETED, LEADER_EPOCH_CHECKPOINT},
     folder::{self, Folder},
+    producer_snapshot,
     producer_state::ProducerState,
-    scanner::{BatchScanner, SEEK_BUFFER_BYTES, SWEEP_BUFFER_BYTES, Scan},
-    segment::Segment,
+    resting::closed_end,
+    scanner::{SEEK_BUFFER_BYTES, Scan},
+    segment::{Segment, SegmentFiles},
+    segment_check::{Verdict, Work},
     sparse_index::{Entry, OffsetEntry, TimeEntry},
     transaction_index::TransactionIndex,
     truncate::replay,
@@ -52,6 +60,8 @@ pub struct OpeningProgress {
     pub checked_bytes: u64,
     /// Bytes of segments still to read, at most.
     pub remaining_bytes: u64,
+    /// Segments that are not read to their end.
+    pub remaining_segments: usize,
 }
 
 /// A log that is being opened.
@@ -64,25 +74,17 @@ pub struct LogOpening {
     work: Vec<Work>,
     /// The next of `work`.
     next: usize,
-    current: Option<BatchScanner>,
-    /// The end of the last batch seen in the segment at hand.
-    end: Offset,
+    /// Those that are under way, or done ahead of their turn, by their place in `work`.
+    checks: BTreeMap<usize, SegmentCheck>,
+    /// The next of `work` that can be given out.
+    next_to_take: usize,
+    /// Those that are given out.
+    taken: BTreeSet<usize>,
     /// The log's end, once it is known.
     log_end: Option<Offset>,
     checked_bytes: u64,
     /// Whether something was cut off.
     damaged: bool,
-}
-
-/// What is to be done with one segment.
-#[derive(Debug, Clone, Copy)]
-struct Work {
-    segment: usize,
-    file_len: u64,
-    /// Check everything, and end the log at the first damage.
-    check: bool,
-    /// Make the indexes anew.
-    reindex: bool,
 }
 
 impl PartitionLog {
@@ -97,10 +99,21 @@ impl PartitionLog {
 impl LogOpening {
     /// Tidies up the folder and finds out what there is to do. Reads little.
     pub fn new(disk: Arc<dyn Disk>, directory: PathBuf, options: OpenOptions) -> Result<Self, LogError> {
-        let Folder { segments: mut files, snapshots, topic_id } = folder::tidy(&*disk, &directory)?;
+        let folder = folder::tidy(&*disk, &directory)?;
+        Self::of(disk, directory, options, folder)
+    }
+
+    /// The same for a folder that is tidy.
+    pub(crate) fn of(
+        disk: Arc<dyn Disk>,
+        directory: PathBuf,
+        options: OpenOptions,
+        mut folder: Folder,
+    ) -> Result<Self, LogError> {
         let now = options.now;
         // What a program that ended uncleanly did to the folder may not have reached the disk.
         let mut created = u64::from(!options.clean);
+        let files = &mut folder.segments;
         let mut segments: Vec<_> =
             files.iter().map(|(base, files)| Segment::existing(&directory, *base, files, now)).collect();
         if segments.is_empty() {
@@ -109,11 +122,11 @@ impl LogOpening {
             created += 1;
         }
         let epochs_path = directory.join(LEADER_EPOCH_CHECKPOINT);
-        let epochs = read_epochs(&*disk, &epochs_path);
+        let epochs = if folder.has_epochs { read_epochs(&*disk, &epochs_path) } else { Ok(Vec::new()) };
         let mut log =
             PartitionLog::assemble(disk, directory, options.topic_partition.clone(), options.config.clone(), segments);
-        log.topic_id = topic_id;
-        log.snapshots = snapshots;
+        log.topic_id = folder.topic_id;
+        log.snapshots = folder.snapshots.iter().map(|(offset, _)| *offset).collect();
         log.directory_changes = created;
         let mut check_from = log.segments.len();
         match epochs {
@@ -132,21 +145,19 @@ impl LogOpening {
             replay_from: Offset::ZERO,
             work: Vec::new(),
             next: 0,
-            current: None,
-            end: Offset::ZERO,
+            checks: BTreeMap::new(),
+            next_to_take: 0,
+            taken: BTreeSet::new(),
             log_end: None,
             checked_bytes: 0,
             damaged: false,
         };
-        opening.plan(&files, check_from)?;
+        opening.plan(&folder, check_from)?;
         Ok(opening)
     }
 
-    fn plan(
-        &mut self,
-        files: &[(Offset, crate::segment::SegmentFiles)],
-        mut check_from: usize,
-    ) -> Result<(), LogError> {
+    fn plan(&mut self, folder: &Folder, mut check_from: usize) -> Result<(), LogError> {
+        let files = &folder.segments;
         let active = self.log.segments.len() - 1;
         let broken = files
             .iter()
@@ -162,7 +173,8 @@ impl LogOpening {
         if check_from > active {
             let disk = self.log.disk.clone();
             reindex[active] |= !self.log.active().indexes_are_sane(&*disk)?;
-            match self.find_end(reindex[active])? {
+            let known = if reindex[active] { None } else { closed_end(folder, self.options.recovery_point) };
+            match known.map_or_else(|| self.find_end(reindex[active]), |end| Ok(Some(end)))? {
                 Some(end) => self.log_end = Some(end),
                 None => check_from = active,
             }
@@ -172,14 +184,25 @@ impl LogOpening {
             (end, None) => end.unwrap_or(Offset::ZERO),
         };
         self.remove_useless_snapshots()?;
-        (self.producers, self.replay_from) = self.log.load_snapshot(snapshot_at_most)?;
+        (self.producers, self.replay_from) = match (self.log_end, folder.snapshots.last()) {
+            // Its length says that there is no producer in it.
+            (Some(end), Some((newest, producer_snapshot::EMPTY_BYTES)))
+                if end == *newest && check_from > active && self.log.snapshots.contains(newest) =>
+            {
+                (ProducerState::default(), end)
+            }
+            _ => self.log.load_snapshot(snapshot_at_most)?,
+        };
         for (segment, (_, files)) in files.iter().enumerate() {
             let check = segment >= check_from;
             let next_base = self.log.segments.get(segment + 1).map(|next| next.base_offset).or(self.log_end);
             let replays = next_base.is_none_or(|next| next > self.replay_from);
             if check || reindex[segment] || replays {
                 let reindex = check || reindex[segment];
-                self.work.push(Work { segment, file_len: files.log, check, reindex });
+                let may_end_early =
+                    self.options.config.compact || self.log.segments[segment].base_offset < self.options.cleaned_to;
+                let next_base = self.log.segments.get(segment + 1).map(|next| next.base_offset);
+                self.work.push(Work { segment, file_len: files.log, check, reindex, next_base, may_end_early });
             }
         }
         Ok(())
@@ -213,116 +236,127 @@ impl LogOpening {
         self.log.remove_snapshots(|offset| bases.binary_search(&offset).is_ok() || newest == Some(offset))
     }
 
-    /// Reads about `budget_bytes` of the log.
-    pub fn step(&mut self, budget_bytes: u64) -> Result<OpeningProgress, LogError> {
-        let until = self.checked_bytes.saturating_add(budget_bytes.max(1));
-        while self.checked_bytes < until
-            && let Some(work) = self.work.get(self.next).copied()
-        {
-            self.step_segment(work, until)?;
+    /// Gives out a segment that can be checked by itself, on another thread; `None` if there is none (left). What
+    /// [`LogOpening::step`] would do is the same, one segment after the other.
+    pub fn take_check(&mut self) -> Option<SegmentCheck> {
+        while let Some(work) = self.work.get(self.next_to_take.max(self.next)).copied() {
+            let place = self.next_to_take.max(self.next);
+            self.next_to_take = place + 1;
+            if work.reindex && !self.checks.contains_key(&place) {
+                self.taken.insert(place);
+                return Some(self.check(work));
+            }
         }
-        let remaining = self.work[self.next.min(self.work.len())..].iter().map(|work| work.file_len).sum::<u64>();
-        let in_current = self.current.as_ref().map_or(0, BatchScanner::position);
+        None
+    }
+
+    /// Takes back a segment that is checked to its end.
+    pub fn put_check(&mut self, check: SegmentCheck) {
+        let place = self.work.iter().position(|work| work.segment == check.work.segment);
+        // A segment behind a damage is gone by now.
+        if let Some(place) = place {
+            self.taken.remove(&place);
+            self.checks.insert(place, check);
+        }
+    }
+
+    /// Reads about `budget_bytes` of the log. Comes to nothing while the next segment in order is given out.
+    pub fn step(&mut self, budget_bytes: u64) -> Result<OpeningProgress, LogError> {
+        let mut left = budget_bytes.max(1);
+        while left > 0
+            && let Some(work) = self.work.get(self.next).copied()
+            && !self.taken.contains(&self.next)
+        {
+            left = left.saturating_sub(self.step_segment(work, left)?.max(1));
+        }
+        let rest = self.work.iter().enumerate().skip(self.next);
+        let left_of = |(place, work): (usize, &Work)| {
+            let checked = self.checks.get(&place).map_or(0, SegmentCheck::checked_bytes);
+            work.file_len.saturating_sub(checked)
+        };
         Ok(OpeningProgress {
             done: self.next == self.work.len(),
             checked_bytes: self.checked_bytes,
-            remaining_bytes: remaining.saturating_sub(in_current),
+            remaining_bytes: rest.map(left_of).sum(),
+            remaining_segments: self.work.len() - self.next,
         })
     }
 
-    fn step_segment(&mut self, work: Work, until: u64) -> Result<(), LogError> {
-        let disk = self.log.disk.clone();
-        let config = self.log.config.clone();
-        let next_base = self.log.segments.get(work.segment + 1).map(|next| next.base_offset);
-        let segment = &mut self.log.segments[work.segment];
-        // A segment ends before the next begins where the cleaner has taken its last records, or where power failed after
-        // the next one had reached the disk. The latter is damage, though Kafka would serve the hole.
-        let may_end_early = config.compact || segment.base_offset < self.options.cleaned_to;
-        let path = segment.path().to_owned();
-        let file = segment.file(&*disk)?.clone();
-        if self.current.is_none() {
-            if work.reindex {
-                segment.begin_reindex(&*disk, !work.check)?;
-            }
-            if work.check {
-                segment.transactions.clear(&*disk).map_err(LogError::io(&path))?;
-            }
-            self.end = segment.base_offset;
-            self.current = Some(BatchScanner::new(file.clone(), 0, work.file_len, SWEEP_BUFFER_BYTES));
-        }
-        let scanner = self.current.as_mut().expect("it was just put there");
-        loop {
-            let before = scanner.position();
-            let scan = if work.reindex { scanner.next_checked() } else { scanner.next() };
-            let damage = match scan.map_err(LogError::io(&path))? {
-                Scan::Batch { position, header } if continues(&header, self.end, segment.base_offset) => {
-                    if work.reindex {
-                        segment.add_batch(&*disk, &header, &config)?;
-                    }
-                    if work.check {
-                        self.log.epochs.assign(header.leader_epoch, header.base_offset);
-                    }
-                    if header.base_offset >= self.replay_from {
-                        let aborted = replay(&mut self.producers, &file, position, &header);
-                        if let (true, Some(aborted)) = (work.check, aborted.map_err(LogError::io(&path))?) {
-                            segment.transactions.append(&*disk, &aborted).map_err(LogError::io(&path))?;
-                        }
-                    }
-                    self.end = header.next_offset();
-                    self.checked_bytes += scanner.position() - before;
-                    if self.checked_bytes >= until {
-                        return Ok(());
-                    }
-                    continue;
-                }
-                Scan::End if work.check && !may_end_early && next_base.is_some_and(|next| next != self.end) => {
-                    Some((scanner.position(), "the next segment does not begin where it ends".to_owned()))
-                }
-                Scan::End => None,
-                Scan::Batch { position, .. } => Some((position, "its offsets do not follow".to_owned())),
-                Scan::Damage(error) => Some((scanner.position(), error.to_string())),
-            };
-            if let (Some((position, reason)), false) = (&damage, work.reindex) {
-                return Err(LogError::malformed(&path, format!("at position {position}: {reason}")));
-            }
-            return self.end_segment(work, damage.is_some());
-        }
+    /// A check of a segment, whose place in the log a new one keeps in the meantime.
+    fn check(&mut self, work: Work) -> SegmentCheck {
+        let place = &mut self.log.segments[work.segment];
+        let stand_in =
+            Segment::existing(&self.log.directory, place.base_offset, &SegmentFiles::default(), self.options.now);
+        let segment = std::mem::replace(place, stand_in);
+        SegmentCheck::new(self.log.disk.clone(), self.log.config.clone(), segment, work)
     }
 
-    fn end_segment(&mut self, work: Work, damaged: bool) -> Result<(), LogError> {
+    fn step_segment(&mut self, work: Work, budget_bytes: u64) -> Result<u64, LogError> {
+        let mut check = match self.checks.remove(&self.next) {
+            Some(check) => check,
+            None => self.check(work),
+        };
+        let Self { log, producers, replay_from, .. } = self;
+        let mut take_in = |file: &SharedFile, position, header: &BatchHeader, index: &mut TransactionIndex| {
+            if work.check {
+                log.epochs.assign(header.leader_epoch, header.base_offset);
+            }
+            if header.base_offset >= *replay_from
+                && let (true, Some(aborted)) = (work.check, replay(producers, file, position, header)?)
+            {
+                index.append(&*log.disk, &aborted)?;
+            }
+            Ok(())
+        };
+        let is_ahead = check.is_done();
+        let mut read = 0;
+        if is_ahead {
+            // It was checked ahead of its turn: what depends on the order is still to come.
+            if check.summary.is_incomplete {
+                check.visit(&mut take_in)?;
+            } else if work.check {
+                check.summary.epochs.iter().for_each(|(epoch, start)| log.epochs.assign(*epoch, *start));
+            }
+        } else {
+            read = check.step_with(budget_bytes, &mut take_in)?;
+        }
+        self.checked_bytes += if is_ahead { check.checked_bytes() } else { read };
+        if check.is_done() {
+            self.end_segment(check)?;
+        } else {
+            self.checks.insert(self.next, check);
+        }
+        Ok(read)
+    }
+
+    fn end_segment(&mut self, check: SegmentCheck) -> Result<(), LogError> {
         let disk = self.log.disk.clone();
-        self.current = None;
+        let SegmentCheck { work, mut segment, end, verdict, .. } = check;
         self.next += 1;
         let is_last = work.segment + 1 == self.log.segments.len();
-        let segment = &mut self.log.segments[work.segment];
-        if work.reindex {
-            segment.end_reindex(&*disk, work.file_len)?;
+        let damaged = verdict == Some(Verdict::Damaged);
+        let ends_here = is_last || (damaged && work.check);
+        if !ends_here {
+            segment.seal(&*disk)?;
+            segment.release();
         }
-        if work.reindex && !work.check {
-            segment.publish_indexes(&*disk)?;
-        }
-        if damaged {
-            self.damaged = true;
-            if work.check {
-                // Nothing behind the damage is known to follow what is before it.
-                for later in self.log.segments.split_off(work.segment + 1) {
-                    for path in later.mark_deleted(&*disk, DELETED)? {
-                        disk.remove_file(&path).map_err(LogError::io(&path))?;
-                    }
+        self.log.segments[work.segment] = segment;
+        self.damaged |= damaged;
+        if damaged && work.check {
+            // Nothing behind the damage is known to follow what is before it.
+            for later in self.log.segments.split_off(work.segment + 1) {
+                for path in later.mark_deleted(&*disk, DELETED)? {
+                    disk.remove_file(&path).map_err(LogError::io(&path))?;
                 }
-                self.log.directory_changes += 1;
-                self.work.truncate(self.next);
-                self.log_end = Some(self.end);
-                return Ok(());
             }
+            self.log.directory_changes += 1;
+            self.work.truncate(self.next);
+            self.checks.clear();
+            self.taken.clear();
         }
-        if is_last {
-            self.log_end = Some(self.end);
-            return Ok(());
+        if ends_here {
+            self.log_end = Some(end);
         }
-        let segment = &mut self.log.segments[work.segment];
-        segment.seal(&*disk)?;
-        segment.release();
         Ok(())
     }
 
@@ -356,10 +390,4 @@ impl LogOpening {
         log.recovery_point = if untouched { end } else { recovery_point.min(end) };
         Ok(self.log)
     }
-}
-
-/// Whether a batch can stand in a segment behind a batch that ends at `end`.
-fn continues(header: &BatchHeader, end: Offset, segment_base: Offset) -> bool {
-    let first = if header.magic < 2 { header.last_offset() } else { header.base_offset };
-    first >= end && header.last_offset().0 - segment_base.0 <= i64::from(i32::MAX)
 }

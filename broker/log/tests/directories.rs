@@ -52,7 +52,9 @@ fn a_directory_is_handed_from_one_program_to_the_next() {
     let found = directory.find_partitions().unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(directory.topic_id(&found[0]).unwrap(), Some(topic_id));
-    let mut log = directory.opening(&found[0], Arc::new(LogConfig::default()), NOW).unwrap().finish().unwrap();
+    let mut resting = directory.survey(found[0].clone()).unwrap();
+    assert_eq!((resting.topic_id(), resting.end_offset()), (Some(topic_id), Some(Offset(2))));
+    let mut log = resting.open(Arc::new(LogConfig::default()), NOW).unwrap();
     assert_eq!((log.topic_id(), log.recovery_point()), (Some(topic_id), Offset(2)));
     assert_eq!(read_all(&mut log).len(), 2);
 
@@ -77,8 +79,9 @@ fn a_directory_is_handed_from_one_program_to_the_next() {
 fn a_stray_replica_is_put_aside_and_never_removed() {
     let folder = tempfile::tempdir().unwrap();
     let directory = open(folder.path());
-    let log = directory.create_partition(partition(), None, Arc::new(LogConfig::default()), NOW).unwrap();
-    let path = directory.set_stray(log, Uuid(3)).unwrap();
+    drop(directory.create_partition(partition(), None, Arc::new(LogConfig::default()), NOW).unwrap());
+    let found = directory.find_partitions().unwrap().remove(0);
+    let path = directory.set_stray(directory.survey(found).unwrap(), Uuid(3)).unwrap();
     assert!(path.join("00000000000000000000.log").exists());
     assert_eq!(directory.find_partitions().unwrap()[0].kind, PartitionDirectoryKind::Stray);
 }

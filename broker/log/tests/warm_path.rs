@@ -73,20 +73,35 @@ fn indexes_are_written_once_in_a_while() {
     assert!(counts["Write timeindex"] <= 6, "{counts:?}");
 }
 
-#[test]
-fn a_clean_start_reads_only_the_end_and_leaves_no_file_open_for_long() {
-    let disk = FaultyDisk::new();
-    let mut log = create(&disk, LogConfig { segment_bytes: 100_000, ..LogConfig::default() });
+/// A log of several segments that was closed, its settings and its end.
+fn closed(disk: &FaultyDisk) -> (LogConfig, Offset) {
+    let mut log = create(disk, LogConfig { segment_bytes: 100_000, ..LogConfig::default() });
     let value = "x".repeat(1000);
     for _ in 0..1000 {
         append(&mut log, &batch(&[&value]));
     }
-    let config = LogConfig::clone(log.config());
     log.close().unwrap().complete().unwrap();
-    let end = log.end_offset();
-    drop(log);
+    (LogConfig::clone(log.config()), log.end_offset())
+}
+
+#[test]
+fn a_clean_start_opens_no_file_with_data() {
+    let disk = FaultyDisk::new();
+    let (config, end) = closed(&disk);
     let counts = count(&disk);
     let log = reopen(&disk, options(config, end, true));
+    assert_eq!(log.end_offset(), end);
+    let counts: BTreeMap<_, _> = taken(&counts).into_iter().collect();
+    assert!(counts.keys().all(|kind| !kind.ends_with(" log")), "{counts:?}");
+    assert_eq!(counts.keys().filter(|kind| kind.starts_with(&format!("{:?}", Operation::Write))).count(), 0);
+}
+
+#[test]
+fn a_clean_start_without_a_trace_of_the_end_reads_no_more_than_the_end() {
+    let disk = FaultyDisk::new();
+    let (config, end) = closed(&disk);
+    let counts = count(&disk);
+    let log = reopen(&disk, options(config, end.plus(-1), true));
     assert_eq!(log.end_offset(), end);
     let counts: BTreeMap<_, _> = taken(&counts).into_iter().collect();
     assert!(counts["Read log"] <= 4, "{counts:?}");

@@ -20,7 +20,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::histogram::DurationHistogram;
+use crate::{histogram::DurationHistogram, recovery::Progress};
 
 /// Label sets are short lists of pairs: some of Kafka's families have a row without labels beside those with.
 type Labels = Vec<(String, String)>;
@@ -141,6 +141,12 @@ pub(crate) struct Sampled {
     pub(crate) log_start: GaugeFamily,
     /// A partition's end.
     pub(crate) log_end: GaugeFamily,
+    /// Logs of a directory that are not whole yet.
+    pub(crate) recovering_logs: GaugeFamily,
+    /// Segments that a recovery thread has still to check of the log that it is at.
+    pub(crate) recovering_segments: GaugeFamily,
+    /// Bytes of a directory that are still to be checked.
+    pub(crate) recovering_bytes: GaugeFamily,
     /// When the process started, in seconds since 1970.
     pub(crate) start_seconds: Gauge<f64, AtomicU64>,
     /// Resident memory.
@@ -339,6 +345,21 @@ impl Sampled {
         registry.register("kafka_log_log_logstartoffset", "A partition's first offset", self.log_start.clone());
         registry.register("kafka_log_log_logendoffset", "A partition's end offset", self.log_end.clone());
         registry.register(
+            "kafka_log_logmanager_remaininglogstorecover",
+            "Logs that are not whole yet, by directory",
+            self.recovering_logs.clone(),
+        );
+        registry.register(
+            "kafka_log_logmanager_remainingsegmentstorecover",
+            "Segments left of the log that a recovery thread is at",
+            self.recovering_segments.clone(),
+        );
+        registry.register(
+            "gregor_recovery_remaining_bytes",
+            "Bytes still to be checked, at most, by directory",
+            self.recovering_bytes.clone(),
+        );
+        registry.register(
             "process_start_time_seconds",
             "When the process started, in seconds since 1970",
             self.start_seconds.clone(),
@@ -351,6 +372,18 @@ impl Sampled {
         self.log_size.get_or_create(&labels).set(size);
         self.log_start.get_or_create(&labels).set(start);
         self.log_end.get_or_create(&labels).set(end);
+    }
+
+    /// How far the recovery of a directory is.
+    pub(crate) fn set_recovery(&self, directory: &str, progress: &Progress) {
+        let directory = ("dir".to_owned(), directory.to_owned());
+        let labels = vec![directory.clone()];
+        self.recovering_logs.get_or_create(&labels).set(progress.remaining_logs());
+        self.recovering_bytes.get_or_create(&labels).set(progress.remaining_bytes());
+        for (thread, segments) in progress.remaining_segments().into_iter().enumerate() {
+            let labels = vec![directory.clone(), ("threadnum".to_owned(), thread.to_string())];
+            self.recovering_segments.get_or_create(&labels).set(segments);
+        }
     }
 
     /// Forgets every partition, before those that exist are set anew.

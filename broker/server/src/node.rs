@@ -1,8 +1,8 @@
 //! A whole node: starts every part in the order in which they need each other, and stops them in reverse.
 //!
-//! Start: directories, listeners (bound, so that a port 0 is known), quorum and controller, health, then the logs, which may
-//! take long to recover; clients are let in once the broker is unfenced. Stop: leaderships away, connections drained, logs closed and checkpointed,
-//! the clean-shutdown marker, the quorum last.
+//! Start: directories, listeners (bound, so that a port 0 is known), quorum and controller, health, then the logs; clients are
+//! let in once the broker is unfenced, which waits for no log that has to be checked. Stop: leaderships away, connections
+//! drained, logs closed and checkpointed, the clean-shutdown marker, the quorum last.
 
 use std::{
     collections::HashSet,
@@ -508,7 +508,10 @@ impl HealthSource for Broker {
             return Err("stopping".to_owned());
         }
         match *self.control.broker_state().borrow() {
-            BrokerState::Running(_) => Ok(()),
+            BrokerState::Running(_) => match self.partitions.storage().unchecked_logs() {
+                0 => Ok(()),
+                logs => Err(format!("{logs} logs that were not closed are being checked; the others serve")),
+            },
             BrokerState::Starting => Err("the broker is not registered yet".to_owned()),
             BrokerState::Recovery(_) => Err("the broker is fenced: its partitions are loading".to_owned()),
             BrokerState::PendingControlledShutdown(_) | BrokerState::ShuttingDown(_) => {

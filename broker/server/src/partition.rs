@@ -4,6 +4,8 @@
 //! held for one append or one look-up, never over a network wait or a sync. An I/O error takes the whole log directory out
 //! of service, as nothing in it can be trusted any more.
 
+mod standing;
+
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, Ordering},
@@ -20,11 +22,14 @@ use gregor_types::{
 use gregor_wire::batch::ValidatedBatch;
 
 use crate::{
+    held_log::HeldLog,
     metrics::TopicMetrics,
     storage::Directory,
     topic_settings::TopicSettings,
     waiters::{Waiter, WaiterList},
 };
+
+pub(crate) use standing::Standing;
 
 /// A partition with a replica on this node.
 #[derive(Debug)]
@@ -47,8 +52,7 @@ pub(crate) struct Partition {
 /// What the lock guards.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// `None` once the partition is deleted or its directory failed.
-    log: Option<PartitionLog>,
+    log: HeldLog,
     role: Role,
     pub(crate) waiters: WaiterList,
     pub(crate) settings: Arc<TopicSettings>,
@@ -120,49 +124,20 @@ pub(crate) enum Awaits {
     Sync(Offset, LeaderEpoch),
 }
 
-/// What a leader's numbers are, for the metrics.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing {
-    /// Whether this node leads.
-    pub(crate) leads: bool,
-    /// Whether replicas are out of sync.
-    pub(crate) under_replicated: bool,
-    /// Whether fewer are in sync than asked for.
-    pub(crate) under_min_isr: bool,
-    /// Whether exactly as many are in sync as asked for.
-    pub(crate) at_min_isr: bool,
-    /// Whether the directory failed.
-    pub(crate) offline: bool,
-    /// Bytes of log.
-    pub(crate) size: u64,
-    /// The log's first offset.
-    pub(crate) start: Offset,
-    /// The log's end.
-    pub(crate) end: Offset,
-    /// Requests that wait here.
-    pub(crate) waiting: usize,
-}
-
 impl Partition {
     /// A partition whose role is not known yet.
     pub(crate) fn new(
         (topic, topic_id, index): (KString, TopicId, PartitionIndex),
         directory: Arc<Directory>,
-        log: PartitionLog,
+        log: HeldLog,
         high_watermark: Offset,
         settings: Arc<TopicSettings>,
         metrics: TopicMetrics,
     ) -> Self {
         let high_watermark = high_watermark.clamp(log.start_offset(), log.end_offset());
         let role = Role::Follower { leader: None, leader_epoch: LeaderEpoch::NONE, high_watermark };
-        let state = State {
-            log: Some(log),
-            role,
-            waiters: WaiterList::default(),
-            settings,
-            uncommitted_bytes: 0,
-            unflushed: None,
-        };
+        let state =
+            State { log, role, waiters: WaiterList::default(), settings, uncommitted_bytes: 0, unflushed: None };
         Self {
             topic,
             topic_id,
@@ -198,9 +173,8 @@ impl Partition {
         let high_watermark = state.high_watermark();
         if leader == Some(me) {
             let State { log, settings, .. } = &mut *state;
-            let Some(log) = log else { return };
-            if assignment.leader_epoch > log.last_epoch() {
-                log.assign_epoch_start(assignment.leader_epoch, log.end_offset());
+            if !log.begin_epoch(assignment.leader_epoch) {
+                return;
             }
             let (start, end) = (log.start_offset(), log.end_offset());
             let mut leading = LeaderState::new(me, assignment, settings.limits, start, end, high_watermark, now);
@@ -223,11 +197,11 @@ impl Partition {
     /// Takes over a changed configuration.
     pub(crate) fn set_settings(self: &Arc<Self>, settings: &Arc<TopicSettings>, now: Timestamp) {
         let mut state = self.lock();
-        if let Some(log) = &mut state.log {
+        if let Some(log) = state.log.opened_mut() {
             log.set_config(Arc::clone(&settings.log));
         }
         state.settings = Arc::clone(settings);
-        let end = state.log.as_ref().map(PartitionLog::recovery_point);
+        let end = (!state.log.is_gone()).then(|| state.log.recovery_point());
         if let Role::Leader(leader) = &mut state.role {
             let moved = leader.on_limits(settings.limits, now);
             let durable_end = end.filter(|_| settings.syncs_before_acknowledging());
@@ -270,7 +244,7 @@ impl Partition {
         let mut state = self.lock();
         let State { log, role, settings, .. } = &mut *state;
         let Role::Leader(leader) = role else { return Err(ErrorCode::NotLeaderOrFollower) };
-        let log = log.as_mut().filter(|_| !self.directory.is_failed()).ok_or(ErrorCode::KafkaStorageError)?;
+        let log = self.usable(log, settings)?;
         let epoch = leader.leader_epoch();
         if only_in.is_some_and(|only| only != epoch) {
             return Err(ErrorCode::NotLeaderOrFollower);
@@ -302,7 +276,7 @@ impl Partition {
         let awaits = if acks_all {
             (state.high_watermark() < required).then_some(Awaits::Commit(required, epoch))
         } else {
-            let synced = state.log.as_ref().map_or(Offset::NONE, PartitionLog::recovery_point);
+            let synced = state.log.recovery_point();
             (syncs && synced < required).then_some(Awaits::Sync(required, epoch))
         };
         Ok(Produced { info, awaits })
@@ -336,7 +310,8 @@ impl Partition {
         let mut state = self.lock();
         let leader = state.leader(current_leader_epoch)?;
         let high_watermark = leader.high_watermark();
-        let log = state.log.as_mut().filter(|_| !self.directory.is_failed()).ok_or(ErrorCode::KafkaStorageError)?;
+        let State { log, settings, .. } = &mut *state;
+        let log = self.usable(log, settings)?;
         let marks = Marks {
             high_watermark,
             last_stable_offset: log.last_stable_offset(high_watermark),
@@ -377,10 +352,9 @@ impl Partition {
     ) -> Result<T, ErrorCode> {
         let mut state = self.lock();
         state.leader(current_leader_epoch)?;
-        let State { log, role, .. } = &mut *state;
-        let (Some(log), Role::Leader(leader), false) = (log, role, self.directory.is_failed()) else {
-            return Err(ErrorCode::KafkaStorageError);
-        };
+        let State { log, role, settings, .. } = &mut *state;
+        let log = self.usable(log, settings)?;
+        let Role::Leader(leader) = role else { return Err(ErrorCode::NotLeaderOrFollower) };
         act(log, leader).map_err(|error| self.on_log_error(&error))
     }
 
@@ -388,7 +362,23 @@ impl Partition {
     pub(crate) fn with_log<T>(&self, act: impl FnOnce(&mut PartitionLog, Offset) -> T) -> Option<T> {
         let mut state = self.lock();
         let high_watermark = state.high_watermark();
-        state.log.as_mut().map(|log| act(log, high_watermark))
+        let State { log, settings, .. } = &mut *state;
+        match log.open(&settings.log) {
+            Ok(log) => log.map(|log| act(log, high_watermark)),
+            Err(error) => {
+                self.on_log_error(&error);
+                None
+            }
+        }
+    }
+
+    /// The log, opened if it was at rest.
+    fn usable<'l>(&self, log: &'l mut HeldLog, settings: &TopicSettings) -> Result<&'l mut PartitionLog, ErrorCode> {
+        if self.directory.is_failed() {
+            return Err(ErrorCode::KafkaStorageError);
+        }
+        let opened = log.open(&settings.log).map_err(|error| self.on_log_error(&error))?;
+        opened.ok_or(ErrorCode::KafkaStorageError)
     }
 
     /// Who leads as far as this node knows, and under which epoch.
@@ -410,7 +400,7 @@ impl Partition {
         let token = {
             let mut state = self.lock();
             state.unflushed = None;
-            let Some(log) = &mut state.log else { return };
+            let Some(log) = state.log.opened_mut() else { return };
             match log.flush() {
                 Ok(Some(token)) => token,
                 Ok(None) => return,
@@ -425,7 +415,7 @@ impl Partition {
             Ok(flushed) => {
                 let mut state = self.lock();
                 let State { log, role, settings, waiters, .. } = &mut *state;
-                let Some(log) = log else { return };
+                let Some(log) = log.opened_mut() else { return };
                 log.flushed(flushed);
                 let durable = log.recovery_point();
                 waiters.on_durable(durable);
@@ -457,7 +447,7 @@ impl Partition {
     }
 
     /// Takes the log out of service: the partition is deleted, or the node stops, or its directory failed.
-    pub(crate) fn take_log(&self) -> Option<PartitionLog> {
+    pub(crate) fn take_log(&self) -> HeldLog {
         let mut state = self.lock();
         state.waiters.wake_all();
         state.log.take()
@@ -470,40 +460,18 @@ impl Partition {
 
     /// What a checkpoint file says of it; nothing where the log is gone.
     pub(crate) fn checkpoint_entry(&self, kind: CheckpointKind) -> Option<Offset> {
-        self.with_log(|log, high_watermark| match kind {
-            CheckpointKind::RecoveryPoint => Some(log.recovery_checkpoint()),
-            // Kafka lists a start only where records were deleted by request; a start at the first segment says itself.
-            CheckpointKind::LogStart => (log.start_offset() > Offset::ZERO).then(|| log.start_offset()),
-            CheckpointKind::HighWatermark => Some(high_watermark),
-            CheckpointKind::Cleaner => None,
-        })?
-    }
-
-    /// How the partition stands.
-    pub(crate) fn standing(&self) -> Standing {
         let state = self.lock();
-        let (size, start, end) = match &state.log {
-            Some(log) => (log.size(), log.start_offset(), log.end_offset()),
-            None => (0, Offset::ZERO, Offset::ZERO),
-        };
-        let mut standing = Standing {
-            leads: false,
-            under_replicated: false,
-            under_min_isr: false,
-            at_min_isr: false,
-            offline: state.log.is_none() || self.directory.is_failed(),
-            size,
-            start,
-            end,
-            waiting: state.waiters.len(),
-        };
-        if let Role::Leader(leader) = &state.role {
-            standing.leads = true;
-            standing.under_replicated = leader.is_under_replicated();
-            standing.under_min_isr = leader.is_under_min_isr();
-            standing.at_min_isr = leader.is_at_min_isr();
+        if state.log.is_gone() {
+            return None;
         }
-        standing
+        let start = state.log.start_offset();
+        match kind {
+            CheckpointKind::RecoveryPoint => Some(state.log.recovery_checkpoint()),
+            // Kafka lists a start only where records were deleted by request; a start at the first segment says itself.
+            CheckpointKind::LogStart => (start > Offset::ZERO).then_some(start),
+            CheckpointKind::HighWatermark => Some(state.high_watermark()),
+            CheckpointKind::Cleaner => None,
+        }
     }
 
     fn on_append_error(&self, error: &AppendError) -> ErrorCode {
@@ -559,14 +527,16 @@ impl State {
         if leader.leader_epoch() != epoch {
             return Err(ErrorCode::NotLeaderOrFollower);
         }
-        let log = self.log.as_ref().ok_or(ErrorCode::KafkaStorageError)?;
+        if self.log.is_gone() {
+            return Err(ErrorCode::KafkaStorageError);
+        }
         match awaits {
             Awaits::Commit(offset, _) if leader.high_watermark() >= offset => {
                 leader.check_min_isr().map_err(|_| ErrorCode::NotEnoughReplicasAfterAppend)?;
                 Ok(true)
             }
             Awaits::Commit(..) => Ok(false),
-            Awaits::Sync(offset, _) => Ok(log.recovery_point() >= offset),
+            Awaits::Sync(offset, _) => Ok(self.log.recovery_point() >= offset),
         }
     }
 

@@ -4,29 +4,36 @@
 //! own applies them (it creates files and deletes them) and tells the control thread how far it is, so that the broker is
 //! unfenced only once it can serve. It never decides who leads.
 
+mod map;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, HashSet},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
 };
 
 use arc_swap::ArcSwap;
 use gregor_config::BrokerConfig;
-use gregor_log::{CheckpointKind, DeletedPartition, LogConfig};
+use gregor_log::{CheckpointKind, DeletedPartition, PartitionLog};
 use gregor_metadata::{Changes, ConfigResource, Image, MetadataImage, ResourceType};
 use gregor_node::{LocalDirectory, PartitionAction, ReplicaRole, choose_directory, is_stray, partition_actions};
 use gregor_replication::PartitionAssignment;
-use gregor_types::{BrokerId, ErrorCode, KString, Offset, PartitionIndex, TopicId, TopicPartition, Uuid};
+use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition, Uuid};
 use tokio::sync::watch;
 
 use crate::{
     api::now,
     control::{ImageUpdate, MetadataListener},
-    metrics::Metrics,
+    held_log::HeldLog,
+    metrics::{Metrics, TopicMetrics},
     partition::Partition,
+    recovery::{Customer, Job, Recovered, Recovery},
     storage::{Directory, FoundLog, Storage},
     topic_settings::TopicSettings,
 };
+
+use map::PartitionMap;
+pub(crate) use map::TopicPartitions;
 
 /// All partitions with a replica here.
 #[derive(Debug)]
@@ -46,32 +53,52 @@ pub(crate) struct Partitions {
     deleted: Mutex<Vec<(gregor_types::Timestamp, DeletedPartition)>>,
 }
 
-/// Topics with a partition here, by both of their names.
-#[derive(Debug, Default, Clone)]
-struct PartitionMap {
-    names: HashMap<KString, Arc<TopicPartitions>>,
-    ids: HashMap<TopicId, Arc<TopicPartitions>>,
-    /// How many partitions each log directory holds.
-    by_directory: HashMap<Uuid, usize>,
-}
-
-/// One topic's partitions here.
-#[derive(Debug, Clone)]
-pub(crate) struct TopicPartitions {
-    /// Its name.
-    pub(crate) name: KString,
-    /// Its id.
-    pub(crate) id: TopicId,
-    partitions: BTreeMap<i32, Arc<Partition>>,
-}
-
 /// What the control thread published and nobody has applied yet. A backlog is merged into its newest image.
 #[derive(Debug, Default)]
 struct Inbox {
     image: Option<Arc<MetadataImage>>,
     /// `None` where images were merged: then the images are compared.
     changes: Option<Changes>,
+    /// Logs that are whole since.
+    recovered: Vec<Recovered>,
     stopped: bool,
+}
+
+/// What the partitions' thread works on.
+#[derive(Debug)]
+struct Work {
+    /// The image that is applied.
+    image: Arc<MetadataImage>,
+    /// `server.properties` with what was set at run time over it.
+    config: Arc<BrokerConfig>,
+    /// Logs that were found and that no topic has claimed yet.
+    found: HashMap<TopicPartition, FoundLog>,
+    /// Logs that are to be checked before they serve.
+    unchecked: Vec<Job>,
+    /// Partitions whose logs are being checked; nobody finds them until they are whole.
+    recovering: HashSet<TopicPartition>,
+    /// Logs that the next published map serves or has dealt with.
+    settled: Vec<(Arc<Directory>, TopicPartition)>,
+    /// What the partitions of a topic share, for as long as one image is applied.
+    topics: HashMap<TopicId, TopicParts>,
+}
+
+/// What the partitions of one topic share.
+#[derive(Debug, Clone)]
+struct TopicParts {
+    name: KString,
+    settings: Arc<TopicSettings>,
+    metrics: TopicMetrics,
+}
+
+/// A partition that the metadata gives to this broker.
+#[derive(Debug)]
+struct Replica<'i> {
+    topic_id: TopicId,
+    topic: KString,
+    index: PartitionIndex,
+    role: ReplicaRole,
+    state: &'i gregor_metadata::Partition,
 }
 
 /// The control thread's end of the inbox.
@@ -84,6 +111,18 @@ impl MetadataListener for Publisher {
         inbox.changes = if inbox.image.is_none() { Some(update.changes) } else { None };
         inbox.image = Some(update.image);
         self.0.arrived.notify_one();
+    }
+}
+
+impl Customer for Partitions {
+    fn recovered(&self, recovered: Recovered) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        inbox.recovered.push(recovered);
+        self.arrived.notify_one();
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).stopped
     }
 }
 
@@ -109,8 +148,8 @@ impl Partitions {
         })
     }
 
-    /// Starts the thread that opens the logs that lie in the directories and then applies metadata. `loaded` is told the
-    /// offset of each image that is done.
+    /// Starts the thread that finds the logs that lie in the directories and then applies metadata. `loaded` is told the
+    /// offset of each image that is done: logs that have to be checked first are not waited for.
     pub(crate) fn start(
         self: &Arc<Self>,
         loaded: impl Fn(Offset) + Send + 'static,
@@ -195,11 +234,13 @@ impl Partitions {
 
     /// Writes the checkpoint files: one kind, every directory.
     pub(crate) fn checkpoint(&self, kind: CheckpointKind) {
-        let partitions = self.all();
         for directory in self.storage.directories() {
+            // Asked for first: whoever serves in between is in both, nobody is in neither.
+            let Some(mut waiting) = directory.waiting(kind) else { continue };
+            let partitions = self.all();
             let here = partitions.iter().filter(|partition| Arc::ptr_eq(&partition.directory, directory));
-            let entries = here.filter_map(|partition| Some((partition.name(), partition.checkpoint_entry(kind)?)));
-            directory.checkpoint(kind, entries.collect());
+            waiting.extend(here.filter_map(|partition| Some((partition.name(), partition.checkpoint_entry(kind)?))));
+            directory.checkpoint(kind, waiting.into_iter().collect());
         }
     }
 
@@ -214,7 +255,14 @@ impl Partitions {
         }
         let mut ends: HashMap<TopicPartition, Offset> = HashMap::new();
         for partition in &partitions {
-            let Some(mut log) = partition.take_log() else { continue };
+            let mut log = match partition.take_log() {
+                HeldLog::Open(log) => log,
+                HeldLog::Resting(log, _) => {
+                    ends.insert(partition.name(), log.recovery_point());
+                    continue;
+                }
+                HeldLog::Gone => continue,
+            };
             match log.close().and_then(gregor_log::FlushToken::complete) {
                 Ok(flushed) => {
                     ends.insert(partition.name(), flushed.end_offset);
@@ -223,84 +271,134 @@ impl Partitions {
             }
         }
         for directory in self.storage.directories() {
+            let Some(mut waiting) = directory.waiting(CheckpointKind::RecoveryPoint) else { continue };
             let here = partitions.iter().filter(|partition| Arc::ptr_eq(&partition.directory, directory));
-            let entries = here.filter_map(|partition| Some((partition.name(), *ends.get(&partition.name())?)));
-            directory.checkpoint(CheckpointKind::RecoveryPoint, entries.collect());
+            waiting.extend(here.filter_map(|partition| Some((partition.name(), *ends.get(&partition.name())?))));
+            directory.checkpoint(CheckpointKind::RecoveryPoint, waiting.into_iter().collect());
         }
     }
 
-    fn run(&self, loaded: impl Fn(Offset)) {
-        // A topic's own settings come with the first image; until then nothing is appended or deleted.
-        let log_config = Arc::new(LogConfig {
-            producer_id_expiration_ms: self.base_config.producer_id_expiration_ms,
-            ..LogConfig::default()
-        });
-        let is_stopping = || self.inbox.lock().unwrap_or_else(PoisonError::into_inner).stopped;
-        let mut found = self.storage.load(|_| Arc::clone(&log_config), is_stopping);
-        let mut previous = Arc::new(MetadataImage::default());
-        let mut config = Arc::clone(&self.base_config);
-        let mut first = true;
+    fn run(self: &Arc<Self>, loaded: impl Fn(Offset)) {
+        let threads = self.base_config.num_recovery_threads_per_data_dir;
+        let mut work = Work {
+            image: Arc::new(MetadataImage::default()),
+            config: Arc::clone(&self.base_config),
+            found: self.storage.survey(threads, &|| self.is_stopping()),
+            unchecked: Vec::new(),
+            recovering: HashSet::new(),
+            settled: Vec::new(),
+            topics: HashMap::new(),
+        };
+        let mut recovery = None;
         loop {
-            let (image, changes) = {
+            let (image, changes, recovered) = {
                 let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-                while inbox.image.is_none() && !inbox.stopped {
+                while inbox.image.is_none() && inbox.recovered.is_empty() && !inbox.stopped {
                     inbox = self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner);
                 }
                 if inbox.stopped {
-                    return;
+                    break;
                 }
-                let Some(image) = inbox.image.take() else { continue };
-                (image, inbox.changes.take())
+                (inbox.image.take(), inbox.changes.take(), std::mem::take(&mut inbox.recovered))
             };
-            let changes = changes.unwrap_or_else(|| Changes::between(&previous.image, &image.image));
-            if first {
-                self.set_strays(&image, &mut found);
-                first = false;
+            if !recovered.is_empty() {
+                self.take_in(&mut work, recovered);
             }
-            self.apply(&previous, &image, &changes, &mut config, &mut found);
-            loaded(image.position.last_offset);
-            let deleted = changes.topics_deleted.values().map(|topic| topic.name.clone());
-            self.deleted_topics.lock().unwrap_or_else(PoisonError::into_inner).extend(deleted);
-            self.applied.send_replace(image.position.last_offset);
-            previous = image;
+            if let Some(image) = image {
+                let changes = changes.unwrap_or_else(|| Changes::between(&work.image.image, &image.image));
+                let previous = std::mem::replace(&mut work.image, image);
+                if recovery.is_none() {
+                    self.set_strays(&mut work);
+                }
+                self.apply(&previous, &changes, &mut work);
+                if recovery.is_none() {
+                    let threads = work.config.num_recovery_threads_per_data_dir;
+                    let jobs = std::mem::take(&mut work.unchecked);
+                    recovery = match Recovery::start(jobs, threads, self) {
+                        Ok(started) => Some(started),
+                        Err(error) => {
+                            tracing::error!(%error, "the threads that check logs cannot be started");
+                            self.storage.directories().iter().for_each(|one| one.fail(&error.to_string()));
+                            return;
+                        }
+                    };
+                }
+                loaded(work.image.position.last_offset);
+                let deleted = changes.topics_deleted.values().map(|topic| topic.name.clone());
+                self.deleted_topics.lock().unwrap_or_else(PoisonError::into_inner).extend(deleted);
+            }
+            self.applied.send_replace(work.image.position.last_offset);
+        }
+        if let Some(recovery) = recovery {
+            recovery.join();
         }
     }
 
-    fn apply(
-        &self,
-        previous: &Image,
-        image: &Image,
-        changes: &Changes,
-        config: &mut Arc<BrokerConfig>,
-        found: &mut HashMap<TopicPartition, FoundLog>,
-    ) {
+    /// Serves the logs that are whole now, as the image has it.
+    fn take_in(&self, work: &mut Work, recovered: Vec<Recovered>) {
+        let mut map = PartitionMap::clone(&self.map.load());
+        let image = Arc::clone(&work.image);
+        for Recovered { directory, log, high_watermark } in recovered {
+            let name = log.topic_partition().clone();
+            work.recovering.remove(&name);
+            work.settled.push((Arc::clone(&directory), name.clone()));
+            let named = image.topics().by_name(&name.topic);
+            let topic = match log.topic_id() {
+                Some(id) => image.topics().by_id(id),
+                None => named,
+            };
+            if let Some(replica) = topic.and_then(|topic| self.replica(topic, name.partition)) {
+                let partition = self.partition(&replica, directory, HeldLog::Open(Box::new(log)), high_watermark, work);
+                self.set_role(&partition, replica.role, replica.state);
+                map.insert(&partition);
+                continue;
+            }
+            let delay_ms = log.config().file_delete_delay_ms;
+            self.delete_log(&directory, HeldLog::Open(Box::new(log)), delay_ms);
+            // A topic of the same name may have come in the meantime; its folder's name is free now.
+            if let Some(replica) = named.and_then(|topic| self.replica(topic, name.partition)) {
+                self.hold(&mut map, &replica, work);
+            }
+        }
+        self.publish(map, work);
+    }
+
+    fn publish(&self, map: PartitionMap, work: &mut Work) {
+        self.map.store(Arc::new(map));
+        work.settled.drain(..).for_each(|(directory, name)| directory.settle(&name));
+        work.topics.clear();
+    }
+
+    /// What the metadata says of a partition, if it gives it to this broker.
+    fn replica<'i>(&self, topic: &'i gregor_metadata::Topic, index: PartitionIndex) -> Option<Replica<'i>> {
+        let state = topic.partition(index).filter(|state| state.replicas.contains(&self.node_id))?;
+        let role = match state.leader {
+            Some(leader) if leader == self.node_id => ReplicaRole::Leader,
+            Some(leader) => ReplicaRole::Follower(leader),
+            None => ReplicaRole::Leaderless,
+        };
+        Some(Replica { topic_id: topic.id, topic: topic.name.clone(), index, role, state })
+    }
+
+    fn apply(&self, previous: &Image, changes: &Changes, work: &mut Work) {
+        let image = Arc::clone(&work.image);
         let brokers_changed = changes.configs.iter().any(|resource| resource.resource_type == ResourceType::Broker);
         if brokers_changed {
-            *config = self.effective_config(image);
+            work.config = self.effective_config(&image);
         }
         let mut map = PartitionMap::clone(&self.map.load());
-        let mut settings: HashMap<TopicId, Arc<TopicSettings>> = HashMap::new();
-        for action in partition_actions(self.node_id, previous, image, changes) {
+        for action in partition_actions(self.node_id, previous, &image, changes) {
             match action {
                 PartitionAction::Delete { topic_id, index, .. } => self.delete(&mut map, topic_id, index),
                 PartitionAction::Hold { topic_id, topic, index, role, partition } => {
-                    let settings = settings.entry(topic_id).or_insert_with(|| TopicSettings::of(&topic, config, image));
-                    let held = map.get(topic_id, index).or_else(|| {
-                        let assigned = partition.directory_of(self.node_id).unwrap_or(Uuid::DIRECTORY_UNASSIGNED);
-                        let opened = self.open(&map, (topic, topic_id, index), assigned, settings, found)?;
-                        map.insert(&opened);
-                        Some(opened)
-                    });
-                    if let Some(held) = held {
-                        self.set_role(&held, role, &partition);
-                    }
+                    self.hold(&mut map, &Replica { topic_id, topic, index, role, state: &partition }, work);
                 }
             }
         }
-        self.map.store(Arc::new(map));
+        self.publish(map, work);
         for topic in self.map.load().ids.values() {
             if brokers_changed || changes.configs.contains(&ConfigResource::topic(topic.name.clone())) {
-                let settings = TopicSettings::of(&topic.name, config, image);
+                let settings = TopicSettings::of(&topic.name, &work.config, &image);
                 topic.partitions.values().for_each(|one| one.set_settings(&settings, now()));
             }
         }
@@ -335,36 +433,63 @@ impl Partitions {
         partition.set_role(self.node_id, leader, &assignment, now());
     }
 
-    /// The partition over the log that was found, else over a new one.
-    fn open(
+    fn hold(&self, map: &mut PartitionMap, replica: &Replica<'_>, work: &mut Work) {
+        let held = map.get(replica.topic_id, replica.index).or_else(|| {
+            let opened = self.open(map, replica, work)?;
+            map.insert(&opened);
+            Some(opened)
+        });
+        let Some(held) = held else { return };
+        self.set_role(&held, replica.role, replica.state);
+    }
+
+    /// The partition over the log that was found, else over a new one; `None` while the log has to be checked.
+    fn open(&self, map: &PartitionMap, replica: &Replica<'_>, work: &mut Work) -> Option<Arc<Partition>> {
+        let name = TopicPartition { topic: replica.topic.clone(), partition: replica.index };
+        if work.recovering.contains(&name) {
+            return None;
+        }
+        let Some(found) = work.found.remove(&name) else {
+            let settings = Arc::clone(&work.topic(replica, &self.metrics).settings);
+            let (directory, log) = self.create(map, replica, &settings)?;
+            return Some(self.partition(replica, directory, HeldLog::Open(Box::new(log)), Offset::ZERO, work));
+        };
+        if found.log.end_offset().is_none() {
+            let config = Arc::clone(&work.topic(replica, &self.metrics).settings.log);
+            work.unchecked.push(Job { found, config });
+            work.recovering.insert(name);
+            return None;
+        }
+        let FoundLog { directory, log, high_watermark } = found;
+        work.settled.push((Arc::clone(&directory), name));
+        let held = HeldLog::Resting(Box::new(log), LeaderEpoch::NONE);
+        Some(self.partition(replica, directory, held, high_watermark, work))
+    }
+
+    fn partition(
         &self,
-        map: &PartitionMap,
-        (topic, topic_id, index): (KString, TopicId, PartitionIndex),
-        assigned: Uuid,
-        settings: &Arc<TopicSettings>,
-        found: &mut HashMap<TopicPartition, FoundLog>,
-    ) -> Option<Arc<Partition>> {
-        let name = TopicPartition::new(topic.compact(), index);
-        let existing = found.remove(&name);
-        let found = existing.or_else(|| self.create(map, &name, topic_id, assigned, settings))?;
-        let FoundLog { directory, mut log, high_watermark } = found;
-        log.set_config(Arc::clone(&settings.log));
-        let metrics = self.metrics.topic(&topic);
-        let identity = (name.topic, topic_id, index);
-        Some(Arc::new(Partition::new(identity, directory, log, high_watermark, Arc::clone(settings), metrics)))
+        replica: &Replica<'_>,
+        directory: Arc<Directory>,
+        log: HeldLog,
+        high_watermark: Offset,
+        work: &mut Work,
+    ) -> Arc<Partition> {
+        let TopicParts { name, settings, metrics } = work.topic(replica, &self.metrics).clone();
+        let identity = (name, replica.topic_id, replica.index);
+        Arc::new(Partition::new(identity, directory, log, high_watermark, settings, metrics))
     }
 
     fn create(
         &self,
         map: &PartitionMap,
-        name: &TopicPartition,
-        topic_id: TopicId,
-        assigned: Uuid,
+        replica: &Replica<'_>,
         settings: &TopicSettings,
-    ) -> Option<FoundLog> {
+    ) -> Option<(Arc<Directory>, PartitionLog)> {
+        let assigned = replica.state.directory_of(self.node_id).unwrap_or(Uuid::DIRECTORY_UNASSIGNED);
         let directory = self.directory_for(map, assigned)?;
-        match directory.create(name.clone(), topic_id, Arc::clone(&settings.log), now()) {
-            Ok(log) => Some(FoundLog { directory, log, high_watermark: Offset::ZERO }),
+        let name = TopicPartition::new(replica.topic.compact(), replica.index);
+        match directory.create(name.clone(), replica.topic_id, Arc::clone(&settings.log), now()) {
+            Ok(log) => Some((directory, log)),
             Err(error) => {
                 directory.fail(&format!("{name}: {error}"));
                 None
@@ -390,22 +515,37 @@ impl Partitions {
             self.metrics.forget_topic(&partition.topic);
         }
         let delay_ms = partition.lock().settings.log.file_delete_delay_ms;
-        let Some(log) = partition.take_log() else { return };
-        match partition.directory.delete(log, random_uuid()) {
+        self.delete_log(&partition.directory, partition.take_log(), delay_ms);
+    }
+
+    fn delete_log(&self, directory: &Arc<Directory>, log: HeldLog, delay_ms: i64) {
+        match directory.delete(log, random_uuid()) {
             Ok(deleted) => {
                 let mut waiting = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-                waiting.push((now().plus_ms(delay_ms), deleted));
+                waiting.extend(deleted.map(|deleted| (now().plus_ms(delay_ms), deleted)));
             }
-            Err(error) => partition.directory.fail(&error.to_string()),
+            Err(error) => directory.fail(&error.to_string()),
         }
     }
 
     /// Sets aside what the metadata says is not this broker's.
-    fn set_strays(&self, image: &Image, found: &mut HashMap<TopicPartition, FoundLog>) {
+    fn set_strays(&self, work: &mut Work) {
+        let image = &work.image;
         let is_stray = |name: &TopicPartition, found: &mut FoundLog| {
             is_stray(self.node_id, image, found.log.topic_id(), &name.topic, name.partition)
         };
-        found.extract_if(is_stray).for_each(|(name, log)| set_stray(&name, log));
+        work.found.extract_if(is_stray).for_each(|(name, found)| set_stray(&name, found));
+    }
+}
+
+impl Work {
+    /// What the partitions of a replica's topic share.
+    fn topic(&mut self, replica: &Replica<'_>, metrics: &Metrics) -> &TopicParts {
+        self.topics.entry(replica.topic_id).or_insert_with(|| TopicParts {
+            name: replica.topic.compact(),
+            settings: TopicSettings::of(&replica.topic, &self.config, &self.image),
+            metrics: metrics.topic(&replica.topic),
+        })
     }
 }
 
@@ -413,60 +553,10 @@ impl Partitions {
 fn set_stray(name: &TopicPartition, found: FoundLog) {
     match found.directory.set_stray(found.log, random_uuid()) {
         Ok(path) => {
+            found.directory.settle(name);
             tracing::warn!(partition = %name, path = %path.display(), "a partition that is not this broker's is set aside");
         }
         Err(error) => found.directory.fail(&error.to_string()),
-    }
-}
-
-impl PartitionMap {
-    fn get(&self, topic: TopicId, index: PartitionIndex) -> Option<Arc<Partition>> {
-        self.ids.get(&topic)?.partitions.get(&index.value()).cloned()
-    }
-
-    fn insert(&mut self, partition: &Arc<Partition>) {
-        // Taken out of both, the entry is copied only if a published map still holds it: a large topic is built in linear time.
-        self.names.remove(&partition.topic);
-        let mut entry = match self.ids.remove(&partition.topic_id) {
-            Some(entry) => Arc::unwrap_or_clone(entry),
-            None => {
-                TopicPartitions { name: partition.topic.clone(), id: partition.topic_id, partitions: BTreeMap::new() }
-            }
-        };
-        if entry.partitions.insert(partition.index.value(), Arc::clone(partition)).is_none() {
-            *self.by_directory.entry(partition.directory.id).or_default() += 1;
-        }
-        self.put(entry);
-    }
-
-    fn remove(&mut self, topic: TopicId, index: PartitionIndex) -> Option<Arc<Partition>> {
-        let mut entry = TopicPartitions::clone(self.ids.get(&topic)?);
-        let removed = entry.partitions.remove(&index.value())?;
-        if let Some(held) = self.by_directory.get_mut(&removed.directory.id) {
-            *held -= 1;
-        }
-        if entry.partitions.is_empty() {
-            self.ids.remove(&topic);
-            if self.names.get(&entry.name).is_some_and(|named| named.id == topic) {
-                self.names.remove(&entry.name);
-            }
-        } else {
-            self.put(entry);
-        }
-        Some(removed)
-    }
-
-    fn put(&mut self, entry: TopicPartitions) {
-        let entry = Arc::new(entry);
-        self.names.insert(entry.name.clone(), Arc::clone(&entry));
-        self.ids.insert(entry.id, entry);
-    }
-}
-
-impl TopicPartitions {
-    /// All of them, by number.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Partition>> {
-        self.partitions.values()
     }
 }
 

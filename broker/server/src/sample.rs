@@ -16,6 +16,9 @@ impl Broker {
             sampled.set_log(&partition.topic, partition.index.value(), bytes, start, end);
             total.add(&standing);
         }
+        for directory in self.partitions.storage().directories() {
+            sampled.set_recovery(&directory.path.to_string_lossy(), &directory.recovery);
+        }
         sampled.partitions.set(total.partitions);
         sampled.leaders.set(total.leaders);
         sampled.under_replicated.set(total.under_replicated);

@@ -5,11 +5,11 @@
 //! of the process, as Kafka does; with the last one the node cannot go on.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -17,15 +17,15 @@ use std::{
 use gregor_config::BrokerConfig;
 use gregor_log::{
     CheckpointKind, DeletedPartition, DirectoryError, Disk, LogConfig, LogDirectory, LogError, PartitionDirectoryKind,
-    PartitionLog,
+    PartitionLog, RestingLog,
 };
 use gregor_types::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, Offset, Timestamp, TopicId, TopicPartition, Uuid};
 use tokio::sync::watch;
 
-use crate::{api::now, partition::Partition};
+use crate::{api::now, held_log::HeldLog, partition::Partition, recovery::Progress};
 
-/// Bytes that an opening checks between two looks at whether the node stops.
-const OPENING_STEP_BYTES: u64 = 64 << 20;
+/// So many folders are worth a thread to list them.
+const FOLDERS_PER_THREAD_MIN: usize = 64;
 
 /// One entry of `log.dirs`.
 #[derive(Debug)]
@@ -34,10 +34,15 @@ pub(crate) struct Directory {
     pub(crate) path: PathBuf,
     /// Its id, which the metadata knows it by.
     pub(crate) id: DirectoryId,
+    /// How far its recovery is.
+    pub(crate) recovery: Progress,
     disk: Arc<dyn Disk>,
+    was_clean: bool,
     /// `None` once it is closed.
     open: RwLock<Option<LogDirectory>>,
     failed: AtomicBool,
+    /// The logs that were found and that nobody serves yet; `None` until it was looked for them.
+    waiting: Mutex<Option<HashSet<TopicPartition>>>,
     /// What each checkpoint file says, so that nothing is written where nothing changed.
     written: Mutex<HashMap<CheckpointKind, Vec<(TopicPartition, Offset)>>>,
     failures: Arc<watch::Sender<Option<String>>>,
@@ -68,7 +73,7 @@ pub(crate) struct FoundLog {
     /// Where it lies.
     pub(crate) directory: Arc<Directory>,
     /// The log.
-    pub(crate) log: PartitionLog,
+    pub(crate) log: RestingLog,
     /// What its checkpoint remembers.
     pub(crate) high_watermark: Offset,
 }
@@ -158,9 +163,12 @@ impl Storage {
             let directory = Arc::new(Directory {
                 path,
                 id,
+                recovery: Progress::default(),
                 disk: Arc::clone(disk),
+                was_clean: directory.was_clean(),
                 open: RwLock::new(Some(directory)),
                 failed: AtomicBool::new(false),
+                waiting: Mutex::default(),
                 written: Mutex::default(),
                 failures: Arc::clone(&failures),
                 flushes: Mutex::default(),
@@ -195,20 +203,33 @@ impl Storage {
         &self.directories
     }
 
-    /// Opens the logs of every partition that lies here, recovering those that were not closed. `config_of` gives what is known
-    /// of a topic's settings; `stopping` ends it early. Leftovers of deletions are removed.
-    pub(crate) fn load(
+    /// Lists the folder of every partition that lies here, by so many threads for each directory; opens no log. `stopping` ends it
+    /// early. Leftovers of deletions are removed.
+    pub(crate) fn survey(
         &self,
-        config_of: impl Fn(&TopicPartition) -> Arc<LogConfig>,
-        stopping: impl Fn() -> bool,
+        threads: usize,
+        stopping: &(impl Fn() -> bool + Sync),
     ) -> HashMap<TopicPartition, FoundLog> {
-        let mut found = HashMap::new();
-        for directory in &self.directories {
-            if let Err(error) = directory.load(&config_of, &stopping, &mut found) {
+        let survey = |directory: &Arc<Directory>| match directory.survey(threads, stopping) {
+            Ok(found) => found,
+            Err(error) => {
                 directory.fail(&error.to_string());
+                Vec::new()
             }
-        }
-        found
+        };
+        let survey = &survey;
+        let found: Vec<_> = thread::scope(|scope| {
+            let surveys: Vec<_> =
+                self.directories.iter().map(|directory| scope.spawn(move || survey(directory))).collect();
+            surveys.into_iter().flat_map(|survey| survey.join().expect("a survey does not panic")).collect()
+        });
+        found.into_iter().collect()
+    }
+
+    /// Logs that have to be checked and are not whole yet, in directories that work.
+    pub(crate) fn unchecked_logs(&self) -> i64 {
+        let working = self.directories.iter().filter(|directory| !directory.is_failed());
+        working.map(|directory| directory.recovery.remaining_logs()).sum()
     }
 
     /// Ends the flushers, then closes the directories with Kafka's clean-shutdown marker. Every log must be closed before.
@@ -224,6 +245,11 @@ impl Storage {
         for directory in &self.directories {
             let taken = directory.open.write().unwrap_or_else(PoisonError::into_inner).take();
             let (Some(log_directory), false) = (taken, directory.is_failed()) else { continue };
+            if !directory.is_whole() {
+                let path = directory.path.display();
+                tracing::warn!(%path, "stopped before every log was checked; the next start checks what is left");
+                continue;
+            }
             if let Err(error) = log_directory.finish_clean_shutdown(broker_epoch) {
                 tracing::error!(path = %directory.path.display(), %error, "the clean shutdown could not be marked");
             }
@@ -245,6 +271,29 @@ impl Directory {
         }
     }
 
+    /// Whether each of its logs is as a clean start expects it.
+    fn is_whole(&self) -> bool {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let all_serve = waiting.as_ref().is_some_and(HashSet::is_empty);
+        all_serve || (self.was_clean && self.recovery.has_not_begun())
+    }
+
+    /// What a checkpoint says of the logs that nobody serves yet; `None` before it is known which there are.
+    pub(crate) fn waiting(&self, kind: CheckpointKind) -> Option<HashMap<TopicPartition, Offset>> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let (waiting, directory) = (waiting.as_ref()?, open.as_ref()?);
+        let entry = |name: &TopicPartition| Some((name.clone(), directory.checkpoint(kind, name)?));
+        Some(waiting.iter().filter_map(entry).collect())
+    }
+
+    /// A log that was found is served now, or set aside.
+    pub(crate) fn settle(&self, name: &TopicPartition) {
+        if let Some(waiting) = &mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) {
+            waiting.remove(name);
+        }
+    }
+
     /// Makes the log of a new partition.
     pub(crate) fn create(
         &self,
@@ -257,12 +306,16 @@ impl Directory {
     }
 
     /// Renames the folder of a deleted partition; its files are removed later.
-    pub(crate) fn delete(&self, log: PartitionLog, unique: Uuid) -> Result<DeletedPartition, LogError> {
-        self.with(|directory| directory.delete_partition(log, unique))
+    pub(crate) fn delete(&self, log: HeldLog, unique: Uuid) -> Result<Option<DeletedPartition>, LogError> {
+        self.with(|directory| match log {
+            HeldLog::Open(log) => directory.delete_partition(*log, unique).map(Some),
+            HeldLog::Resting(log, _) => directory.delete_resting(*log, unique).map(Some),
+            HeldLog::Gone => Ok(None),
+        })
     }
 
     /// Renames the folder of a partition that the metadata says is not ours; nothing of it is lost.
-    pub(crate) fn set_stray(&self, log: PartitionLog, unique: Uuid) -> Result<PathBuf, LogError> {
+    pub(crate) fn set_stray(&self, log: RestingLog, unique: Uuid) -> Result<PathBuf, LogError> {
         self.with(|directory| directory.set_stray(log, unique))
     }
 
@@ -301,47 +354,58 @@ impl Directory {
         }
     }
 
-    fn load(
+    fn survey(
         self: &Arc<Self>,
-        config_of: impl Fn(&TopicPartition) -> Arc<LogConfig>,
-        stopping: impl Fn() -> bool,
-        found: &mut HashMap<TopicPartition, FoundLog>,
-    ) -> Result<(), LoadError> {
+        threads: usize,
+        stopping: &(impl Fn() -> bool + Sync),
+    ) -> Result<Vec<(TopicPartition, FoundLog)>, LoadError> {
         let guard = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(directory) = &*guard else { return Ok(()) };
+        let Some(directory) = &*guard else { return Ok(Vec::new()) };
+        let mut folders = Vec::new();
         for entry in directory.find_partitions()? {
-            if stopping() {
-                break;
-            }
             match entry.kind {
-                PartitionDirectoryKind::Partition if is_metadata_log(&entry.path) => continue,
-                PartitionDirectoryKind::Partition => {}
+                PartitionDirectoryKind::Partition if is_metadata_log(&entry.path) => {}
+                PartitionDirectoryKind::Partition => folders.push(entry),
                 PartitionDirectoryKind::Deleted => {
                     // A deletion that a stop of the node cut off.
                     if let Err(error) = self.disk.remove_directory(&entry.path) {
                         let path = entry.path.display();
                         tracing::warn!(%path, %error, "the rest of a deleted partition could not be removed");
                     }
-                    continue;
                 }
-                PartitionDirectoryKind::Stray | PartitionDirectoryKind::Future => continue,
+                PartitionDirectoryKind::Stray | PartitionDirectoryKind::Future => {}
             }
-            let partition = entry.topic_partition.clone();
-            let mut opening = directory.opening(&entry, config_of(&partition), now())?;
-            let mut step = opening.step(OPENING_STEP_BYTES)?;
-            while !step.done && !stopping() {
-                tracing::info!(%partition, remaining_bytes = step.remaining_bytes, "checking a log that was not closed");
-                step = opening.step(OPENING_STEP_BYTES)?;
-            }
-            if !step.done {
-                break;
-            }
-            let log = opening.finish()?;
-            let high_watermark =
-                directory.checkpoint(CheckpointKind::HighWatermark, &partition).unwrap_or_else(|| log.start_offset());
-            found.insert(partition, FoundLog { directory: Arc::clone(self), log, high_watermark });
         }
-        Ok(())
+        let next = AtomicUsize::new(0);
+        let survey = || {
+            let mut found = Vec::new();
+            while let Some(folder) = folders.get(next.fetch_add(1, Ordering::Relaxed))
+                && !stopping()
+            {
+                let name = folder.topic_partition.clone();
+                let log = directory.survey(folder.clone())?;
+                let high_watermark = directory.checkpoint(CheckpointKind::HighWatermark, &name);
+                let high_watermark = high_watermark.unwrap_or_else(|| log.start_offset());
+                found.push((name, FoundLog { directory: Arc::clone(self), log, high_watermark }));
+            }
+            Ok::<_, LogError>(found)
+        };
+        let found = thread::scope(|scope| {
+            // A second thread does not pay for a few folders.
+            let threads = threads.min(folders.len() / FOLDERS_PER_THREAD_MIN);
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(survey)).collect();
+            let mut found = survey()?;
+            for other in others {
+                found.append(&mut other.join().expect("a survey does not panic")?);
+            }
+            Ok::<_, LogError>(found)
+        })?;
+        let names = found.iter().map(|(name, _)| name.clone()).collect();
+        // Ended early, it is not known what there is.
+        if found.len() == folders.len() {
+            *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
+        }
+        Ok(found)
     }
 
     fn run_flusher(&self) {

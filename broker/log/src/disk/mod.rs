@@ -92,7 +92,7 @@ pub struct DirectoryEntry {
     pub name: String,
     /// Whether it is a folder itself.
     pub is_directory: bool,
-    /// A file's length in bytes.
+    /// A file's length in bytes; means nothing for a folder.
     pub len: u64,
 }
 
@@ -142,9 +142,18 @@ impl fmt::Debug for FileLock {
     }
 }
 
+/// A read that gives less has reached the end of a file.
+const SMALL_FILE_BYTES: usize = 512;
+
 /// Reads a small file whole; an error if it is larger than `limit` bytes.
 pub fn read_file(disk: &dyn Disk, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
     let file = disk.open(path)?;
+    let mut small = [0; SMALL_FILE_BYTES];
+    let read = file.read_at(&mut small, 0)?;
+    if read < SMALL_FILE_BYTES.min(limit) {
+        // The usual case costs no question for the length.
+        return Ok(small[..read].to_vec());
+    }
     let len = file.len()?;
     if len > limit as u64 {
         return Err(io::Error::new(

@@ -44,10 +44,11 @@ fn describe(directory: &Arc<Directory>, partitions: &[Arc<Partition>]) -> Descri
     }
     let mut topics: BTreeMap<KString, Vec<DescribeLogDirsPartition>> = BTreeMap::new();
     for partition in partitions.iter().filter(|partition| Arc::ptr_eq(&partition.directory, directory)) {
-        let described = partition.with_log(|log, high_watermark| DescribeLogDirsPartition {
+        let standing = partition.standing();
+        let described = (!standing.offline).then(|| DescribeLogDirsPartition {
             partition_index: partition.index.value(),
-            partition_size: i64::try_from(log.size()).unwrap_or(i64::MAX),
-            offset_lag: (high_watermark.value() - log.end_offset().value()).max(0),
+            partition_size: i64::try_from(standing.size).unwrap_or(i64::MAX),
+            offset_lag: (standing.high_watermark.value() - standing.end.value()).max(0),
             is_future_key: false,
             ..Default::default()
         });
