@@ -76,7 +76,7 @@ impl PartitionLog {
         let disk = self.disk.clone();
         let header_bytes = batch.stamped_header(base_offset, leader_epoch);
         self.active().write(&*disk, &mut [IoSlice::new(&header_bytes), IoSlice::new(batch.body())])?;
-        self.take_in(&header, marker)?;
+        self.take_in(&header, marker).inspect_err(|_| self.active().cut_uncounted())?;
         Ok(Appended::New(self.info(&header, base_offset)))
     }
 
@@ -134,7 +134,7 @@ impl PartitionLog {
         for batch in split_batches(batches) {
             let batch = batch?;
             let marker = EndTransactionMarker::in_batch(&batch, batch.body());
-            self.take_in(&batch, marker)?;
+            self.take_in(&batch, marker).inspect_err(|_| self.active().cut_uncounted())?;
         }
         Ok(())
     }
@@ -155,6 +155,7 @@ impl PartitionLog {
         max_timestamp: Timestamp,
         now: Timestamp,
     ) -> Result<(), AppendError> {
+        self.check_syncs()?;
         self.write_topic_id()?;
         let config = self.config.clone();
         // A follower takes what its leader took: the leader's bound may have been another when it did.
@@ -166,19 +167,20 @@ impl PartitionLog {
         if self.active().should_roll(&*disk, &config, jitter_ms, &incoming, now)? {
             self.roll(now)?;
         }
-        Ok(())
+        Ok(self.active().prepare(&*disk)?)
     }
 
-    /// Takes a batch into account that is in the file now, behind all others.
+    /// Takes a batch into account that is in the file now, behind all others. After an error nothing of it counts.
     fn take_in(&mut self, header: &BatchHeader, marker: Option<EndTransactionMarker>) -> Result<(), LogError> {
         let (disk, config) = (self.disk.clone(), self.config.clone());
         let position = self.active().size();
-        self.active().add_batch(&*disk, header, &config)?;
+        if let Some(aborted) = marker.and_then(|marker| self.producers.aborted_by(header, marker)) {
+            let segment = self.active();
+            segment.transactions.append(&*disk, &aborted).map_err(LogError::io(segment.path()))?;
+        }
+        self.active().count_batch(header, &config);
         if let Some(marker) = marker {
-            if let Some(aborted) = self.producers.end_transaction(header, marker) {
-                let segment = self.active();
-                segment.transactions.append(&*disk, &aborted).map_err(LogError::io(segment.path()))?;
-            }
+            self.producers.end_transaction(header, marker);
         } else if !header.is_control() {
             self.producers.update(header);
         }

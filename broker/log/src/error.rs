@@ -19,6 +19,14 @@ pub enum LogError {
         /// What it answered.
         source: io::Error,
     },
+    /// A sync failed. What it was to write may be lost although later syncs say nothing, so the log takes no more.
+    #[error("{path}: what was written could not be made durable: {source}", path = .path.display())]
+    SyncFailed {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system answered.
+        source: io::Error,
+    },
     /// A file is not what it should be, and no recovery can make it so.
     #[error("{path}: {reason}", path = .path.display())]
     Malformed {
@@ -126,7 +134,19 @@ pub enum ReadError {
         /// The bound of the read, exclusive.
         end: Offset,
     },
-    /// The disk failed, or the log is damaged where it was read.
+    /// The disk has not kept what was written: the batch at this offset or behind it is not what its checksum says.
+    #[error("{path}: damaged at position {position}, at offset {offset} or behind it: {reason}", path = .path.display())]
+    Damaged {
+        /// The segment.
+        path: PathBuf,
+        /// Where in it, in bytes.
+        position: u64,
+        /// The offset that was read from.
+        offset: Offset,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk failed.
     #[error(transparent)]
     Log(#[from] LogError),
 }
@@ -153,12 +173,19 @@ impl ReadError {
     pub const fn error_code(&self) -> ErrorCode {
         match self {
             Self::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+            Self::Damaged { .. } | Self::Log(LogError::Malformed { .. }) => ErrorCode::CorruptMessage,
             Self::Log(_) => ErrorCode::KafkaStorageError,
         }
     }
 }
 
 impl LogError {
+    /// Whether there was no room. Nothing that was acknowledged is touched by that: once there is room, the same call succeeds.
+    pub fn is_disk_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     /// For `map_err` at a call on a file. The path is copied only if there is an error.
     pub(crate) fn io(path: &(impl AsRef<Path> + ?Sized)) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { path: path.as_ref().to_owned(), source }

@@ -9,6 +9,7 @@
 //! caller completes where it may block.
 
 mod append;
+mod checked_bytes;
 mod checkpoint;
 mod config;
 mod directory;

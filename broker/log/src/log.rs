@@ -6,7 +6,10 @@ use std::{
     collections::{BTreeSet, VecDeque},
     io::{self, IoSlice},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use gregor_types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
@@ -57,6 +60,8 @@ pub struct PartitionLog {
     pub(crate) indexes_synced_to: Offset,
     synced: Synced,
     pub(crate) epoch_file: Arc<EpochFile>,
+    /// Whether a sync has failed. What it was to write may be gone although a later sync says nothing, so none is believed.
+    sync_failed: Arc<AtomicBool>,
 }
 
 /// A batch near the end of the active segment.
@@ -76,7 +81,10 @@ pub(crate) const RECENT_BATCHES: usize = 32;
 pub struct FlushToken {
     directory: PathBuf,
     tokens: Vec<SyncToken>,
+    /// Writes `leader-epoch-checkpoint` anew, as a whole: where that fails it can be tried again.
+    epochs: Option<SyncToken>,
     flushed: Flushed,
+    sync_failed: Arc<AtomicBool>,
 }
 
 /// A flush that is done; give it to [`PartitionLog::flushed`].
@@ -110,8 +118,12 @@ impl FlushToken {
     /// Blocks until it is on the disk. May be called on any thread.
     pub fn complete(self) -> Result<Flushed, LogError> {
         for token in self.tokens {
-            token.complete().map_err(LogError::io(&self.directory))?;
+            token.complete().map_err(|source| {
+                self.sync_failed.store(true, Ordering::Release);
+                LogError::SyncFailed { path: self.directory.clone(), source }
+            })?;
         }
+        self.epochs.map_or(Ok(()), SyncToken::complete).map_err(LogError::io(&self.directory))?;
         Ok(self.flushed)
     }
 
@@ -185,6 +197,7 @@ impl PartitionLog {
             indexes_synced_to: start_offset,
             synced: Synced::default(),
             epoch_file: Arc::new(EpochFile(Mutex::new(WrittenEpochs { path: epoch_path, version: 0 }))),
+            sync_failed: Arc::default(),
         }
     }
 
@@ -277,6 +290,16 @@ impl PartitionLog {
         self.epochs.end_offset_for(epoch, self.end_offset)
     }
 
+    /// KIP-595: where a reader has to cut its log back to first, as its last record is of an epoch that ended elsewhere here.
+    pub fn diverging(&self, from: Offset, last_fetched_epoch: LeaderEpoch) -> Option<EpochEndOffset> {
+        if last_fetched_epoch == LeaderEpoch::NONE {
+            return None;
+        }
+        let ours = self.end_offset_for_epoch(last_fetched_epoch);
+        (ours.end_offset != Offset::NONE && (ours.end_offset < from || ours.leader_epoch < last_fetched_epoch))
+            .then_some(ours)
+    }
+
     /// The leader epoch of the record at an offset.
     pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
         self.epochs.epoch_at(offset)
@@ -322,7 +345,7 @@ impl PartitionLog {
 
     /// Writes the producers as of the log's end. A checksum guards the file, so it need not be synced.
     pub(crate) fn take_producer_snapshot(&mut self) -> Result<(), LogError> {
-        if self.end_offset == Offset::ZERO || !self.snapshots.insert(self.end_offset) {
+        if self.end_offset == Offset::ZERO || self.snapshots.contains(&self.end_offset) {
             return Ok(());
         }
         let path = offset_file(&self.directory, self.end_offset, PRODUCER_SNAPSHOT);
@@ -331,6 +354,7 @@ impl PartitionLog {
             .create(&path)
             .and_then(|file| file.write_all_at(&mut [IoSlice::new(&content)], 0))
             .map_err(LogError::io(&path))?;
+        self.snapshots.insert(self.end_offset);
         self.directory_changes += 1;
         Ok(())
     }
@@ -364,6 +388,7 @@ impl PartitionLog {
     /// Begins to make everything durable that was appended so far; `None` if it is. Sealed segments are synced with their
     /// indexes; the active one's indexes are made anew by a recovery, so they are not.
     pub fn flush(&mut self) -> Result<Option<FlushToken>, LogError> {
+        self.check_syncs()?;
         let target = self.sync_target();
         let indexes_are_synced = self.active_segment_base() <= self.indexes_synced_to;
         if self.end_offset == self.recovery_point && target == self.synced && indexes_are_synced {
@@ -378,7 +403,6 @@ impl PartitionLog {
                 segment.sync(&*disk, index < active, &mut tokens)?;
             }
         }
-        self.push_side_syncs(target, &mut tokens);
         Ok(Some(self.token(target, tokens)))
     }
 
@@ -402,12 +426,7 @@ impl PartitionLog {
         }
     }
 
-    fn push_side_syncs(&self, target: Synced, tokens: &mut Vec<SyncToken>) {
-        if target.epochs_version != self.synced.epochs_version {
-            let (disk, file) = (self.disk.clone(), self.epoch_file.clone());
-            let content = encode_epochs(self.epochs.entries());
-            tokens.push(SyncToken::new(move || file.write(&*disk, target.epochs_version, &content)));
-        }
+    fn push_directory_syncs(&self, target: Synced, tokens: &mut Vec<SyncToken>) {
         if target.directory_changes != self.synced.directory_changes {
             tokens.push(self.disk.sync_directory(&self.directory));
             if let (0, Some(parent)) = (self.synced.directory_changes, self.directory.parent()) {
@@ -416,15 +435,34 @@ impl PartitionLog {
         }
     }
 
-    fn token(&self, synced: Synced, tokens: Vec<SyncToken>) -> FlushToken {
+    fn token(&self, synced: Synced, mut tokens: Vec<SyncToken>) -> FlushToken {
+        self.push_directory_syncs(synced, &mut tokens);
+        let epochs = (synced.epochs_version != self.synced.epochs_version).then(|| {
+            let (disk, file) = (self.disk.clone(), self.epoch_file.clone());
+            let content = encode_epochs(self.epochs.entries());
+            SyncToken::new(move || file.write(&*disk, synced.epochs_version, &content))
+        });
         let indexes_to = self.active_segment_base();
         let flushed = Flushed { end_offset: self.end_offset, indexes_to, synced };
-        FlushToken { directory: self.directory.clone(), tokens, flushed }
+        let sync_failed = Arc::clone(&self.sync_failed);
+        FlushToken { directory: self.directory.clone(), tokens, epochs, flushed, sync_failed }
+    }
+
+    /// Nothing is written any more once a sync has failed: it could not be made durable.
+    pub(crate) fn check_syncs(&self) -> Result<(), LogError> {
+        if self.sync_failed.load(Ordering::Acquire) {
+            let source = io::Error::other("an earlier sync failed: restart the node once the disk is well");
+            return Err(LogError::SyncFailed { path: self.directory.clone(), source });
+        }
+        Ok(())
     }
 
     /// Takes note of a flush that is done: the recovery point moves up, unless the log was truncated in between, as what
-    /// lies at those offsets now may be other records.
+    /// lies at those offsets now may be other records, or a sync has failed since.
     pub fn flushed(&mut self, flushed: Flushed) {
+        if self.sync_failed.load(Ordering::Acquire) {
+            return;
+        }
         if flushed.synced.truncations == self.truncations {
             self.recovery_point = self.recovery_point.max(flushed.end_offset);
             self.truncated_to = None;
@@ -441,6 +479,7 @@ impl PartitionLog {
     /// Readies the log for a clean start of Gregor or Apache Kafka: indexes complete, producers as of the end, epochs. The
     /// caller completes the token, then writes the checkpoints and the marker; an append after this undoes it.
     pub fn close(&mut self) -> Result<FlushToken, LogError> {
+        self.check_syncs()?;
         let disk = self.disk.clone();
         self.write_topic_id()?;
         self.active().write_indexes(&*disk)?;
@@ -456,7 +495,6 @@ impl PartitionLog {
             let path = offset_file(&self.directory, self.end_offset, PRODUCER_SNAPSHOT);
             tokens.push(disk.open(&path).map_err(LogError::io(&path))?.sync());
         }
-        self.push_side_syncs(target, &mut tokens);
         let mut token = self.token(target, tokens);
         token.flushed.indexes_to = self.end_offset;
         Ok(token)

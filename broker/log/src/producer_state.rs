@@ -185,28 +185,35 @@ impl ProducerState {
         }
     }
 
-    /// Takes in a marker that is in the log now, and returns the transaction that it aborted. `last_stable_offset` of the
-    /// result is as it stands after the marker (`ProducerStateManager.lastStableOffset`).
+    /// The transaction that a marker would abort. `last_stable_offset` is as it stands after the marker
+    /// (`ProducerStateManager.lastStableOffset`).
+    pub(crate) fn aborted_by(&self, batch: &BatchHeader, marker: EndTransactionMarker) -> Option<AbortedTransaction> {
+        let first_offset = self.producers.get(&batch.producer_id)?.current_transaction_start?;
+        let last_offset = batch.last_offset();
+        let still_open = self.ongoing.keys().find(|first| **first != first_offset);
+        (!marker.commit).then_some(AbortedTransaction {
+            producer_id: batch.producer_id,
+            first_offset,
+            last_offset,
+            last_stable_offset: still_open.copied().unwrap_or(last_offset.plus(1)),
+        })
+    }
+
+    /// Takes in a marker that is in the log now, and returns the transaction that it aborted.
     pub(crate) fn end_transaction(
         &mut self,
         batch: &BatchHeader,
         marker: EndTransactionMarker,
     ) -> Option<AbortedTransaction> {
+        let aborted = self.aborted_by(batch, marker);
         let entry = self.producers.entry(batch.producer_id).or_insert_with(ProducerEntry::new);
         entry.set_epoch(batch.producer_epoch);
         entry.coordinator_epoch = marker.coordinator_epoch;
         entry.last_timestamp = batch.max_timestamp;
         let first_offset = entry.current_transaction_start.take()?;
         self.ongoing.remove(&first_offset);
-        let last_offset = batch.last_offset();
-        let last_stable_offset = self.ongoing.keys().next().copied().unwrap_or(last_offset.plus(1));
-        self.unreplicated.insert(first_offset, last_offset);
-        (!marker.commit).then_some(AbortedTransaction {
-            producer_id: batch.producer_id,
-            first_offset,
-            last_offset,
-            last_stable_offset,
-        })
+        self.unreplicated.insert(first_offset, batch.last_offset());
+        aborted
     }
 
     /// The first offset of the oldest transaction that is open, or ended by a marker that is not below the high watermark.

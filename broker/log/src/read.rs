@@ -1,12 +1,18 @@
 //! Reads: a plan of where bytes lie, which the server sends by `sendfile` or reads itself, and look-ups by time.
 
-use std::io;
+use std::{io, ops::Range, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use gregor_types::{LeaderEpoch, Offset, Timestamp};
 use gregor_wire::batch::{BatchHeader, BatchView};
 
-use crate::{LogError, PartitionLog, ReadError, disk::SharedFile, transaction_index::AbortedTransaction};
+use crate::{
+    LogError, PartitionLog, ReadError,
+    checked_bytes::CheckedBytes,
+    disk::SharedFile,
+    scanner::{BatchScanner, SWEEP_BUFFER_BYTES, Scan},
+    transaction_index::AbortedTransaction,
+};
 
 /// A batch that a look-up by time opens may not decompress to more.
 const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
@@ -28,6 +34,16 @@ pub struct ReadRequest {
 #[derive(Debug, Clone, Default)]
 pub struct ReadPlan {
     region: Option<Region>,
+    unchecked: Option<Unchecked>,
+}
+
+/// What is needed to check a plan's bytes.
+#[derive(Debug, Clone)]
+struct Unchecked {
+    path: PathBuf,
+    /// Where the batches end: the first at the first offset or later, all before the second.
+    offsets: Range<Offset>,
+    checked: Arc<CheckedBytes>,
 }
 
 /// A piece of a read. Remote segments will be another kind.
@@ -70,6 +86,54 @@ impl ReadPlan {
     /// Whether the read gives nothing.
     pub const fn is_empty(&self) -> bool {
         self.region.is_none()
+    }
+
+    /// Whether bytes are read that this program has not seen yet: they are to be checked before anybody gets them.
+    pub const fn needs_check(&self) -> bool {
+        self.unchecked.is_some()
+    }
+
+    /// Checks what needs it, reading it once; what is damaged is left out, and if that is the first batch, it is an error.
+    /// Blocks on the disk, so it is not done under the partition's lock.
+    pub fn check(mut self) -> Result<Self, ReadError> {
+        let (Some(unchecked), Some(Region::File { file, position, len })) = (self.unchecked.take(), &mut self.region)
+        else {
+            return Ok(self);
+        };
+        let start = *position;
+        let mut scanner = BatchScanner::new(file.clone(), start, start + u64::from(*len), SWEEP_BUFFER_BYTES);
+        // The checksum leaves out a batch's offset, which has to be in its place all the same.
+        let mut expected = unchecked.offsets.clone();
+        let mut last_at = start;
+        let (good_to, damage) = loop {
+            match scanner.next_checked().map_err(LogError::io(&unchecked.path))? {
+                Scan::Batch { position, header } => {
+                    if header.last_offset() < expected.start || header.last_offset() >= expected.end {
+                        let what =
+                            format!("the batch's last offset is {}, not within {expected:?}", header.last_offset());
+                        // Of two batches that contradict each other, the earlier may be the wrong one.
+                        break (last_at, Some(what));
+                    }
+                    expected.start = header.next_offset();
+                    last_at = position;
+                }
+                Scan::End => break (scanner.position(), None),
+                Scan::Damage(error) => break (scanner.position(), Some(error.to_string())),
+            }
+        };
+        if good_to > start {
+            unchecked.checked.add(start as u32..good_to as u32);
+        }
+        match damage {
+            Some(reason) if good_to == start => {
+                let Unchecked { path, offsets, .. } = unchecked;
+                return Err(ReadError::Damaged { path, position: start, offset: offsets.start, reason });
+            }
+            // The last batch may be cut off there: the next read begins with it.
+            Some(_) => *len = (good_to - start) as u32,
+            None => {}
+        }
+        Ok(self)
     }
 
     /// Reads it all, behind what `output` holds already.
@@ -133,8 +197,14 @@ impl PartitionLog {
             return Ok(ReadPlan::default());
         }
         let disk = self.disk.clone();
-        let file = self.segments[index].file(&*disk)?.clone();
-        Ok(ReadPlan { region: Some(Region::File { file, position: position.into(), len }) })
+        let segment = &mut self.segments[index];
+        let file = segment.file(&*disk)?.clone();
+        let unchecked = (!segment.checked().holds(&(position..position + len))).then(|| Unchecked {
+            path: segment.path().to_owned(),
+            offsets: from..next_base,
+            checked: Arc::clone(segment.checked()),
+        });
+        Ok(ReadPlan { region: Some(Region::File { file, position: position.into(), len }), unchecked })
     }
 
     /// Position and size of the first batch in a segment that ends at `offset` or later.
@@ -208,6 +278,7 @@ impl PartitionLog {
             segment.file(&*disk)?.read_exact_at(&mut bytes, located.position.into()).map_err(LogError::io(&path))?;
             let damaged = |error| LogError::malformed(&path, format!("at position {}: {error}", located.position));
             let batch = BatchView::parse(&bytes).map_err(|error| damaged(error.to_string()))?;
+            batch.check_crc().map_err(|error| damaged(error.to_string()))?;
             let records = batch.records(DECOMPRESSED_BYTES_MAX).map_err(|error| damaged(error.to_string()))?;
             for record in &records {
                 let record = record.map_err(|error| damaged(error.to_string()))?;

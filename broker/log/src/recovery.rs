@@ -183,6 +183,11 @@ impl LogOpening {
             (_, Some(segment)) => segment.base_offset,
             (end, None) => end.unwrap_or(Offset::ZERO),
         };
+        if let Some(first) = self.log.segments.get(check_from) {
+            // Epochs that begin there are found again; known from a later state, they would be in the way of earlier ones.
+            let base = first.base_offset;
+            self.log.epochs.truncate_from_end(base);
+        }
         self.remove_useless_snapshots()?;
         (self.producers, self.replay_from) = match (self.log_end, folder.snapshots.last()) {
             // Its length says that there is no producer in it.

@@ -6,6 +6,7 @@
 use std::{
     io::{self, IoSlice},
     path::Path,
+    sync::Arc,
     time::UNIX_EPOCH,
 };
 
@@ -14,6 +15,7 @@ use gregor_wire::batch::BatchHeader;
 
 use crate::{
     Disk, LogConfig, LogError,
+    checked_bytes::CheckedBytes,
     disk::{SharedFile, SyncToken},
     file_names::{LOG, OFFSET_INDEX, TIME_INDEX, TRANSACTION_INDEX, offset_file, with_suffix},
     scanner::{BatchScanner, SEEK_BUFFER_BYTES, Scan},
@@ -42,6 +44,8 @@ pub(crate) struct Segment {
     pub(crate) base_offset: Offset,
     /// Bytes of whole batches; the file may be longer after a failed write.
     size: u32,
+    /// Which of its bytes are known to be what their checksums say.
+    checked: Arc<CheckedBytes>,
     path: std::path::PathBuf,
     file: Option<SharedFile>,
     offsets: SparseIndex<OffsetEntry>,
@@ -60,13 +64,22 @@ impl Segment {
     /// A new empty segment with its three files.
     pub(crate) fn create(disk: &dyn Disk, directory: &Path, base: Offset, now: Timestamp) -> Result<Self, LogError> {
         let path = offset_file(directory, base, LOG);
-        let file = disk.create(&path).map_err(LogError::io(&path))?;
         let in_file = |suffix| offset_file(directory, base, suffix);
-        let offsets = SparseIndex::create(disk, in_file(OFFSET_INDEX)).map_err(LogError::io(&path))?;
-        let times = SparseIndex::create(disk, in_file(TIME_INDEX)).map_err(LogError::io(&path))?;
+        let created = disk.create(&path).and_then(|file| {
+            let offsets = SparseIndex::create(disk, in_file(OFFSET_INDEX))?;
+            Ok((file, offsets, SparseIndex::create(disk, in_file(TIME_INDEX))?))
+        });
+        let (file, offsets, times) = created.map_err(|source| {
+            // The segment before may still grow: an empty one would stand in the midst of it.
+            for suffix in [LOG, OFFSET_INDEX, TIME_INDEX] {
+                let _ = disk.remove_file(&in_file(suffix));
+            }
+            LogError::Io { path: path.clone(), source }
+        })?;
         Ok(Self {
             base_offset: base,
             size: 0,
+            checked: Arc::default(),
             path,
             file: Some(file),
             offsets,
@@ -86,6 +99,7 @@ impl Segment {
         Self {
             base_offset: base,
             size: files.log.min(u64::from(u32::MAX)) as u32,
+            checked: Arc::new(CheckedBytes::none_of(files.log.min(u64::from(u32::MAX)) as u32)),
             path: in_file(LOG),
             file: None,
             offsets: SparseIndex::existing(in_file(OFFSET_INDEX), files.offset_index.unwrap_or(0)),
@@ -107,6 +121,10 @@ impl Segment {
         &self.path
     }
 
+    pub(crate) const fn checked(&self) -> &Arc<CheckedBytes> {
+        &self.checked
+    }
+
     pub(crate) fn file(&mut self, disk: &dyn Disk) -> Result<&SharedFile, LogError> {
         if self.file.is_none() {
             self.file = Some(disk.open(&self.path).map_err(LogError::io(&self.path))?);
@@ -119,12 +137,17 @@ impl Segment {
         let position = u64::from(self.size);
         let result = self.file(disk)?.write_all_at(slices, position);
         result.map_err(|source| {
-            // What was written of it would look like a torn batch to a clean start.
-            if let Some(file) = &self.file {
-                let _ = file.truncate(position);
-            }
+            self.cut_uncounted();
             LogError::Io { path: self.path.clone(), source }
         })
+    }
+
+    /// Does all of a coming [`Segment::count_batch`] that needs the disk: what follows a write must not fail, or the file
+    /// would hold batches that do not count.
+    pub(crate) fn prepare(&mut self, disk: &dyn Disk) -> Result<(), LogError> {
+        self.load_max_timestamp(disk)?;
+        self.offsets.prepare(disk).map_err(LogError::io(self.offsets.path()))?;
+        self.times.prepare(disk).map_err(LogError::io(self.times.path()))
     }
 
     /// Takes a batch into account that stands at the end of what counts: its size, and an index entry if one is due.
@@ -134,32 +157,44 @@ impl Segment {
         header: &BatchHeader,
         config: &LogConfig,
     ) -> Result<(), LogError> {
+        self.prepare(disk)?;
+        self.count_batch(header, config);
+        Ok(())
+    }
+
+    /// [`Segment::add_batch`] after [`Segment::prepare`].
+    pub(crate) fn count_batch(&mut self, header: &BatchHeader, config: &LogConfig) {
         if self.size == 0 {
             self.first_timestamp = Some(header.max_timestamp);
         }
         let relative_offset = (header.last_offset().0 - self.base_offset.0) as u32;
-        let largest = self.load_max_timestamp(disk)?;
-        if largest.is_none_or(|largest| header.max_timestamp > largest.timestamp) {
+        if self.max_timestamp.is_none_or(|largest| header.max_timestamp > largest.timestamp) {
             self.max_timestamp = Some(TimeEntry { timestamp: header.max_timestamp, relative_offset });
         }
         if self.bytes_since_index > config.index_interval_bytes {
-            let entry = OffsetEntry::new(self.base_offset, header.last_offset(), self.size);
-            self.offsets.push(disk, entry).map_err(LogError::io(self.offsets.path()))?;
-            self.push_time_entry(disk)?;
+            self.offsets.push(OffsetEntry::new(self.base_offset, header.last_offset(), self.size));
+            self.push_time_entry();
             self.bytes_since_index = 0;
         }
         self.size += header.size;
         self.bytes_since_index = self.bytes_since_index.saturating_add(header.size);
-        Ok(())
     }
 
-    fn push_time_entry(&mut self, disk: &dyn Disk) -> Result<(), LogError> {
-        let Some(largest) = self.load_max_timestamp(disk)? else { return Ok(()) };
-        let last = self.times.last(disk).map_err(LogError::io(self.times.path()))?;
+    /// Adds the largest timestamp to the time index, if it is news. After [`Segment::prepare`].
+    fn push_time_entry(&mut self) {
+        let Some(largest) = self.max_timestamp else { return };
+        let last = self.times.newest();
         if largest.timestamp >= Timestamp(0) && last.is_none_or(|last| largest.timestamp > last.timestamp) {
-            return self.times.push(disk, largest).map_err(LogError::io(self.times.path()));
+            self.times.push(largest);
         }
-        Ok(())
+    }
+
+    /// Forgets what a failed append left behind the batches that count.
+    pub(crate) fn cut_uncounted(&mut self) {
+        if let Some(file) = &self.file {
+            // It would look like a torn batch to a clean start; after an unclean one it is cut off anyway.
+            let _ = file.truncate(self.size.into());
+        }
     }
 
     /// The largest timestamp with the last offset of the batch that has it.
@@ -290,6 +325,7 @@ impl Segment {
     pub(crate) fn truncate(&mut self, disk: &dyn Disk, position: u32, end: Offset) -> Result<(), LogError> {
         self.file(disk)?.truncate(position.into()).map_err(LogError::io(&self.path))?;
         self.size = position;
+        self.checked.cut(position);
         let relative = (end.0 - self.base_offset.0) as u32;
         self.offsets
             .truncate(disk, |entry| entry.relative_offset < relative)
@@ -345,7 +381,10 @@ impl Segment {
             let size = self.size;
             self.file(disk)?.truncate(size.into()).map_err(LogError::io(&self.path))?;
         }
-        self.push_time_entry(disk)
+        self.checked.all();
+        self.prepare(disk)?;
+        self.push_time_entry();
+        Ok(())
     }
 
     /// Syncs the indexes that were made aside and puts them in their place. Blocks.
@@ -363,14 +402,16 @@ impl Segment {
 
     /// Writes what the indexes have in memory, with the last time entry that Kafka expects of a sealed segment.
     pub(crate) fn write_indexes(&mut self, disk: &dyn Disk) -> Result<(), LogError> {
-        self.push_time_entry(disk)?;
+        self.prepare(disk)?;
+        self.push_time_entry();
         self.offsets.write_tail(disk).map_err(LogError::io(self.offsets.path()))?;
         self.times.write_tail(disk).map_err(LogError::io(self.times.path()))
     }
 
     /// No more appends come. The log's file stays open until it is synced and idle.
     pub(crate) fn seal(&mut self, disk: &dyn Disk) -> Result<(), LogError> {
-        self.push_time_entry(disk)?;
+        self.prepare(disk)?;
+        self.push_time_entry();
         self.offsets.seal(disk).map_err(LogError::io(self.offsets.path()))?;
         self.times.seal(disk).map_err(LogError::io(self.times.path()))
     }

@@ -125,14 +125,28 @@ impl<E: Entry> SparseIndex<E> {
         }
     }
 
-    pub(crate) fn push(&mut self, disk: &dyn Disk, entry: E) -> io::Result<()> {
+    /// Does what a push and a look at the last entry would otherwise need the disk for: what comes after an append's write
+    /// must not fail.
+    pub(crate) fn prepare(&mut self, disk: &dyn Disk) -> io::Result<()> {
         if self.recent.len() >= IN_MEMORY_MAX {
             self.write_tail(disk)?;
-            self.recent.drain(..IN_MEMORY_MAX / 2);
+            self.recent.drain(..self.recent.len() - IN_MEMORY_MAX / 2);
+        } else if self.recent.is_empty() && self.len > 0 {
+            let last = self.entry(disk, self.len - 1)?;
+            self.recent.push(last);
         }
+        Ok(())
+    }
+
+    /// Adds an entry, in memory.
+    pub(crate) fn push(&mut self, entry: E) {
         self.recent.push(entry);
         self.len += 1;
-        Ok(())
+    }
+
+    /// The last entry, after [`SparseIndex::prepare`].
+    pub(crate) fn newest(&self) -> Option<E> {
+        self.recent.last().copied()
     }
 
     /// The last entry for which `holds` says yes; entries that hold come before those that do not.
@@ -265,7 +279,8 @@ mod tests {
         disk.create_directory(Path::new("/d")).unwrap();
         let mut index = SparseIndex::create(&disk, PathBuf::from("/d/0.index")).unwrap();
         for i in 0..1000 {
-            index.push(&disk, OffsetEntry { relative_offset: i * 10, position: i * 4096 }).unwrap();
+            index.prepare(&disk).unwrap();
+            index.push(OffsetEntry { relative_offset: i * 10, position: i * 4096 });
         }
         let find = |index: &mut SparseIndex<OffsetEntry>, offset| {
             index.last_that(&disk, |entry| entry.relative_offset <= offset).unwrap().map(|entry| entry.position / 4096)

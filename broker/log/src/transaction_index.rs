@@ -68,9 +68,13 @@ impl TransactionIndex {
             None if self.len == 0 => self.file.insert(disk.create(&self.path)?),
             None => self.file.insert(disk.open(&self.path)?),
         };
-        file.write_all_at(&mut [IoSlice::new(&entry)], position)?;
-        self.len += 1;
-        Ok(())
+        let written = file.write_all_at(&mut [IoSlice::new(&entry)], position);
+        match written {
+            Ok(()) => self.len += 1,
+            // Part of an entry would make the whole index suspect.
+            Err(_) => drop(file.truncate(position)),
+        }
+        written
     }
 
     pub(crate) fn read(&self, disk: &dyn Disk) -> io::Result<Vec<AbortedTransaction>> {

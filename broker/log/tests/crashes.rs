@@ -15,15 +15,6 @@ use gregor_log::{
 };
 use gregor_types::{LeaderEpoch, Offset};
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
-
 /// What a user may rely on.
 #[derive(Default)]
 struct Model {
@@ -173,7 +164,9 @@ fn check(log: &mut PartitionLog, model: &mut Model, crash: Crash, round: i32) {
     check_times(log, &place);
     model.records = found;
     model.start = model.start.max(start);
-    model.truncated_to = Some(end);
+    // The next start of a process that died may be one after a power loss: what was cut off before is not cut off on the disk.
+    let earlier = model.truncated_to.filter(|_| crash == Crash::KeepAll);
+    model.truncated_to = Some(earlier.map_or(end, |to| to.min(end)));
     model.cut_short = None;
     model.checkpoint = model.checkpoint.min(log.recovery_checkpoint().0);
     let epochs: Vec<_> = log.epochs().iter().map(|(_, start)| start.0).collect();

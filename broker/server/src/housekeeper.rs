@@ -142,7 +142,7 @@ fn retain(partition: &Partition) {
                 }
             }
             Some(Err(error)) => {
-                partition.directory.fail(&error.to_string());
+                partition.directory.on_error(&partition.name(), &error);
                 return;
             }
             None => return,

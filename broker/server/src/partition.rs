@@ -279,11 +279,19 @@ impl Partition {
             let synced = state.log.recovery_point();
             (syncs && synced < required).then_some(Awaits::Sync(required, epoch))
         };
+        if syncs && awaits.is_some() && matches!(appended, Appended::Duplicate(_)) {
+            // The sync that it waited for at first may have found the disk full.
+            drop(state);
+            self.directory.request_flush(self);
+        }
         Ok(Produced { info, awaits })
     }
 
     /// Whether what an acknowledgement waits for has come: yes, not yet, or never.
     pub(crate) fn check(&self, awaits: Awaits) -> Result<bool, ErrorCode> {
+        if self.directory.is_failed() {
+            return Err(ErrorCode::KafkaStorageError);
+        }
         self.lock().check(awaits)
     }
 
@@ -317,7 +325,7 @@ impl Partition {
             last_stable_offset: log.last_stable_offset(high_watermark),
             log_start: log.start_offset(),
         };
-        if let Some(diverging) = diverging(log, from, last_fetched_epoch) {
+        if let Some(diverging) = log.diverging(from, last_fetched_epoch) {
             return Ok(Read { plan: ReadPlan::default(), marks, aborted: None, diverging: Some(diverging) });
         }
         let upper_bound = match isolation {
@@ -340,6 +348,10 @@ impl Partition {
                 let aborted = log.aborted_transactions(from, upper_bound);
                 read.aborted = Some(aborted.map_err(|error| self.on_log_error(&error))?);
             }
+        }
+        if read.plan.needs_check() {
+            drop(state);
+            read.plan = std::mem::take(&mut read.plan).check().map_err(|error| self.on_read_error(&error))?;
         }
         Ok(read)
     }
@@ -426,6 +438,8 @@ impl Partition {
             }
             Err(error) => {
                 self.on_log_error(&error);
+                // Who waits for this sync looks at once whether it can still come.
+                self.lock().waiters.wake_all();
             }
         }
     }
@@ -482,20 +496,19 @@ impl Partition {
     }
 
     fn on_read_error(&self, error: &ReadError) -> ErrorCode {
-        if let ReadError::Log(error) = error {
-            return self.on_log_error(error);
+        match error {
+            // As in Kafka, one bad batch says nothing about the rest of the directory.
+            ReadError::Damaged { .. } | ReadError::Log(LogError::Malformed { .. }) => {
+                tracing::error!(partition = %self.name(), %error, "the disk has not kept a batch: it is not served");
+            }
+            ReadError::Log(error) => return self.on_log_error(error),
+            ReadError::OffsetOutOfRange { .. } => {}
         }
         error.error_code()
     }
 
-    /// The disk said no: the directory is not trusted any more. A process without a free descriptor says nothing about the
-    /// disk; what could not be opened is asked for again.
     fn on_log_error(&self, error: &LogError) -> ErrorCode {
-        if is_out_of_descriptors(error) {
-            tracing::warn!(partition = %self.name(), %error, "too many open files: raise the limit of this process");
-            return ErrorCode::KafkaStorageError;
-        }
-        self.directory.fail(&format!("{}-{}: {error}", self.topic, self.index));
+        self.directory.on_error(&self.name(), error);
         ErrorCode::KafkaStorageError
     }
 }
@@ -546,20 +559,4 @@ impl State {
             self.waiters.on_high_watermark(high_watermark, bytes);
         }
     }
-}
-
-fn is_out_of_descriptors(error: &LogError) -> bool {
-    use rustix::io::Errno;
-    let LogError::Io { source, .. } = error else { return false };
-    matches!(Errno::from_io_error(source), Some(Errno::MFILE | Errno::NFILE))
-}
-
-/// KIP-595: a reader whose last record is of an epoch that ended elsewhere here has to cut its log back first.
-fn diverging(log: &PartitionLog, from: Offset, last_fetched_epoch: LeaderEpoch) -> Option<EpochEndOffset> {
-    if last_fetched_epoch == LeaderEpoch::NONE {
-        return None;
-    }
-    let ours = log.end_offset_for_epoch(last_fetched_epoch);
-    (ours.end_offset != Offset::NONE && (ours.end_offset < from || ours.leader_epoch < last_fetched_epoch))
-        .then_some(ours)
 }

@@ -491,7 +491,7 @@ impl Partitions {
         match directory.create(name.clone(), replica.topic_id, Arc::clone(&settings.log), now()) {
             Ok(log) => Some((directory, log)),
             Err(error) => {
-                directory.fail(&format!("{name}: {error}"));
+                directory.on_error(&name, &error);
                 None
             }
         }
@@ -524,7 +524,7 @@ impl Partitions {
                 let mut waiting = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
                 waiting.extend(deleted.map(|deleted| (now().plus_ms(delay_ms), deleted)));
             }
-            Err(error) => directory.fail(&error.to_string()),
+            Err(error) => directory.on_error(&directory.path.display(), &error),
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    fmt::Display,
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, PoisonError, RwLock,
@@ -333,7 +334,15 @@ impl Directory {
             Ok(()) => {
                 written.insert(kind, entries);
             }
-            Err(error) => self.fail(&error.to_string()),
+            Err(error) => self.on_error(&self.path.display(), &error),
+        }
+    }
+
+    /// A call on a file of `what` went wrong. The directory is out of service then, unless what stood in the way passes.
+    pub(crate) fn on_error(&self, what: &dyn Display, error: &LogError) {
+        match passing(error) {
+            Some(advice) => tracing::warn!(%what, %error, "{advice}"),
+            None => self.fail(&format!("{what}: {error}")),
         }
     }
 
@@ -439,6 +448,18 @@ enum LoadError {
     Directory(#[from] DirectoryError),
     #[error(transparent)]
     Log(#[from] LogError),
+}
+
+/// What to do about an error that says nothing bad of the disk: once there is room, or a free descriptor, the same call
+/// succeeds, and nothing that was acknowledged is touched. `None` for all others.
+fn passing(error: &LogError) -> Option<&'static str> {
+    use rustix::io::Errno;
+    if error.is_disk_full() {
+        return Some("the disk is full: producers are refused until there is room");
+    }
+    let LogError::Io { source, .. } = error else { return None };
+    let out_of_descriptors = matches!(Errno::from_io_error(source), Some(Errno::MFILE | Errno::NFILE));
+    out_of_descriptors.then_some("too many open files: raise the limit of this process")
 }
 
 /// The metadata log belongs to the quorum.

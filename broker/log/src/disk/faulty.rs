@@ -1,7 +1,9 @@
 //! A disk in memory that fails as disks do: for tests and for the simulator.
 //!
 //! A crash loses what was not synced: of each file's unsynced writes a prefix may have come through, the last of them torn;
-//! of each folder's unsynced changes likewise. Any operation can be made to fail, and the disk can fill up.
+//! of each folder's unsynced changes likewise. Any operation can be made to fail, and the disk can fill up. After a sync that
+//! failed, what it was to write is gone from what a later sync writes, though it reads back until the machine goes down: so
+//! does Linux.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,7 +20,7 @@ use super::{DirectoryEntry, Disk, DiskFile, FileLock, SharedFile, SyncToken};
 /// What a crash leaves of what was not synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
-    /// The process died, the machine lives: everything.
+    /// The process died, the machine lives: everything is there, and what was not synced still is not.
     KeepAll,
     /// Nothing.
     LoseUnsynced,
@@ -122,6 +124,11 @@ impl FaultyDisk {
         self.state().capacity = bytes;
     }
 
+    /// How many bytes files hold altogether.
+    pub fn used(&self) -> u64 {
+        self.state().used()
+    }
+
     /// How many operations have changed something so far: each is a place to crash at.
     pub fn mutations(&self) -> u64 {
         self.state().mutations
@@ -144,8 +151,9 @@ impl FaultyDisk {
         let node = *state.names.get(path).expect("the file to corrupt exists");
         let node = state.nodes.get_mut(&node).expect("a name has a node");
         node.content[position as usize] ^= flip;
-        node.durable = node.content.clone();
-        node.pending.clear();
+        if let Some(byte) = node.durable.get_mut(position as usize) {
+            *byte ^= flip;
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -156,6 +164,23 @@ impl FaultyDisk {
 impl fmt::Debug for FaultyDisk {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("FaultyDisk")
+    }
+}
+
+impl Node {
+    fn make_durable(&mut self) {
+        for change in std::mem::take(&mut self.pending) {
+            change.apply(&mut self.durable);
+        }
+    }
+}
+
+impl ContentChange {
+    fn apply(self, content: &mut Vec<u8>) {
+        match self {
+            Self::Write(at, bytes) => write(content, at, &bytes),
+            Self::Truncate(len) => content.resize(len as usize, 0),
+        }
     }
 }
 
@@ -201,9 +226,14 @@ impl State {
     }
 
     fn crash(&mut self, crash: Crash) {
+        self.locked.clear();
+        self.stop_after = None;
+        self.fault = None;
+        self.boots += 1;
         let mut random = match crash {
+            Crash::KeepAll => return,
+            Crash::LoseUnsynced => 0,
             Crash::Tear(seed) => seed ^ 0x9e37_79b9_7f4a_7c15,
-            _ => 0,
         };
         let mut below = |bound: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -217,11 +247,7 @@ impl State {
         let mut folders: Vec<_> = kept.iter_mut().collect();
         folders.sort();
         for (_, count) in folders {
-            *count = match crash {
-                Crash::KeepAll => *count,
-                Crash::LoseUnsynced => 0,
-                Crash::Tear(_) => below(*count + 1),
-            };
+            *count = if crash == Crash::LoseUnsynced { 0 } else { below(*count + 1) };
         }
         for (folder, change) in pending {
             let left = kept.get_mut(&folder).expect("every folder was counted");
@@ -235,30 +261,20 @@ impl State {
         for id in ids {
             let node = self.nodes.get_mut(&id).expect("it was just listed");
             let changes = std::mem::take(&mut node.pending);
-            let through = match crash {
-                Crash::KeepAll => changes.len() as u64,
-                Crash::LoseUnsynced => 0,
-                Crash::Tear(_) => below(changes.len() as u64 + 1),
-            };
+            let through = if crash == Crash::LoseUnsynced { 0 } else { below(changes.len() as u64 + 1) };
             for (index, change) in changes.into_iter().take(through as usize).enumerate() {
-                let torn = matches!(crash, Crash::Tear(_)) && index as u64 + 1 == through;
                 match change {
-                    ContentChange::Write(at, bytes) if torn => {
+                    ContentChange::Write(at, bytes) if index as u64 + 1 == through => {
                         let len = below(bytes.len() as u64 + 1) as usize;
                         write(&mut node.durable, at, &bytes[..len]);
                     }
-                    ContentChange::Write(at, bytes) => write(&mut node.durable, at, &bytes),
-                    ContentChange::Truncate(len) => node.durable.resize(len as usize, 0),
+                    change => change.apply(&mut node.durable),
                 }
             }
             node.content = node.durable.clone();
         }
         self.names = self.durable_names.clone();
         self.folders = self.durable_folders.clone();
-        self.locked.clear();
-        self.stop_after = None;
-        self.fault = None;
-        self.boots += 1;
     }
 
     fn used(&self) -> u64 {
@@ -421,10 +437,7 @@ impl Disk for FaultyDisk {
             if state.boots != boot {
                 return Err(io::Error::other("the machine went off in between"));
             }
-            for node in state.nodes.values_mut() {
-                node.durable.clone_from(&node.content);
-                node.pending.clear();
-            }
+            state.nodes.values_mut().for_each(Node::make_durable);
             state.pending.clear();
             let state = &mut *state;
             state.durable_names.clone_from(&state.names);
@@ -507,10 +520,15 @@ impl DiskFile for FaultyFile {
 
     fn sync(self: Arc<Self>) -> SyncToken {
         SyncToken::new(move || {
-            let mut state = self.state(Operation::Sync)?;
-            let node = state.node(self.node);
-            node.durable.clone_from(&node.content);
-            node.pending.clear();
+            let checked = self.state(Operation::Sync).map(drop);
+            let mut state = self.disk.state();
+            if let Err(error) = checked {
+                if state.boots == self.boot {
+                    state.node(self.node).pending.clear();
+                }
+                return Err(error);
+            }
+            state.node(self.node).make_durable();
             state.changed()
         })
     }

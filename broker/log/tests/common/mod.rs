@@ -16,6 +16,16 @@ use gregor_wire::batch::{BatchOptions, ProducerStamp, RecordBatchBuilder, Valida
 
 pub const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
+/// Chance that a seed replays.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
 pub fn partition() -> TopicPartition {
     TopicPartition::new("t", 0)
 }

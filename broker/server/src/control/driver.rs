@@ -40,6 +40,8 @@ const COMMANDS_PER_ROUND: usize = 100;
 const ASKERS_MAX: usize = 5_000;
 /// Longest sleep, so that no deadline has to be exact.
 const SLEEP_MAX: Duration = Duration::from_hours(1);
+/// How often an append is tried again that found no room.
+const DISK_FULL_RETRY: Duration = Duration::from_millis(100);
 const MILLISECOND: Nanos = 1_000_000;
 
 /// See the module's documentation.
@@ -76,6 +78,9 @@ pub(super) struct Driver {
     snapshot: Option<thread::JoinHandle<()>>,
     last_snapshot: Nanos,
     stopping: Option<oneshot::Sender<()>>,
+    /// An append for which the disk had no room. Nothing else is done before it is: other nodes, if there are any, elect
+    /// somebody else meanwhile, as they hear nothing of this one.
+    stalled: Option<Effect>,
 }
 
 /// A write that has to reach the disk.
@@ -135,6 +140,7 @@ impl Driver {
             snapshot: None,
             last_snapshot: 0,
             stopping: None,
+            stalled: None,
         }
     }
 
@@ -155,6 +161,10 @@ impl Driver {
         self.step_quorum(Input::Start);
         loop {
             self.settle()?;
+            if self.stalled.is_some() {
+                tokio::time::sleep(DISK_FULL_RETRY).await;
+                continue;
+            }
             if let Some(stopped) = self.stopping.take() {
                 return Ok(Some(stopped));
             }
@@ -239,24 +249,35 @@ impl Driver {
 
     /// Carries out all effects. Commands that come meanwhile are taken between two syncs, so that one sync covers them all.
     fn settle(&mut self) -> Result<(), ControlError> {
+        if let Some(effect) = self.stalled.take() {
+            self.carry_out(effect)?;
+            if self.stalled.is_none() {
+                tracing::info!("the disk has room again: the metadata log goes on");
+                // The controller has not heard of this broker for all that time, and is not to fence it for that.
+                self.step_lifecycle(LifecycleInput::Tick);
+            }
+        }
         loop {
             self.carry_out_all()?;
+            if self.stalled.is_some() {
+                return Ok(());
+            }
             for _ in 0..COMMANDS_PER_ROUND {
-                if self.stopping.is_some() || self.askers.len() >= ASKERS_MAX {
+                if self.stopping.is_some() || self.stalled.is_some() || self.askers.len() >= ASKERS_MAX {
                     break;
                 }
                 let Ok(command) = self.commands.try_recv() else { break };
                 self.take(command)?;
                 self.carry_out_all()?;
             }
-            if !self.sync_next()? {
+            if self.stalled.is_some() || !self.sync_next()? {
                 return Ok(());
             }
         }
     }
 
     fn carry_out_all(&mut self) -> Result<(), ControlError> {
-        loop {
+        while self.stalled.is_none() {
             if let Some(effect) = self.quorum_effects.pop() {
                 self.carry_out(effect)?;
             } else if let Some(decision) = self.decisions.pop() {
@@ -264,9 +285,10 @@ impl Driver {
             } else if let Some(effect) = self.lifecycle_effects.pop_front() {
                 self.carry_out_lifecycle(effect)?;
             } else if !self.begin_when_active() {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     /// Does the oldest write that is waiting; one sync of the log covers all that wait for one. Returns whether there was one.
@@ -336,8 +358,14 @@ impl Driver {
                 self.syncs.push_back(Sync::Election(token, state));
             }
             Effect::Append { token, base, epoch, timestamp, batch } => {
-                self.log.append(&batch, base, epoch, timestamp)?;
-                self.step_quorum(Input::Appended(token));
+                match self.log.append(&batch, base, epoch, timestamp) {
+                    Ok(()) => self.step_quorum(Input::Appended(token)),
+                    Err(error) if error.is_disk_full() && !self.handle.stop_wanted.load(Ordering::Relaxed) => {
+                        tracing::warn!(%error, "the disk is full: the metadata log waits for room");
+                        self.stalled = Some(Effect::Append { token, base, epoch, timestamp, batch });
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
             Effect::Flush { token, .. } => {
                 self.volatile.insert(token);

@@ -24,6 +24,8 @@ pub struct ControlHandle {
     pub(super) images: watch::Receiver<Arc<MetadataImage>>,
     pub(super) broker: watch::Receiver<BrokerState>,
     pub(super) leads: Arc<AtomicBool>,
+    /// Whether somebody waits for the thread to end.
+    pub(super) stop_wanted: Arc<AtomicBool>,
 }
 
 /// The control thread is gone: the node stops.
@@ -167,6 +169,7 @@ impl ControlHandle {
     /// Ends the control thread, after what it has begun is on disk. The last call.
     pub async fn stop(&self) -> Result<(), ControlClosed> {
         let (done, wait) = oneshot::channel();
+        self.stop_wanted.store(true, Ordering::Relaxed);
         self.send(Command::Stop(done)).await?;
         wait.await.map_err(|_| ControlClosed)
     }

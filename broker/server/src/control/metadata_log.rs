@@ -62,6 +62,16 @@ pub enum MetadataLogError {
     },
 }
 
+impl MetadataLogError {
+    /// Whether there was no room: nothing was done, and the same can be tried again.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Log(error) | Self::Append(AppendError::Log(error)) => error.is_disk_full(),
+            _ => false,
+        }
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct MetadataLog {

@@ -36,7 +36,7 @@ pub fn start(options: ControlOptions) -> Result<(ControlHandle, ControlThread), 
     let image = Arc::new(ArcSwap::from(Arc::clone(&first)));
     let (image_sender, images) = watch::channel(first);
     let (broker_sender, broker) = watch::channel(BrokerState::Starting);
-    let handle = ControlHandle { commands, image, images, broker, leads: Arc::default() };
+    let handle = ControlHandle { commands, image, images, broker, leads: Arc::default(), stop_wanted: Arc::default() };
     let (ended_sender, ended) = oneshot::channel();
     let (opened_sender, opened) = blocking::channel();
     let own_handle = handle.clone();

@@ -64,7 +64,11 @@ impl Home {
     }
 
     pub fn on(disk: Arc<dyn Disk>) -> Self {
-        let home = Self { folder: tempfile::tempdir().unwrap(), disk, properties: Vec::new() };
+        Self::of(disk, tempfile::tempdir().unwrap())
+    }
+
+    pub fn of(disk: Arc<dyn Disk>, folder: tempfile::TempDir) -> Self {
+        let home = Self { folder, disk, properties: Vec::new() };
         let directory = home.folder.path().join("data");
         let voter = Voter {
             key: ReplicaKey::new(BrokerId(1), DIRECTORY),

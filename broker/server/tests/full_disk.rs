@@ -1,0 +1,104 @@
+//! A node on a real file system that is small and fills up: ext4 in a file, mounted by a loop device. Needs root; where it cannot
+//! be mounted, the test says so and checks nothing.
+
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
+mod support;
+
+use std::{fs, path::Path, process::Command, sync::Arc};
+
+use gregor_log::disk::RealDisk;
+use gregor_types::ErrorCode;
+use support::{Home, batch, error};
+
+const FILE_SYSTEM_BYTES: u64 = 64 << 20;
+const BALLAST_BYTES: usize = 16 << 20;
+const RECORD_BYTES: usize = 500_000;
+
+/// A mounted file system; unmounted when it is dropped, which frees its loop device too.
+struct Mounted(tempfile::TempDir);
+
+impl Mounted {
+    fn new() -> Result<Self, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let (image, point) = (folder.path().join("image"), folder.path().join("mounted"));
+        fs::File::create(&image).unwrap().set_len(FILE_SYSTEM_BYTES).unwrap();
+        fs::create_dir(&point).unwrap();
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))?;
+        run(Command::new("mount").args(["-o", "loop"]).args([&image, &point]))?;
+        Ok(Self(folder))
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.0.path().join("mounted")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // What still has files open keeps it busy for a moment longer, not for ever.
+        if let Err(error) = run(Command::new("umount").arg("--lazy").arg(self.path())) {
+            eprintln!("{}: {error}", self.path().display());
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+}
+
+fn fill(path: &Path) {
+    fs::write(path, vec![7; BALLAST_BYTES]).unwrap();
+}
+
+#[test]
+fn a_node_on_a_full_file_system_refuses_producers_and_goes_on_when_there_is_room() {
+    let mounted = match Mounted::new() {
+        Ok(mounted) => mounted,
+        Err(reason) => return eprintln!("not tested: a file system cannot be mounted here: {reason}"),
+    };
+    let ballast = mounted.path().join("ballast");
+    fill(&ballast);
+    let home = Home::of(Arc::new(RealDisk), tempfile::tempdir_in(mounted.path()).unwrap());
+    let node = home.start();
+    let record = "x".repeat(RECORD_BYTES);
+    let mut client = node.with_topic("filled", 1, &[("segment.bytes", "8000000")]);
+    let mut acknowledged = 0;
+    let refused = loop {
+        let produced = client.produce("filled", 0, batch(&[&record]));
+        if produced.error_code != 0 {
+            break produced;
+        }
+        assert_eq!(produced.base_offset, acknowledged);
+        acknowledged += 1;
+        assert!(acknowledged < 200, "the file system never fills up");
+    };
+    assert_eq!(error(refused.error_code), ErrorCode::KafkaStorageError);
+    for _ in 0..3 {
+        assert_eq!(error(client.produce("filled", 0, batch(&[&record])).error_code), ErrorCode::KafkaStorageError);
+    }
+    let last = client.fetch("filled", 0, acknowledged - 1, 0);
+    assert_eq!((error(last.error_code), last.high_watermark), (ErrorCode::None, acknowledged), "consumers read on");
+
+    fs::remove_file(&ballast).unwrap();
+    for _ in 0..10 {
+        let produced = client.produce("filled", 0, batch(&[&record]));
+        assert_eq!((error(produced.error_code), produced.base_offset), (ErrorCode::None, acknowledged));
+        acknowledged += 1;
+    }
+    client.create_topic("later", 1, &[]);
+    node.stop();
+
+    let node = home.start();
+    let mut client = node.client();
+    for offset in 0..acknowledged {
+        let fetched = client.fetch("filled", 0, offset, 0);
+        assert_eq!(error(fetched.error_code), ErrorCode::None, "offset {offset}");
+        assert!(fetched.records.unwrap().len() > RECORD_BYTES, "offset {offset}");
+    }
+    node.stop();
+}
