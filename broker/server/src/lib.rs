@@ -33,3 +33,4 @@ mod waiters;
 
 pub use node::{Failures, Node, NodeOptions, ShutdownError, StartError};
 pub use storage::StorageError;
+pub use topic_settings::TopicSettings;

@@ -18,24 +18,24 @@ use gregor_wire::{
 
 /// What a topic's partitions act on.
 #[derive(Debug)]
-pub(crate) struct TopicSettings {
+pub struct TopicSettings {
     /// The log's part.
-    pub(crate) log: Arc<LogConfig>,
+    pub log: Arc<LogConfig>,
     /// What produced batches must be like.
-    pub(crate) rules: ProduceRules,
+    pub rules: ProduceRules,
     /// The leader's part.
-    pub(crate) limits: ReplicationLimits,
+    pub limits: ReplicationLimits,
     /// `flush.messages`: so many records are appended before a sync; at 1 nothing unsynced is acknowledged.
-    pub(crate) flush_messages: i64,
+    pub flush_messages: i64,
     /// `flush.ms`: no record waits longer for a sync.
-    pub(crate) flush_ms: i64,
+    pub flush_ms: i64,
     /// `cleanup.policy` allows `DeleteRecords`.
-    pub(crate) deletes_records: bool,
+    pub deletes_records: bool,
 }
 
 impl TopicSettings {
     /// The settings of a topic at an image.
-    pub(crate) fn of(topic: &str, broker: &BrokerConfig, image: &Image) -> Arc<Self> {
+    pub fn of(topic: &str, broker: &BrokerConfig, image: &Image) -> Arc<Self> {
         let resource = ConfigResource::topic(topic);
         let configs = image.configs();
         let config = TopicConfig::resolve(broker, |key| configs.get(&resource, key).map(KString::as_str));
@@ -43,7 +43,7 @@ impl TopicSettings {
     }
 
     /// Whether an acknowledgement waits for the disk.
-    pub(crate) fn syncs_before_acknowledging(&self) -> bool {
+    pub fn syncs_before_acknowledging(&self) -> bool {
         self.flush_messages == 1
     }
 

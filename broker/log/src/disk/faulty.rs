@@ -70,7 +70,7 @@ struct State {
     boots: u64,
 }
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Node {
     content: Vec<u8>,
     durable: Vec<u8>,
@@ -138,6 +138,29 @@ impl FaultyDisk {
     /// [`FaultyDisk::crash`]. Part of that change may come through.
     pub fn stop_after(&self, mutations: u64) {
         self.state().stop_after = Some(mutations);
+    }
+
+    /// Whether the machine has stopped.
+    pub fn is_off(&self) -> bool {
+        let state = self.state();
+        state.stop_after.is_some_and(|limit| state.mutations > limit)
+    }
+
+    /// A copy to look at: what is done to it is not done to this disk. Nothing in it fails.
+    pub fn fork(&self) -> Self {
+        let state = self.state();
+        Self(Arc::new(Mutex::new(State {
+            nodes: state.nodes.clone(),
+            next_node: state.next_node,
+            names: state.names.clone(),
+            folders: state.folders.clone(),
+            durable_names: state.durable_names.clone(),
+            durable_folders: state.durable_folders.clone(),
+            pending: state.pending.clone(),
+            mutations: state.mutations,
+            boots: state.boots,
+            ..State::default()
+        })))
     }
 
     /// The machine goes down and comes up again. Files that were open are dead; locks are free.

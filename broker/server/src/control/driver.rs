@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeSet, VecDeque},
     sync::{Arc, atomic::Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use gregor_controller::{
@@ -16,8 +16,7 @@ use gregor_controller::{
 use gregor_metadata::MetadataImage;
 use gregor_node::{BrokerLifecycle, LifecycleEffect, LifecycleInput};
 use gregor_raft::{
-    Effect, Effects, ElectionState, Input, LogRead, LogView, Nanos, Now, Quorum, Reply, RequestId, Rng, RoleChange,
-    Token,
+    Effect, Effects, ElectionState, Input, LogRead, LogView, Nanos, Now, Quorum, Reply, RequestId, RoleChange, Token,
 };
 use gregor_types::Offset;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,6 +31,7 @@ use super::{
     quorum_state,
     replay::Replay,
     snapshots::SnapshotJob,
+    surroundings::{Chance, Surroundings},
 };
 
 /// Commands that are taken between two syncs.
@@ -47,7 +47,7 @@ const MILLISECOND: Nanos = 1_000_000;
 /// See the module's documentation.
 pub(super) struct Driver {
     options: ControlOptions,
-    started: Instant,
+    surroundings: Box<dyn Surroundings>,
     handle: ControlHandle,
     commands: mpsc::Receiver<Command>,
     images: watch::Sender<Arc<MetadataImage>>,
@@ -96,27 +96,25 @@ struct Held {
     read: Option<LogRead>,
 }
 
-struct Chance;
-
-impl Rng for Chance {
-    fn next_u64(&mut self) -> u64 {
-        crate::random::u64()
-    }
+/// The driver's ends of the channels that a handle has the others of.
+pub(super) struct Ends {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) images: watch::Sender<Arc<MetadataImage>>,
+    pub(super) broker_state: watch::Sender<BrokerState>,
 }
 
 impl Driver {
     pub(super) fn new(
         parts: Parts,
+        surroundings: Box<dyn Surroundings>,
         handle: ControlHandle,
-        commands: mpsc::Receiver<Command>,
-        images: watch::Sender<Arc<MetadataImage>>,
-        broker_state: watch::Sender<BrokerState>,
+        Ends { commands, images, broker_state }: Ends,
     ) -> Self {
         let Parts { options, log, replay, quorum, controller } = parts;
         let lifecycle = BrokerLifecycle::new(options.broker.clone());
         Self {
             options,
-            started: Instant::now(),
+            surroundings,
             handle,
             commands,
             images,
@@ -149,16 +147,31 @@ impl Driver {
         let outcome = self.serve().await;
         self.end_snapshot();
         if let Some(stopped) = outcome? {
-            self.log.close()?;
+            self.close()?;
             // Whoever asked may be gone; the log is closed all the same.
             let _ = stopped.send(());
         }
         Ok(())
     }
 
+    /// Closes the log.
+    pub(super) fn close(self) -> Result<(), ControlError> {
+        Ok(self.log.close()?)
+    }
+
+    /// The first thing to do.
+    pub(super) fn begin(&mut self) {
+        self.step_quorum(Input::Start);
+    }
+
+    /// Whether an append waits for room on the disk.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
+    }
+
     /// Serves until it is told to stop; returns whom to tell that it did.
     async fn serve(&mut self) -> Result<Option<oneshot::Sender<()>>, ControlError> {
-        self.step_quorum(Input::Start);
+        self.begin();
         loop {
             self.settle()?;
             if self.stalled.is_some() {
@@ -185,10 +198,10 @@ impl Driver {
     }
 
     fn now(&self) -> Now {
-        Now { monotonic: self.started.elapsed().as_nanos() as Nanos, wall: crate::api::now() }
+        self.surroundings.now()
     }
 
-    fn next_deadline(&self) -> Option<Nanos> {
+    pub(super) fn next_deadline(&self) -> Option<Nanos> {
         let snapshot_interval =
             self.options.config.metadata_log_max_snapshot_interval_ms.max(0).unsigned_abs() * MILLISECOND;
         let snapshot = (snapshot_interval > 0).then(|| self.last_snapshot + snapshot_interval);
@@ -198,7 +211,7 @@ impl Driver {
             .min()
     }
 
-    fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         let now = self.now().monotonic;
         if self.quorum_timer.is_some_and(|at| at <= now) {
             self.step_quorum(Input::Tick);
@@ -212,7 +225,7 @@ impl Driver {
         self.snapshot_if_due();
     }
 
-    fn take(&mut self, command: Command) -> Result<(), ControlError> {
+    pub(super) fn take(&mut self, command: Command) -> Result<(), ControlError> {
         match command {
             Command::Request { version, request, reply } => match request {
                 ControllerRequest::Controller(request) => {
@@ -248,7 +261,7 @@ impl Driver {
     }
 
     /// Carries out all effects. Commands that come meanwhile are taken between two syncs, so that one sync covers them all.
-    fn settle(&mut self) -> Result<(), ControlError> {
+    pub(super) fn settle(&mut self) -> Result<(), ControlError> {
         if let Some(effect) = self.stalled.take() {
             self.carry_out(effect)?;
             if self.stalled.is_none() {
@@ -337,13 +350,14 @@ impl Driver {
     fn step_quorum(&mut self, input: Input) {
         let now = self.now();
         self.quorum_timer = None;
-        self.quorum.step(input, &self.log, now, &mut Chance, &mut self.quorum_effects);
+        self.quorum.step(input, &self.log, now, &mut Chance(&mut *self.surroundings), &mut self.quorum_effects);
     }
 
     fn step_controller(&mut self, input: ControllerInput) {
         let now = self.now().monotonic;
         let next_offset = self.quorum.next_offset().unwrap_or_else(|| self.log.end().offset);
-        self.controller.step(input, next_offset, now, &mut crate::random::u64, &mut self.decisions);
+        let surroundings = &mut self.surroundings;
+        self.controller.step(input, next_offset, now, &mut || surroundings.random(), &mut self.decisions);
     }
 
     fn step_lifecycle(&mut self, input: LifecycleInput) {
@@ -534,14 +548,15 @@ impl Driver {
             now: now.wall,
         };
         let commands = self.handle.commands.clone();
-        let spawned = job.spawn(move |result| {
+        let work = move || {
+            let result = job.write();
             let written =
                 result.inspect_err(|error| tracing::error!(%error, "a metadata snapshot was not written")).ok();
             // A node that is stopping finds the snapshot at its next start.
             let _ = commands.blocking_send(Command::SnapshotWritten(written));
-        });
-        match spawned {
-            Ok(thread) => self.snapshot = Some(thread),
+        };
+        match self.surroundings.beside("gregor-snapshot", Box::new(work)) {
+            Ok(thread) => self.snapshot = thread,
             Err(error) => tracing::error!(%error, "no thread to write a metadata snapshot"),
         }
     }
@@ -562,7 +577,7 @@ impl Driver {
         let retention =
             Retention { bytes: config.metadata_max_retention_bytes, milliseconds: config.metadata_max_retention_ms };
         let high_watermark = self.quorum.high_watermark().unwrap_or(Offset::ZERO);
-        self.log.clean(retention, high_watermark, crate::api::now())?;
+        self.log.clean(retention, high_watermark, self.now().wall)?;
         Ok(())
     }
 }

@@ -17,6 +17,8 @@ mod replay;
 mod request;
 mod snapshots;
 mod start;
+mod stepped;
+mod surroundings;
 
 pub use format::{FormatError, FormatOptions, Formatted, InitialVoters, format_storage};
 pub use handle::{BrokerState, ControlClosed, ControlHandle, ImageUpdate, MetadataListener};
@@ -26,3 +28,5 @@ pub use quorum_state::QuorumStateError;
 pub use replay::ReplayError;
 pub use request::{Answered, ControllerRequest, ControllerResponse};
 pub use start::{ControlThread, start};
+pub use stepped::SteppedControl;
+pub use surroundings::Surroundings;

@@ -14,7 +14,7 @@ use gregor_raft::{
     control::Content,
 };
 use gregor_state_records::{RecordError, metadata::MetadataRecord};
-use gregor_types::{ClusterId, DirectoryId, Offset};
+use gregor_types::{ClusterId, DirectoryId, Offset, Timestamp};
 
 use super::{
     MetadataListener,
@@ -87,9 +87,8 @@ pub(super) struct Parts {
 }
 
 /// Opens the metadata log, replays it and checks that this node may run what it finds.
-pub(super) fn open(options: ControlOptions) -> Result<Parts, ControlError> {
+pub(super) fn open(options: ControlOptions, now: Timestamp) -> Result<Parts, ControlError> {
     let config = Arc::clone(&options.config);
-    let now = crate::api::now();
     let partition = config.metadata_log_dir.join(METADATA_PARTITION);
     let mut log = MetadataLog::open(Arc::clone(&options.disk), partition, &config, now)?;
     let mut history = VoterHistory::new(configured_voters(&config));

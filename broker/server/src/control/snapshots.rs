@@ -4,7 +4,6 @@ use std::{
     io::{self, IoSlice},
     path::PathBuf,
     sync::Arc,
-    thread,
 };
 
 use gregor_log::Disk;
@@ -36,14 +35,6 @@ pub(super) enum SnapshotWriteError {
 }
 
 impl SnapshotJob {
-    /// Writes the snapshot on a thread of its own and calls `done` there.
-    pub(super) fn spawn(
-        self,
-        done: impl FnOnce(Result<SnapshotId, SnapshotWriteError>) + Send + 'static,
-    ) -> io::Result<thread::JoinHandle<()>> {
-        thread::Builder::new().name("gregor-snapshot".to_owned()).spawn(move || done(self.write()))
-    }
-
     /// Writes the snapshot: under another name until all of it is on disk.
     pub(super) fn write(&self) -> Result<SnapshotId, SnapshotWriteError> {
         let path = self.partition.join(snapshot::file_name(self.id));

@@ -11,9 +11,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     BrokerState, ControlHandle,
-    driver::Driver,
+    driver::{Driver, Ends},
     handle::QUEUE_REQUESTS_MAX,
     open::{ControlError, ControlOptions, open},
+    surroundings::Machine,
 };
 
 /// The running control thread.
@@ -31,12 +32,7 @@ impl ControlThread {
 
 /// Starts the thread. Returns once the log is replayed; leadership, registration and the first image follow on their own.
 pub fn start(options: ControlOptions) -> Result<(ControlHandle, ControlThread), ControlError> {
-    let (commands, inbox) = mpsc::channel(QUEUE_REQUESTS_MAX);
-    let first = Arc::new(MetadataImage::default());
-    let image = Arc::new(ArcSwap::from(Arc::clone(&first)));
-    let (image_sender, images) = watch::channel(first);
-    let (broker_sender, broker) = watch::channel(BrokerState::Starting);
-    let handle = ControlHandle { commands, image, images, broker, leads: Arc::default(), stop_wanted: Arc::default() };
+    let (handle, ends) = channels();
     let (ended_sender, ended) = oneshot::channel();
     let (opened_sender, opened) = blocking::channel();
     let own_handle = handle.clone();
@@ -45,8 +41,8 @@ pub fn start(options: ControlOptions) -> Result<(ControlHandle, ControlThread), 
             Ok(runtime) => runtime,
             Err(error) => return drop(opened_sender.send(Err(ControlError::Thread(error)))),
         };
-        let driver = match open(options) {
-            Ok(parts) => Driver::new(parts, own_handle, inbox, image_sender, broker_sender),
+        let driver = match open(options, crate::api::now()) {
+            Ok(parts) => Driver::new(parts, Box::new(Machine::new()), own_handle, ends),
             Err(error) => return drop(opened_sender.send(Err(error))),
         };
         if opened_sender.send(Ok(())).is_err() {
@@ -58,4 +54,15 @@ pub fn start(options: ControlOptions) -> Result<(ControlHandle, ControlThread), 
     })?;
     opened.recv().map_err(|_| ControlError::Panicked)??;
     Ok((handle, ControlThread { ended }))
+}
+
+/// A handle, and the ends that the driver keeps.
+pub(super) fn channels() -> (ControlHandle, Ends) {
+    let (commands, inbox) = mpsc::channel(QUEUE_REQUESTS_MAX);
+    let first = Arc::new(MetadataImage::default());
+    let image = Arc::new(ArcSwap::from(Arc::clone(&first)));
+    let (image_sender, images) = watch::channel(first);
+    let (broker_state, broker) = watch::channel(BrokerState::Starting);
+    let handle = ControlHandle { commands, image, images, broker, leads: Arc::default(), stop_wanted: Arc::default() };
+    (handle, Ends { commands: inbox, images: image_sender, broker_state })
 }
