@@ -298,7 +298,9 @@ impl Partition {
     /// Registers a waiter unless what it waits for has come already; then counts it down at once.
     pub(crate) fn wait_for(&self, awaits: Awaits, waiter: &Arc<Waiter>) {
         let mut state = self.lock();
-        match (state.check(awaits), awaits) {
+        // Looked at under the lock: whoever fails the directory wakes all waiters under it afterwards.
+        let checked = if self.directory.is_failed() { Ok(true) } else { state.check(awaits) };
+        match (checked, awaits) {
             (Ok(false), Awaits::Commit(offset, _)) => state.waiters.add_produce(offset, waiter),
             (Ok(false), Awaits::Sync(offset, _)) => state.waiters.add_sync(offset, waiter),
             (Ok(true) | Err(_), _) => waiter.count_down(1),

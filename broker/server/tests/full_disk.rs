@@ -95,6 +95,7 @@ fn a_node_on_a_full_file_system_refuses_producers_and_goes_on_when_there_is_room
 
     let node = home.start();
     let mut client = node.client();
+    assert_eq!(client.end_offset("filled", 0), acknowledged);
     for offset in 0..acknowledged {
         let fetched = client.fetch("filled", 0, offset, 0);
         assert_eq!(error(fetched.error_code), ErrorCode::None, "offset {offset}");

@@ -271,6 +271,19 @@ impl Client {
         response.responses[0].partitions[0].clone()
     }
 
+    /// The log's end, once the partition is served: after a crash its log is checked first.
+    pub fn end_offset(&mut self, topic: &str, partition: i32) -> i64 {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let listed = self.list_offset(topic, partition, -1);
+            if listed.error_code == 0 {
+                return listed.offset;
+            }
+            assert!(Instant::now() < deadline, "{topic}-{partition} is not served: {}", error(listed.error_code));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     pub fn list_offset(&mut self, topic: &str, partition: i32, timestamp: i64) -> ListOffsetsPartitionResponse {
         let partition = ListOffsetsPartition {
             partition_index: partition,
