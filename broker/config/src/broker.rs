@@ -526,6 +526,16 @@ mod tests {
     }
 
     #[test]
+    fn cordoned_directories_are_some_of_the_log_directories() {
+        assert!(parse("").unwrap().0.cordoned_log_dirs.is_empty());
+        assert_eq!(parse("cordoned.log.dirs=/b\n").unwrap().0.cordoned_log_dirs, [PathBuf::from("/b")]);
+        assert_eq!(parse("cordoned.log.dirs=*\n").unwrap().0.cordoned_log_dirs.len(), 2);
+        assert!(refusal("cordoned.log.dirs=/b,/c\n").contains("Invalid entry in cordoned.log.dirs: /c."));
+        let dynamic = parse("").unwrap().0.with_dynamic([("cordoned.log.dirs", "/a")]).unwrap();
+        assert_eq!(dynamic.cordoned_log_dirs, [PathBuf::from("/a")]);
+    }
+
+    #[test]
     fn what_guards_access_data_or_durability_and_is_not_served_stops_the_start_by_name() {
         for (extra, name) in [
             (

@@ -5,10 +5,10 @@
 
 mod common;
 
-use common::{Rig, SECOND, assert_error, assigned, topic};
+use common::{Rig, SECOND, SET, alter, assert_error, assigned, topic};
 use gregor_messages::{
     AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, ElectLeadersRequest, ElectLeadersResponse,
-    assign_replicas_to_dirs_request, elect_leaders_request,
+    IncrementalAlterConfigsResponse, assign_replicas_to_dirs_request, elect_leaders_request,
 };
 use gregor_state_records::metadata::MetadataRecord;
 use gregor_types::{BrokerId, ErrorCode, Uuid};
@@ -156,4 +156,29 @@ fn cordoned_directories_come_with_the_first_heartbeat_and_keep_new_replicas_away
     let before = old.log.len();
     old.heartbeat(1, |request| request.cordoned_log_dirs = Some(vec![Uuid(1001)]));
     assert_eq!(old.log.len(), before, "the level does not know of it");
+}
+
+#[test]
+fn only_directories_that_there_are_can_be_cordoned() {
+    let alter_one = |rig: &mut Rig, name: &str, value: &str| {
+        let response: IncrementalAlterConfigsResponse =
+            rig.ask(1, alter(4, name, &[("cordoned.log.dirs", SET, Some(value))]));
+        let response = response.responses[0].clone();
+        (ErrorCode::from(response.error_code), response.error_message.map(|text| text.to_string()).unwrap_or_default())
+    };
+    let mut rig = Rig::with(30, "log.dirs=/a,/b").brokers(2);
+    assert_eq!(alter_one(&mut rig, "1", "/b").0, ErrorCode::None);
+    assert_eq!(alter_one(&mut rig, "1", "*").0, ErrorCode::None);
+    assert_eq!(alter_one(&mut rig, "2", "/elsewhere").0, ErrorCode::None, "another node knows its own");
+    let (error, message) = alter_one(&mut rig, "1", "/a,/c");
+    assert_eq!(error, ErrorCode::InvalidRequest);
+    assert_eq!(
+        message,
+        "Invalid value [/a, /c] for configuration cordoned.log.dirs: Invalid entry in cordoned.log.dirs: /c. All cordoned log \
+         dirs must be entries of log.dirs or log.dir."
+    );
+    assert_eq!(alter_one(&mut rig, "", "/a").0, ErrorCode::InvalidRequest, "each broker has directories of its own");
+    let (error, message) = alter_one(&mut Rig::with(29, "log.dirs=/a,/b").brokers(1), "1", "/a");
+    assert_eq!(error, ErrorCode::InvalidConfig);
+    assert!(message.contains("requires metadata.version >= 4.3-IV0"), "{message}");
 }

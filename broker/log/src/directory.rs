@@ -111,6 +111,13 @@ impl LogDirectory {
         self.meta_properties.as_ref()
     }
 
+    /// Gives the directory an identity that it lacks, whole or in part.
+    pub fn identify(&mut self, properties: MetaProperties) -> Result<(), LogError> {
+        properties.write(&*self.disk, &self.path)?;
+        self.meta_properties = Some(properties);
+        Ok(())
+    }
+
     /// Whether the last program that had it shut down cleanly.
     pub const fn was_clean(&self) -> bool {
         self.previous_broker_epoch.is_some()
@@ -243,6 +250,10 @@ impl LogDirectory {
 }
 
 impl DeletedPartition {
+    pub(crate) const fn new(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
+        Self { disk, path }
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

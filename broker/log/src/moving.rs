@@ -10,8 +10,8 @@ use gregor_types::{Offset, Timestamp, TopicId, TopicPartition, Uuid};
 use gregor_wire::batch::split_batches;
 
 use crate::{
-    AppendError, LogConfig, LogDirectory, LogError, PartitionDirectoryKind, PartitionLog, ReadError, ReadPlan,
-    ReadRequest, file_names::marked_directory_name,
+    AppendError, DeletedPartition, LogConfig, LogDirectory, LogError, PartitionDirectoryKind, PartitionLog, ReadError,
+    ReadPlan, ReadRequest, RestingLog, file_names::marked_directory_name,
 };
 
 /// What the source of a copy is at one moment, as far as its copy has to know.
@@ -50,9 +50,26 @@ impl LogDirectory {
         self.disk.sync_directory(&self.path).complete().map_err(LogError::io(&self.path))
     }
 
-    /// Makes renames in this directory durable. Blocks.
-    pub fn sync_names(&self) -> Result<(), LogError> {
+    /// The same for a log that nobody has opened yet.
+    pub fn promote_resting(&self, future: &mut RestingLog) -> Result<(), LogError> {
+        let to = self.path.join(future.topic_partition().to_string());
+        self.disk.rename(future.directory(), &to).map_err(LogError::io(future.directory()))?;
+        future.set_directory(to);
         self.disk.sync_directory(&self.path).complete().map_err(LogError::io(&self.path))
+    }
+
+    /// Takes the replica's own name from a log whose copy has all of it, durably: the folder waits to be removed from then on.
+    /// Blocks.
+    pub fn retire(&self, log: &mut PartitionLog, unique: Uuid) -> Result<DeletedPartition, LogError> {
+        let name = marked_directory_name(log.topic_partition(), unique.0, PartitionDirectoryKind::Deleted);
+        log.move_folder(self.path.join(name))?;
+        self.disk.sync_directory(&self.path).complete().map_err(LogError::io(&self.path))?;
+        Ok(DeletedPartition::new(self.disk.clone(), log.directory().to_owned()))
+    }
+
+    /// Gives a log that was retired its name back: its copy could not take its place.
+    pub fn restore(&self, log: &mut PartitionLog) -> Result<(), LogError> {
+        self.promote(log)
     }
 }
 

@@ -72,6 +72,11 @@ impl RestingLog {
         &self.directory
     }
 
+    /// The folder was renamed.
+    pub(crate) fn set_directory(&mut self, directory: PathBuf) {
+        self.directory = directory;
+    }
+
     /// The topic's id, as `partition.metadata` has it.
     pub const fn topic_id(&self) -> Option<TopicId> {
         self.folder.topic_id

@@ -14,7 +14,7 @@ use common::{NOW, append, batch, batch_bases, flush, names, partition, produced,
 use gregor_log::{
     Appended, CheckpointKind, Disk, LogConfig, LogDirectory, LogError, PartitionDirectoryKind, PartitionLog,
     can_have_future,
-    disk::{Crash, FaultyDisk},
+    disk::{Crash, FaultyDisk, Operation},
 };
 use gregor_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicPartition, Uuid};
 use gregor_wire::batch::{EndTransactionMarker, RecordBatchBuilder};
@@ -60,10 +60,9 @@ fn swap(
     (target, mut to): (&LogDirectory, PartitionLog),
 ) -> Result<PartitionLog, LogError> {
     assert!(to.can_replace(&from));
-    to.take_over(&mut from)?;
-    let deleted = home.delete_partition(from, Uuid(6))?;
-    home.sync_names()?;
+    let deleted = home.retire(&mut from, Uuid(6))?;
     target.promote(&mut to)?;
+    to.take_over(&mut from)?;
     drop(deleted);
     Ok(to)
 }
@@ -175,6 +174,28 @@ fn what_the_batches_do_not_tell_is_taken_over() {
     let mut content = vec![0; epochs.len().unwrap() as usize];
     epochs.read_exact_at(&mut content, 0).unwrap();
     assert_eq!(String::from_utf8(content).unwrap(), "0\n2\n0 1\n5 3\n");
+}
+
+#[test]
+fn a_log_whose_copy_cannot_take_its_place_goes_on() {
+    let disk = FaultyDisk::new();
+    let (home, target) = (directory(&disk, "/a"), directory(&disk, "/b"));
+    let mut log = source(&home);
+    append(&mut log, &batch(&["a"]));
+    let mut moving = future(&target);
+    copy(&mut log, &mut moving);
+    let _retired = home.retire(&mut log, Uuid(6)).unwrap();
+    disk.set_fault(|operation, path: &Path| {
+        let hit = operation == Operation::Rename && path.starts_with("/b");
+        hit.then(|| std::io::Error::from_raw_os_error(5))
+    });
+    target.promote(&mut moving).unwrap_err();
+    home.restore(&mut log).unwrap();
+    append(&mut log, &batch(&["b"]));
+    log.roll(NOW).unwrap();
+    flush(&mut log);
+    assert_eq!(folders(&disk, "/a"), ["t-0"]);
+    assert_eq!(read_all(&mut log).len(), 2);
 }
 
 #[test]

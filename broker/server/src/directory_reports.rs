@@ -6,13 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use gregor_node::DirectoryReports;
-use gregor_types::{BrokerEpoch, BrokerId, Offset};
+use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, Offset, Uuid};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 
-use crate::{control::ControlHandle, partitions::Partitions};
+use crate::{control::ControlHandle, partition::Partition, partitions::Partitions};
 
 /// Changes gather for so long before the replicas are looked through.
 const GATHERING: Duration = Duration::from_millis(500);
@@ -28,8 +28,17 @@ pub(crate) async fn run(
 ) {
     let start = Instant::now();
     let mut reports = DirectoryReports::default();
-    while applied.changed().await.is_ok() {
-        sleep(GATHERING).await;
+    loop {
+        tokio::select! {
+            changed = applied.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                sleep(GATHERING).await;
+            }
+            // A move waits for it, or was given up.
+            () = partitions.moves.announced.notified() => {}
+        }
         applied.mark_unchanged();
         find_unknown(node_id, &partitions, &control, &mut reports);
         while let Some(due) = reports.next_deadline() {
@@ -60,8 +69,16 @@ fn find_unknown(node_id: BrokerId, partitions: &Partitions, control: &ControlHan
     for held in partitions.all() {
         let known = image.topics().partition(held.topic_id, held.index);
         let assigned = known.and_then(|partition| partition.directory_of(node_id));
-        if assigned.is_some_and(|assigned| assigned != held.directory.id) {
-            reports.report(held.topic_id, held.index, held.directory.id);
+        let announced = held.announced_directory();
+        if assigned.is_some_and(|assigned| assigned != announced && may_tell(&held, assigned, announced)) {
+            reports.report(held.topic_id, held.index, announced);
         }
     }
+}
+
+/// Where a replica is that is offline is told only where the controller knows nothing of it: else it would go on waiting for a
+/// replica that is gone.
+fn may_tell(held: &Partition, assigned: DirectoryId, announced: DirectoryId) -> bool {
+    let is_unknown = assigned == Uuid::DIRECTORY_UNASSIGNED || assigned == Uuid::DIRECTORY_MIGRATING;
+    !held.is_offline() || (is_unknown && announced != Uuid::DIRECTORY_LOST)
 }

@@ -132,6 +132,7 @@ pub(crate) static TABLE: &[Row] = &[
     row!(InitProducerId, Broker, InitProducerIdRequest, api::init_producer_id::handle),
     row!(DeleteRecords, Broker, DeleteRecordsRequest, api::delete_records::handle),
     row!(OffsetForLeaderEpoch, Broker, OffsetForLeaderEpochRequest, api::offset_for_leader_epoch::handle),
+    row!(AlterReplicaLogDirs, Broker, AlterReplicaLogDirsRequest, api::alter_replica_log_dirs::handle),
     row!(DescribeLogDirs, Broker, DescribeLogDirsRequest, api::describe_log_dirs::handle),
     row!(DescribeProducers, Broker, DescribeProducersRequest, api::describe_producers::handle),
     Row {

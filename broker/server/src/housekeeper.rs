@@ -19,8 +19,13 @@ use crate::{api::now, partition::Partition, partitions::Partitions};
 const SEGMENTS_PER_STEP: usize = 4;
 /// How often it is looked for partitions whose `flush.ms` has passed, while any has one.
 const FLUSH_CHECK: Duration = Duration::from_secs(1);
-/// How often it is looked for topics that have a `flush.ms`, and for folders to remove.
+/// How often it is looked for topics that have a `flush.ms`.
 const LOOK_AROUND: Duration = Duration::from_secs(10);
+
+/// How often it is looked for folders to remove.
+const REMOVAL_CHECK: Duration = Duration::from_secs(1);
+/// Between two steps of a removal.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// The thread, and the way to end it.
 #[derive(Debug)]
@@ -50,7 +55,7 @@ impl Housekeeper {
             (Job::Checkpoint(CheckpointKind::LogStart), every(config.log_flush_start_offset_checkpoint_interval_ms)),
             (Job::Retention, every(config.log_retention_check_interval_ms)),
             (Job::Flush, LOOK_AROUND),
-            (Job::RemoveDeleted, LOOK_AROUND),
+            (Job::RemoveDeleted, REMOVAL_CHECK),
         ];
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let stopped = Arc::clone(&stop);
@@ -103,16 +108,13 @@ fn run_job(partitions: &Partitions, job: Job) -> Option<Duration> {
         Job::Flush => {
             let timed: Vec<_> = partitions.all().into_iter().filter(|one| one.has_timed_flush()).collect();
             for partition in timed.iter().filter(|one| one.is_flush_due(now())) {
-                partition.directory.request_flush(partition);
+                partition.directory().request_flush(partition);
             }
             return (!timed.is_empty()).then_some(FLUSH_CHECK);
         }
         Job::RemoveDeleted => {
-            for deleted in partitions.take_deleted(now()) {
-                if let Err(error) = deleted.remove() {
-                    tracing::warn!(%error, "a deleted partition's files could not be removed");
-                }
-            }
+            // A few files at a time: removing large ones keeps a disk busy.
+            return partitions.remove_deleted_step(now()).then_some(REMOVAL_PAUSE);
         }
     }
     None
@@ -142,7 +144,7 @@ fn retain(partition: &Partition) {
                 }
             }
             Some(Err(error)) => {
-                partition.directory.on_error(&partition.name(), &error);
+                partition.directory().on_error(&partition.name(), &error);
                 return;
             }
             None => return,

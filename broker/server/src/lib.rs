@@ -19,6 +19,7 @@ mod housekeeper;
 mod listener;
 mod memory;
 mod metrics;
+mod moves;
 mod node;
 mod partition;
 mod partitions;

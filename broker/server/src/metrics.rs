@@ -111,6 +111,14 @@ pub(crate) struct Sampled {
     pub(crate) at_min_isr: Gauge,
     /// Replicas here whose log directory failed.
     pub(crate) offline_replicas: Gauge,
+    /// Log directories that failed.
+    pub(crate) offline_directories: Gauge,
+    /// Log directories that get no new replicas.
+    pub(crate) cordoned_directories: Gauge,
+    /// 1 where a log directory failed.
+    offline_directory: GaugeFamily,
+    /// 1 where a log directory gets no new replicas.
+    cordoned_directory: GaugeFamily,
     /// 1 where this node is the active controller.
     pub(crate) active_controller: Gauge,
     /// Where the broker is in its life, as Kafka numbers it: 3 is running.
@@ -312,6 +320,16 @@ impl Sampled {
             &self.offline_replicas,
         );
         gauge(
+            "kafka_log_logmanager_offlinelogdirectorycount",
+            "Log directories that failed",
+            &self.offline_directories,
+        );
+        gauge(
+            "kafka_log_logmanager_cordonedlogdirectorycount",
+            "Log directories that get no new replicas",
+            &self.cordoned_directories,
+        );
+        gauge(
             "kafka_controller_kafkacontroller_activecontrollercount",
             "1 on the active controller",
             &self.active_controller,
@@ -341,6 +359,16 @@ impl Sampled {
         gauge("gregor_waiting_requests", "Produce and Fetch requests that wait", &self.waiting);
         gauge("process_resident_memory_bytes", "Resident memory", &self.resident);
         gauge("process_open_fds", "Open file descriptors", &self.open_files);
+        registry.register(
+            "kafka_log_logmanager_logdirectoryoffline",
+            "1 where a log directory failed",
+            self.offline_directory.clone(),
+        );
+        registry.register(
+            "kafka_log_logmanager_logdirectorycordoned",
+            "1 where a log directory gets no new replicas",
+            self.cordoned_directory.clone(),
+        );
         registry.register("kafka_log_log_size", "A partition's size in bytes", self.log_size.clone());
         registry.register("kafka_log_log_logstartoffset", "A partition's first offset", self.log_start.clone());
         registry.register("kafka_log_log_logendoffset", "A partition's end offset", self.log_end.clone());
@@ -384,6 +412,13 @@ impl Sampled {
             let labels = vec![directory.clone(), ("threadnum".to_owned(), thread.to_string())];
             self.recovering_segments.get_or_create(&labels).set(segments);
         }
+    }
+
+    /// How a directory stands.
+    pub(crate) fn set_directory(&self, directory: &str, failed: bool, cordoned: bool) {
+        let labels = vec![("logdirectory".to_owned(), directory.to_owned())];
+        self.offline_directory.get_or_create(&labels).set(i64::from(failed));
+        self.cordoned_directory.get_or_create(&labels).set(i64::from(cordoned));
     }
 
     /// Forgets every partition, before those that exist are set anew.

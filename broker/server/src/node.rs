@@ -16,7 +16,7 @@ use std::{
 use gregor_config::{BrokerConfig, Endpoint, Listener, ProcessRoles, SecurityProtocol};
 use gregor_log::{Disk, disk::RealDisk};
 use gregor_node::LifecycleConfig;
-use gregor_types::{KString, Offset};
+use gregor_types::{DirectoryId, KString, Offset};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
@@ -32,6 +32,7 @@ use crate::{
     listener::{self, ConnectionLimits, SocketOptions, accept_loop},
     memory::MemoryPool,
     metrics::Metrics,
+    moves::Mover,
     partitions::{Partitions, Publisher, random_uuid},
     producer_ids::ProducerIds,
     storage::{Storage, StorageError},
@@ -62,6 +63,7 @@ pub struct Node {
     broker: Arc<Broker>,
     partitions_thread: thread::JoinHandle<()>,
     housekeeper: Housekeeper,
+    mover: Mover,
     acceptors: Vec<JoinHandle<()>>,
     draining: watch::Sender<bool>,
     stopped: watch::Sender<bool>,
@@ -162,7 +164,8 @@ impl Node {
             listener: Box::new(Publisher(Arc::clone(&partitions))),
         })?;
         let control_failure = watch_control(control_thread);
-        tokio::spawn(report_failures(Arc::clone(&storage), directory_failures.clone(), control.clone()));
+        tokio::spawn(report_failures(Arc::clone(&partitions), directory_failures.clone(), control.clone()));
+        tokio::spawn(report_cordons(partitions.cordoned(), control.clone()));
         let (applied_sender, applied) = watch::channel(Offset::NONE);
         tokio::spawn(report_loaded(applied.clone(), control.clone()));
         let unreported = (Arc::clone(&partitions), applied.clone(), control.clone());
@@ -172,6 +175,7 @@ impl Node {
         };
         let partitions_thread = partitions.start(report).map_err(StartError::Thread)?;
         let housekeeper = Housekeeper::start(Arc::clone(&partitions), &config).map_err(StartError::Thread)?;
+        let mover = Mover::start(Arc::clone(&partitions), control.clone(), &config).map_err(StartError::Thread)?;
 
         let (draining, draining_receiver) = watch::channel(false);
         let (stopped, stopped_receiver) = watch::channel(false);
@@ -207,6 +211,7 @@ impl Node {
             broker,
             partitions_thread,
             housekeeper,
+            mover,
             acceptors: Vec::new(),
             draining,
             stopped,
@@ -255,13 +260,14 @@ impl Node {
             }
         }
         let broker = self.broker;
-        let (partitions_thread, housekeeper) = (self.partitions_thread, self.housekeeper);
+        let (partitions_thread, housekeeper, mover) = (self.partitions_thread, self.housekeeper, self.mover);
         let closing = Arc::clone(&broker);
         let closed = tokio::task::spawn_blocking(move || {
             closing.partitions.stop();
             if partitions_thread.join().is_err() {
                 tracing::error!("the partitions thread had panicked");
             }
+            mover.stop();
             housekeeper.stop();
             closing.partitions.close();
             let epoch = closing.control.broker_epoch();
@@ -346,11 +352,10 @@ impl Node {
 }
 
 impl Failures {
-    /// Waits until the node cannot go on: its last log directory failed, or the control thread ended. Says why.
+    /// Waits until the node cannot go on: the log directory of the metadata failed, or the control thread ended. Says why.
     pub async fn recv(&mut self) -> String {
         let Self { storage, directories, control } = self;
-        let all_failed =
-            |why: &Option<String>| why.is_some() && storage.directories().iter().all(|directory| directory.is_failed());
+        let all_failed = |why: &Option<String>| why.is_some() && !storage.is_usable();
         let reason = |why: Option<String>| why.unwrap_or_else(|| "the node is gone".to_owned());
         tokio::select! {
             why = directories.wait_for(all_failed) => reason(why.ok().and_then(|why| why.clone())),
@@ -426,7 +431,7 @@ fn lifecycle(config: &BrokerConfig, storage: &Storage) -> LifecycleConfig {
         incarnation: random_uuid(),
         listeners: brokers.map(listener).collect(),
         rack: config.broker_rack.as_deref().map(KString::from),
-        directories: storage.directories().iter().map(|directory| directory.id).collect(),
+        directories: storage.online().map(|directory| directory.id).collect(),
         previous_epoch: storage.previous_broker_epoch(),
         directory_failure_timeout: nanoseconds(config.log_dir_failure_timeout_ms),
         heartbeat_interval: nanoseconds(config.broker_heartbeat_interval_ms),
@@ -459,14 +464,34 @@ async fn report_loaded(mut applied: watch::Receiver<Offset>, control: ControlHan
     }
 }
 
-/// Tells the controller which directories failed, so that leaderships move away from them.
-async fn report_failures(storage: Arc<Storage>, mut failures: watch::Receiver<Option<String>>, control: ControlHandle) {
-    let mut reported = HashSet::new();
+/// Takes out of service what lies in directories that failed, and tells the controller of them, so that leaderships move away.
+async fn report_failures(
+    partitions: Arc<Partitions>,
+    mut failures: watch::Receiver<Option<String>>,
+    control: ControlHandle,
+) {
+    // Those that failed before the start are not in the broker's registration: there is nothing to tell of them.
+    let storage = Arc::clone(partitions.storage());
+    let mut reported: HashSet<_> =
+        storage.directories().iter().filter(|one| one.is_failed()).map(|one| one.id).collect();
     while failures.changed().await.is_ok() {
         for directory in storage.directories().iter().filter(|directory| directory.is_failed()) {
-            if reported.insert(directory.id) && control.directory_failed(directory.id).await.is_err() {
-                return;
+            if reported.insert(directory.id) {
+                partitions.directory_failed();
+                if control.directory_failed(directory.id).await.is_err() {
+                    return;
+                }
             }
+        }
+    }
+}
+
+/// Tells the controller which directories get no new replicas.
+async fn report_cordons(mut cordoned: watch::Receiver<Option<Vec<DirectoryId>>>, control: ControlHandle) {
+    while cordoned.changed().await.is_ok() {
+        let directories = cordoned.borrow_and_update().clone();
+        if control.cordoned(directories).await.is_err() {
+            return;
         }
     }
 }

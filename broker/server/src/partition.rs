@@ -4,13 +4,13 @@
 //! held for one append or one look-up, never over a network wait or a sync. An I/O error takes the whole log directory out
 //! of service, as nothing in it can be trusted any more.
 
+mod future;
 mod standing;
+mod syncing;
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
 
+use arc_swap::ArcSwap;
 use gregor_log::{
     AbortedTransaction, AppendError, AppendInfo, Appended, CheckpointKind, EpochEndOffset, LogError, PartitionLog,
     ReadError, ReadPlan, ReadRequest,
@@ -29,6 +29,7 @@ use crate::{
     waiters::{Waiter, WaiterList},
 };
 
+pub(crate) use future::{CopyStep, Future, MoveError, Swap};
 pub(crate) use standing::Standing;
 
 /// A partition with a replica on this node.
@@ -41,18 +42,22 @@ pub(crate) struct Partition {
     /// Its number.
     pub(crate) index: PartitionIndex,
     /// Where its log lies.
-    pub(crate) directory: Arc<Directory>,
+    home: ArcSwap<Directory>,
     /// Its topic's counters.
     pub(crate) metrics: TopicMetrics,
     /// Whether the flusher has it in its queue.
     flush_queued: AtomicBool,
     state: Mutex<State>,
+    /// Its copy on the way to another directory; locked before the state where both are.
+    future: Mutex<Option<Future>>,
 }
 
 /// What the lock guards.
 #[derive(Debug)]
 pub(crate) struct State {
     log: HeldLog,
+    /// Counts the logs that it had: what was begun with one means nothing for the next.
+    generation: u64,
     role: Role,
     pub(crate) waiters: WaiterList,
     pub(crate) settings: Arc<TopicSettings>,
@@ -136,17 +141,40 @@ impl Partition {
     ) -> Self {
         let high_watermark = high_watermark.clamp(log.start_offset(), log.end_offset());
         let role = Role::Follower { leader: None, leader_epoch: LeaderEpoch::NONE, high_watermark };
-        let state =
-            State { log, role, waiters: WaiterList::default(), settings, uncommitted_bytes: 0, unflushed: None };
+        let state = State {
+            log,
+            generation: 0,
+            role,
+            waiters: WaiterList::default(),
+            settings,
+            uncommitted_bytes: 0,
+            unflushed: None,
+        };
         Self {
             topic,
             topic_id,
             index,
-            directory,
+            home: ArcSwap::from(directory),
             metrics,
             flush_queued: AtomicBool::new(false),
             state: Mutex::new(state),
+            future: Mutex::default(),
         }
+    }
+
+    /// Where its log lies.
+    pub(crate) fn directory(&self) -> Arc<Directory> {
+        self.home.load_full()
+    }
+
+    /// Whether it is in a log directory that failed.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.home.load().is_failed()
+    }
+
+    /// What to answer whoever asks for a partition that is offline, whoever leads it.
+    fn check_online(&self) -> Result<(), ErrorCode> {
+        if self.is_offline() { Err(ErrorCode::KafkaStorageError) } else { Ok(()) }
     }
 
     /// The lock. A panic of another holder left the state as it was between two calls.
@@ -181,7 +209,7 @@ impl Partition {
             if settings.syncs_before_acknowledging() {
                 leading.on_durability(Some(log.recovery_point()), now);
                 // What the last run left unsynced would be invisible until somebody appends.
-                self.directory.request_flush(self);
+                self.home.load().request_flush(self);
             }
             state.role = Role::Leader(leading);
             // Who waits under the former leadership is told that it is over.
@@ -210,7 +238,7 @@ impl Partition {
         }
         drop(state);
         if settings.syncs_before_acknowledging() {
-            self.directory.request_flush(self);
+            self.home.load().request_flush(self);
         }
     }
 
@@ -241,6 +269,7 @@ impl Partition {
         only_in: Option<LeaderEpoch>,
         now: Timestamp,
     ) -> Result<Produced, ErrorCode> {
+        self.check_online()?;
         let mut state = self.lock();
         let State { log, role, settings, .. } = &mut *state;
         let Role::Leader(leader) = role else { return Err(ErrorCode::NotLeaderOrFollower) };
@@ -267,7 +296,7 @@ impl Partition {
             state.unflushed = Some((records + batch.offsets_count(), since));
             if sealed || records + batch.offsets_count() >= flush_after {
                 drop(state);
-                self.directory.request_flush(self);
+                self.home.load().request_flush(self);
                 state = self.lock();
             }
             self.metrics.messages_in.inc_by(batch.offsets_count() as u64);
@@ -282,16 +311,14 @@ impl Partition {
         if syncs && awaits.is_some() && matches!(appended, Appended::Duplicate(_)) {
             // The sync that it waited for at first may have found the disk full.
             drop(state);
-            self.directory.request_flush(self);
+            self.home.load().request_flush(self);
         }
         Ok(Produced { info, awaits })
     }
 
     /// Whether what an acknowledgement waits for has come: yes, not yet, or never.
     pub(crate) fn check(&self, awaits: Awaits) -> Result<bool, ErrorCode> {
-        if self.directory.is_failed() {
-            return Err(ErrorCode::KafkaStorageError);
-        }
+        self.check_online()?;
         self.lock().check(awaits)
     }
 
@@ -299,7 +326,7 @@ impl Partition {
     pub(crate) fn wait_for(&self, awaits: Awaits, waiter: &Arc<Waiter>) {
         let mut state = self.lock();
         // Looked at under the lock: whoever fails the directory wakes all waiters under it afterwards.
-        let checked = if self.directory.is_failed() { Ok(true) } else { state.check(awaits) };
+        let checked = if self.is_offline() { Ok(true) } else { state.check(awaits) };
         match (checked, awaits) {
             (Ok(false), Awaits::Commit(offset, _)) => state.waiters.add_produce(offset, waiter),
             (Ok(false), Awaits::Sync(offset, _)) => state.waiters.add_sync(offset, waiter),
@@ -317,6 +344,7 @@ impl Partition {
         min_one_batch: bool,
         isolation: Isolation,
     ) -> Result<Read, ErrorCode> {
+        self.check_online()?;
         let mut state = self.lock();
         let leader = state.leader(current_leader_epoch)?;
         let high_watermark = leader.high_watermark();
@@ -364,6 +392,7 @@ impl Partition {
         current_leader_epoch: LeaderEpoch,
         act: impl FnOnce(&mut PartitionLog, &mut LeaderState) -> Result<T, LogError>,
     ) -> Result<T, ErrorCode> {
+        self.check_online()?;
         let mut state = self.lock();
         state.leader(current_leader_epoch)?;
         let State { log, role, settings, .. } = &mut *state;
@@ -388,9 +417,7 @@ impl Partition {
 
     /// The log, opened if it was at rest.
     fn usable<'l>(&self, log: &'l mut HeldLog, settings: &TopicSettings) -> Result<&'l mut PartitionLog, ErrorCode> {
-        if self.directory.is_failed() {
-            return Err(ErrorCode::KafkaStorageError);
-        }
+        self.check_online()?;
         let opened = log.open(&settings.log).map_err(|error| self.on_log_error(&error))?;
         opened.ok_or(ErrorCode::KafkaStorageError)
     }
@@ -408,64 +435,11 @@ impl Partition {
         self.lock().high_watermark()
     }
 
-    /// Syncs what was appended; blocks, so only the flusher and a shutdown call it.
-    pub(crate) fn flush(&self, now: Timestamp) {
-        self.flush_queued.store(false, Ordering::Release);
-        let token = {
-            let mut state = self.lock();
-            state.unflushed = None;
-            let Some(log) = state.log.opened_mut() else { return };
-            match log.flush() {
-                Ok(Some(token)) => token,
-                Ok(None) => return,
-                Err(error) => {
-                    drop(state);
-                    self.on_log_error(&error);
-                    return;
-                }
-            }
-        };
-        match token.complete() {
-            Ok(flushed) => {
-                let mut state = self.lock();
-                let State { log, role, settings, waiters, .. } = &mut *state;
-                let Some(log) = log.opened_mut() else { return };
-                log.flushed(flushed);
-                let durable = log.recovery_point();
-                waiters.on_durable(durable);
-                if let (Role::Leader(leader), true) = (role, settings.syncs_before_acknowledging()) {
-                    let moved = leader.on_durable(durable, now);
-                    state.on_high_watermark(moved);
-                }
-            }
-            Err(error) => {
-                self.on_log_error(&error);
-                // Who waits for this sync looks at once whether it can still come.
-                self.lock().waiters.wake_all();
-            }
-        }
-    }
-
-    /// Marks the partition as queued for a flush; false where it is already.
-    pub(crate) fn mark_flush_queued(&self) -> bool {
-        !self.flush_queued.swap(true, Ordering::AcqRel)
-    }
-
-    /// Whether `flush.ms` has passed since the first unsynced record.
-    pub(crate) fn is_flush_due(&self, now: Timestamp) -> bool {
-        let state = self.lock();
-        state.unflushed.is_some_and(|(_, since)| now.since(since) >= state.settings.flush_ms)
-    }
-
-    /// Whether `flush.ms` asks for syncs at all; Kafka's default is never.
-    pub(crate) fn has_timed_flush(&self) -> bool {
-        self.lock().settings.flush_ms < i64::MAX
-    }
-
     /// Takes the log out of service: the partition is deleted, or the node stops, or its directory failed.
     pub(crate) fn take_log(&self) -> HeldLog {
         let mut state = self.lock();
         state.waiters.wake_all();
+        state.generation += 1;
         state.log.take()
     }
 
@@ -510,7 +484,7 @@ impl Partition {
     }
 
     fn on_log_error(&self, error: &LogError) -> ErrorCode {
-        self.directory.on_error(&self.name(), error);
+        self.home.load().on_error(&self.name(), error);
         ErrorCode::KafkaStorageError
     }
 }

@@ -4,19 +4,21 @@
 //! own applies them (it creates files and deletes them) and tells the control thread how far it is, so that the broker is
 //! unfenced only once it can serve. It never decides who leads.
 
+mod checkpoints;
+mod folders;
 mod map;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
 };
 
 use arc_swap::ArcSwap;
 use gregor_config::BrokerConfig;
-use gregor_log::{CheckpointKind, DeletedPartition, PartitionLog};
+use gregor_log::DeletedPartition;
 use gregor_metadata::{Changes, ConfigResource, Image, MetadataImage, ResourceType};
-use gregor_node::{LocalDirectory, PartitionAction, ReplicaRole, choose_directory, is_stray, partition_actions};
+use gregor_node::{PartitionAction, ReplicaRole, partition_actions};
 use gregor_replication::PartitionAssignment;
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition, Uuid};
 use tokio::sync::watch;
@@ -26,7 +28,8 @@ use crate::{
     control::{ImageUpdate, MetadataListener},
     held_log::HeldLog,
     metrics::{Metrics, TopicMetrics},
-    partition::Partition,
+    moves::Moves,
+    partition::{Future, Partition},
     recovery::{Customer, Job, Recovered, Recovery},
     storage::{Directory, FoundLog, Storage},
     topic_settings::TopicSettings,
@@ -49,8 +52,14 @@ pub(crate) struct Partitions {
     deleted_topics: Mutex<Vec<KString>>,
     /// The offset of the newest image that is applied.
     applied: watch::Sender<Offset>,
-    /// Folders that are renamed and wait for `file.delete.delay.ms`, taken by the housekeeper.
+    /// Folders that are renamed and wait for `file.delete.delay.ms`; the housekeeper removes them.
     deleted: Mutex<Vec<(gregor_types::Timestamp, DeletedPartition)>>,
+    /// Held while the checkpoint files are written: an older content must not replace a newer one.
+    checkpoints: Mutex<()>,
+    /// The directories that get no new replicas; `None` where the finalized level does not know of such.
+    cordoned: watch::Sender<Option<Vec<Uuid>>>,
+    /// Replicas on their way to another directory.
+    pub(crate) moves: Moves,
 }
 
 /// What the control thread published and nobody has applied yet. A backlog is merged into its newest image.
@@ -61,6 +70,8 @@ struct Inbox {
     changes: Option<Changes>,
     /// Logs that are whole since.
     recovered: Vec<Recovered>,
+    /// Whether a log directory has failed since.
+    failed: bool,
     stopped: bool,
 }
 
@@ -71,16 +82,22 @@ struct Work {
     image: Arc<MetadataImage>,
     /// `server.properties` with what was set at run time over it.
     config: Arc<BrokerConfig>,
+    /// Folders that were found, until the first image says what they are.
+    surveyed: HashMap<TopicPartition, Vec<FoundLog>>,
     /// Logs that were found and that no topic has claimed yet.
     found: HashMap<TopicPartition, FoundLog>,
+    /// Copies on their way that wait for their partition.
+    futures: HashMap<TopicPartition, Future>,
     /// Logs that are to be checked before they serve.
     unchecked: Vec<Job>,
     /// Partitions whose logs are being checked; nobody finds them until they are whole.
-    recovering: HashSet<TopicPartition>,
+    recovering: HashMap<TopicPartition, Arc<Directory>>,
     /// Logs that the next published map serves or has dealt with.
     settled: Vec<(Arc<Directory>, TopicPartition)>,
     /// What the partitions of a topic share, for as long as one image is applied.
     topics: HashMap<TopicId, TopicParts>,
+    /// How many partitions each log directory holds, once that was asked for while one image is applied.
+    counts: Option<HashMap<Uuid, usize>>,
 }
 
 /// What the partitions of one topic share.
@@ -145,6 +162,9 @@ impl Partitions {
             deleted_topics: Mutex::default(),
             applied: watch::Sender::new(Offset::NONE),
             deleted: Mutex::default(),
+            checkpoints: Mutex::default(),
+            cordoned: watch::Sender::new(None),
+            moves: Moves::default(),
         })
     }
 
@@ -163,9 +183,25 @@ impl Partitions {
         self.applied.subscribe()
     }
 
+    /// The directories that get no new replicas, where the finalized level knows of such (KIP-1066).
+    pub(crate) fn cordoned(&self) -> watch::Receiver<Option<Vec<Uuid>>> {
+        self.cordoned.subscribe()
+    }
+
     /// The topics that were deleted since this was asked last.
     pub(crate) fn take_deleted_topics(&self) -> Vec<KString> {
         std::mem::take(&mut *self.deleted_topics.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A log directory failed: what is in it is out of service.
+    pub(crate) fn directory_failed(&self) {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
+        self.arrived.notify_all();
+    }
+
+    /// This node.
+    pub(crate) const fn node_id(&self) -> BrokerId {
+        self.node_id
     }
 
     /// Ends the thread after what it is doing.
@@ -223,84 +259,39 @@ impl Partitions {
         &self.storage
     }
 
-    /// Folders of deleted partitions whose time has come.
-    pub(crate) fn take_deleted(&self, now: gregor_types::Timestamp) -> Vec<DeletedPartition> {
-        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        let (due, later) = std::mem::take(&mut *deleted).into_iter().partition(|(due, _)| *due <= now);
-        *deleted = later;
-        let due: Vec<_> = due;
-        due.into_iter().map(|(_, partition)| partition).collect()
-    }
-
-    /// Writes the checkpoint files: one kind, every directory.
-    pub(crate) fn checkpoint(&self, kind: CheckpointKind) {
-        for directory in self.storage.directories() {
-            // Asked for first: whoever serves in between is in both, nobody is in neither.
-            let Some(mut waiting) = directory.waiting(kind) else { continue };
-            let partitions = self.all();
-            let here = partitions.iter().filter(|partition| Arc::ptr_eq(&partition.directory, directory));
-            waiting.extend(here.filter_map(|partition| Some((partition.name(), partition.checkpoint_entry(kind)?))));
-            directory.checkpoint(kind, waiting.into_iter().collect());
-        }
-    }
-
-    /// Closes every log: syncs, writes producer snapshots, then the checkpoints.
-    pub(crate) fn close(&self) {
-        let partitions = self.all();
-        for partition in &partitions {
-            partition.flush(now());
-        }
-        for kind in [CheckpointKind::RecoveryPoint, CheckpointKind::LogStart, CheckpointKind::HighWatermark] {
-            self.checkpoint(kind);
-        }
-        let mut ends: HashMap<TopicPartition, Offset> = HashMap::new();
-        for partition in &partitions {
-            let mut log = match partition.take_log() {
-                HeldLog::Open(log) => log,
-                HeldLog::Resting(log, _) => {
-                    ends.insert(partition.name(), log.recovery_point());
-                    continue;
-                }
-                HeldLog::Gone => continue,
-            };
-            match log.close().and_then(gregor_log::FlushToken::complete) {
-                Ok(flushed) => {
-                    ends.insert(partition.name(), flushed.end_offset);
-                }
-                Err(error) => partition.directory.fail(&error.to_string()),
-            }
-        }
-        for directory in self.storage.directories() {
-            let Some(mut waiting) = directory.waiting(CheckpointKind::RecoveryPoint) else { continue };
-            let here = partitions.iter().filter(|partition| Arc::ptr_eq(&partition.directory, directory));
-            waiting.extend(here.filter_map(|partition| Some((partition.name(), *ends.get(&partition.name())?))));
-            directory.checkpoint(CheckpointKind::RecoveryPoint, waiting.into_iter().collect());
-        }
-    }
-
     fn run(self: &Arc<Self>, loaded: impl Fn(Offset)) {
         let threads = self.base_config.num_recovery_threads_per_data_dir;
         let mut work = Work {
             image: Arc::new(MetadataImage::default()),
             config: Arc::clone(&self.base_config),
-            found: self.storage.survey(threads, &|| self.is_stopping()),
+            surveyed: HashMap::new(),
+            found: HashMap::new(),
+            futures: HashMap::new(),
             unchecked: Vec::new(),
-            recovering: HashSet::new(),
+            recovering: HashMap::new(),
             settled: Vec::new(),
             topics: HashMap::new(),
+            counts: None,
         };
+        let survey = self.storage.survey(threads, &|| self.is_stopping());
+        self.add_leftovers(survey.leftovers);
+        work.surveyed = survey.found;
         let mut recovery = None;
         loop {
-            let (image, changes, recovered) = {
+            let (image, changes, recovered, failed) = {
                 let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-                while inbox.image.is_none() && inbox.recovered.is_empty() && !inbox.stopped {
+                while inbox.image.is_none() && inbox.recovered.is_empty() && !inbox.failed && !inbox.stopped {
                     inbox = self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner);
                 }
                 if inbox.stopped {
                     break;
                 }
-                (inbox.image.take(), inbox.changes.take(), std::mem::take(&mut inbox.recovered))
+                let failed = std::mem::take(&mut inbox.failed);
+                (inbox.image.take(), inbox.changes.take(), std::mem::take(&mut inbox.recovered), failed)
             };
+            if failed {
+                self.go_offline(&mut work);
+            }
             if !recovered.is_empty() {
                 self.take_in(&mut work, recovered);
             }
@@ -308,7 +299,7 @@ impl Partitions {
                 let changes = changes.unwrap_or_else(|| Changes::between(&work.image.image, &image.image));
                 let previous = std::mem::replace(&mut work.image, image);
                 if recovery.is_none() {
-                    self.set_strays(&mut work);
+                    self.settle_found(&mut work);
                 }
                 self.apply(&previous, &changes, &mut work);
                 if recovery.is_none() {
@@ -338,10 +329,14 @@ impl Partitions {
     fn take_in(&self, work: &mut Work, recovered: Vec<Recovered>) {
         let mut map = PartitionMap::clone(&self.map.load());
         let image = Arc::clone(&work.image);
-        for Recovered { directory, log, high_watermark } in recovered {
+        for Recovered { directory, log, high_watermark, is_future } in recovered {
             let name = log.topic_partition().clone();
-            work.recovering.remove(&name);
             work.settled.push((Arc::clone(&directory), name.clone()));
+            if is_future {
+                self.take_in_future(&map, name, Future::new(directory, log), work);
+                continue;
+            }
+            work.recovering.remove(&name);
             let named = image.topics().by_name(&name.topic);
             let topic = match log.topic_id() {
                 Some(id) => image.topics().by_id(id),
@@ -351,6 +346,7 @@ impl Partitions {
                 let partition = self.partition(&replica, directory, HeldLog::Open(Box::new(log)), high_watermark, work);
                 self.set_role(&partition, replica.role, replica.state);
                 map.insert(&partition);
+                self.resume_move(&partition, work);
                 continue;
             }
             let delay_ms = log.config().file_delete_delay_ms;
@@ -367,6 +363,7 @@ impl Partitions {
         self.map.store(Arc::new(map));
         work.settled.drain(..).for_each(|(directory, name)| directory.settle(&name));
         work.topics.clear();
+        work.counts = None;
     }
 
     /// What the metadata says of a partition, if it gives it to this broker.
@@ -386,16 +383,31 @@ impl Partitions {
         if brokers_changed {
             work.config = self.effective_config(&image);
         }
+        if brokers_changed || changes.features {
+            self.set_cordons(work);
+        }
         let mut map = PartitionMap::clone(&self.map.load());
+        let mut forgets = false;
         for action in partition_actions(self.node_id, previous, &image, changes) {
             match action {
-                PartitionAction::Delete { topic_id, index, .. } => self.delete(&mut map, topic_id, index),
+                PartitionAction::Delete { topic_id, index, .. } => {
+                    self.delete(&mut map, topic_id, index);
+                    forgets = true;
+                }
                 PartitionAction::Hold { topic_id, topic, index, role, partition } => {
+                    // A new log of the same name must not inherit what the checkpoints say of the old one.
+                    if std::mem::take(&mut forgets) {
+                        self.forget_deleted();
+                    }
                     self.hold(&mut map, &Replica { topic_id, topic, index, role, state: &partition }, work);
                 }
             }
         }
+        if forgets {
+            self.forget_deleted();
+        }
         self.publish(map, work);
+        self.moves.wake();
         for topic in self.map.load().ids.values() {
             if brokers_changed || changes.configs.contains(&ConfigResource::topic(topic.name.clone())) {
                 let settings = TopicSettings::of(&topic.name, &work.config, &image);
@@ -437,6 +449,7 @@ impl Partitions {
         let held = map.get(replica.topic_id, replica.index).or_else(|| {
             let opened = self.open(map, replica, work)?;
             map.insert(&opened);
+            self.resume_move(&opened, work);
             Some(opened)
         });
         let Some(held) = held else { return };
@@ -446,21 +459,23 @@ impl Partitions {
     /// The partition over the log that was found, else over a new one; `None` while the log has to be checked.
     fn open(&self, map: &PartitionMap, replica: &Replica<'_>, work: &mut Work) -> Option<Arc<Partition>> {
         let name = TopicPartition { topic: replica.topic.clone(), partition: replica.index };
-        if work.recovering.contains(&name) {
+        if work.recovering.contains_key(&name) {
             return None;
         }
         let Some(found) = work.found.remove(&name) else {
-            let settings = Arc::clone(&work.topic(replica, &self.metrics).settings);
-            let (directory, log) = self.create(map, replica, &settings)?;
-            return Some(self.partition(replica, directory, HeldLog::Open(Box::new(log)), Offset::ZERO, work));
+            let (directory, log) = self.create(map, &name, replica, work)?;
+            return Some(self.partition(replica, directory, log, Offset::ZERO, work));
         };
+        if found.directory.is_failed() {
+            return Some(self.partition(replica, found.directory, HeldLog::Gone, Offset::ZERO, work));
+        }
         if found.log.end_offset().is_none() {
             let config = Arc::clone(&work.topic(replica, &self.metrics).settings.log);
+            work.recovering.insert(name, Arc::clone(&found.directory));
             work.unchecked.push(Job { found, config });
-            work.recovering.insert(name);
             return None;
         }
-        let FoundLog { directory, log, high_watermark } = found;
+        let FoundLog { directory, log, high_watermark, .. } = found;
         work.settled.push((Arc::clone(&directory), name));
         let held = HeldLog::Resting(Box::new(log), LeaderEpoch::NONE);
         Some(self.partition(replica, directory, held, high_watermark, work))
@@ -479,62 +494,24 @@ impl Partitions {
         Arc::new(Partition::new(identity, directory, log, high_watermark, settings, metrics))
     }
 
-    fn create(
-        &self,
-        map: &PartitionMap,
-        replica: &Replica<'_>,
-        settings: &TopicSettings,
-    ) -> Option<(Arc<Directory>, PartitionLog)> {
-        let assigned = replica.state.directory_of(self.node_id).unwrap_or(Uuid::DIRECTORY_UNASSIGNED);
-        let directory = self.directory_for(map, assigned)?;
-        let name = TopicPartition::new(replica.topic.compact(), replica.index);
-        match directory.create(name.clone(), replica.topic_id, Arc::clone(&settings.log), now()) {
-            Ok(log) => Some((directory, log)),
-            Err(error) => {
-                directory.on_error(&name, &error);
-                None
-            }
-        }
-    }
-
-    fn directory_for(&self, map: &PartitionMap, assigned: Uuid) -> Option<Arc<Directory>> {
-        let usable = || self.storage.directories().iter().filter(|directory| !directory.is_failed());
-        let local = |directory: &Arc<Directory>| LocalDirectory {
-            id: directory.id,
-            partitions: map.by_directory.get(&directory.id).copied().unwrap_or(0),
-            cordoned: false,
-        };
-        let online: Vec<LocalDirectory> = usable().map(local).collect();
-        let chosen = choose_directory(assigned, &online)?;
-        usable().find(|directory| directory.id == chosen).cloned()
-    }
-
     fn delete(&self, map: &mut PartitionMap, topic: TopicId, index: PartitionIndex) {
         let Some(partition) = map.remove(topic, index) else { return };
         if !map.ids.contains_key(&topic) {
             self.metrics.forget_topic(&partition.topic);
         }
         let delay_ms = partition.lock().settings.log.file_delete_delay_ms;
-        self.delete_log(&partition.directory, partition.take_log(), delay_ms);
+        let log = partition.take_log();
+        // With the log gone, no further move begins.
+        self.cancel_move(&partition);
+        self.delete_log(&partition.directory(), log, delay_ms);
     }
 
-    fn delete_log(&self, directory: &Arc<Directory>, log: HeldLog, delay_ms: i64) {
+    pub(crate) fn delete_log(&self, directory: &Arc<Directory>, log: HeldLog, delay_ms: i64) {
         match directory.delete(log, random_uuid()) {
-            Ok(deleted) => {
-                let mut waiting = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-                waiting.extend(deleted.map(|deleted| (now().plus_ms(delay_ms), deleted)));
-            }
+            Ok(deleted) => self.add_deleted(deleted, delay_ms),
+            Err(_) if directory.is_failed() => {}
             Err(error) => directory.on_error(&directory.path.display(), &error),
         }
-    }
-
-    /// Sets aside what the metadata says is not this broker's.
-    fn set_strays(&self, work: &mut Work) {
-        let image = &work.image;
-        let is_stray = |name: &TopicPartition, found: &mut FoundLog| {
-            is_stray(self.node_id, image, found.log.topic_id(), &name.topic, name.partition)
-        };
-        work.found.extract_if(is_stray).for_each(|(name, found)| set_stray(&name, found));
     }
 }
 
@@ -546,17 +523,6 @@ impl Work {
             settings: TopicSettings::of(&replica.topic, &self.config, &self.image),
             metrics: metrics.topic(&replica.topic),
         })
-    }
-}
-
-/// Sets a log aside that the metadata says is not ours; nothing of it is deleted.
-fn set_stray(name: &TopicPartition, found: FoundLog) {
-    match found.directory.set_stray(found.log, random_uuid()) {
-        Ok(path) => {
-            found.directory.settle(name);
-            tracing::warn!(partition = %name, path = %path.display(), "a partition that is not this broker's is set aside");
-        }
-        Err(error) => found.directory.fail(&error.to_string()),
     }
 }
 

@@ -58,6 +58,8 @@ pub(crate) struct Recovered {
     pub(crate) log: PartitionLog,
     /// What its checkpoint remembers of the high watermark.
     pub(crate) high_watermark: gregor_types::Offset,
+    /// Whether it is a copy on its way there from another directory.
+    pub(crate) is_future: bool,
 }
 
 /// The threads.
@@ -153,7 +155,7 @@ impl Queue {
 
     /// Checks a log to its end; `None` if the node stops before.
     fn recover(&self, job: Job, thread: usize, customer: &impl Customer) -> Result<Option<Recovered>, LogError> {
-        let Job { found: FoundLog { directory, mut log, high_watermark }, config } = job;
+        let Job { found: FoundLog { directory, mut log, high_watermark, is_future }, config } = job;
         let progress = &self.directory.recovery;
         let unchecked = log.unchecked();
         progress.set_segments(thread, unchecked.segments);
@@ -166,7 +168,7 @@ impl Queue {
             left = now_left;
             progress.set_segments(thread, step.remaining_segments);
             if step.done {
-                return Ok(Some(Recovered { directory, log: opening.finish()?, high_watermark }));
+                return Ok(Some(Recovered { directory, log: opening.finish()?, high_watermark, is_future }));
             }
             progress.report(&self.directory);
             if customer.is_stopping() {

@@ -1,6 +1,6 @@
 //! Asks the node for the figures that nobody counts as they change, when somebody reads the metrics page.
 
-use crate::{api::Broker, partition::Standing};
+use crate::{api::Broker, partition::Standing, storage::Directory};
 
 impl Broker {
     /// Sets every gauge that is asked for, not counted.
@@ -17,8 +17,14 @@ impl Broker {
             total.add(&standing);
         }
         for directory in self.partitions.storage().directories() {
-            sampled.set_recovery(&directory.path.to_string_lossy(), &directory.recovery);
+            let path = directory.path.to_string_lossy();
+            sampled.set_recovery(&path, &directory.recovery);
+            sampled.set_directory(&path, directory.is_failed(), directory.is_cordoned());
         }
+        let directories = self.partitions.storage().directories();
+        let count = |test: fn(&Directory) -> bool| directories.iter().filter(|one| test(one)).count() as i64;
+        sampled.offline_directories.set(count(Directory::is_failed));
+        sampled.cordoned_directories.set(count(Directory::is_cordoned));
         sampled.partitions.set(total.partitions);
         sampled.leaders.set(total.leaders);
         sampled.under_replicated.set(total.under_replicated);

@@ -4,6 +4,8 @@
 //! syncs whatever asked for it since its last round (group commit). A directory that fails stays out of service for the life
 //! of the process, as Kafka does; with the last one the node cannot go on.
 
+mod opening;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     fmt::Display,
@@ -20,10 +22,13 @@ use gregor_log::{
     CheckpointKind, DeletedPartition, DirectoryError, Disk, LogConfig, LogDirectory, LogError, PartitionDirectoryKind,
     PartitionLog, RestingLog,
 };
-use gregor_types::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, Offset, Timestamp, TopicId, TopicPartition, Uuid};
+use gregor_types::{BrokerEpoch, ClusterId, DirectoryId, Offset, Timestamp, TopicId, TopicPartition, Uuid};
 use tokio::sync::watch;
 
 use crate::{api::now, held_log::HeldLog, partition::Partition, recovery::Progress};
+
+pub use opening::StorageError;
+use opening::{Opened, OpenedDirectory, open_all};
 
 /// So many folders are worth a thread to list them.
 const FOLDERS_PER_THREAD_MIN: usize = 64;
@@ -37,11 +42,12 @@ pub(crate) struct Directory {
     pub(crate) id: DirectoryId,
     /// How far its recovery is.
     pub(crate) recovery: Progress,
-    disk: Arc<dyn Disk>,
     was_clean: bool,
     /// `None` once it is closed.
     open: RwLock<Option<LogDirectory>>,
     failed: AtomicBool,
+    /// Whether it gets no new replicas (KIP-1066).
+    cordoned: AtomicBool,
     /// The logs that were found and that nobody serves yet; `None` until it was looked for them.
     waiting: Mutex<Option<HashSet<TopicPartition>>>,
     /// What each checkpoint file says, so that nothing is written where nothing changed.
@@ -77,46 +83,17 @@ pub(crate) struct FoundLog {
     pub(crate) log: RestingLog,
     /// What its checkpoint remembers.
     pub(crate) high_watermark: Offset,
+    /// Whether it is a copy on its way there from another directory.
+    pub(crate) is_future: bool,
 }
 
-/// Why the node cannot use its directories.
-#[derive(Debug, thiserror::Error)]
-pub enum StorageError {
-    /// A directory cannot be opened.
-    #[error("the log directory {path} cannot be used: {source}", path = .path.display())]
-    Directory {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: DirectoryError,
-    },
-    /// A directory is not formatted.
-    #[error("the log directory {path} is not formatted: run `gregor storage format` first", path = .0.display())]
-    NotFormatted(PathBuf),
-    /// A directory of another node or cluster.
-    #[error(
-        "the log directory {path} belongs to node {found_node} of cluster {found_cluster}, and this is node {node} of cluster \
-         {cluster}: check log.dirs and node.id",
-        path = .path.display()
-    )]
-    Foreign {
-        /// Which.
-        path: PathBuf,
-        /// Whose it is.
-        found_node: BrokerId,
-        /// Of which cluster.
-        found_cluster: ClusterId,
-        /// This node.
-        node: BrokerId,
-        /// The cluster of the first directory.
-        cluster: ClusterId,
-    },
-    /// `metadata.log.dir` is not one of the directories.
-    #[error("metadata.log.dir={path} is not among log.dirs, which is not served yet", path = .0.display())]
-    MetadataDirectory(PathBuf),
-    /// A thread could not be started.
-    #[error("a thread cannot be started: {0}")]
-    Thread(std::io::Error),
+/// What lies in the directories at the start.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// Folders by what they say whose they are: more than one where a move was under way, or a directory came back.
+    pub(crate) found: HashMap<TopicPartition, Vec<FoundLog>>,
+    /// What deletions left that a stop of the node cut off.
+    pub(crate) leftovers: Vec<DeletedPartition>,
 }
 
 impl Storage {
@@ -126,49 +103,19 @@ impl Storage {
         config: &BrokerConfig,
         failures: watch::Sender<Option<String>>,
     ) -> Result<Self, StorageError> {
-        let mut opened = Vec::with_capacity(config.log_dirs.len());
-        let mut cluster_id: Option<ClusterId> = None;
-        for path in &config.log_dirs {
-            let directory = LogDirectory::open(Arc::clone(disk), path.clone())
-                .map_err(|source| StorageError::Directory { path: path.clone(), source })?;
-            let unformatted = || StorageError::NotFormatted(path.clone());
-            let properties = directory.meta_properties().ok_or_else(unformatted)?.clone();
-            let id = properties.directory_id.ok_or_else(unformatted)?;
-            let cluster = cluster_id.get_or_insert_with(|| properties.cluster_id.clone());
-            if properties.node_id != config.node_id || properties.cluster_id != *cluster {
-                return Err(StorageError::Foreign {
-                    path: path.clone(),
-                    found_node: properties.node_id,
-                    found_cluster: properties.cluster_id,
-                    node: config.node_id,
-                    cluster: cluster.clone(),
-                });
-            }
-            opened.push((path.clone(), id, directory));
-        }
-        let metadata_path = &config.metadata_log_dir;
-        let metadata_directory = opened.iter().find(|(path, ..)| path == metadata_path);
-        let metadata_directory_id =
-            metadata_directory.ok_or_else(|| StorageError::MetadataDirectory(metadata_path.clone()))?.1;
-        let cluster_id = cluster_id.ok_or_else(|| StorageError::MetadataDirectory(metadata_path.clone()))?;
-        // KIP-966: the stop was clean only where every directory remembers the same epoch.
-        let mut epochs: Vec<_> = opened.iter().map(|(_, _, directory)| directory.previous_broker_epoch()).collect();
-        epochs.dedup();
-        let previous_broker_epoch = match epochs[..] {
-            [Some(epoch)] => epoch,
-            _ => BrokerEpoch::NONE,
-        };
+        let Opened { directories: opened, cluster_id, metadata_directory_id, previous_broker_epoch } =
+            open_all(disk, config)?;
         let failures = Arc::new(failures);
         let (mut directories, mut flushers) = (Vec::new(), Vec::new());
-        for (path, id, directory) in opened {
+        for OpenedDirectory { path, id, directory } in opened {
             let directory = Arc::new(Directory {
                 path,
                 id,
                 recovery: Progress::default(),
-                disk: Arc::clone(disk),
-                was_clean: directory.was_clean(),
-                open: RwLock::new(Some(directory)),
-                failed: AtomicBool::new(false),
+                was_clean: directory.as_ref().is_ok_and(LogDirectory::was_clean),
+                failed: AtomicBool::new(directory.is_err()),
+                cordoned: AtomicBool::new(false),
+                open: RwLock::new(directory.ok()),
                 waiting: Mutex::default(),
                 written: Mutex::default(),
                 failures: Arc::clone(&failures),
@@ -204,27 +151,50 @@ impl Storage {
         &self.directories
     }
 
+    /// Those that work.
+    pub(crate) fn online(&self) -> impl Iterator<Item = &Arc<Directory>> {
+        self.directories.iter().filter(|directory| !directory.is_failed())
+    }
+
+    /// The directory out of service in which something lies that the metadata says is in `assigned`: that one, or, as a
+    /// directory that cannot be read has no id, any.
+    pub(crate) fn offline(&self, assigned: DirectoryId) -> Option<&Arc<Directory>> {
+        let offline = || self.directories.iter().filter(|directory| directory.is_failed());
+        offline().find(|directory| directory.id == assigned).or_else(|| offline().next())
+    }
+
+    /// The directory of this path, as a client names it.
+    pub(crate) fn by_path(&self, path: &Path) -> Option<&Arc<Directory>> {
+        self.directories.iter().find(|directory| directory.is_at(path))
+    }
+
+    /// Whether the node can go on: some directory works, and the one of the metadata log does.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.online().any(|directory| directory.id == self.metadata_directory_id)
+    }
+
     /// Lists the folder of every partition that lies here, by so many threads for each directory; opens no log. `stopping` ends it
-    /// early. Leftovers of deletions are removed.
-    pub(crate) fn survey(
-        &self,
-        threads: usize,
-        stopping: &(impl Fn() -> bool + Sync),
-    ) -> HashMap<TopicPartition, FoundLog> {
-        let survey = |directory: &Arc<Directory>| match directory.survey(threads, stopping) {
-            Ok(found) => found,
-            Err(error) => {
+    /// early.
+    pub(crate) fn survey(&self, threads: usize, stopping: &(impl Fn() -> bool + Sync)) -> Survey {
+        let survey = |directory: &Arc<Directory>| {
+            directory.survey(threads, stopping).unwrap_or_else(|error| {
                 directory.fail(&error.to_string());
-                Vec::new()
-            }
+                DirectorySurvey::default()
+            })
         };
         let survey = &survey;
-        let found: Vec<_> = thread::scope(|scope| {
-            let surveys: Vec<_> =
-                self.directories.iter().map(|directory| scope.spawn(move || survey(directory))).collect();
-            surveys.into_iter().flat_map(|survey| survey.join().expect("a survey does not panic")).collect()
+        let surveys: Vec<_> = thread::scope(|scope| {
+            let surveys: Vec<_> = self.online().map(|directory| scope.spawn(move || survey(directory))).collect();
+            surveys.into_iter().map(|survey| survey.join().expect("a survey does not panic")).collect()
         });
-        found.into_iter().collect()
+        let mut survey = Survey::default();
+        for DirectorySurvey { found, mut leftovers } in surveys {
+            for (name, log) in found {
+                survey.found.entry(name).or_default().push(log);
+            }
+            survey.leftovers.append(&mut leftovers);
+        }
+        survey
     }
 
     /// Logs that have to be checked and are not whole yet, in directories that work.
@@ -272,6 +242,21 @@ impl Directory {
         }
     }
 
+    /// Whether it gets no new replicas (KIP-1066).
+    pub(crate) fn is_cordoned(&self) -> bool {
+        self.cordoned.load(Ordering::Acquire)
+    }
+
+    /// From now on it gets no new replicas, or it does again.
+    pub(crate) fn set_cordoned(&self, cordoned: bool) {
+        self.cordoned.store(cordoned, Ordering::Release);
+    }
+
+    /// Whether a path names it.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        std::path::absolute(path).is_ok_and(|path| path == self.path)
+    }
+
     /// Whether each of its logs is as a clean start expects it.
     fn is_whole(&self) -> bool {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -304,6 +289,38 @@ impl Directory {
         now: Timestamp,
     ) -> Result<PartitionLog, LogError> {
         self.with(|directory| directory.create_partition(partition, Some(topic_id), config, now))
+    }
+
+    /// Makes the log of a copy on its way here.
+    pub(crate) fn create_future(
+        &self,
+        partition: TopicPartition,
+        topic_id: TopicId,
+        config: Arc<LogConfig>,
+        unique: Uuid,
+        now: Timestamp,
+    ) -> Result<PartitionLog, LogError> {
+        self.with(|directory| directory.create_future(partition, Some(topic_id), config, unique, now))
+    }
+
+    /// Gives a copy the replica's name.
+    pub(crate) fn promote(&self, copy: &mut PartitionLog) -> Result<(), LogError> {
+        self.with(|directory| directory.promote(copy))
+    }
+
+    /// The same for a copy that nobody has opened yet.
+    pub(crate) fn promote_resting(&self, copy: &mut RestingLog) -> Result<(), LogError> {
+        self.with(|directory| directory.promote_resting(copy))
+    }
+
+    /// Takes the replica's name from a log that its copy replaces.
+    pub(crate) fn retire(&self, log: &mut PartitionLog, unique: Uuid) -> Result<DeletedPartition, LogError> {
+        self.with(|directory| directory.retire(log, unique))
+    }
+
+    /// Gives it back.
+    pub(crate) fn restore(&self, log: &mut PartitionLog) -> Result<(), LogError> {
+        self.with(|directory| directory.restore(log))
     }
 
     /// Renames the folder of a deleted partition; its files are removed later.
@@ -367,22 +384,16 @@ impl Directory {
         self: &Arc<Self>,
         threads: usize,
         stopping: &(impl Fn() -> bool + Sync),
-    ) -> Result<Vec<(TopicPartition, FoundLog)>, LoadError> {
+    ) -> Result<DirectorySurvey, LoadError> {
         let guard = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(directory) = &*guard else { return Ok(Vec::new()) };
-        let mut folders = Vec::new();
+        let Some(directory) = &*guard else { return Ok(DirectorySurvey::default()) };
+        let (mut folders, mut leftovers) = (Vec::new(), Vec::new());
         for entry in directory.find_partitions()? {
             match entry.kind {
                 PartitionDirectoryKind::Partition if is_metadata_log(&entry.path) => {}
-                PartitionDirectoryKind::Partition => folders.push(entry),
-                PartitionDirectoryKind::Deleted => {
-                    // A deletion that a stop of the node cut off.
-                    if let Err(error) = self.disk.remove_directory(&entry.path) {
-                        let path = entry.path.display();
-                        tracing::warn!(%path, %error, "the rest of a deleted partition could not be removed");
-                    }
-                }
-                PartitionDirectoryKind::Stray | PartitionDirectoryKind::Future => {}
+                PartitionDirectoryKind::Partition | PartitionDirectoryKind::Future => folders.push(entry),
+                PartitionDirectoryKind::Deleted => leftovers.push(directory.deleted_partition(entry)),
+                PartitionDirectoryKind::Stray => {}
             }
         }
         let next = AtomicUsize::new(0);
@@ -395,7 +406,8 @@ impl Directory {
                 let log = directory.survey(folder.clone())?;
                 let high_watermark = directory.checkpoint(CheckpointKind::HighWatermark, &name);
                 let high_watermark = high_watermark.unwrap_or_else(|| log.start_offset());
-                found.push((name, FoundLog { directory: Arc::clone(self), log, high_watermark }));
+                let is_future = folder.kind == PartitionDirectoryKind::Future;
+                found.push((name, FoundLog { directory: Arc::clone(self), log, high_watermark, is_future }));
             }
             Ok::<_, LogError>(found)
         };
@@ -414,7 +426,7 @@ impl Directory {
         if found.len() == folders.len() {
             *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(names);
         }
-        Ok(found)
+        Ok(DirectorySurvey { found, leftovers })
     }
 
     fn run_flusher(&self) {
@@ -439,6 +451,13 @@ impl Directory {
         self.flushes.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
         self.flush_wanted.notify_all();
     }
+}
+
+/// What lies in one directory.
+#[derive(Debug, Default)]
+struct DirectorySurvey {
+    found: Vec<(TopicPartition, FoundLog)>,
+    leftovers: Vec<DeletedPartition>,
 }
 
 /// Why a directory's logs could not be opened.

@@ -147,6 +147,7 @@ impl FaultyDisk {
     }
 
     /// A copy to look at: what is done to it is not done to this disk. Nothing in it fails.
+    #[must_use]
     pub fn fork(&self) -> Self {
         let state = self.state();
         Self(Arc::new(Mutex::new(State {

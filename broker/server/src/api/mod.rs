@@ -17,6 +17,7 @@ use crate::{
     metrics::Metrics, partitions::Partitions, producer_ids::ProducerIds, reply::Reply,
 };
 
+pub(crate) mod alter_replica_log_dirs;
 pub(crate) mod api_versions;
 pub(crate) mod delete_groups;
 pub(crate) mod delete_records;

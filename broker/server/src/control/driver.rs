@@ -243,6 +243,7 @@ impl Driver {
                 }
             }
             Command::DirectoryFailed(directory) => self.step_lifecycle(LifecycleInput::DirectoryFailed(directory)),
+            Command::Cordoned(directories) => self.step_lifecycle(LifecycleInput::Cordoned(directories)),
             Command::ShutDownBroker => self.step_lifecycle(LifecycleInput::BeginShutdown),
             Command::SnapshotWritten(written) => {
                 self.snapshot = None;

@@ -99,6 +99,8 @@ pub(super) enum Command {
     Loaded(Offset),
     /// A log directory of this broker failed.
     DirectoryFailed(DirectoryId),
+    /// The directories that get no new replicas; `None` where the finalized level does not know of such.
+    Cordoned(Option<Vec<DirectoryId>>),
     /// Begin the controlled shutdown of this broker.
     ShutDownBroker,
     /// A snapshot has been written, or not: its writer has said why.
@@ -155,6 +157,11 @@ impl ControlHandle {
     /// A log directory of this broker failed: its replicas must be led elsewhere.
     pub async fn directory_failed(&self, directory: DirectoryId) -> Result<(), ControlClosed> {
         self.send(Command::DirectoryFailed(directory)).await
+    }
+
+    /// These log directories of this broker get no new replicas; `None` where the finalized level does not know of such.
+    pub async fn cordoned(&self, directories: Option<Vec<DirectoryId>>) -> Result<(), ControlClosed> {
+        self.send(Command::Cordoned(directories)).await
     }
 
     /// Asks the controller to move leaderships away. Returns when the broker may stop.

@@ -38,7 +38,7 @@ impl Partition {
             under_replicated: false,
             under_min_isr: false,
             at_min_isr: false,
-            offline: state.log.is_gone() || self.directory.is_failed(),
+            offline: state.log.is_gone() || self.is_offline(),
             size: state.log.size(),
             start: state.log.start_offset(),
             end: state.log.end_offset(),

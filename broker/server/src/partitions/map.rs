@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use gregor_types::{KString, PartitionIndex, TopicId, Uuid};
+use gregor_types::{KString, PartitionIndex, TopicId};
 
 use crate::partition::Partition;
 
@@ -14,8 +14,6 @@ use crate::partition::Partition;
 pub(super) struct PartitionMap {
     pub(super) names: HashMap<KString, Arc<TopicPartitions>>,
     pub(super) ids: HashMap<TopicId, Arc<TopicPartitions>>,
-    /// How many partitions each log directory holds.
-    pub(super) by_directory: HashMap<Uuid, usize>,
 }
 
 /// One topic's partitions here.
@@ -42,18 +40,13 @@ impl PartitionMap {
                 TopicPartitions { name: partition.topic.clone(), id: partition.topic_id, partitions: BTreeMap::new() }
             }
         };
-        if entry.partitions.insert(partition.index.value(), Arc::clone(partition)).is_none() {
-            *self.by_directory.entry(partition.directory.id).or_default() += 1;
-        }
+        entry.partitions.insert(partition.index.value(), Arc::clone(partition));
         self.put(entry);
     }
 
     pub(super) fn remove(&mut self, topic: TopicId, index: PartitionIndex) -> Option<Arc<Partition>> {
         let mut entry = TopicPartitions::clone(self.ids.get(&topic)?);
         let removed = entry.partitions.remove(&index.value())?;
-        if let Some(held) = self.by_directory.get_mut(&removed.directory.id) {
-            *held -= 1;
-        }
         if entry.partitions.is_empty() {
             self.ids.remove(&topic);
             if self.names.get(&entry.name).is_some_and(|named| named.id == topic) {

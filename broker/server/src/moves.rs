@@ -1,0 +1,346 @@
+//! Replicas on their way from one log directory of this broker to another (KIP-113, KIP-858).
+//!
+//! `api/alter_replica_log_dirs.rs` asks for moves, one thread drives them: it copies one replica at a time, in bounded steps and
+//! no faster than allowed, has the controller told where the replica will be (`directory_reports.rs`), and swaps once the
+//! controller knows. A move survives a restart, as its `-future` folder does. What is swapped and how is `partition/future.rs`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use gregor_config::BrokerConfig;
+use gregor_log::{CheckpointKind, can_have_future};
+use gregor_metadata::{ConfigResource, Image, ResourceType};
+use gregor_node::MoveQuota;
+use gregor_types::{DirectoryId, ErrorCode, TopicPartition};
+use tokio::sync::Notify;
+
+use crate::{
+    api::now,
+    control::ControlHandle,
+    partition::{CopyStep, Future, MoveError, Partition, Swap},
+    partitions::{Partitions, random_uuid},
+    storage::Directory,
+};
+
+/// Copied in one step.
+const STEP_BYTES: u32 = 1 << 20;
+/// How often it is looked whether the controller knows where a replica will be.
+const POLL: Duration = Duration::from_millis(100);
+/// How often a move is looked at that has nothing to do, or cannot go on.
+const IDLE: Duration = Duration::from_secs(10);
+/// A swap that found more to copy so many times waits for the disk while nobody can append.
+const SWAPS_BEFORE_PATIENCE: u32 = 8;
+/// Wishes for partitions that do not exist here yet; more are not remembered.
+const WISHES_MAX: usize = 100_000;
+const RATE: &str = "replica.alter.log.dirs.io.max.bytes.per.second";
+
+/// What is on its way, and what is to come.
+#[derive(Debug, Default)]
+pub(crate) struct Moves {
+    /// By name: the first is moved first, as Kafka does.
+    moving: Mutex<BTreeMap<TopicPartition, Arc<Partition>>>,
+    /// Where partitions are to be created that do not exist here yet.
+    wishes: Mutex<HashMap<TopicPartition, DirectoryId>>,
+    /// Held while a move begins or ends by request.
+    changing: Mutex<()>,
+    signal: Mutex<Signal>,
+    signalled: Condvar,
+    /// Rings when the controller is to be told of directories.
+    pub(crate) announced: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Signal {
+    woken: bool,
+    stopped: bool,
+}
+
+/// The thread, and the way to end it.
+#[derive(Debug)]
+pub(crate) struct Mover {
+    partitions: Arc<Partitions>,
+    thread: thread::JoinHandle<()>,
+}
+
+/// What the thread works on.
+struct Work {
+    partitions: Arc<Partitions>,
+    control: ControlHandle,
+    quota: MoveQuota,
+    started: Instant,
+    /// Swaps that found more to copy, by partition.
+    tries: HashMap<TopicPartition, u32>,
+    /// Moves that cannot go on before this time.
+    paused: HashMap<TopicPartition, Instant>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Moves {
+    /// The wish for a partition that is created now.
+    pub(crate) fn take_wish(&self, name: &TopicPartition) -> Option<DirectoryId> {
+        lock(&self.wishes).remove(name)
+    }
+
+    /// A move has begun, or goes on after a restart.
+    pub(crate) fn add(&self, partition: &Arc<Partition>) {
+        lock(&self.moving).insert(partition.name(), Arc::clone(partition));
+        self.wake();
+    }
+
+    fn remove(&self, name: &TopicPartition) {
+        lock(&self.moving).remove(name);
+    }
+
+    /// Has the thread look again.
+    pub(crate) fn wake(&self) {
+        lock(&self.signal).woken = true;
+        self.signalled.notify_all();
+    }
+
+    /// Waits for a wake-up, at most so long; false once the thread is to end.
+    fn wait(&self, time: Duration) -> bool {
+        let signal = lock(&self.signal);
+        let quiet = |signal: &mut Signal| !signal.woken && !signal.stopped;
+        let (mut signal, _) =
+            self.signalled.wait_timeout_while(signal, time, quiet).unwrap_or_else(PoisonError::into_inner);
+        signal.woken = false;
+        !signal.stopped
+    }
+}
+
+impl Partitions {
+    /// Moves a replica to another directory, or has it created there (`ReplicaManager.alterReplicaLogDirs`).
+    pub(crate) fn move_replica(&self, name: &TopicPartition, path: &Path, image: &Image) -> Result<(), ErrorCode> {
+        let moves = &self.moves;
+        let _changing = lock(&moves.changing);
+        if !can_have_future(name) {
+            return Err(ErrorCode::InvalidTopicException);
+        }
+        let directory = self.storage().by_path(path).ok_or(ErrorCode::LogDirNotFound)?;
+        if directory.is_failed() {
+            return Err(ErrorCode::KafkaStorageError);
+        }
+        if directory.is_cordoned() {
+            return Err(ErrorCode::InvalidReplicaAssignment);
+        }
+        let Ok(partition) = self.find(&name.topic, name.partition.value(), image) else {
+            let mut wishes = lock(&moves.wishes);
+            if wishes.len() < WISHES_MAX {
+                wishes.insert(name.clone(), directory.id);
+            }
+            return Err(ErrorCode::ReplicaNotAvailable);
+        };
+        if partition.is_offline() {
+            return Err(ErrorCode::KafkaStorageError);
+        }
+        let target = partition.with_future(|future| Arc::clone(&future.directory));
+        if target.as_ref().is_some_and(|target| Arc::ptr_eq(target, directory)) {
+            return Ok(());
+        }
+        if target.is_some() {
+            self.cancel_move(&partition);
+        }
+        if Arc::ptr_eq(&partition.directory(), directory) {
+            return Ok(());
+        }
+        // A copy of it may lie in a directory that is not there.
+        if self.storage().directories().iter().any(|one| one.is_failed()) {
+            return Err(ErrorCode::KafkaStorageError);
+        }
+        let config = Arc::clone(&partition.lock().settings.log);
+        let log = directory.create_future(name.clone(), partition.topic_id, config, random_uuid(), now());
+        let log = log.map_err(|error| {
+            directory.on_error(name, &error);
+            ErrorCode::KafkaStorageError
+        })?;
+        if let Err(unwanted) = partition.begin_move(Future::new(Arc::clone(directory), log)) {
+            self.give_up(&partition, unwanted);
+            return Err(ErrorCode::ReplicaNotAvailable);
+        }
+        tracing::info!(partition = %name, to = %directory.path.display(), "a replica begins to move to another log directory");
+        moves.add(&partition);
+        Ok(())
+    }
+
+    /// Ends a move before its end: its copy is deleted, and the controller told again where the replica is.
+    pub(crate) fn cancel_move(&self, partition: &Partition) {
+        if let Some(future) = partition.take_future() {
+            self.moves.remove(&partition.name());
+            self.give_up(partition, future);
+            self.moves.announced.notify_one();
+        }
+    }
+
+    fn give_up(&self, partition: &Partition, future: Future) {
+        let directory = Arc::clone(&future.directory);
+        if !directory.is_failed() {
+            let delay_ms = partition.lock().settings.log.file_delete_delay_ms;
+            self.delete_log(&directory, future.into_log(), delay_ms);
+        }
+    }
+
+    /// Ends the moves that a failed directory cuts off; what is copied stays where it is.
+    pub(crate) fn end_moves_of(&self, failed: &Arc<Directory>) {
+        let moving: Vec<_> = lock(&self.moves.moving).values().cloned().collect();
+        for partition in moving {
+            let goes_there = partition.with_future(|future| Arc::ptr_eq(&future.directory, failed)).unwrap_or(true);
+            if goes_there || partition.is_offline() {
+                drop(partition.take_future());
+                self.moves.remove(&partition.name());
+                self.moves.announced.notify_one();
+            }
+        }
+    }
+}
+
+impl Mover {
+    /// Starts the thread.
+    pub(crate) fn start(
+        partitions: Arc<Partitions>,
+        control: ControlHandle,
+        config: &BrokerConfig,
+    ) -> std::io::Result<Self> {
+        let quota = MoveQuota::new(
+            config.alter_log_dirs_replication_quota_window_num,
+            config.alter_log_dirs_replication_quota_window_size_seconds,
+        );
+        let mut work = Work {
+            partitions: Arc::clone(&partitions),
+            control,
+            quota,
+            started: Instant::now(),
+            tries: HashMap::new(),
+            paused: HashMap::new(),
+        };
+        let thread = thread::Builder::new().name("gregor-mover".to_owned()).spawn(move || {
+            let mut sleep = Duration::ZERO;
+            while work.partitions.moves.wait(sleep) {
+                sleep = work.round();
+            }
+        })?;
+        Ok(Self { partitions, thread })
+    }
+
+    /// Ends the thread after its step; moves go on with the next start.
+    pub(crate) fn stop(self) {
+        lock(&self.partitions.moves.signal).stopped = true;
+        self.partitions.moves.signalled.notify_all();
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that moves replicas had panicked");
+        }
+    }
+}
+
+impl Work {
+    /// Does what there is to do; says how long there is nothing more.
+    fn round(&mut self) -> Duration {
+        let moving: Vec<_> = lock(&self.partitions.moves.moving).values().cloned().collect();
+        self.tries.retain(|name, _| moving.iter().any(|partition| partition.name() == *name));
+        self.paused.retain(|_, until| *until > Instant::now());
+        let mut sleep = IDLE;
+        for partition in &moving {
+            let name = partition.name();
+            if let Some(until) = self.paused.get(&name) {
+                sleep = sleep.min(until.saturating_duration_since(Instant::now()));
+                continue;
+            }
+            match self.advance(partition, &name) {
+                // The first goes on until it waits for somebody else: it is there sooner than if all went at once.
+                Ok(Duration::ZERO) => return Duration::ZERO,
+                Ok(pause) => sleep = sleep.min(pause),
+                Err(error) => self.failed(partition, name, &error),
+            }
+        }
+        sleep
+    }
+
+    /// Takes a move one step further; says how long it waits then.
+    fn advance(&mut self, partition: &Arc<Partition>, name: &TopicPartition) -> Result<Duration, MoveError> {
+        let now_nanos = |started: Instant| u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let pause = self.quota.pause(self.rate(), now_nanos(self.started));
+        if pause > 0 {
+            return Ok(Duration::from_nanos(pause));
+        }
+        match partition.copy_step(STEP_BYTES, now())? {
+            CopyStep::Copied(bytes) => {
+                self.quota.moved(bytes, now_nanos(self.started));
+                return Ok(Duration::ZERO);
+            }
+            CopyStep::CaughtUp => {}
+            CopyStep::Gone => {
+                self.partitions.moves.remove(name);
+                return Ok(IDLE);
+            }
+        }
+        if partition.announce_future() {
+            self.partitions.moves.announced.notify_one();
+        }
+        if !self.is_known(partition) {
+            return Ok(POLL);
+        }
+        // A swap that is cut off leaves one folder whole, if that folder is on the disk.
+        partition.flush_future()?;
+        self.checkpoint();
+        let tries = self.tries.entry(name.clone()).or_default();
+        *tries += 1;
+        match partition.swap(*tries > SWAPS_BEFORE_PATIENCE, random_uuid(), now())? {
+            Swap::NotYet => return Ok(Duration::ZERO),
+            Swap::Gone => {}
+            Swap::Done(retired) => {
+                let to = partition.directory();
+                tracing::info!(partition = %name, to = %to.path.display(), "a replica is in another log directory now");
+                let delay_ms = partition.lock().settings.log.file_delete_delay_ms;
+                self.partitions.add_deleted(retired, delay_ms);
+                self.checkpoint();
+                to.request_flush(partition);
+            }
+        }
+        self.tries.remove(name);
+        self.partitions.moves.remove(name);
+        Ok(IDLE)
+    }
+
+    fn failed(&mut self, partition: &Arc<Partition>, name: TopicPartition, error: &MoveError) {
+        tracing::error!(partition = %name, %error, "a move to another log directory does not go on");
+        if let (MoveError::Target(error), Some(target)) =
+            (error, partition.with_future(|future| Arc::clone(&future.directory)))
+        {
+            target.on_error(&name, error);
+        }
+        self.paused.insert(name, Instant::now() + IDLE);
+    }
+
+    /// Whether the controller knows where the replica will be, where the finalized level can say so.
+    fn is_known(&self, partition: &Partition) -> bool {
+        let image = self.control.image();
+        if !image.features().metadata_version().has_directory_assignment() {
+            return true;
+        }
+        let known = image.topics().partition(partition.topic_id, partition.index);
+        let known = known.and_then(|known| known.directory_of(self.partitions.node_id()));
+        known == partition.with_future(|future| future.directory.id)
+    }
+
+    /// How many bytes may be moved in a second: what is set for this broker, else for all.
+    fn rate(&self) -> u64 {
+        let image = self.control.image();
+        let own = ConfigResource::new(ResourceType::Broker, self.partitions.node_id().to_string());
+        let set = image.configs().get(&own, RATE).or_else(|| image.configs().get(&ConfigResource::all_brokers(), RATE));
+        set.and_then(|value| value.trim().parse().ok()).unwrap_or(u64::MAX)
+    }
+
+    /// The checkpoints go with the replicas: what a directory says of a partition belongs to the folder that is there.
+    fn checkpoint(&self) {
+        for kind in [CheckpointKind::RecoveryPoint, CheckpointKind::LogStart, CheckpointKind::HighWatermark] {
+            self.partitions.checkpoint(kind);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What is written down of all partitions now and then, how they are closed, and how the folders of deleted ones go.
+
+use std::sync::{Arc, PoisonError};
+
+use gregor_log::{CheckpointKind, DeletedPartition, FlushToken};
+use gregor_types::{Offset, Timestamp, TopicPartition};
+
+use super::Partitions;
+use crate::{api::now, held_log::HeldLog, partition::Partition, storage::Directory};
+
+/// Files of a deleted partition that are removed in one step.
+const FILES_PER_STEP: usize = 8;
+
+impl Partitions {
+    /// Writes the checkpoint files: one kind, every directory.
+    pub(crate) fn checkpoint(&self, kind: CheckpointKind) {
+        let _one_at_a_time = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        for directory in self.storage.directories() {
+            // Asked for first: whoever serves in between is in both, nobody is in neither.
+            let Some(mut waiting) = directory.waiting(kind) else { continue };
+            for partition in self.all() {
+                waiting.extend(entry(&partition, directory, kind).map(|offset| (partition.name(), offset)));
+            }
+            directory.checkpoint(kind, waiting.into_iter().collect());
+        }
+    }
+
+    /// The checkpoints say nothing more of logs that are gone.
+    pub(super) fn forget_deleted(&self) {
+        self.checkpoint(CheckpointKind::RecoveryPoint);
+        self.checkpoint(CheckpointKind::LogStart);
+    }
+
+    /// Closes every log: syncs, writes producer snapshots, then the checkpoints.
+    pub(crate) fn close(&self) {
+        let partitions = self.all();
+        for partition in &partitions {
+            partition.flush(now());
+        }
+        for kind in [CheckpointKind::RecoveryPoint, CheckpointKind::LogStart, CheckpointKind::HighWatermark] {
+            self.checkpoint(kind);
+        }
+        let mut ends: Vec<(Arc<Directory>, TopicPartition, Offset)> = Vec::new();
+        for partition in &partitions {
+            let future = partition.take_future();
+            let logs = std::iter::once((partition.directory(), partition.take_log()))
+                .chain(future.map(|future| (Arc::clone(&future.directory), future.into_log())));
+            for (directory, log) in logs {
+                if let Some(end) = close(&directory, log) {
+                    ends.push((directory, partition.name(), end));
+                }
+            }
+        }
+        for directory in self.storage.directories() {
+            let Some(mut waiting) = directory.waiting(CheckpointKind::RecoveryPoint) else { continue };
+            let here = ends.iter().filter(|(of, ..)| Arc::ptr_eq(of, directory));
+            waiting.extend(here.map(|(_, name, end)| (name.clone(), *end)));
+            directory.checkpoint(CheckpointKind::RecoveryPoint, waiting.into_iter().collect());
+        }
+    }
+
+    /// A folder of a deleted partition is to be removed after a while.
+    pub(crate) fn add_deleted(&self, deleted: Option<DeletedPartition>, delay_ms: i64) {
+        let mut waiting = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.extend(deleted.map(|deleted| (now().plus_ms(delay_ms), deleted)));
+    }
+
+    /// What deletions of an earlier run left is removed once there is time for it.
+    pub(super) fn add_leftovers(&self, leftovers: Vec<DeletedPartition>) {
+        for leftover in leftovers {
+            self.add_deleted(Some(leftover), 0);
+        }
+    }
+
+    /// Removes some files of a deleted partition whose time has come; whether there is more to remove now.
+    pub(crate) fn remove_deleted_step(&self, now: Timestamp) -> bool {
+        let due = {
+            let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = deleted.iter().position(|(due, _)| *due <= now);
+            place.map(|place| deleted.swap_remove(place))
+        };
+        let Some((since, folder)) = due else { return false };
+        match folder.remove_some(FILES_PER_STEP) {
+            Ok(true) => {}
+            Ok(false) => self.deleted.lock().unwrap_or_else(PoisonError::into_inner).push((since, folder)),
+            Err(error) => tracing::warn!(%error, "a deleted partition's files could not be removed"),
+        }
+        true
+    }
+}
+
+/// What a directory's checkpoint says of a partition: of its log, or of its copy on the way there.
+fn entry(partition: &Partition, directory: &Arc<Directory>, kind: CheckpointKind) -> Option<Offset> {
+    let future = partition.with_future(|future| {
+        let goes_there = Arc::ptr_eq(&future.directory, directory);
+        goes_there.then(|| (future.recovery_checkpoint(), future.start_offset(), future.extent().1))
+    });
+    let Some((recovery_point, start, end)) = future.flatten() else {
+        let is_here = Arc::ptr_eq(&partition.directory(), directory);
+        return is_here.then(|| partition.checkpoint_entry(kind)).flatten();
+    };
+    match kind {
+        CheckpointKind::RecoveryPoint => Some(recovery_point),
+        CheckpointKind::LogStart => (start > Offset::ZERO).then_some(start),
+        CheckpointKind::HighWatermark => Some(partition.high_watermark().min(end)),
+        CheckpointKind::Cleaner => None,
+    }
+}
+
+/// Closes a log; its end, if all of it is on the disk.
+fn close(directory: &Directory, log: HeldLog) -> Option<Offset> {
+    match log {
+        HeldLog::Open(mut log) => match log.close().and_then(FlushToken::complete) {
+            Ok(flushed) => Some(flushed.end_offset),
+            Err(error) => {
+                // Whatever it was: the next start must not take this one for a clean end.
+                directory.fail(&error.to_string());
+                None
+            }
+        },
+        HeldLog::Resting(log, _) => Some(log.recovery_point()),
+        HeldLog::Gone => None,
+    }
+}

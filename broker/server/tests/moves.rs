@@ -1,0 +1,273 @@
+//! Replicas move between the log directories of a node while they are written and read, through restarts and crashes.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::{path::Path, sync::Arc};
+
+use gregor_log::{
+    Disk,
+    disk::{Crash, FaultyDisk, RealDisk},
+};
+use gregor_messages::{
+    DeleteRecordsRequest,
+    delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
+};
+use gregor_types::ErrorCode;
+use gregor_wire::batch::split_batches;
+use support::{
+    Client, Home, batch,
+    directories::{
+        FIRST, SECOND, delete_topic, describe, move_to, path, set_broker, two_directories, wait_until, wait_until_in,
+        whereabouts,
+    },
+    error, idempotent,
+};
+
+const RATE: &str = "replica.alter.log.dirs.io.max.bytes.per.second";
+const SMALL_SEGMENTS: [(&str, &str); 2] = [("segment.bytes", "1048576"), ("index.interval.bytes", "100")];
+
+/// The directory that a partition is in, and the other one.
+fn sides(client: &mut Client, topic: &str) -> (&'static str, &'static str) {
+    let at = whereabouts(client, topic, 0);
+    assert_eq!(at.len(), 1, "{at:?}");
+    if at[0].0 == FIRST { (FIRST, SECOND) } else { (SECOND, FIRST) }
+}
+
+/// All values of a partition, whose offsets must follow each other.
+fn values(client: &mut Client, topic: &str, from: i64) -> Vec<String> {
+    let end = client.list_offset(topic, 0, -1).offset;
+    let mut values = Vec::new();
+    let mut next = from;
+    while next < end {
+        let fetched = client.fetch(topic, 0, next, 1_000);
+        assert_eq!(fetched.error_code, 0);
+        let records = fetched.records.unwrap_or_default();
+        for batch in split_batches(&records).map_while(Result::ok) {
+            for record in &batch.records(1 << 20).unwrap() {
+                let record = record.unwrap();
+                if record.offset.0 >= next {
+                    assert_eq!(record.offset.0, next, "no hole");
+                    values.push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
+                    next += 1;
+                }
+            }
+        }
+    }
+    values
+}
+
+fn produce(client: &mut Client, topic: &str, values: std::ops::Range<i64>) {
+    let padding = "x".repeat(2_000);
+    for value in values {
+        let produced = client.produce(topic, 0, batch(&[&format!("{value} {padding}")]));
+        assert_eq!((error(produced.error_code), produced.base_offset), (ErrorCode::None, value));
+    }
+}
+
+fn assert_values(client: &mut Client, topic: &str, from: i64, count: i64) {
+    let values = values(client, topic, from);
+    let numbers: Vec<i64> = values.iter().map(|value| value.split(' ').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(numbers, (from..count).collect::<Vec<_>>());
+}
+
+fn folders(disk: &dyn Disk, directory: &Path, topic: &str) -> Vec<String> {
+    let entries = disk.list(directory).unwrap().into_iter().filter(|entry| entry.is_directory);
+    let mut names: Vec<_> = entries.map(|entry| entry.name).filter(|name| name.starts_with(topic)).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_replica_moves_while_it_is_written_and_is_there_after_a_restart() {
+    let home = two_directories(Arc::new(RealDisk));
+    let node = home.start();
+    let mut client = node.with_topic("t", 1, &SMALL_SEGMENTS);
+    produce(&mut client, "t", 0..1_500);
+    let (from, to) = sides(&mut client, "t");
+    let mut writer = node.client();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let writing = std::thread::spawn(move || {
+        let mut next = 1_500;
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            produce(&mut writer, "t", next..next + 1);
+            next += 1;
+        }
+        next
+    });
+    assert_eq!(move_to(&mut client, &home, to, "t", 0), ErrorCode::None);
+    wait_until_in(&mut client, to, "t", 0);
+    stop.send(()).unwrap();
+    let end = writing.join().unwrap();
+    assert_values(&mut client, "t", 0, end);
+    let left = folders(&RealDisk, &path(&home, from), "t-");
+    assert!(left.len() == 1 && left[0].ends_with("-delete"), "{left:?}");
+    assert_eq!(folders(&RealDisk, &path(&home, to), "t-"), ["t-0"]);
+    let checkpoint = std::fs::read_to_string(path(&home, from).join("recovery-point-offset-checkpoint")).unwrap();
+    assert!(!checkpoint.contains("t 0 "), "what is elsewhere now has no checkpoint here: {checkpoint}");
+    node.stop();
+
+    let node = home.start();
+    let mut client = node.client();
+    assert_eq!(whereabouts(&mut client, "t", 0), [(to.to_owned(), false)]);
+    assert_values(&mut client, "t", 0, end);
+    produce(&mut client, "t", end..end + 10);
+    wait_until("the rest of the old folder goes", || folders(&RealDisk, &path(&home, from), "t-").is_empty());
+    // And back again.
+    assert_eq!(move_to(&mut client, &home, from, "t", 0), ErrorCode::None);
+    wait_until_in(&mut client, from, "t", 0);
+    assert_values(&mut client, "t", 0, end + 10);
+    node.stop();
+}
+
+#[test]
+fn a_move_keeps_to_its_rate_shows_how_far_it_is_and_goes_on_after_a_restart() {
+    let disk = FaultyDisk::new();
+    let home = two_directories(Arc::new(disk.clone()));
+    let node = home.start();
+    let mut client = node.with_topic("t", 1, &SMALL_SEGMENTS);
+    assert_eq!(set_broker(&mut client, RATE, "soon"), ErrorCode::InvalidRequest);
+    assert_eq!(set_broker(&mut client, RATE, "1"), ErrorCode::None);
+    produce(&mut client, "t", 0..1_000);
+    let (from, to) = sides(&mut client, "t");
+    assert_eq!(move_to(&mut client, &home, to, "t", 0), ErrorCode::None);
+    assert_eq!(move_to(&mut client, &home, to, "t", 0), ErrorCode::None, "asked twice, it is one move");
+    let is_slow = |client: &mut Client| {
+        let described = describe(client);
+        let (at, copy) = (&described[from].partitions, &described[to].partitions);
+        let (at, copy) = (at[&("t".to_owned(), 0)][0], copy[&("t".to_owned(), 0)][0]);
+        assert!(!at.is_future && copy.is_future);
+        assert!(copy.size < at.size && copy.lag > 0, "{copy:?} of {at:?}");
+        copy
+    };
+    wait_until("the first step is copied", || is_slow(&mut client).size > 0);
+    // What is deleted on the way is not copied.
+    let partition = DeleteRecordsPartition { partition_index: 0, offset: 900, ..Default::default() };
+    let topic = DeleteRecordsTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
+    let request = DeleteRecordsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    assert_eq!(client.call(2, &request).topics[0].partitions[0].low_watermark, 900);
+    node.stop();
+
+    let node = home.start();
+    let mut client = node.client();
+    assert_eq!(whereabouts(&mut client, "t", 0).len(), 2, "the move goes on where it was");
+    assert_eq!(set_broker(&mut client, RATE, "100000000"), ErrorCode::None);
+    wait_until_in(&mut client, to, "t", 0);
+    assert_eq!(client.list_offset("t", 0, -2).offset, 900);
+    assert_values(&mut client, "t", 900, 1_000);
+    produce(&mut client, "t", 1_000..1_010);
+    node.stop();
+}
+
+#[test]
+fn the_directory_that_it_is_in_ends_a_move_and_so_does_its_deletion() {
+    let disk = FaultyDisk::new();
+    let home = two_directories(Arc::new(disk.clone()));
+    let node = home.start();
+    let mut client = node.with_topic("t", 1, &[("file.delete.delay.ms", "0")]);
+    client.create_topic("u", 1, &[("file.delete.delay.ms", "0")]);
+    assert_eq!(set_broker(&mut client, RATE, "1"), ErrorCode::None);
+    for topic in ["t", "u"] {
+        produce(&mut client, topic, 0..1_000);
+        let (_, to) = sides(&mut client, topic);
+        assert_eq!(move_to(&mut client, &home, to, topic, 0), ErrorCode::None);
+        assert_eq!(whereabouts(&mut client, topic, 0).len(), 2);
+    }
+    let at = whereabouts(&mut client, "t", 0).into_iter().find(|(_, is_future)| !is_future).unwrap().0;
+    let to = if at == FIRST { SECOND } else { FIRST };
+    assert_eq!(move_to(&mut client, &home, &at, "t", 0), ErrorCode::None);
+    assert_eq!(whereabouts(&mut client, "t", 0), [(at.clone(), false)]);
+    assert_values(&mut client, "t", 0, 1_000);
+    wait_until("the copy's folder is gone", || folders(&disk, &path(&home, to), "t-").is_empty());
+
+    delete_topic(&mut client, "u");
+    for directory in [FIRST, SECOND] {
+        wait_until("the topic's folders are gone", || folders(&disk, &path(&home, directory), "u-").is_empty());
+    }
+    node.stop();
+}
+
+#[test]
+fn what_cannot_move_is_told_as_kafka_tells_it() {
+    let disk = FaultyDisk::new();
+    let home = two_directories(Arc::new(disk));
+    let node = home.start();
+    let mut client = node.client();
+    assert_eq!(move_to(&mut client, &home, "elsewhere", "t", 0), ErrorCode::LogDirNotFound);
+    let long = "x".repeat(214);
+    assert_eq!(move_to(&mut client, &home, SECOND, &long, 0), ErrorCode::InvalidTopicException);
+    for partition in 0..4 {
+        let refused = move_to(&mut client, &home, SECOND, "t", partition);
+        assert_eq!(refused, ErrorCode::ReplicaNotAvailable, "and it is remembered");
+    }
+    client.create_topic("t", 6, &[]);
+    for partition in 0..4 {
+        assert_eq!(whereabouts(&mut client, "t", partition), [(SECOND.to_owned(), false)]);
+    }
+    for partition in 4..6 {
+        assert_eq!(whereabouts(&mut client, "t", partition), [(FIRST.to_owned(), false)], "where there is less");
+    }
+    assert_eq!(set_broker(&mut client, "cordoned.log.dirs", path(&home, FIRST).to_str().unwrap()), ErrorCode::None);
+    wait_until("the cordon", || describe(&mut client)[FIRST].is_cordoned);
+    assert_eq!(move_to(&mut client, &home, FIRST, "t", 0), ErrorCode::InvalidReplicaAssignment);
+    node.stop();
+}
+
+/// Moves a partition to and fro until the machine stops.
+fn move_until_it_stops(home: &Home, disk: &FaultyDisk, client: &mut Client, written: &mut i64) {
+    for round in 0.. {
+        let to = if round % 2 == 0 { SECOND } else { FIRST };
+        let topic = gregor_messages::alter_replica_log_dirs_request::AlterReplicaLogDirTopic {
+            name: "t".into(),
+            partitions: vec![0],
+            ..Default::default()
+        };
+        let directory = gregor_messages::alter_replica_log_dirs_request::AlterReplicaLogDir {
+            path: path(home, to).to_string_lossy().into_owned().into(),
+            topics: vec![topic],
+            ..Default::default()
+        };
+        let request = gregor_messages::AlterReplicaLogDirsRequest { dirs: vec![directory], ..Default::default() };
+        client.call(2, &request);
+        for _ in 0..5 {
+            let sequence = i32::try_from(*written).unwrap();
+            let produced = client.produce("t", 0, idempotent(9, sequence, &[&written.to_string()]));
+            if produced.error_code != 0 {
+                return;
+            }
+            *written += 1;
+        }
+        if disk.is_off() || round == 200 {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_crash_in_a_move_loses_nothing_that_was_promised() {
+    for (stop, crash) in (0..14).map(|seed| (20 + 17 * seed, seed)) {
+        let disk = FaultyDisk::new();
+        let home = two_directories(Arc::new(disk.clone()));
+        let node = home.start();
+        let mut client = node.with_topic("t", 1, &[("flush.messages", "1")]);
+        let mut written = 0;
+        disk.stop_after(disk.mutations() + stop);
+        move_until_it_stops(&home, &disk, &mut client, &mut written);
+        let crash = [Crash::KeepAll, Crash::LoseUnsynced, Crash::Tear(stop)][crash as usize % 3];
+        disk.crash(crash);
+        node.abandon();
+
+        let node = home.start();
+        let mut client = node.client();
+        let end = client.list_offset("t", 0, -1).offset;
+        assert!(end >= written, "{end} of {written} after {stop} changes, {crash:?}");
+        assert_values(&mut client, "t", 0, end);
+        let next = i32::try_from(end).unwrap();
+        let produced = client.produce("t", 0, idempotent(9, next, &["next"]));
+        assert_eq!((error(produced.error_code), produced.base_offset), (ErrorCode::None, end));
+        // A move that was under way comes to its end.
+        wait_until("one replica, no copy", || whereabouts(&mut client, "t", 0).len() == 1);
+        node.stop();
+    }
+}
