@@ -6,6 +6,7 @@
 
 mod broker;
 mod broker_keys;
+mod cleaner;
 mod document;
 mod group_keys;
 mod key;
@@ -17,6 +18,7 @@ mod topic_keys;
 mod value;
 
 pub use broker::{BrokerConfig, ProcessRoles, QuorumVoter, Warning};
+pub use cleaner::CleanerConfig;
 pub use document::configuration_page;
 pub use key::{ConfigKey, Importance, Kind, Support, Update, Valid};
 pub use listener::{Endpoint, Listener, SecurityProtocol};

@@ -45,7 +45,7 @@ pub enum TimestampType {
 }
 
 /// The effective configuration of a topic's partitions. Times in milliseconds, sizes in bytes; names are Kafka's keys.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, reason = "documented in the table, under the key of the same name")]
 pub struct TopicConfig {
     pub cleanup_policy: CleanupPolicy,
@@ -61,6 +61,7 @@ pub struct TopicConfig {
     pub message_timestamp_after_max_ms: i64,
     pub message_timestamp_before_max_ms: i64,
     pub message_timestamp_type: TimestampType,
+    pub min_cleanable_dirty_ratio: f64,
     pub min_compaction_lag_ms: i64,
     pub min_insync_replicas: i32,
     pub preallocate: bool,
@@ -164,6 +165,7 @@ impl TopicConfig {
                 "LogAppendTime" => TimestampType::LogAppendTime,
                 _ => TimestampType::CreateTime,
             },
+            min_cleanable_dirty_ratio: text("min.cleanable.dirty.ratio").trim().parse().unwrap_or_default(),
             min_compaction_lag_ms: long("min.compaction.lag.ms"),
             min_insync_replicas: int("min.insync.replicas"),
             preallocate: boolean("preallocate"),

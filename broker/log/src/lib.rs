@@ -11,6 +11,7 @@
 mod append;
 mod checked_bytes;
 mod checkpoint;
+mod cleaner;
 mod config;
 mod directory;
 pub mod disk;
@@ -37,6 +38,7 @@ mod truncate;
 
 pub use append::{AppendInfo, Appended};
 pub use checkpoint::CheckpointKind;
+pub use cleaner::{Cleanable, CleanedSegment, Cleaning, CleaningOptions, CleaningStep};
 pub use config::LogConfig;
 pub use directory::{DeletedPartition, DirectoryError, FoundPartition, LogDirectory};
 pub use disk::Disk;

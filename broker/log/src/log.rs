@@ -62,6 +62,10 @@ pub struct PartitionLog {
     pub(crate) epoch_file: Arc<EpochFile>,
     /// Whether a sync has failed. What it was to write may be gone although a later sync says nothing, so none is believed.
     sync_failed: Arc<AtomicBool>,
+    /// The bases of the segments that a cleaned one is about to replace.
+    pub(crate) swapping: Vec<Offset>,
+    /// The cleaner has been over everything before this offset.
+    pub(crate) cleaned_to: Option<Offset>,
 }
 
 /// A batch near the end of the active segment.
@@ -198,6 +202,8 @@ impl PartitionLog {
             synced: Synced::default(),
             epoch_file: Arc::new(EpochFile(Mutex::new(WrittenEpochs { path: epoch_path, version: 0 }))),
             sync_failed: Arc::default(),
+            swapping: Vec::new(),
+            cleaned_to: None,
         }
     }
 
@@ -414,6 +420,7 @@ impl PartitionLog {
 
     pub(crate) fn note_truncation(&mut self, to: Offset) {
         self.truncations += 1;
+        self.cleaned_to = self.cleaned_to.map(|cleaned| cleaned.min(to));
         self.truncated_to = Some(self.truncated_to.map_or(to, |lowest| lowest.min(to)));
         self.indexes_synced_to = self.indexes_synced_to.min(self.segments[self.segment_at(to)].base_offset);
     }

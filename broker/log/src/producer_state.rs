@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
 use gregor_wire::batch::{BatchHeader, EndTransactionMarker};
 
-use crate::{AppendError, transaction_index::AbortedTransaction};
+use crate::{AppendError, cleaner::LastRecord, transaction_index::AbortedTransaction};
 
 /// So many of a producer's last batches are known, which is as many as it may have in flight.
 const BATCHES_KEPT: usize = 5;
@@ -227,6 +227,15 @@ impl ProducerState {
         let ended = self.unreplicated.iter().find(|(_, marker)| **marker >= high_watermark).map(|(first, _)| *first);
         let open = self.ongoing.keys().next().copied();
         ended.into_iter().chain(open).min()
+    }
+
+    /// The last that is known of each producer.
+    pub(crate) fn last_records(&self) -> HashMap<ProducerId, LastRecord> {
+        let last = |entry: &ProducerEntry| LastRecord {
+            offset: entry.last_batch().map(|batch| batch.last_offset),
+            epoch: entry.epoch,
+        };
+        self.producers.iter().map(|(id, entry)| (*id, last(entry))).collect()
     }
 
     /// Forgets producers that were silent for longer than the bound and have no transaction open.

@@ -368,8 +368,9 @@ impl LogOpening {
     /// The opened log. Call it when [`OpeningProgress::done`].
     pub fn finish(mut self) -> Result<PartitionLog, LogError> {
         while !self.step(u64::MAX)?.done {}
-        let OpenOptions { clean, now, recovery_point, log_start_offset, .. } = self.options;
+        let OpenOptions { clean, now, recovery_point, log_start_offset, cleaned_to, .. } = self.options;
         let log = &mut self.log;
+        log.cleaned_to = (cleaned_to > Offset::ZERO).then_some(cleaned_to);
         log.end_offset = self.log_end.unwrap_or(log.active_segment_base());
         log.producers = self.producers;
         log.start_offset = log.segments[0].base_offset.max(log_start_offset);

@@ -98,6 +98,16 @@ impl RestingLog {
         self.checkpoints.recovery_point
     }
 
+    /// Up to where the cleaner has been over the log; `None` if it never was.
+    pub fn cleaned_to(&self) -> Option<Offset> {
+        (self.checkpoints.cleaned_to > Offset::ZERO).then_some(self.checkpoints.cleaned_to)
+    }
+
+    /// How many segments there are.
+    pub const fn segments_count(&self) -> usize {
+        self.folder.segments.len()
+    }
+
     /// All batches, in bytes.
     pub fn size(&self) -> u64 {
         self.folder.segments.iter().map(|(_, files)| files.log).sum()

@@ -39,6 +39,11 @@ impl BatchScanner {
         Self { file, position, end, buffer: vec![0; buffer_bytes], buffer_at: 0, buffer_len: 0 }
     }
 
+    /// The file that it walks over.
+    pub(crate) const fn file(&self) -> &SharedFile {
+        &self.file
+    }
+
     /// Where the next batch starts.
     pub(crate) const fn position(&self) -> u64 {
         self.position

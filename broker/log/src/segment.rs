@@ -19,7 +19,7 @@ use crate::{
     disk::{SharedFile, SyncToken},
     file_names::{LOG, OFFSET_INDEX, TIME_INDEX, TRANSACTION_INDEX, offset_file, with_suffix},
     scanner::{BatchScanner, SEEK_BUFFER_BYTES, Scan},
-    sparse_index::{OffsetEntry, SparseIndex, TimeEntry},
+    sparse_index::{Entry, OffsetEntry, SparseIndex, TimeEntry},
     transaction_index::TransactionIndex,
 };
 
@@ -63,8 +63,19 @@ pub(crate) struct Segment {
 impl Segment {
     /// A new empty segment with its three files.
     pub(crate) fn create(disk: &dyn Disk, directory: &Path, base: Offset, now: Timestamp) -> Result<Self, LogError> {
-        let path = offset_file(directory, base, LOG);
-        let in_file = |suffix| offset_file(directory, base, suffix);
+        Self::create_marked(disk, directory, base, "", now)
+    }
+
+    /// The same under names with a mark behind them.
+    pub(crate) fn create_marked(
+        disk: &dyn Disk,
+        directory: &Path,
+        base: Offset,
+        mark: &str,
+        now: Timestamp,
+    ) -> Result<Self, LogError> {
+        let in_file = |suffix| with_suffix(&offset_file(directory, base, suffix), mark);
+        let path = in_file(LOG);
         let created = disk.create(&path).and_then(|file| {
             let offsets = SparseIndex::create(disk, in_file(OFFSET_INDEX))?;
             Ok((file, offsets, SparseIndex::create(disk, in_file(TIME_INDEX))?))
@@ -115,6 +126,17 @@ impl Segment {
 
     pub(crate) const fn size(&self) -> u32 {
         self.size
+    }
+
+    /// The lengths of its files, once the indexes are written.
+    pub(crate) const fn files(&self) -> SegmentFiles {
+        let transactions = self.transactions.file_bytes();
+        SegmentFiles {
+            log: self.size as u64,
+            offset_index: Some((self.offsets.len() * OffsetEntry::BYTES) as u64),
+            time_index: Some((self.times.len() * TimeEntry::BYTES) as u64),
+            transaction_index: if transactions > 0 { Some(transactions) } else { None },
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -238,10 +260,18 @@ impl Segment {
             return Ok(true);
         }
         Ok(self.size > 0
-            && self.waited_ms(disk, incoming.max_timestamp, now)? > config.segment_ms.saturating_sub(jitter_ms))
+            && self.waited_ms(disk, incoming.max_timestamp, now)? > config.roll_ms().saturating_sub(jitter_ms))
     }
 
     fn waited_ms(&mut self, disk: &dyn Disk, incoming: Timestamp, now: Timestamp) -> Result<i64, LogError> {
+        Ok(match self.first_timestamp(disk)? {
+            Some(first) if first >= Timestamp(0) && incoming >= Timestamp(0) => incoming.since(first),
+            _ => now.since(self.opened_at),
+        })
+    }
+
+    /// The first batch's timestamp.
+    pub(crate) fn first_timestamp(&mut self, disk: &dyn Disk) -> Result<Option<Timestamp>, LogError> {
         if self.first_timestamp.is_none() {
             let end = u64::from(self.size);
             let mut scanner = BatchScanner::new(self.file(disk)?.clone(), 0, end, SEEK_BUFFER_BYTES);
@@ -249,10 +279,7 @@ impl Segment {
                 self.first_timestamp = Some(header.max_timestamp);
             }
         }
-        Ok(match self.first_timestamp {
-            Some(first) if first >= Timestamp(0) && incoming >= Timestamp(0) => incoming.since(first),
-            _ => now.since(self.opened_at),
-        })
+        Ok(self.first_timestamp)
     }
 
     /// The first batch, at or after `not_before`, whose last offset is `target` or later.

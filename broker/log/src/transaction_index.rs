@@ -51,6 +51,10 @@ impl TransactionIndex {
         self.path = path;
     }
 
+    pub(crate) const fn file_bytes(&self) -> u64 {
+        (self.len * ENTRY_BYTES) as u64
+    }
+
     pub(crate) fn append(&mut self, disk: &dyn Disk, transaction: &AbortedTransaction) -> io::Result<()> {
         let mut entry = Vec::with_capacity(ENTRY_BYTES);
         entry.extend_from_slice(&VERSION.to_be_bytes());

@@ -55,6 +55,7 @@ impl PartitionLog {
     pub fn truncate_fully_and_start_at(&mut self, offset: Offset, now: Timestamp) -> Result<(), LogError> {
         while let Some(segment) = self.segments.pop() {
             if self.segments.is_empty() && segment.base_offset == offset {
+                self.abandon_swap_of(offset)?;
                 // The same names are needed at once, so the files are emptied and not renamed.
                 break;
             }
@@ -90,6 +91,7 @@ impl PartitionLog {
     /// Renames a segment's files to `.deleted`; readers that have them go on, retention removes them later.
     pub(crate) fn remove_segment(&mut self, segment: Segment, now: Timestamp) -> Result<(), LogError> {
         let base = segment.base_offset;
+        self.abandon_swap_of(base)?;
         let due = now.plus_ms(self.config.file_delete_delay_ms);
         for path in segment.mark_deleted(&*self.disk, DELETED)? {
             self.removals.push_back((due, path));

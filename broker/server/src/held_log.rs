@@ -98,6 +98,24 @@ impl HeldLog {
         }
     }
 
+    /// How many segments it has.
+    pub(crate) fn segments_count(&self) -> usize {
+        match self {
+            Self::Open(log) => log.segments_count(),
+            Self::Resting(log, _) => log.segments_count(),
+            Self::Gone => 0,
+        }
+    }
+
+    /// What the cleaner's checkpoint is to say.
+    pub(crate) fn cleaned_to(&self) -> Option<Offset> {
+        match self {
+            Self::Open(log) => log.cleaned_to(),
+            Self::Resting(log, _) => log.cleaned_to(),
+            Self::Gone => None,
+        }
+    }
+
     /// All batches, in bytes.
     pub(crate) fn size(&self) -> u64 {
         match self {

@@ -5,6 +5,7 @@
 //! The shell moves bytes and asks; what can be decided from numbers alone is decided in the crates below it.
 
 mod api;
+mod cleaner;
 mod connection;
 pub mod control;
 mod directory_reports;

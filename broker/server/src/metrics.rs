@@ -20,7 +20,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use self::cleaner::CleanerMetrics;
 use crate::{histogram::DurationHistogram, recovery::Progress};
+
+mod cleaner;
 
 /// Label sets are short lists of pairs: some of Kafka's families have a row without labels beside those with.
 type Labels = Vec<(String, String)>;
@@ -66,6 +69,8 @@ pub(crate) struct Metrics {
     pub(crate) connections: GaugeFamily,
     /// Connections that we closed, by reason.
     pub(crate) closed: CounterFamily,
+    /// Log compaction.
+    pub(crate) cleaner: CleanerMetrics,
     /// What is asked when the page is read.
     pub(crate) sampled: Sampled,
 }
@@ -200,6 +205,8 @@ impl Metrics {
         );
         let sampled = Sampled::default();
         sampled.register(&mut registry);
+        let cleaner = CleanerMetrics::default();
+        cleaner.register(&mut registry);
         let topic = |labels: &Labels| TopicMetrics {
             messages_in: messages_in.get_or_create_owned(labels),
             bytes_in: bytes_in.get_or_create_owned(labels),
@@ -225,6 +232,7 @@ impl Metrics {
             by_api: (0..API_KEYS_MAX).map(|_| OnceLock::new()).collect(),
             connections,
             closed,
+            cleaner,
             sampled,
         }
     }

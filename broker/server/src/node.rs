@@ -22,6 +22,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
     api::{Broker, ConnectionInfo, ListenerInfo},
+    cleaner::Cleaner,
     connection,
     control::{self, BrokerState, ControlHandle, ControlOptions, ControlThread},
     directory_reports,
@@ -64,6 +65,7 @@ pub struct Node {
     partitions_thread: thread::JoinHandle<()>,
     housekeeper: Housekeeper,
     mover: Mover,
+    cleaner: Cleaner,
     acceptors: Vec<JoinHandle<()>>,
     draining: watch::Sender<bool>,
     stopped: watch::Sender<bool>,
@@ -176,6 +178,7 @@ impl Node {
         let partitions_thread = partitions.start(report).map_err(StartError::Thread)?;
         let housekeeper = Housekeeper::start(Arc::clone(&partitions), &config).map_err(StartError::Thread)?;
         let mover = Mover::start(Arc::clone(&partitions), control.clone(), &config).map_err(StartError::Thread)?;
+        let cleaner = Cleaner::start(Arc::clone(&partitions)).map_err(StartError::Thread)?;
 
         let (draining, draining_receiver) = watch::channel(false);
         let (stopped, stopped_receiver) = watch::channel(false);
@@ -212,6 +215,7 @@ impl Node {
             partitions_thread,
             housekeeper,
             mover,
+            cleaner,
             acceptors: Vec::new(),
             draining,
             stopped,
@@ -260,7 +264,8 @@ impl Node {
             }
         }
         let broker = self.broker;
-        let (partitions_thread, housekeeper, mover) = (self.partitions_thread, self.housekeeper, self.mover);
+        let (partitions_thread, housekeeper) = (self.partitions_thread, self.housekeeper);
+        let (mover, cleaner) = (self.mover, self.cleaner);
         let closing = Arc::clone(&broker);
         let closed = tokio::task::spawn_blocking(move || {
             closing.partitions.stop();
@@ -268,6 +273,7 @@ impl Node {
                 tracing::error!("the partitions thread had panicked");
             }
             mover.stop();
+            cleaner.stop();
             housekeeper.stop();
             closing.partitions.close();
             let epoch = closing.control.broker_epoch();

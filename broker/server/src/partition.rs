@@ -435,6 +435,12 @@ impl Partition {
         self.lock().high_watermark()
     }
 
+    /// Whether there is anything that compaction could take: the active segment is never cleaned.
+    pub(crate) fn may_be_compacted(&self) -> bool {
+        let state = self.lock();
+        state.settings.log.compact && state.log.segments_count() > 1 && !self.directory().is_failed()
+    }
+
     /// Takes the log out of service: the partition is deleted, or the node stops, or its directory failed.
     pub(crate) fn take_log(&self) -> HeldLog {
         let mut state = self.lock();
@@ -460,7 +466,7 @@ impl Partition {
             // Kafka lists a start only where records were deleted by request; a start at the first segment says itself.
             CheckpointKind::LogStart => (start > Offset::ZERO).then_some(start),
             CheckpointKind::HighWatermark => Some(state.high_watermark()),
-            CheckpointKind::Cleaner => None,
+            CheckpointKind::Cleaner => state.log.cleaned_to(),
         }
     }
 

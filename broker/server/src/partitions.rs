@@ -43,6 +43,8 @@ pub(crate) use map::TopicPartitions;
 pub(crate) struct Partitions {
     node_id: BrokerId,
     base_config: Arc<BrokerConfig>,
+    /// With what was set at run time.
+    config: ArcSwap<BrokerConfig>,
     storage: Arc<Storage>,
     metrics: Arc<Metrics>,
     map: ArcSwap<PartitionMap>,
@@ -153,6 +155,7 @@ impl Partitions {
     ) -> Arc<Self> {
         Arc::new(Self {
             node_id,
+            config: ArcSwap::new(Arc::clone(&config)),
             base_config: config,
             storage,
             metrics,
@@ -208,6 +211,16 @@ impl Partitions {
     pub(crate) fn stop(&self) {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
         self.arrived.notify_all();
+    }
+
+    /// `server.properties` with what was set at run time over it.
+    pub(crate) fn config(&self) -> Arc<BrokerConfig> {
+        self.config.load_full()
+    }
+
+    /// The node's metrics.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// A topic's partitions here, by name.
@@ -382,6 +395,7 @@ impl Partitions {
         let brokers_changed = changes.configs.iter().any(|resource| resource.resource_type == ResourceType::Broker);
         if brokers_changed {
             work.config = self.effective_config(&image);
+            self.config.store(Arc::clone(&work.config));
         }
         if brokers_changed || changes.features {
             self.set_cordons(work);

@@ -60,6 +60,10 @@ impl TopicSettings {
             retention_bytes: config.retention_bytes,
             delete: config.cleanup_policy.delete,
             compact: config.cleanup_policy.compact,
+            min_cleanable_dirty_ratio: config.min_cleanable_dirty_ratio,
+            min_compaction_lag_ms: config.min_compaction_lag_ms,
+            max_compaction_lag_ms: config.max_compaction_lag_ms,
+            delete_retention_ms: config.delete_retention_ms,
             file_delete_delay_ms: config.file_delete_delay_ms,
             producer_id_expiration_ms: broker.producer_id_expiration_ms,
         };

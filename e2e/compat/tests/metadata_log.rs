@@ -101,6 +101,20 @@ impl Home {
         snapshots.sort();
         snapshots.pop().context("there is no snapshot")
     }
+
+    /// Waits until there is a snapshot of everything before an offset.
+    fn wait_for_snapshot_to(&self, offset: i64) -> Result<()> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let newest = self.newest_snapshot().ok();
+            let name = newest.as_ref().and_then(|path| path.file_stem()?.to_str()).unwrap_or_default();
+            if name.split('-').next().is_some_and(|end| end.parse::<i64>().is_ok_and(|end| end >= offset)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the newest snapshot is {name:?}, and {offset} is committed");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 fn succeeded(output: &Output, what: &str) -> Result<String> {
@@ -146,6 +160,8 @@ fn apaches_tools_read_our_metadata_log_and_its_snapshots() -> Result<()> {
     {
         assert!(words.windows(2).any(|pair| pair == expected), "no {expected:?} in\n{status}");
     }
+    let committed = words.windows(2).find(|pair| pair[0] == "HighWatermark:").context("a high watermark")?[1];
+    home.wait_for_snapshot_to(committed.parse()?)?;
     gregor.stop()?;
 
     let log = dump(&jars, &home.metadata().join("00000000000000000000.log"))?;

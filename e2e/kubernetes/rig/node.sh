@@ -2,7 +2,8 @@
 # The first process of one node's namespaces: its network, containerd, kubelet and kube-proxy. Started by the rig, which
 # writes every file that is read here. Reads RIG_STATE, RIG_ADDRESS, RIG_NODE (a number) and RIG_CGROUPS, the files that
 # take a process into the node's cgroups.
-set -euo pipefail
+set -Eeuo pipefail
+trap 'echo "line $LINENO failed: $BASH_COMMAND" >&2' ERR
 S=$RIG_STATE
 N=$RIG_NODE
 NODE=$S/n$N
@@ -38,7 +39,12 @@ mount --make-rshared /
 containerd -c "$NODE/containerd.toml" >/var/log/containerd.log 2>&1 &
 until [ -S /run/containerd/containerd.sock ] && ctr version >/dev/null 2>&1; do sleep 0.1; done
 for image in "$S"/images/*.tar; do
-  ctr --namespace k8s.io images import "$image" >>/var/log/import.log 2>&1
+  # A containerd that has just started on a busy machine may not be done in ctr's own time.
+  for try in 1 2 3 4 5; do
+    ctr --namespace k8s.io images import "$image" >>/var/log/import.log 2>&1 && break
+    [ "$try" -lt 5 ] || { echo "ctr cannot import $image: $(tail -n 3 /var/log/import.log)" >&2; exit 1; }
+    sleep 1
+  done
 done
 kubelet --config="$NODE/kubelet.yaml" --kubeconfig="$S/pki/n$N.conf" --hostname-override="n$N" --node-ip="$ADDRESS" \
   --node-labels="topology.kubernetes.io/region=r1,topology.kubernetes.io/zone=z$N" >/var/log/kubelet.log 2>&1 &

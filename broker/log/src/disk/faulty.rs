@@ -534,6 +534,12 @@ impl DiskFile for FaultyFile {
         Ok(UNIX_EPOCH + Duration::from_millis(self.state(Operation::Read)?.node(self.node).modified_ms))
     }
 
+    fn set_modified(&self, time: SystemTime) -> io::Result<()> {
+        let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.state(Operation::Read)?.node(self.node).modified_ms = since_epoch.as_millis() as u64;
+        Ok(())
+    }
+
     fn truncate(&self, len: u64) -> io::Result<()> {
         let mut state = self.state(Operation::Truncate)?;
         let node = state.node(self.node);

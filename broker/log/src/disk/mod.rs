@@ -61,6 +61,8 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     }
     /// When the file was last written.
     fn modified(&self) -> io::Result<SystemTime>;
+    /// Sets the time that [`DiskFile::modified`] tells.
+    fn set_modified(&self, time: SystemTime) -> io::Result<()>;
     /// Cuts the file off, or fills it up with zeros.
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Begins to make the file's content durable.

@@ -129,6 +129,10 @@ impl DiskFile for RealFile {
         self.0.metadata()?.modified()
     }
 
+    fn set_modified(&self, time: SystemTime) -> io::Result<()> {
+        self.0.set_modified(time)
+    }
+
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
     }

@@ -37,7 +37,7 @@ impl Partitions {
         for partition in &partitions {
             partition.flush(now());
         }
-        for kind in [CheckpointKind::RecoveryPoint, CheckpointKind::LogStart, CheckpointKind::HighWatermark] {
+        for kind in CheckpointKind::ALL {
             self.checkpoint(kind);
         }
         let mut ends: Vec<(Arc<Directory>, TopicPartition, Offset)> = Vec::new();

@@ -8,8 +8,9 @@ use super::{
     BatchError, ControlRecordType, EndTransactionMarker, HEADER_BYTES_V2, OFFSET_AND_LENGTH_BYTES, TimestampType,
     crc32c,
     header::{
-        ATTRIBUTES_AT, BASE_SEQUENCE_AT, BASE_TIMESTAMP_AT, CONTROL_BIT, CRC_AT, LAST_OFFSET_DELTA_AT, LEADER_EPOCH_AT,
-        MAX_TIMESTAMP_AT, PRODUCER_EPOCH_AT, PRODUCER_ID_AT, RECORDS_COUNT_AT, TIMESTAMP_TYPE_BIT, TRANSACTIONAL_BIT,
+        ATTRIBUTES_AT, BASE_SEQUENCE_AT, BASE_TIMESTAMP_AT, CONTROL_BIT, CRC_AT, DELETE_HORIZON_BIT,
+        LAST_OFFSET_DELTA_AT, LEADER_EPOCH_AT, MAX_TIMESTAMP_AT, PRODUCER_EPOCH_AT, PRODUCER_ID_AT, RECORDS_COUNT_AT,
+        TIMESTAMP_TYPE_BIT, TRANSACTIONAL_BIT,
     },
     varint::{put_nullable_bytes, put_varint, put_varlong, varint_len, varlong_len},
 };
@@ -52,9 +53,11 @@ pub struct RecordBatchBuilder {
     /// Header (filled in last) and records, uncompressed.
     bytes: Vec<u8>,
     count: i32,
-    last_offset_delta: i32,
+    pub(super) last_offset_delta: i32,
     base_timestamp: Timestamp,
-    max_timestamp: Timestamp,
+    pub(super) max_timestamp: Timestamp,
+    /// When the cleaner may remove tombstones or a marker; then it stands in place of the first record's timestamp.
+    pub(super) delete_horizon: Option<Timestamp>,
 }
 
 impl Default for BatchOptions {
@@ -81,6 +84,7 @@ impl RecordBatchBuilder {
             last_offset_delta: -1,
             base_timestamp: Timestamp::NONE,
             max_timestamp: Timestamp::NONE,
+            delete_horizon: None,
         }
     }
 
@@ -137,7 +141,7 @@ impl RecordBatchBuilder {
         headers: impl ExactSizeIterator<Item = (&'h [u8], Option<&'h [u8]>)> + Clone,
     ) -> Offset {
         if self.count == 0 {
-            self.base_timestamp = timestamp;
+            self.base_timestamp = self.delete_horizon.unwrap_or(timestamp);
         }
         self.max_timestamp = self.max_timestamp.max(timestamp);
         self.count += 1;
@@ -211,6 +215,9 @@ impl RecordBatchBuilder {
         }
         if options.control {
             attributes |= CONTROL_BIT;
+        }
+        if self.delete_horizon.is_some() {
+            attributes |= DELETE_HORIZON_BIT;
         }
         let max_timestamp = options.log_append_time.unwrap_or(self.max_timestamp);
         let producer = options.producer.unwrap_or(ProducerStamp {

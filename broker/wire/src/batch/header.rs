@@ -34,7 +34,7 @@ const LEGACY_HEADER_BYTES_V1: usize = 34;
 pub(super) const TIMESTAMP_TYPE_BIT: i16 = 1 << 3;
 pub(super) const TRANSACTIONAL_BIT: i16 = 1 << 4;
 pub(super) const CONTROL_BIT: i16 = 1 << 5;
-const DELETE_HORIZON_BIT: i16 = 1 << 6;
+pub(super) const DELETE_HORIZON_BIT: i16 = 1 << 6;
 
 /// The fields of a batch's header. For a message of magic 0 or 1, which is a batch of its own, what it lacks is
 /// Kafka's "none", and base and last offset are both the message's offset: of a compressed wrapper, its last record's.

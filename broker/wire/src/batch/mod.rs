@@ -9,6 +9,7 @@ mod control;
 mod header;
 mod legacy;
 mod records;
+mod rewrite;
 mod validate;
 mod varint;
 
@@ -18,6 +19,7 @@ pub use header::{
     BatchHeader, BatchView, HEADER_BYTES_V2, OFFSET_AND_LENGTH_BYTES, SMALLEST_HEADER_BYTES, split_batches,
 };
 pub use records::{HeaderView, HeadersIter, HeadersView, RecordIter, RecordView, Records};
+pub use rewrite::{emptied_batch, retained_batch};
 pub use validate::{ProduceError, ProduceRules, RecordError, TopicCompression, ValidatedBatch, validate_produced};
 
 use crate::compression::CompressionError;

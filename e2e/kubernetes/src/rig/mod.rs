@@ -40,6 +40,8 @@ pub const NODES_MAX: u32 = 9;
 const NAMESPACE_FILE: &str = "network-namespace";
 
 const CONTROL_PLANE_DEADLINE: Duration = Duration::from_mins(3);
+/// How often nodes that end while they start are started again.
+const NODE_STARTS: u32 = 3;
 const NODES_DEADLINE: Duration = Duration::from_mins(4);
 
 const NEEDS: &[Need] = &[
@@ -355,16 +357,18 @@ impl Rig {
         Ok(())
     }
 
+    /// Waits until nodes are ready. One that ends while it starts is started again, a few times.
     fn wait_for_nodes(&self, nodes: &[u32]) -> Result<()> {
         let names: Vec<String> = nodes.iter().map(|node| format!("n{node}")).collect();
+        let mut starts_left = NODE_STARTS;
         process::wait_until("the nodes are ready", NODES_DEADLINE, || {
-            for node in nodes {
-                if !self.node_runs(*node) {
-                    bail!(
-                        "node n{node} has ended: {}",
-                        process::tail_of_file(&self.node_folder(*node).join("init.log"))
-                    );
+            for node in nodes.iter().filter(|node| !self.node_runs(**node)) {
+                let why = process::tail_of_file(&self.node_folder(*node).join("init.log"));
+                if starts_left == 0 {
+                    bail!("node n{node} has ended: {why}");
                 }
+                starts_left -= 1;
+                self.start_node(*node).with_context(|| format!("node n{node} has ended: {why}"))?;
             }
             let mut kubectl = self.command("kubectl")?;
             let conditions = process::output(kubectl.args([

@@ -1,0 +1,407 @@
+//! Compaction against a model: whatever is cleaned, and wherever the machine stops, a reader ends with the same state.
+
+#![allow(clippy::unwrap_used, reason = "helpers of a test")]
+
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use common::*;
+use gregor_log::{
+    CleaningOptions, CleaningStep, Disk, LogConfig, LogError, OpenOptions, PartitionLog, ReadRequest,
+    disk::{Crash, FaultyDisk},
+};
+use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
+use gregor_wire::{
+    batch::{BatchOptions, EndTransactionMarker, ProducerStamp, RecordBatchBuilder, split_batches},
+    compression::CompressionType,
+};
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+fn config() -> LogConfig {
+    LogConfig {
+        segment_bytes: 900,
+        index_interval_bytes: 150,
+        compact: true,
+        delete: false,
+        delete_retention_ms: 1_000,
+        min_cleanable_dirty_ratio: 0.0,
+        ..LogConfig::default()
+    }
+}
+
+/// What was appended: by offset, the key, the value (none for a tombstone) and the transaction's producer.
+#[derive(Default)]
+struct Model {
+    records: BTreeMap<i64, (String, Option<String>)>,
+    /// The offsets of open transactions, by producer.
+    open: HashMap<i64, Vec<i64>>,
+    aborted: BTreeSet<i64>,
+    sequences: HashMap<i64, i32>,
+}
+
+impl Model {
+    /// The newest committed value of each key, before the oldest open transaction.
+    fn state(&self) -> BTreeMap<String, String> {
+        let stable = self.open.values().flatten().min().copied().unwrap_or(i64::MAX);
+        let mut state = BTreeMap::new();
+        for (offset, (key, value)) in self.records.range(..stable) {
+            if !self.aborted.contains(offset) {
+                update(&mut state, key, value.clone());
+            }
+        }
+        state
+    }
+
+    fn append(&mut self, log: &mut PartitionLog, random: &mut Random, now: Timestamp, producer: Option<i64>) {
+        let transactional = producer.is_some_and(|id| id >= 100);
+        let count = 1 + random.below(4) as i32;
+        let codec = [CompressionType::None, CompressionType::Lz4, CompressionType::Zstd][random.below(3) as usize];
+        let stamp = producer.map(|id| {
+            let next = self.sequences.entry(id).or_insert(0);
+            let base_sequence = *next;
+            *next += count;
+            ProducerStamp { id: ProducerId(id), epoch: ProducerEpoch(0), base_sequence }
+        });
+        let mut builder = RecordBatchBuilder::new(BatchOptions {
+            producer: stamp,
+            transactional,
+            compression: codec.into(),
+            ..BatchOptions::default()
+        });
+        let base = log.end_offset().0;
+        for i in 0..i64::from(count) {
+            let key = format!("key {}", random.below(7));
+            let value = (random.below(4) > 0).then(|| format!("value {} {}", base + i, "x".repeat(base as usize % 30)));
+            builder.append(now, Some(key.as_bytes()), value.as_deref().map(str::as_bytes), &[]);
+            self.records.insert(base + i, (key, value));
+            if transactional {
+                self.open.entry(producer.unwrap()).or_default().push(base + i);
+            }
+        }
+        append(log, &builder.build());
+    }
+
+    fn end_transaction(&mut self, log: &mut PartitionLog, now: Timestamp, producer: i64, commit: bool) {
+        let Some(offsets) = self.open.remove(&producer) else { return };
+        if !commit {
+            self.aborted.extend(offsets);
+        }
+        let marker = EndTransactionMarker { commit, coordinator_epoch: 0 };
+        append(log, &marker_batch(marker, producer, now));
+    }
+}
+
+fn marker_batch(marker: EndTransactionMarker, producer: i64, now: Timestamp) -> Bytes {
+    RecordBatchBuilder::end_transaction_marker(marker, ProducerId(producer), ProducerEpoch(0), now)
+}
+
+fn update(state: &mut BTreeMap<String, String>, key: &str, value: Option<String>) {
+    match value {
+        Some(value) => state.insert(key.to_owned(), value),
+        None => state.remove(key),
+    };
+}
+
+/// A record as it stands in the log: offset, key, value, whether it is transactional and whose.
+type Found = (i64, String, Option<String>, Option<i64>);
+
+fn read(log: &mut PartitionLog, from: Offset) -> Vec<Found> {
+    let mut found = Vec::new();
+    let mut next = from;
+    while next < log.end_offset() {
+        let request = ReadRequest { from: next, upper_bound: log.end_offset(), max_bytes: 400, min_one_batch: true };
+        let bytes = log.read(&request).unwrap().read_all().unwrap();
+        if bytes.is_empty() {
+            break;
+        }
+        for batch in split_batches(&bytes) {
+            let batch = batch.unwrap();
+            batch.check_crc().unwrap();
+            next = batch.next_offset();
+            if batch.is_control() {
+                continue;
+            }
+            for record in &batch.records(1 << 20).unwrap() {
+                let record = record.unwrap();
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                let producer = batch.is_transactional().then_some(batch.producer_id.0);
+                if record.offset >= from {
+                    found.push((record.offset.0, text(record.key.unwrap()), record.value.map(text), producer));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What a read-committed reader ends with.
+fn committed_state(log: &mut PartitionLog, high_watermark: Offset) -> BTreeMap<String, String> {
+    let stable = log.last_stable_offset(high_watermark);
+    let aborted = log.aborted_transactions(log.start_offset(), stable).unwrap();
+    let mut state = BTreeMap::new();
+    let start = log.start_offset();
+    for (offset, key, value, producer) in read(log, start) {
+        let is_aborted = producer.is_some_and(|producer| {
+            aborted.iter().any(|a| a.producer_id.0 == producer && (a.first_offset.0..a.last_offset.0).contains(&offset))
+        });
+        if offset < stable.0 && !is_aborted {
+            update(&mut state, &key, value);
+        }
+    }
+    state
+}
+
+/// One round; each swap as the shell does it. The offset up to which the log is clean.
+fn clean(log: &mut PartitionLog, now: Timestamp, memory_bytes: usize, budget: u64) -> Result<Offset, LogError> {
+    let end = log.end_offset();
+    let cleanable = log.cleanable(end, now)?;
+    let mut cleaning = log.begin_cleaning(&cleanable, &CleaningOptions { memory_bytes, load_factor: 0.9, now })?;
+    loop {
+        match cleaning.step(budget)? {
+            CleaningStep::More => {}
+            CleaningStep::Swap(cleaned) => {
+                let token = log.begin_swap(&cleaned)?.expect("nobody else changes the log");
+                token.complete().map_err(|source| LogError::Io { path: folder(), source })?;
+                assert!(log.complete_swap(&cleaned, now)?);
+            }
+            CleaningStep::Done(to) => {
+                log.note_cleaned(to);
+                return Ok(to);
+            }
+        }
+    }
+}
+
+/// Files that bear one of these marks.
+fn leftovers(disk: &FaultyDisk, marks: &[&str]) -> Vec<String> {
+    names(disk, &folder()).into_iter().filter(|name| marks.iter().any(|mark| name.ends_with(mark))).collect()
+}
+
+#[test]
+fn a_reader_ends_with_the_same_state_whatever_is_cleaned() {
+    let seeds = std::env::var("GREGOR_CRASH_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(60);
+    for seed in 0..seeds {
+        let mut random = Random(seed);
+        let disk = FaultyDisk::new();
+        let mut log = create(&disk, config());
+        let mut model = Model::default();
+        let mut cleaned_to = None;
+        let mut now = NOW;
+        for round in 0..8 {
+            for _ in 0..random.below(40) {
+                now = now.plus_ms(random.below(50) as i64);
+                match random.below(10) {
+                    0..4 => model.append(&mut log, &mut random, now, None),
+                    4 | 5 => model.append(&mut log, &mut random, now, Some(7)),
+                    6 | 7 => {
+                        let producer = 100 + random.below(2) as i64;
+                        model.append(&mut log, &mut random, now, Some(producer));
+                    }
+                    8 => {
+                        let (producer, commit) = (100 + random.below(2) as i64, random.below(2) == 0);
+                        model.end_transaction(&mut log, now, producer, commit);
+                    }
+                    _ => log.roll(now).unwrap(),
+                }
+            }
+            let end = log.end_offset();
+            let uncleanable = log.cleanable(end, now).unwrap().first_uncleanable;
+            let stable = log.last_stable_offset(end);
+            assert!(uncleanable <= stable && uncleanable <= log.active_segment_base());
+            let memory = [24 * 5, 1 << 20][random.below(2) as usize];
+            let to = clean(&mut log, now, memory, 1 + random.below(2_000)).unwrap();
+            assert!(cleaned_to.is_none_or(|before| to >= before), "seed {seed}, round {round}: cleaning goes back");
+            cleaned_to = Some(to);
+            let place = format!("seed {seed}, round {round}, clean to {to}, {uncleanable} uncleanable");
+            assert_eq!(committed_state(&mut log, end), model.state(), "{place}");
+            let start = log.start_offset();
+            let found = read(&mut log, start);
+            let mut seen = BTreeSet::new();
+            for (offset, key, value, _) in &found {
+                assert_eq!(model.records.get(offset), Some(&(key.clone(), value.clone())), "{place}: offset {offset}");
+                let is_new = seen.insert(key) || *offset >= to.0;
+                assert!(is_new, "{place}: {key} is there twice below what is clean, again at {offset}");
+            }
+            let kept: BTreeSet<_> = found.iter().map(|(offset, ..)| *offset).collect();
+            let untouched = model.records.range(uncleanable.0..).find(|(offset, _)| !kept.contains(offset));
+            assert_eq!(untouched, None, "{place}: what may not be cleaned is as it was");
+            let from = Offset(random.below(end.0 as u64 + 1) as i64);
+            let suffix: Vec<_> = found.iter().filter(|(offset, ..)| *offset >= from.0).cloned().collect();
+            assert_eq!(read(&mut log, from), suffix, "{place}: read from {from}");
+            if random.below(3) == 0 {
+                let producers = |log: &PartitionLog| {
+                    let mut active: Vec<_> = log
+                        .active_producers()
+                        .map(|p| (p.producer_id, p.producer_epoch, p.last_sequence, p.current_transaction_start))
+                        .collect();
+                    active.sort_by_key(|(id, ..)| *id);
+                    active
+                };
+                let before = producers(&log);
+                drop(log);
+                disk.crash(Crash::KeepAll);
+                // Everything is read anew, as after the loss of all checkpoints.
+                log = reopen(&disk, OpenOptions { cleaned_to: to, ..options(config(), Offset(0), false) });
+                assert_eq!(log.end_offset(), end, "{place}: the end after a restart");
+                assert_eq!(producers(&log), before, "{place}: producers after a restart");
+                assert_eq!(committed_state(&mut log, end), model.state(), "{place}: after a restart");
+            }
+        }
+    }
+}
+
+#[test]
+fn tombstones_and_markers_go_when_their_time_is_over() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, config());
+    let keyed = |key: &str, value: Option<&str>| {
+        let mut builder = RecordBatchBuilder::new(BatchOptions::default());
+        builder.append(NOW, Some(key.as_bytes()), value.map(str::as_bytes), &[]);
+        builder.build()
+    };
+    append(&mut log, &keyed("a", Some("old")));
+    append(&mut log, &keyed("a", None));
+    append(&mut log, &keyed("b", Some("stays")));
+    append(&mut log, &produced(9, 0, 0, true, &["aborted"]));
+    append(&mut log, &marker_batch(EndTransactionMarker { commit: false, coordinator_epoch: 0 }, 9, NOW));
+    // A newer epoch's marker is what is known of the producer then, so that the older one may go.
+    append(&mut log, &keyed("c", Some("last of the segment")));
+    log.roll(NOW).unwrap();
+    append(&mut log, &keyed("d", Some("active")));
+
+    let offsets = |log: &mut PartitionLog| read(log, Offset(0)).iter().map(|(offset, ..)| *offset).collect::<Vec<_>>();
+    let to = clean(&mut log, NOW, 1 << 20, u64::MAX).unwrap();
+    assert_eq!(
+        (to, offsets(&mut log)),
+        (Offset(6), vec![1, 2, 5, 6]),
+        "the tombstone stays for readers who are behind"
+    );
+    let again = |log: &mut PartitionLog, key: &str, now: Timestamp| {
+        append(log, &keyed(key, Some("more")));
+        log.roll(now).unwrap();
+        clean(log, now, 1 << 20, u64::MAX).unwrap();
+        offsets(log)
+    };
+    assert!(again(&mut log, "e", NOW.plus_ms(999)).contains(&1), "its horizon is not over");
+    assert!(!again(&mut log, "f", NOW.plus_ms(1_001)).contains(&1), "now it is");
+    assert_eq!(read(&mut log, Offset(0))[0].1, "b");
+}
+
+#[test]
+fn a_machine_that_stops_anywhere_in_a_round_leaves_the_same_state() {
+    let mut stopped = 0;
+    for seed in 0..12 {
+        for stop in 0..70 {
+            for crash in [Crash::KeepAll, Crash::LoseUnsynced, Crash::Tear(stop * 31 + seed)] {
+                let mut random = Random(seed);
+                let disk = FaultyDisk::new();
+                let mut log = create(&disk, config());
+                let mut model = Model::default();
+                for i in 0..40 {
+                    let producer = [None, Some(7), Some(100)][i % 3];
+                    model.append(&mut log, &mut random, NOW, producer);
+                    if i % 9 == 8 {
+                        model.end_transaction(&mut log, NOW, 100, i % 2 == 0);
+                    }
+                }
+                model.end_transaction(&mut log, NOW, 100, true);
+                flush(&mut log);
+                disk.sync_file_system("/".as_ref()).complete().unwrap();
+                let (end, expected) = (log.end_offset(), model.state());
+                disk.stop_after(disk.mutations() + stop);
+                // The second round is where tombstones go, so that a segment left over would bring a value back.
+                let first = clean(&mut log, NOW, 1 << 20, u64::MAX);
+                let second = first.and_then(|_| clean(&mut log, NOW.plus_ms(5_000), 1 << 20, u64::MAX));
+                stopped += u64::from(second.is_err());
+                let recovery_point = log.recovery_checkpoint();
+                drop(log);
+                disk.crash(crash);
+                let options = OpenOptions { cleaned_to: end, ..options(config(), recovery_point, false) };
+                let mut log = PartitionLog::open(Arc::new(disk.clone()), folder(), options).unwrap();
+                let place = format!("seed {seed}, stopped at {stop}, {crash:?}");
+                assert_eq!(log.end_offset(), end, "{place}");
+                assert_eq!(committed_state(&mut log, end), expected, "{place}");
+                assert_eq!(leftovers(&disk, &[".cleaned", ".swap", ".deleted"]), [""; 0], "{place}");
+            }
+        }
+    }
+    assert!(stopped > 500, "only {stopped} rounds were cut short");
+}
+
+#[test]
+fn a_log_that_is_cut_off_or_retained_meanwhile_keeps_what_it_has() {
+    let swap_after = |change: &dyn Fn(&mut PartitionLog)| {
+        let disk = FaultyDisk::new();
+        let mut log = create(&disk, config());
+        let (mut model, mut random) = (Model::default(), Random(5));
+        for _ in 0..30 {
+            model.append(&mut log, &mut random, NOW, None);
+        }
+        let end = log.end_offset();
+        let cleanable = log.cleanable(end, NOW).unwrap();
+        let options = CleaningOptions { memory_bytes: 1 << 20, load_factor: 0.9, now: NOW };
+        let mut cleaning = log.begin_cleaning(&cleanable, &options).unwrap();
+        let CleaningStep::Swap(cleaned) = cleaning.step(u64::MAX).unwrap() else { panic!("a segment is cleaned") };
+        change(&mut log);
+        assert!(log.begin_swap(&cleaned).unwrap().is_none());
+        assert_eq!(leftovers(&disk, &[".cleaned", ".swap"]), [""; 0]);
+        let start = log.start_offset();
+        for (offset, key, value, _) in read(&mut log, start) {
+            assert_eq!(model.records[&offset], (key, value));
+        }
+    };
+    swap_after(&|log| log.truncate_to(Offset(3), NOW).unwrap());
+    swap_after(&|log| log.truncate_fully_and_start_at(Offset(0), NOW).unwrap());
+    swap_after(&|log| {
+        log.advance_start(log.active_segment_base()).unwrap();
+        log.retain(log.end_offset(), NOW, 100).unwrap();
+    });
+}
+
+#[test]
+fn damage_is_found_and_not_copied() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, config());
+    let (mut model, mut random) = (Model::default(), Random(9));
+    for _ in 0..30 {
+        model.append(&mut log, &mut random, NOW, None);
+    }
+    let file = disk.open(&folder().join(format!("{:020}.log", 0))).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, 70).unwrap();
+    file.write_all_at(&mut [std::io::IoSlice::new(&[byte[0] ^ 0x10])], 70).unwrap();
+    let error = clean(&mut log, NOW, 1 << 20, u64::MAX).unwrap_err();
+    assert!(error.to_string().contains("checksum"), "{error}");
+}
+
+#[test]
+fn young_records_wait_and_old_ones_are_overdue() {
+    let disk = FaultyDisk::new();
+    let settings = LogConfig { min_compaction_lag_ms: 100, max_compaction_lag_ms: 1_000, ..config() };
+    let mut log = create(&disk, settings.clone());
+    let (mut model, mut random) = (Model::default(), Random(3));
+    for i in 0..30 {
+        model.append(&mut log, &mut random, NOW.plus_ms(i * 10), None);
+    }
+    let end = log.end_offset();
+    let at = |log: &mut PartitionLog, ms: i64| log.cleanable(end, NOW.plus_ms(ms)).unwrap();
+    assert_eq!(at(&mut log, 50).cleanable_bytes, 0);
+    assert!(!at(&mut log, 50).is_due(&settings));
+    let later = at(&mut log, 5_000);
+    assert!(later.is_overdue && later.is_due(&LogConfig { min_cleanable_dirty_ratio: 1.0, ..settings }));
+    assert_eq!(later.first_uncleanable, log.active_segment_base());
+    assert!(at(&mut log, 200).first_uncleanable < later.first_uncleanable);
+}

@@ -1,0 +1,122 @@
+//! A compacted topic on a whole node: the cleaner's threads find it, follow its configuration, and remember how far they are.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use gregor_messages::{
+    IncrementalAlterConfigsRequest,
+    incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
+};
+use gregor_wire::batch::{BatchOptions, RecordBatchBuilder, split_batches};
+use support::{Client, DEADLINE, Home, now};
+
+const TOPIC_RESOURCE: i8 = 2;
+/// Three segments of 1 MiB and some more.
+const RECORDS: i64 = 90;
+
+fn write(client: &mut Client, records: std::ops::Range<i64>) {
+    for i in records {
+        let mut builder = RecordBatchBuilder::new(BatchOptions::default());
+        let (key, value) = (format!("key {}", i % 3), format!("{i} {}", "x".repeat(40_000)));
+        builder.append(now(), Some(key.as_bytes()), Some(value.as_bytes()), &[]);
+        assert_eq!(client.produce("table", 0, builder.build()).error_code, 0);
+    }
+}
+
+/// Every record that is there: its offset and key, and the number that its value begins with.
+fn read(client: &mut Client, end: i64) -> Vec<(i64, String, i64)> {
+    let (mut found, mut next) = (Vec::new(), 0);
+    while next < end {
+        let fetched = client.fetch("table", 0, next, 0);
+        assert_eq!(fetched.error_code, 0);
+        let bytes = fetched.records.unwrap_or_default();
+        for batch in split_batches(&bytes) {
+            let batch = batch.unwrap();
+            batch.check_crc().unwrap();
+            next = batch.next_offset().0;
+            for record in &batch.records(1 << 20).unwrap() {
+                let record = record.unwrap();
+                let text = |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
+                let number = text(record.value).split(' ').next().unwrap().parse().unwrap();
+                found.push((record.offset.0, text(record.key), number));
+            }
+        }
+    }
+    found
+}
+
+fn newest(records: &[(i64, String, i64)]) -> BTreeMap<&str, i64> {
+    records.iter().map(|(_, key, number)| (key.as_str(), *number)).collect()
+}
+
+/// Waits until of the first records only so many are left.
+fn wait_until_compacted(client: &mut Client, end: i64, below: i64) -> Vec<(i64, String, i64)> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let records = read(client, end);
+        if records.iter().all(|(offset, ..)| *offset >= below) {
+            return records;
+        }
+        assert!(Instant::now() < deadline, "{} records are still there", records.len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_compacted_topic_keeps_the_newest_record_of_each_key_also_over_a_restart() {
+    let home = Home::new().with("log.cleaner.backoff.ms", "50").with("log.cleaner.threads", "2");
+    let node = home.start();
+    let configs = [
+        ("cleanup.policy", "compact"),
+        ("segment.bytes", "1048576"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("min.compaction.lag.ms", "86400000"),
+    ];
+    let mut client = node.with_topic("table", 1, &configs);
+    write(&mut client, 0..RECORDS);
+    assert_eq!(read(&mut client, RECORDS).len() as i64, RECORDS, "all are younger than min.compaction.lag.ms");
+
+    let lag = AlterableConfig {
+        name: "min.compaction.lag.ms".into(),
+        config_operation: 0,
+        value: Some("0".into()),
+        ..Default::default()
+    };
+    let resource = AlterConfigsResource {
+        resource_type: TOPIC_RESOURCE,
+        resource_name: "table".into(),
+        configs: vec![lag],
+        ..Default::default()
+    };
+    let altered = client.call(1, &IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() });
+    assert_eq!(altered.responses[0].error_code, 0);
+    // Segments of 25 records each; the last one is active.
+    let records = wait_until_compacted(&mut client, RECORDS, 70);
+    let expected = BTreeMap::from([("key 0", RECORDS - 3), ("key 1", RECORDS - 2), ("key 2", RECORDS - 1)]);
+    assert_eq!(newest(&records), expected);
+    assert!(records.iter().all(|(offset, _, number)| offset == number), "offsets never change: {records:?}");
+    let page = node.http("/metrics");
+    assert!(page.contains("kafka_log_logcleanermanager_uncleanable_partitions_count 0"), "{page}");
+    drop(client);
+    node.stop();
+
+    let checkpoint = std::fs::read_to_string(home.folder.path().join("data/cleaner-offset-checkpoint")).unwrap();
+    let cleaned_to: i64 = checkpoint.lines().find_map(|line| line.strip_prefix("table 0 ")).unwrap().parse().unwrap();
+    assert!((70..=RECORDS).contains(&cleaned_to), "{checkpoint}");
+
+    let node = home.start();
+    let mut client = node.client();
+    assert_eq!(client.end_offset("table", 0), RECORDS);
+    assert_eq!(newest(&read(&mut client, RECORDS)), expected);
+    write(&mut client, RECORDS..2 * RECORDS);
+    let records = wait_until_compacted(&mut client, 2 * RECORDS, RECORDS);
+    assert_eq!(newest(&records)["key 1"], 2 * RECORDS - 2);
+    drop(client);
+    node.stop();
+}
