@@ -1,15 +1,12 @@
 //! `server.properties` as a typed configuration of a node.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use gregor_types::BrokerId;
 
 use crate::{
     Properties,
+    cordons::cordoned,
     key::{ConfigKey, Support, Update},
     listener::{Listener, SecurityProtocol, parse_endpoints, parse_protocol_map},
     tables::broker_key,
@@ -193,11 +190,6 @@ impl BrokerConfig {
         self.listeners.iter().find(|listener| listener.bind.name == name)
     }
 
-    /// Whether these may be `cordoned.log.dirs` of this node (KIP-1066).
-    pub fn check_cordoned<'a>(&self, named: impl IntoIterator<Item = &'a str>) -> Result<(), ConfigError> {
-        check_cordoned(&self.log_dirs, &named.into_iter().collect::<Vec<_>>())
-    }
-
     fn from_values(values: BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let read = Reader { values: &values };
         let node_id = match (read.set("node.id"), read.set("broker.id")) {
@@ -234,13 +226,7 @@ impl BrokerConfig {
                 "node {node_id} is a controller and is not among controller.quorum.voters"
             )));
         }
-        let named: Vec<&str> = split_list(read.text("cordoned.log.dirs")).collect();
-        let cordoned_log_dirs = if named.contains(&ALL_LOG_DIRS) {
-            log_dirs.clone()
-        } else {
-            check_cordoned(&log_dirs, &named)?;
-            named.into_iter().map(PathBuf::from).collect()
-        };
+        let cordoned_log_dirs = cordoned(&log_dirs, read.text("cordoned.log.dirs"))?;
         let buffer = |key| read.number::<i64>(key).map(|bytes| usize::try_from(bytes).ok());
         Ok(Self {
             node_id: BrokerId(node_id),
@@ -313,24 +299,6 @@ impl BrokerConfig {
             request_timeout_ms: read.number("request.timeout.ms")?,
             values,
         })
-    }
-}
-
-/// In `cordoned.log.dirs`: all of them.
-const ALL_LOG_DIRS: &str = "*";
-
-fn check_cordoned(log_dirs: &[PathBuf], named: &[&str]) -> Result<(), ConfigError> {
-    let stray =
-        named.iter().find(|name| **name != ALL_LOG_DIRS && !log_dirs.iter().any(|path| path == Path::new(name)));
-    match stray {
-        Some(stray) if !named.contains(&ALL_LOG_DIRS) => Err(ConfigError::Invalid {
-            key: "cordoned.log.dirs".to_owned(),
-            value: format!("[{}]", named.join(", ")),
-            allowed: format!(
-                "Invalid entry in cordoned.log.dirs: {stray}. All cordoned log dirs must be entries of log.dirs or log.dir."
-            ),
-        }),
-        _ => Ok(()),
     }
 }
 
@@ -523,16 +491,6 @@ mod tests {
         fn message_max_bytes_text(&self) -> String {
             crate::TopicConfig::effective(self, "max.message.bytes", &|_| None).unwrap()
         }
-    }
-
-    #[test]
-    fn cordoned_directories_are_some_of_the_log_directories() {
-        assert!(parse("").unwrap().0.cordoned_log_dirs.is_empty());
-        assert_eq!(parse("cordoned.log.dirs=/b\n").unwrap().0.cordoned_log_dirs, [PathBuf::from("/b")]);
-        assert_eq!(parse("cordoned.log.dirs=*\n").unwrap().0.cordoned_log_dirs.len(), 2);
-        assert!(refusal("cordoned.log.dirs=/b,/c\n").contains("Invalid entry in cordoned.log.dirs: /c."));
-        let dynamic = parse("").unwrap().0.with_dynamic([("cordoned.log.dirs", "/a")]).unwrap();
-        assert_eq!(dynamic.cordoned_log_dirs, [PathBuf::from("/a")]);
     }
 
     #[test]

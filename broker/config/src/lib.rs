@@ -7,6 +7,7 @@
 mod broker;
 mod broker_keys;
 mod cleaner;
+mod cordons;
 mod document;
 mod group_keys;
 mod key;
@@ -19,6 +20,7 @@ mod value;
 
 pub use broker::{BrokerConfig, ProcessRoles, QuorumVoter, Warning};
 pub use cleaner::CleanerConfig;
+pub use cordons::cordoned;
 pub use document::configuration_page;
 pub use key::{ConfigKey, Importance, Kind, Support, Update, Valid};
 pub use listener::{Endpoint, Listener, SecurityProtocol};

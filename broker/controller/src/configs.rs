@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gregor_config::{ConfigKey, Kind, Support, Update, broker_key, group_key, topic_key, validate_topic_config};
+use gregor_config::{
+    ConfigKey, Kind, Support, Update, broker_key, cordoned, group_key, topic_key, validate_topic_config,
+};
 use gregor_messages::{
     AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
     alter_configs_response, incremental_alter_configs_request, incremental_alter_configs_response,
@@ -333,8 +335,8 @@ fn check_cordoned(plan: &Plan<'_>, resource: &ConfigResource, value: &str) -> Re
     if resource.name != plan.config.broker.node_id.to_string().as_str() {
         return Ok(());
     }
-    let named = value.split(',').map(str::trim).filter(|path| !path.is_empty());
-    plan.config.broker.check_cordoned(named).map_err(|error| Refusal::new(ErrorCode::InvalidRequest, error.to_string()))
+    let known = cordoned(&plan.config.broker.log_dirs, value);
+    known.map(drop).map_err(|error| Refusal::new(ErrorCode::InvalidRequest, error.to_string()))
 }
 
 fn check_group(before: &Values, values: &Values) -> Result<(), Refusal> {

@@ -13,6 +13,7 @@ use gregor_types::{ClusterId, LeaderEpoch, Offset};
 use crate::{
     ControllerRequest, ControllerResponse, Refusal, brokers, configs, elections, isr, partitions,
     plan::{Plan, batches},
+    reassignments,
     sessions::Sessions,
     topics,
 };
@@ -356,6 +357,8 @@ fn decide(
         ControllerRequest::AlterPartition(request) => isr::alter(plan, request, version).into(),
         ControllerRequest::AssignReplicasToDirs(request) => isr::assign_directories(plan, request).into(),
         ControllerRequest::ElectLeaders(request) => elections::elect(plan, request, version).into(),
+        ControllerRequest::AlterPartitionReassignments(request) => reassignments::alter(plan, request).into(),
+        ControllerRequest::ListPartitionReassignments(request) => reassignments::list(&plan.image, request).into(),
     }
 }
 

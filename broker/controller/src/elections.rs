@@ -69,7 +69,7 @@ pub(crate) fn balance(plan: &mut Plan<'_>) {
         let election = if unclean { Election::Unclean } else { Election::Preferred };
         let may_lead = acceptable(&image, partition);
         let change = PartitionChange { election, ..PartitionChange::new(partition, &may_lead, plan.version()) };
-        if let Some(record) = change.build(topic, index) {
+        if let Some(record) = change.build(topic, index, image.cluster()) {
             plan.push(MetadataRecord::PartitionChange(record));
         }
     }
@@ -137,7 +137,7 @@ fn elect_one(plan: &mut Plan<'_>, topic: &str, index: PartitionIndex, election: 
     }
     let may_lead = acceptable(&image, partition);
     let change = PartitionChange { election, ..PartitionChange::new(partition, &may_lead, plan.version()) };
-    let record = change.build(topic.id, index).filter(|record| record.leader >= 0);
+    let record = change.build(topic.id, index, image.cluster()).filter(|record| record.leader >= 0);
     match record {
         Some(record)
             if election != Election::Preferred || Some(BrokerId(record.leader)) == partition.preferred_leader() =>
@@ -173,13 +173,14 @@ fn change_each(
         let mut change = PartitionChange::new(partition, &may_lead, plan.version());
         change.election = if unclean { Election::Unclean } else { Election::Online };
         change.isr.retain(|replica| Some(*replica) != leaving);
-        if let Some(record) = change.build(topic, index) {
+        if let Some(record) = change.build(topic, index, image.cluster()) {
             plan.push(MetadataRecord::PartitionChange(record));
         }
     }
 }
 
-fn unclean_allowed(plan: &Plan<'_>, topic: TopicId) -> bool {
+/// Whether the topic's configuration lets a replica lead that was not in sync.
+pub(crate) fn unclean_allowed(plan: &Plan<'_>, topic: TopicId) -> bool {
     let Some(topic) = plan.image.topics().by_id(topic) else { return false };
     let config =
         effective::topic_config(&plan.image, &plan.config.broker, &topic.name, "unclean.leader.election.enable");

@@ -68,7 +68,7 @@ fn alter_one(
         recovery,
         ..PartitionChange::new(partition, &may_lead, plan.version())
     };
-    if let Some(record) = change.build(topic, index) {
+    if let Some(record) = change.build(topic, index, image.cluster()) {
         let mark = plan.mark();
         plan.push(MetadataRecord::PartitionChange(record));
         if plan.keep(mark, Ok(())).is_err() {

@@ -17,6 +17,7 @@ mod partition_change;
 mod partitions;
 mod placement;
 mod plan;
+mod reassignments;
 mod refusal;
 mod request;
 mod sessions;

@@ -116,6 +116,25 @@ pub(crate) fn check_assignment(
     brokers: &[i32],
     replication_factor: Option<usize>,
 ) -> Result<Vec<BrokerId>, Refusal> {
+    let brokers = check_brokers(image, brokers, replication_factor)?;
+    if !brokers.iter().any(|broker| image.cluster().is_active(*broker)) {
+        return Err(Refusal::new(
+            ErrorCode::InvalidReplicaAssignment,
+            format!(
+                "All brokers specified in the manual partition assignment for partition {index} are fenced or in controlled \
+                 shutdown."
+            ),
+        ));
+    }
+    Ok(brokers)
+}
+
+/// The same, without asking whether one of them is up.
+pub(crate) fn check_brokers(
+    image: &Image,
+    brokers: &[i32],
+    replication_factor: Option<usize>,
+) -> Result<Vec<BrokerId>, Refusal> {
     let invalid = |message: String| Err(Refusal::new(ErrorCode::InvalidReplicaAssignment, message));
     if brokers.is_empty() {
         return invalid("The manual partition assignment includes an empty replica list.".to_owned());
@@ -143,14 +162,7 @@ pub(crate) fn check_assignment(
             brokers.len()
         ));
     }
-    let brokers: Vec<_> = brokers.iter().copied().map(BrokerId).collect();
-    if !brokers.iter().any(|broker| image.cluster().is_active(*broker)) {
-        return invalid(format!(
-            "All brokers specified in the manual partition assignment for partition {index} are fenced or in controlled \
-             shutdown."
-        ));
-    }
-    Ok(brokers)
+    Ok(brokers.iter().copied().map(BrokerId).collect())
 }
 
 /// Adds the record of a new partition: led by its first replica that is up, in sync with all that are.

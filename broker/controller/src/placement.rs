@@ -25,15 +25,15 @@ pub(crate) fn place(
         let message = format!("Unable to replicate the partition {replication_factor} time(s): {why}");
         Err(Refusal::new(ErrorCode::InvalidReplicationFactor, message))
     };
+    if active.is_empty() {
+        return refuse("All brokers are currently fenced, or have all their log directories cordoned.".to_owned());
+    }
     let known = active.len() + fenced.len();
     if replication_factor > known {
         return refuse(format!(
             "The target replication factor of {replication_factor} cannot be reached because only {known} broker(s) are \
              registered or some brokers have all their log directories cordoned."
         ));
-    }
-    if active.is_empty() {
-        return refuse("All brokers are currently fenced, or have all their log directories cordoned.".to_owned());
     }
     let active = dealt(active.into_iter().map(AsRef::as_ref), random);
     let fenced = dealt(fenced.into_iter().map(AsRef::as_ref), random);

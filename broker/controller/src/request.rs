@@ -2,14 +2,15 @@
 
 use gregor_messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterConfigsRequest, AlterConfigsResponse,
-    AlterPartitionRequest, AlterPartitionResponse, AssignReplicasToDirsRequest, AssignReplicasToDirsResponse,
-    BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest, BrokerRegistrationResponse,
-    ControllerRegistrationRequest, ControllerRegistrationResponse, CreatePartitionsRequest, CreatePartitionsResponse,
-    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest,
-    ElectLeadersResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, UnregisterBrokerRequest,
-    UnregisterBrokerResponse, alter_configs_response, create_partitions_response::CreatePartitionsTopicResult,
-    create_topics_response::CreatableTopicResult, delete_topics_response::DeletableTopicResult,
-    incremental_alter_configs_response,
+    AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, AlterPartitionRequest,
+    AlterPartitionResponse, AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, BrokerHeartbeatRequest,
+    BrokerHeartbeatResponse, BrokerRegistrationRequest, BrokerRegistrationResponse, ControllerRegistrationRequest,
+    ControllerRegistrationResponse, CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest,
+    CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ListPartitionReassignmentsRequest,
+    ListPartitionReassignmentsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse, alter_configs_response,
+    create_partitions_response::CreatePartitionsTopicResult, create_topics_response::CreatableTopicResult,
+    delete_topics_response::DeletableTopicResult, incremental_alter_configs_response,
 };
 
 use crate::Refusal;
@@ -82,6 +83,10 @@ requests! {
     AssignReplicasToDirs(AssignReplicasToDirsRequest -> AssignReplicasToDirsResponse),
     /// Elects preferred or unclean leaders.
     ElectLeaders(ElectLeadersRequest -> ElectLeadersResponse),
+    /// Moves partitions between brokers, or ends a move.
+    AlterPartitionReassignments(AlterPartitionReassignmentsRequest -> AlterPartitionReassignmentsResponse),
+    /// Which partitions are on their way.
+    ListPartitionReassignments(ListPartitionReassignmentsRequest -> ListPartitionReassignmentsResponse),
 }
 
 impl ControllerRequest {
@@ -160,6 +165,14 @@ impl ControllerRequest {
             Self::AlterPartition(_) => AlterPartitionResponse { error_code, ..Default::default() }.into(),
             Self::AssignReplicasToDirs(_) => AssignReplicasToDirsResponse { error_code, ..Default::default() }.into(),
             Self::ElectLeaders(_) => ElectLeadersResponse { error_code, ..Default::default() }.into(),
+            Self::AlterPartitionReassignments(_) => {
+                AlterPartitionReassignmentsResponse { error_code, error_message: refusal.text(), ..Default::default() }
+                    .into()
+            }
+            Self::ListPartitionReassignments(_) => {
+                ListPartitionReassignmentsResponse { error_code, error_message: refusal.text(), ..Default::default() }
+                    .into()
+            }
         }
     }
 }

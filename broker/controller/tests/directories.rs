@@ -174,8 +174,7 @@ fn only_directories_that_there_are_can_be_cordoned() {
     assert_eq!(error, ErrorCode::InvalidRequest);
     assert_eq!(
         message,
-        "Invalid value [/a, /c] for configuration cordoned.log.dirs: Invalid entry in cordoned.log.dirs: /c. All cordoned log \
-         dirs must be entries of log.dirs or log.dir."
+        "requirement failed: All entries in cordoned.log.dirs must be present in log.dirs or log.dir. Missing entries : /c"
     );
     assert_eq!(alter_one(&mut rig, "", "/a").0, ErrorCode::InvalidRequest, "each broker has directories of its own");
     let (error, message) = alter_one(&mut Rig::with(29, "log.dirs=/a,/b").brokers(1), "1", "/a");

@@ -108,6 +108,8 @@ pub(crate) static TABLE: &[Row] = &[
     row!(AlterConfigs, Both, AlterConfigsRequest, api::forward::handle),
     row!(IncrementalAlterConfigs, Both, IncrementalAlterConfigsRequest, api::forward::handle),
     row!(ElectLeaders, Both, ElectLeadersRequest, api::forward::handle),
+    row!(AlterPartitionReassignments, Both, AlterPartitionReassignmentsRequest, api::forward::handle),
+    row!(ListPartitionReassignments, Both, ListPartitionReassignmentsRequest, api::forward::handle),
     row!(UnregisterBroker, Both, UnregisterBrokerRequest, api::forward::handle),
     row!(Fetch, Controller, FetchRequest, api::quorum::fetch),
     row!(FetchSnapshot, Controller, FetchSnapshotRequest, api::quorum::fetch_snapshot),

@@ -33,8 +33,6 @@ const STEP_BYTES: u32 = 1 << 20;
 const POLL: Duration = Duration::from_millis(100);
 /// How often a move is looked at that has nothing to do, or cannot go on.
 const IDLE: Duration = Duration::from_secs(10);
-/// A swap that found more to copy so many times waits for the disk while nobody can append.
-const SWAPS_BEFORE_PATIENCE: u32 = 8;
 /// Wishes for partitions that do not exist here yet; more are not remembered.
 const WISHES_MAX: usize = 100_000;
 const RATE: &str = "replica.alter.log.dirs.io.max.bytes.per.second";
@@ -131,13 +129,14 @@ impl Partitions {
         if directory.is_cordoned() {
             return Err(ErrorCode::InvalidReplicaAssignment);
         }
-        let Ok(partition) = self.find(&name.topic, name.partition.value(), image) else {
+        let partition = self.find(&name.topic, name.partition.value(), image).map_err(|error| {
             let mut wishes = lock(&moves.wishes);
             if wishes.len() < WISHES_MAX {
                 wishes.insert(name.clone(), directory.id);
             }
-            return Err(ErrorCode::ReplicaNotAvailable);
-        };
+            // Older clients know no other word for a replica of another broker.
+            if error == ErrorCode::NotLeaderOrFollower { ErrorCode::ReplicaNotAvailable } else { error }
+        })?;
         if partition.is_offline() {
             return Err(ErrorCode::KafkaStorageError);
         }
@@ -288,10 +287,12 @@ impl Work {
         }
         // A swap that is cut off leaves one folder whole, if that folder is on the disk.
         partition.flush_future()?;
-        self.checkpoint();
-        let tries = self.tries.entry(name.clone()).or_default();
-        *tries += 1;
-        match partition.swap(*tries > SWAPS_BEFORE_PATIENCE, random_uuid(), now())? {
+        let tries = self.tries.get(name).copied().unwrap_or(0);
+        if tries == 0 {
+            self.checkpoint();
+        }
+        self.tries.insert(name.clone(), tries + 1);
+        match partition.swap(tries, random_uuid(), now())? {
             Swap::NotYet => return Ok(Duration::ZERO),
             Swap::Gone => {}
             Swap::Done(retired) => {

@@ -111,7 +111,7 @@ fn break_disk(disk: &FaultyDisk, directory: &Path) {
 /// A topic with a partition in each directory: the first is in `data`, the second in `more`.
 fn spread(client: &mut Client, home: &Home, topic: &str) {
     for (partition, directory) in [(0, DATA), (1, MORE)] {
-        assert_eq!(move_to(client, home, directory, topic, partition), ErrorCode::ReplicaNotAvailable);
+        assert_eq!(move_to(client, home, directory, topic, partition), ErrorCode::UnknownTopicOrPartition);
     }
     client.create_topic(topic, 2, &[]);
     for partition in 0..2 {

@@ -199,7 +199,7 @@ fn what_cannot_move_is_told_as_kafka_tells_it() {
     assert_eq!(move_to(&mut client, &home, SECOND, &long, 0), ErrorCode::InvalidTopicException);
     for partition in 0..4 {
         let refused = move_to(&mut client, &home, SECOND, "t", partition);
-        assert_eq!(refused, ErrorCode::ReplicaNotAvailable, "and it is remembered");
+        assert_eq!(refused, ErrorCode::UnknownTopicOrPartition, "and it is remembered");
     }
     client.create_topic("t", 6, &[]);
     for partition in 0..4 {

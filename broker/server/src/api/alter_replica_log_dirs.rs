@@ -2,7 +2,7 @@
 //!
 //! It only begins moves: DescribeLogDirs shows how far they are.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use gregor_messages::{
     AlterReplicaLogDirsRequest, AlterReplicaLogDirsResponse,
@@ -10,7 +10,7 @@ use gregor_messages::{
 };
 use gregor_types::{ErrorCode, KString, PartitionIndex, TopicPartition};
 
-use crate::api::Context;
+use crate::api::{Broker, Context};
 
 /// Answers a request.
 pub(crate) async fn handle(
@@ -18,7 +18,15 @@ pub(crate) async fn handle(
     request: AlterReplicaLogDirsRequest,
     _version: i16,
 ) -> AlterReplicaLogDirsResponse {
-    let image = context.broker.image();
+    let broker = Arc::clone(&context.broker);
+    // It makes folders and has them on the disk before it answers.
+    let answer = tokio::task::spawn_blocking(move || answer(&broker, &request));
+    // A runtime that ends drops the connection with its request.
+    answer.await.unwrap_or_default()
+}
+
+fn answer(broker: &Broker, request: &AlterReplicaLogDirsRequest) -> AlterReplicaLogDirsResponse {
+    let image = broker.image();
     // Named twice, the last directory counts.
     let mut wanted: BTreeMap<(&KString, i32), &str> = BTreeMap::new();
     for directory in &request.dirs {
@@ -29,7 +37,7 @@ pub(crate) async fn handle(
     let mut results: Vec<AlterReplicaLogDirTopicResult> = Vec::new();
     for ((topic, index), path) in wanted {
         let name = TopicPartition { topic: topic.clone(), partition: PartitionIndex(index) };
-        let moved = context.broker.partitions.move_replica(&name, Path::new(path), &image);
+        let moved = broker.partitions.move_replica(&name, Path::new(path), &image);
         if let Err(error) = moved {
             tracing::warn!(partition = %name, to = path, error = error.name(), "a replica cannot move");
         }

@@ -71,8 +71,11 @@ fn describe(directory: &Arc<Directory>, partitions: &[Arc<Partition>], knows_cor
 }
 
 fn of_log(partition: &Partition, directory: &Arc<Directory>) -> Option<DescribeLogDirsPartition> {
+    if !Arc::ptr_eq(&partition.directory(), directory) {
+        return None;
+    }
     let standing = partition.standing();
-    (Arc::ptr_eq(&partition.directory(), directory) && !standing.offline).then(|| DescribeLogDirsPartition {
+    (!standing.offline).then(|| DescribeLogDirsPartition {
         partition_index: partition.index.value(),
         partition_size: i64::try_from(standing.size).unwrap_or(i64::MAX),
         offset_lag: (standing.high_watermark.value() - standing.end.value()).max(0),

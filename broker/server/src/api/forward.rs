@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use gregor_controller::Refusal;
 use gregor_messages::{
-    AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
-    BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, CreatePartitionsRequest,
-    CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, IncrementalAlterConfigsRequest,
-    UnregisterBrokerRequest,
+    AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest,
+    AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest,
+    IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, UnregisterBrokerRequest,
 };
 use gregor_types::ErrorCode;
 use tokio::time::timeout;
@@ -44,7 +44,8 @@ forwarded!(
     AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
     BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, IncrementalAlterConfigsRequest,
     UnregisterBrokerRequest;
-    timed CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest
+    timed AlterPartitionReassignmentsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
+    ElectLeadersRequest, ListPartitionReassignmentsRequest
 );
 
 /// Answers what the controller decided, once that is committed.

@@ -2,11 +2,12 @@
 //! controller or of the quorum's leader. In process now, the same over the network between nodes.
 
 use gregor_messages::{
-    AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
-    BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, CreatePartitionsRequest,
-    CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, DescribeQuorumResponse, ElectLeadersRequest,
-    FetchRequest, FetchResponse, FetchSnapshotRequest, FetchSnapshotResponse, IncrementalAlterConfigsRequest, Request,
-    UnregisterBrokerRequest, VoteRequest, VoteResponse,
+    AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest,
+    AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, DescribeQuorumResponse,
+    ElectLeadersRequest, FetchRequest, FetchResponse, FetchSnapshotRequest, FetchSnapshotResponse,
+    IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, Request, UnregisterBrokerRequest, VoteRequest,
+    VoteResponse,
 };
 
 /// A request to the active controller or to the quorum's leader.
@@ -78,6 +79,7 @@ macro_rules! answered_by_the_quorum {
 decided!(
     AllocateProducerIdsRequest,
     AlterConfigsRequest,
+    AlterPartitionReassignmentsRequest,
     AlterPartitionRequest,
     AssignReplicasToDirsRequest,
     BrokerHeartbeatRequest,
@@ -88,6 +90,7 @@ decided!(
     DeleteTopicsRequest,
     ElectLeadersRequest,
     IncrementalAlterConfigsRequest,
+    ListPartitionReassignmentsRequest,
     UnregisterBrokerRequest
 );
 answered_by_the_quorum!(FetchRequest Fetch, FetchSnapshotRequest FetchSnapshot, VoteRequest Vote, DescribeQuorumRequest DescribeQuorum);

@@ -11,10 +11,14 @@ use gregor_types::{DirectoryId, LeaderEpoch, Offset, Timestamp, TopicId, Uuid};
 use super::Partition;
 use crate::{held_log::HeldLog, storage::Directory};
 
-/// What is copied at most while nobody can append: the rest of a copy that is almost complete.
-const TAIL_BYTES_MAX: u32 = 256 << 10;
-/// Reads of the rest before it is tried again later.
-const TAIL_STEPS_MAX: usize = 8;
+/// What is copied at most while nobody can append, at the first try: the rest of a copy that is almost complete. Each further
+/// try allows for twice as much, or a partition that is written fast enough would never move.
+const TAIL_BYTES: u64 = 256 << 10;
+const TAIL_DOUBLINGS_MAX: u32 = 8;
+/// Read at once of the rest.
+const TAIL_STEP_BYTES: u32 = 1 << 20;
+/// From this try on, a swap waits for the disk while nobody can append.
+const PATIENT_TRY: u32 = 8;
 
 /// A copy on its way.
 #[derive(Debug)]
@@ -214,9 +218,9 @@ impl Partition {
         Ok(())
     }
 
-    /// Puts the copy in place of the log, once it has all: what is on the disk in one is on the disk in the other. Where
-    /// `patient`, it is waited for the disk while nobody can append.
-    pub(crate) fn swap(&self, patient: bool, unique: Uuid, now: Timestamp) -> Result<Swap, MoveError> {
+    /// Puts the copy in place of the log, once it has all: what is on the disk in one is on the disk in the other. The more
+    /// often it was tried, the longer nobody can append meanwhile.
+    pub(crate) fn swap(&self, tries: u32, unique: Uuid, now: Timestamp) -> Result<Swap, MoveError> {
         let mut held = self.lock_future();
         let Some(future) = &mut *held else { return Ok(Swap::Gone) };
         let target = Arc::clone(&future.directory);
@@ -225,10 +229,12 @@ impl Partition {
         let config = Arc::clone(&state.settings.log);
         let opened = state.log.open(&config).map_err(|error| self.unreadable(ReadError::Log(error)))?;
         let Some(log) = opened else { return Ok(Swap::Gone) };
-        if !self.copy_tail(log, copy, now)? {
+        if !self.copy_tail(log, copy, TAIL_BYTES << tries.min(TAIL_DOUBLINGS_MAX), now)? {
             return Ok(Swap::NotYet);
         }
-        if patient && let Some(token) = copy.flush().map_err(MoveError::Target)? {
+        if tries >= PATIENT_TRY
+            && let Some(token) = copy.flush().map_err(MoveError::Target)?
+        {
             let flushed = token.complete().map_err(MoveError::Target)?;
             copy.flushed(flushed);
         }
@@ -266,24 +272,28 @@ impl Partition {
         Ok(Swap::Done(retired))
     }
 
-    /// Copies the last batches while nobody can append; false if there are too many.
-    fn copy_tail(&self, log: &mut PartitionLog, copy: &mut PartitionLog, now: Timestamp) -> Result<bool, MoveError> {
-        let mut left = u64::from(TAIL_BYTES_MAX);
-        for _ in 0..TAIL_STEPS_MAX {
-            let source = log.copy_source(copy);
-            copy.follow_source(&source, now).map_err(MoveError::Target)?;
-            let plan = log.read_for_copy(copy.end_offset(), TAIL_BYTES_MAX);
+    /// Copies the last batches while nobody can append; false if there are more than so many bytes.
+    fn copy_tail(
+        &self,
+        log: &mut PartitionLog,
+        copy: &mut PartitionLog,
+        mut bytes_max: u64,
+        now: Timestamp,
+    ) -> Result<bool, MoveError> {
+        let source = log.copy_source(copy);
+        copy.follow_source(&source, now).map_err(MoveError::Target)?;
+        loop {
+            let plan = log.read_for_copy(copy.end_offset(), TAIL_STEP_BYTES);
             let plan = plan.map_err(|error| self.unreadable(error))?;
             if plan.is_empty() {
                 copy.skip_to(source.end_offset);
                 return Ok(true);
             }
-            let Some(rest) = left.checked_sub(plan.len()) else { return Ok(false) };
-            left = rest;
+            let Some(rest) = bytes_max.checked_sub(plan.len()) else { return Ok(false) };
+            bytes_max = rest;
             let bytes = plan.read_all().map_err(|source| self.unreadable_file(source))?;
             append(copy, &bytes, now)?;
         }
-        Ok(false)
     }
 
     /// A log that moves and cannot be read is judged as for any other reader.
