@@ -136,11 +136,12 @@ impl PartitionLog {
     }
 
     /// Takes over what the source knows beside its batches: producers that retention has taken the batches of, leader
-    /// epochs without a batch, where the log begins.
+    /// epochs without a batch, where the log begins, how far it is compacted.
     pub fn take_over(&mut self, source: &mut Self) -> Result<(), LogError> {
         self.advance_start(source.start_offset)?;
         std::mem::swap(&mut self.producers, &mut source.producers);
         self.epochs.replace(source.epochs.entries());
+        self.cleaned_to = source.cleaned_to;
         self.set_config(source.config.clone());
         Ok(())
     }

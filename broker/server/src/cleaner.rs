@@ -137,7 +137,7 @@ impl Shared {
     fn choose(&self) -> Option<(Arc<Partition>, Cleanable)> {
         let mut best: Option<(Arc<Partition>, Cleanable)> = None;
         let (mut dirtiest, all) = (0.0_f64, self.partitions.all());
-        for partition in all.into_iter().filter(|partition| partition.may_be_compacted()) {
+        for partition in all.into_iter().filter(|partition| partition.may_be_compacted() && !partition.is_moving()) {
             let name = partition.name();
             {
                 let board = self.board();
@@ -266,7 +266,8 @@ impl Shared {
 
 /// Puts a cleaned segment in its place; `false` where the log was changed meanwhile.
 fn swap(partition: &Partition, cleaned: &CleanedSegment) -> Result<bool, LogError> {
-    let begun = partition.with_log(|log, _| log.begin_swap(cleaned)).transpose()?;
+    // A log that moves meanwhile keeps what it has until it is there.
+    let begun = partition.with_unmoved_log(|log| log.begin_swap(cleaned)).transpose()?;
     let Some(Some(token)) = begun else { return Ok(false) };
     let synced = token.complete();
     synced.map_err(|source| LogError::Io { path: partition.directory().path.clone(), source })?;

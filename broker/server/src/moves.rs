@@ -340,8 +340,6 @@ impl Work {
 
     /// The checkpoints go with the replicas: what a directory says of a partition belongs to the folder that is there.
     fn checkpoint(&self) {
-        for kind in [CheckpointKind::RecoveryPoint, CheckpointKind::LogStart, CheckpointKind::HighWatermark] {
-            self.partitions.checkpoint(kind);
-        }
+        CheckpointKind::ALL.into_iter().for_each(|kind| self.partitions.checkpoint(kind));
     }
 }

@@ -346,7 +346,7 @@ impl Partitions {
             let name = log.topic_partition().clone();
             work.settled.push((Arc::clone(&directory), name.clone()));
             if is_future {
-                self.take_in_future(&map, name, Future::new(directory, log), work);
+                self.take_in_future(&map, name, Future::checked(directory, log), work);
                 continue;
             }
             work.recovering.remove(&name);

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use gregor_log::{
     Disk,
@@ -15,7 +15,7 @@ use gregor_messages::{
     delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
 };
 use gregor_types::ErrorCode;
-use gregor_wire::batch::split_batches;
+use gregor_wire::batch::{BatchOptions, RecordBatchBuilder, split_batches};
 use support::{
     Client, Home, batch,
     directories::{
@@ -157,6 +157,66 @@ fn a_move_keeps_to_its_rate_shows_how_far_it_is_and_goes_on_after_a_restart() {
     assert_eq!(client.list_offset("t", 0, -2).offset, 900);
     assert_values(&mut client, "t", 900, 1_000);
     produce(&mut client, "t", 1_000..1_010);
+    node.stop();
+}
+
+/// The keys of a compacted topic that are there, with how often each is.
+fn keys(client: &mut Client, topic: &str) -> BTreeMap<String, usize> {
+    let end = client.list_offset(topic, 0, -1).offset;
+    let (mut keys, mut next) = (BTreeMap::new(), 0);
+    while next < end {
+        let fetched = client.fetch(topic, 0, next, 0);
+        assert_eq!(fetched.error_code, 0);
+        let records = fetched.records.unwrap_or_default();
+        for batch in split_batches(&records).map_while(Result::ok) {
+            next = batch.next_offset().0;
+            for record in &batch.records(1 << 20).unwrap() {
+                let key = String::from_utf8(record.unwrap().key.unwrap().to_vec()).unwrap();
+                *keys.entry(key).or_default() += 1;
+            }
+        }
+    }
+    keys
+}
+
+/// Records of which none outlives those that come later, in segments of a few.
+fn write_keys(client: &mut Client, count: usize) {
+    let padding = "x".repeat(40_000);
+    for i in 0..count {
+        let mut builder = RecordBatchBuilder::new(BatchOptions::default());
+        builder.append(support::now(), Some(format!("key {}", i % 3).as_bytes()), Some(padding.as_bytes()), &[]);
+        assert_eq!(client.produce("table", 0, builder.build()).error_code, 0);
+    }
+}
+
+#[test]
+fn a_compacted_log_moves_with_what_is_known_of_its_compaction() {
+    let home = two_directories(Arc::new(RealDisk)).with("log.cleaner.backoff.ms", "20");
+    let node = home.start();
+    let configs = [("cleanup.policy", "compact"), ("segment.bytes", "1048576"), ("min.cleanable.dirty.ratio", "0.01")];
+    let mut client = node.with_topic("table", 1, &configs);
+    write_keys(&mut client, 90);
+    let is_compacted = |client: &mut Client| keys(client, "table").values().sum::<usize>() < 40;
+    wait_until("it is compacted", || is_compacted(&mut client));
+    let (from, to) = sides(&mut client, "table");
+    let clean_to = |directory: &str| {
+        let checkpoint = std::fs::read_to_string(path(&home, directory).join("cleaner-offset-checkpoint"));
+        checkpoint.is_ok_and(|text| text.contains("table 0 "))
+    };
+    wait_until("its checkpoint is written", || clean_to(from));
+    assert_eq!(move_to(&mut client, &home, to, "table", 0), ErrorCode::None);
+    wait_until_in(&mut client, to, "table", 0);
+    wait_until("the checkpoint goes with it", || clean_to(to) && !clean_to(from));
+    assert_eq!(client.list_offset("table", 0, -1).offset, 90);
+    assert!(is_compacted(&mut client));
+    // It goes on being compacted where it is now, also after a restart.
+    write_keys(&mut client, 90);
+    wait_until("it is compacted there", || is_compacted(&mut client));
+    node.stop();
+    let node = home.start();
+    let mut client = node.client();
+    assert_eq!(client.list_offset("table", 0, -1).offset, 180);
+    assert_eq!(keys(&mut client, "table").len(), 3);
     node.stop();
 }
 

@@ -123,6 +123,11 @@ impl PartitionLog {
         Ok(true)
     }
 
+    /// Whether a swap is readied and not completed yet.
+    pub const fn is_swapping(&self) -> bool {
+        !self.swapping.is_empty()
+    }
+
     /// A segment goes that a swap was about to replace: the swap must not come about, now or at a start.
     pub(crate) fn abandon_swap_of(&mut self, base: Offset) -> Result<(), LogError> {
         let Some(first) = self.swapping.first().copied().filter(|_| self.swapping.contains(&base)) else {

@@ -28,6 +28,8 @@ pub(crate) struct Future {
     log: FutureLog,
     /// Whether it has once had all: from then on the controller is told where the replica will be (KIP-858).
     announced: bool,
+    /// Whether an earlier run left it. Of a compacted log it may hold records whose tombstones are gone since: it begins anew.
+    is_found: bool,
 }
 
 #[derive(Debug)]
@@ -76,12 +78,17 @@ pub(crate) enum MoveError {
 impl Future {
     /// A new, empty copy.
     pub(crate) fn new(directory: Arc<Directory>, log: PartitionLog) -> Self {
-        Self { directory, log: FutureLog::Open(Box::new(log)), announced: false }
+        Self { directory, log: FutureLog::Open(Box::new(log)), announced: false, is_found: false }
+    }
+
+    /// A copy that an earlier run left, and that had to be checked.
+    pub(crate) fn checked(directory: Arc<Directory>, log: PartitionLog) -> Self {
+        Self { is_found: true, ..Self::new(directory, log) }
     }
 
     /// A copy that an earlier run left.
     pub(crate) fn found(directory: Arc<Directory>, log: RestingLog) -> Self {
-        Self { directory, log: FutureLog::Found(Box::new(log)), announced: false }
+        Self { directory, log: FutureLog::Found(Box::new(log)), announced: false, is_found: true }
     }
 
     /// The log, to be given up.
@@ -163,6 +170,20 @@ impl Partition {
         self.lock_future().as_ref().map(look)
     }
 
+    /// Whether it is on its way. Its log is not compacted then, as a copy of a part would lack the tombstones of another.
+    pub(crate) fn is_moving(&self) -> bool {
+        self.lock_future().is_some()
+    }
+
+    /// Runs something on the log unless it is on its way.
+    pub(crate) fn with_unmoved_log<T>(&self, act: impl FnOnce(&mut PartitionLog) -> T) -> Option<T> {
+        let future = self.lock_future();
+        if future.is_some() {
+            return None;
+        }
+        self.with_log(|log, _| act(log))
+    }
+
     /// The directory that the controller is to know of: where the replica is, or, once its copy has all, where it will be.
     pub(crate) fn announced_directory(&self) -> DirectoryId {
         let announced = self.with_future(|future| future.announced.then_some(future.directory.id));
@@ -178,12 +199,21 @@ impl Partition {
     pub(crate) fn copy_step(&self, max_bytes: u32, now: Timestamp) -> Result<CopyStep, MoveError> {
         let mut held = self.lock_future();
         let Some(future) = &mut *held else { return Ok(CopyStep::Gone) };
+        let is_found = std::mem::take(&mut future.is_found);
         let copy = future.open(self, now)?;
         let look = |log: &mut PartitionLog, _| {
             copy.set_config(Arc::clone(log.config()));
-            log.copy_source(copy)
+            (!log.is_swapping()).then(|| log.copy_source(copy))
         };
-        let Some(source) = self.with_log(look) else { return Ok(CopyStep::Gone) };
+        let source = match self.with_log(look) {
+            None => return Ok(CopyStep::Gone),
+            // A segment is about to be replaced by a compacted one, the last before the move is over.
+            Some(None) => return Ok(CopyStep::Copied(0)),
+            Some(Some(source)) => source,
+        };
+        if is_found && copy.config().compact {
+            copy.truncate_fully_and_start_at(source.start_offset, now).map_err(MoveError::Target)?;
+        }
         copy.follow_source(&source, now).map_err(MoveError::Target)?;
         let from = copy.end_offset();
         let planned = self.with_log(|log, _| (log.read_for_copy(from, max_bytes), log.end_offset()));
