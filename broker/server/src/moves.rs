@@ -340,6 +340,8 @@ impl Work {
 
     /// The checkpoints go with the replicas: what a directory says of a partition belongs to the folder that is there.
     fn checkpoint(&self) {
-        CheckpointKind::ALL.into_iter().for_each(|kind| self.partitions.checkpoint(kind));
+        for kind in CheckpointKind::ALL {
+            self.partitions.checkpoint(kind);
+        }
     }
 }

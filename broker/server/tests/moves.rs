@@ -37,7 +37,7 @@ fn sides(client: &mut Client, topic: &str) -> (&'static str, &'static str) {
 
 /// All values of a partition, whose offsets must follow each other.
 fn values(client: &mut Client, topic: &str, from: i64) -> Vec<String> {
-    let end = client.list_offset(topic, 0, -1).offset;
+    let end = client.end_offset(topic, 0);
     let mut values = Vec::new();
     let mut next = from;
     while next < end {
@@ -162,7 +162,7 @@ fn a_move_keeps_to_its_rate_shows_how_far_it_is_and_goes_on_after_a_restart() {
 
 /// The keys of a compacted topic that are there, with how often each is.
 fn keys(client: &mut Client, topic: &str) -> BTreeMap<String, usize> {
-    let end = client.list_offset(topic, 0, -1).offset;
+    let end = client.end_offset(topic, 0);
     let (mut keys, mut next) = (BTreeMap::new(), 0);
     while next < end {
         let fetched = client.fetch(topic, 0, next, 0);
@@ -207,7 +207,7 @@ fn a_compacted_log_moves_with_what_is_known_of_its_compaction() {
     assert_eq!(move_to(&mut client, &home, to, "table", 0), ErrorCode::None);
     wait_until_in(&mut client, to, "table", 0);
     wait_until("the checkpoint goes with it", || clean_to(to) && !clean_to(from));
-    assert_eq!(client.list_offset("table", 0, -1).offset, 90);
+    assert_eq!(client.end_offset("table", 0), 90);
     assert!(is_compacted(&mut client));
     // It goes on being compacted where it is now, also after a restart.
     write_keys(&mut client, 90);
@@ -215,7 +215,7 @@ fn a_compacted_log_moves_with_what_is_known_of_its_compaction() {
     node.stop();
     let node = home.start();
     let mut client = node.client();
-    assert_eq!(client.list_offset("table", 0, -1).offset, 180);
+    assert_eq!(client.end_offset("table", 0), 180);
     assert_eq!(keys(&mut client, "table").len(), 3);
     node.stop();
 }
@@ -320,7 +320,7 @@ fn a_crash_in_a_move_loses_nothing_that_was_promised() {
 
         let node = home.start();
         let mut client = node.client();
-        let end = client.list_offset("t", 0, -1).offset;
+        let end = client.end_offset("t", 0);
         assert!(end >= written, "{end} of {written} after {stop} changes, {crash:?}");
         assert_values(&mut client, "t", 0, end);
         let next = i32::try_from(end).unwrap();
