@@ -13,4 +13,6 @@ mod runtime;
 mod timers;
 
 pub use placement::{java_hash, partition_for};
-pub use runtime::{Answer, Environment, Journal, Moment, Record, ReplayError, Scope, Shard, StateMachine, Token};
+pub use runtime::{
+    Answer, Environment, Journal, LoggedRecord, Moment, Record, ReplayError, Scope, Shard, StateMachine, Token,
+};

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use gregor_types::{ErrorCode, Offset, Timestamp};
+use gregor_types::{ErrorCode, Offset, ProducerId, Timestamp};
 
 /// Milliseconds on a clock that never goes back: for timers. Wall-clock times, which records keep, are [`Timestamp`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -28,6 +28,17 @@ pub struct Record {
     pub key: Bytes,
     /// What is now so; none if it is no more.
     pub value: Option<Bytes>,
+}
+
+/// A record as it is read back from the partition.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LoggedRecord {
+    /// Where it lies.
+    pub offset: Offset,
+    /// The producer whose transaction it is part of.
+    pub transaction: Option<ProducerId>,
+    /// What it says.
+    pub record: Record,
 }
 
 /// The partition that a shard writes to.
@@ -98,7 +109,10 @@ pub trait StateMachine {
     fn next_time(&self) -> Option<Moment>;
 
     /// Takes in a record of the log, while loading.
-    fn replay(&mut self, key: Bytes, value: Option<Bytes>) -> Result<(), ReplayError>;
+    fn replay(&mut self, record: LoggedRecord) -> Result<(), ReplayError>;
+
+    /// Takes in the marker that ends a producer's transaction, while loading.
+    fn replay_end(&mut self, producer: ProducerId, committed: bool);
 
     /// Every record is replayed: timers may start.
     fn loaded(&mut self, scope: &mut Scope<'_, Self::Response>);
@@ -128,9 +142,15 @@ impl<S: StateMachine> Shard<S> {
     }
 
     /// Takes in a record, while loading.
-    pub fn replay(&mut self, key: Bytes, value: Option<Bytes>) -> Result<(), ReplayError> {
+    pub fn replay(&mut self, record: LoggedRecord) -> Result<(), ReplayError> {
         debug_assert!(!self.active, "records are replayed before a shard is activated");
-        self.machine.replay(key, value)
+        self.machine.replay(record)
+    }
+
+    /// Takes in the marker that ends a producer's transaction, while loading.
+    pub fn replay_end(&mut self, producer: ProducerId, committed: bool) {
+        debug_assert!(!self.active, "markers are replayed before a shard is activated");
+        self.machine.replay_end(producer, committed);
     }
 
     /// Loading is over: `end` is behind the last record, `committed` is the high watermark.
@@ -230,6 +250,11 @@ impl<R> Scope<'_, R> {
         debug_assert!(end >= self.end, "offsets only grow");
         self.end = end;
         Ok(())
+    }
+
+    /// The offset of the last record that was appended.
+    pub fn last_offset(&self) -> Offset {
+        self.end.plus(-1)
     }
 
     /// Answers once everything that was appended so far is committed: what the answer says then holds whoever leads next.

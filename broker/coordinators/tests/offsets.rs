@@ -3,13 +3,13 @@
 mod world;
 
 use bytes::Bytes;
-use gregor_coordinators::{Record, group::GroupRequest};
+use gregor_coordinators::{LoggedRecord, Record, group::GroupRequest};
 use gregor_messages::{
     OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
     offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic},
     offset_fetch_response::OffsetFetchResponseGroup,
 };
-use gregor_types::ErrorCode;
+use gregor_types::{ErrorCode, Offset, ProducerId};
 use world::{GROUP, World, consumer, outsider, reads};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -177,4 +177,59 @@ fn a_coordinator_that_takes_over_in_any_moment_comes_to_the_same_state() {
             );
         }
     }
+}
+
+/// The record of a commit, as it lies in the log.
+fn logged(at: i64, committed: i64, transaction: Option<i64>) -> LoggedRecord {
+    let mut world = World::new();
+    world.commit(&outsider(), "orders", committed);
+    let record = world.log.records[0].clone();
+    LoggedRecord { offset: Offset(at), transaction: transaction.map(ProducerId), record }
+}
+
+#[test]
+fn an_offset_in_a_transaction_counts_once_the_transaction_is_committed() {
+    let mut open = World::loading(|shard| {
+        shard.replay(logged(0, 5, None)).unwrap();
+        shard.replay(logged(1, 8, Some(1))).unwrap();
+    });
+    assert_eq!(open.fetch("orders"), 5);
+    assert_eq!(open.fetch_stable("orders"), (-1, ErrorCode::UnstableOffsetCommit));
+    assert_eq!(open.fetch_stable("others"), (-1, ErrorCode::None));
+    for (committed, seen) in [(true, 8), (false, 5)] {
+        let mut ended = World::loading(|shard| {
+            shard.replay(logged(0, 5, None)).unwrap();
+            shard.replay(logged(1, 8, Some(1))).unwrap();
+            shard.replay_end(ProducerId(2), true);
+            shard.replay_end(ProducerId(1), committed);
+        });
+        assert_eq!(ended.fetch_stable("orders"), (seen, ErrorCode::None));
+    }
+}
+
+#[test]
+fn the_later_record_of_two_commits_stands_whichever_ends_first() {
+    let mut plain_is_later = World::loading(|shard| {
+        shard.replay(logged(0, 8, Some(1))).unwrap();
+        shard.replay(logged(1, 5, None)).unwrap();
+        shard.replay_end(ProducerId(1), true);
+    });
+    assert_eq!(plain_is_later.fetch("orders"), 5);
+    let mut second_is_later = World::loading(|shard| {
+        shard.replay(logged(0, 8, Some(1))).unwrap();
+        shard.replay(logged(1, 9, Some(2))).unwrap();
+        shard.replay_end(ProducerId(2), true);
+        shard.replay_end(ProducerId(1), true);
+    });
+    assert_eq!(second_is_later.fetch_stable("orders"), (9, ErrorCode::None));
+}
+
+#[test]
+fn a_group_is_there_though_all_that_it_committed_was_aborted() {
+    let mut world = World::loading(|shard| {
+        shard.replay(logged(0, 8, Some(1))).unwrap();
+        shard.replay_end(ProducerId(1), false);
+    });
+    assert_eq!(world.fetch("orders"), -1);
+    assert!(world.shard.machine().group(GROUP).is_some());
 }

@@ -28,7 +28,7 @@ use crate::{
     segment_check::{Verdict, Work},
     sparse_index::{Entry, OffsetEntry, TimeEntry},
     transaction_index::TransactionIndex,
-    truncate::replay,
+    truncate::{read_snapshot, replay},
 };
 
 /// What is known of a log before it is opened.
@@ -196,7 +196,7 @@ impl LogOpening {
             {
                 (ProducerState::default(), end)
             }
-            _ => self.log.load_snapshot(snapshot_at_most)?,
+            _ => self.log.load_snapshot(snapshot_at_most, self.options.now)?,
         };
         for (segment, (_, files)) in files.iter().enumerate() {
             let check = segment >= check_from;
@@ -296,8 +296,24 @@ impl LogOpening {
         SegmentCheck::new(self.log.disk.clone(), self.log.config.clone(), segment, work)
     }
 
+    /// Of a transaction whose records the cleaner has taken, only the snapshot at a segment's begin knows where it began.
+    fn take_snapshot_at(&mut self, base: Offset) -> Result<(), LogError> {
+        if base > self.replay_from
+            && self.log.snapshots.contains(&base)
+            && let Some(mut producers) = read_snapshot(&*self.log.disk, &self.log.directory, base)?
+        {
+            producers.remove_expired(self.options.now, self.options.config.producer_id_expiration_ms);
+            self.producers = producers;
+        }
+        Ok(())
+    }
+
     fn step_segment(&mut self, work: Work, budget_bytes: u64) -> Result<u64, LogError> {
-        let mut check = match self.checks.remove(&self.next) {
+        let begun = self.checks.remove(&self.next);
+        if begun.as_ref().is_none_or(SegmentCheck::is_done) {
+            self.take_snapshot_at(self.log.segments[work.segment].base_offset)?;
+        }
+        let mut check = match begun {
             Some(check) => check,
             None => self.check(work),
         };

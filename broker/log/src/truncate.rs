@@ -1,10 +1,12 @@
 //! Moving the ends of a log: a follower cuts off what its leader does not have, DeleteRecords and snapshots move the start.
 
+use std::path::Path;
+
 use gregor_types::{Offset, Timestamp};
 use gregor_wire::batch::{BatchHeader, BatchView, EndTransactionMarker};
 
 use crate::{
-    LogError, PartitionLog,
+    Disk, LogError, PartitionLog,
     disk::{SharedFile, read_file},
     file_names::{DELETED, PRODUCER_SNAPSHOT, offset_file},
     producer_snapshot,
@@ -48,7 +50,7 @@ impl PartitionLog {
         self.note_truncation(end);
         self.recent.clear();
         self.epochs.truncate_from_end(end);
-        self.rebuild_producers()
+        self.rebuild_producers(now)
     }
 
     /// Empties the log; it begins at `offset`: where the leader's log or a snapshot begins.
@@ -101,10 +103,10 @@ impl PartitionLog {
     }
 
     /// Producers as of the log's end, from the newest good snapshot and the batches after it.
-    pub(crate) fn rebuild_producers(&mut self) -> Result<(), LogError> {
+    pub(crate) fn rebuild_producers(&mut self, now: Timestamp) -> Result<(), LogError> {
         let end = self.end_offset;
         self.remove_snapshots(|offset| offset <= end)?;
-        let (mut producers, from) = self.load_snapshot(end)?;
+        let (mut producers, from) = self.load_snapshot(end, now)?;
         let disk = self.disk.clone();
         let first = self.segment_at(from);
         for segment in self.segments.iter_mut().skip(first) {
@@ -128,17 +130,32 @@ impl PartitionLog {
 
     /// The newest snapshot at or below an offset that is whole; damaged ones are removed. With none, nothing as of the
     /// log's start.
-    pub(crate) fn load_snapshot(&mut self, at_most: Offset) -> Result<(ProducerState, Offset), LogError> {
+    pub(crate) fn load_snapshot(
+        &mut self,
+        at_most: Offset,
+        now: Timestamp,
+    ) -> Result<(ProducerState, Offset), LogError> {
         while let Some(offset) = self.snapshots.range(..=at_most).next_back().copied() {
-            let path = offset_file(&self.directory, offset, PRODUCER_SNAPSHOT);
-            let content = read_file(&*self.disk, &path, SNAPSHOT_BYTES_MAX).map_err(LogError::io(&path))?;
-            if let Some(state) = producer_snapshot::decode(&content) {
+            if let Some(mut state) = read_snapshot(&*self.disk, &self.directory, offset)? {
+                // As Kafka does at a load, so that a producer idle for long may begin anew at either broker.
+                state.remove_expired(now, self.config.producer_id_expiration_ms);
                 return Ok((state, offset));
             }
             self.remove_snapshots(|other| other != offset)?;
         }
         Ok((ProducerState::default(), self.segments[0].base_offset))
     }
+}
+
+/// The producers in a snapshot; `None` if it is damaged.
+pub(crate) fn read_snapshot(
+    disk: &dyn Disk,
+    directory: &Path,
+    offset: Offset,
+) -> Result<Option<ProducerState>, LogError> {
+    let path = offset_file(directory, offset, PRODUCER_SNAPSHOT);
+    let content = read_file(disk, &path, SNAPSHOT_BYTES_MAX).map_err(LogError::io(&path))?;
+    Ok(producer_snapshot::decode(&content))
 }
 
 /// Takes one batch of the log into a producer state that is being rebuilt, and returns a transaction that it aborted.

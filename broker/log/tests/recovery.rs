@@ -11,8 +11,8 @@ use gregor_log::{
     Disk, LogConfig, PartitionLog,
     disk::{Crash, FaultyDisk, Operation, read_file, replace_file},
 };
-use gregor_types::{LeaderEpoch, Offset};
-use gregor_wire::batch::{BatchChecksum, BatchHeader, split_batches};
+use gregor_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+use gregor_wire::batch::{BatchChecksum, BatchHeader, EndTransactionMarker, RecordBatchBuilder, split_batches};
 
 fn config() -> LogConfig {
     LogConfig { segment_bytes: 1200, index_interval_bytes: 200, ..LogConfig::default() }
@@ -263,4 +263,34 @@ fn the_topic_id_is_on_the_disk_before_the_first_record() {
     disk.crash(Crash::LoseUnsynced);
     let log = reopen(&disk, options(config(), Offset(0), false));
     assert_eq!(log.topic_id(), Some(topic_id));
+}
+
+#[test]
+fn the_aborted_transaction_stays_known_though_the_cleaner_has_taken_all_its_records() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, config());
+    append(&mut log, &produced(9, 0, 0, true, &["a", "b"]));
+    log.roll(NOW).unwrap();
+    let abort = EndTransactionMarker { commit: false, coordinator_epoch: 0 };
+    append(&mut log, &RecordBatchBuilder::end_transaction_marker(abort, ProducerId(9), ProducerEpoch(0), NOW));
+    drop(log);
+    // What Kafka's cleaner leaves of a segment of aborted records: nothing.
+    disk.open(&path("00000000000000000000.log")).unwrap().truncate(0).unwrap();
+    let mut options = options(config(), Offset(0), false);
+    options.cleaned_to = Offset(2);
+    let mut log = reopen(&disk, options);
+    let aborted = log.aborted_transactions(Offset(0), log.end_offset()).unwrap();
+    assert_eq!(aborted.len(), 1);
+    assert_eq!((aborted[0].first_offset, aborted[0].last_offset), (Offset(0), Offset(2)));
+}
+
+#[test]
+fn producers_that_were_silent_for_too_long_are_not_taken_from_a_snapshot() {
+    let disk = FaultyDisk::new();
+    closed(&disk);
+    for (producer_id_expiration_ms, known) in [(1_000, 1), (999, 0)] {
+        let mut options = options(LogConfig { producer_id_expiration_ms, ..config() }, Offset(60), true);
+        options.now = NOW.plus_ms(999);
+        assert_eq!(reopen(&disk, options).active_producers().count(), known);
+    }
 }

@@ -75,31 +75,58 @@ impl Broker {
         if !config.keep_data {
             format(jars, config, &properties)?;
         }
-        let output = config.folder.join("output.log");
+        let heap = &config.heap;
+        let flags = [&*format!("-Xmx{heap}"), &*format!("-Xms{heap}"), "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"]
+            .map(str::to_owned);
+        let bootstrap = format!("127.0.0.1:{client_port}");
+        let controller = format!("127.0.0.1:{controller_port}");
+        Self::spawn(jars, &properties, &flags, bootstrap, controller, config.folder.join("output.log"))
+    }
+
+    /// Starts a node on a `server.properties` and on data that are there already, and waits until its listener answers. The
+    /// JVM is told to start fast rather than to run fast.
+    pub fn start_on(
+        jars: &Jars,
+        properties: &Path,
+        bootstrap: &str,
+        controller: &str,
+        output: PathBuf,
+    ) -> Result<Self> {
+        let flags = ["-Xmx512M", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].map(str::to_owned);
+        Self::spawn(jars, properties, &flags, bootstrap.to_owned(), controller.to_owned(), output)
+    }
+
+    fn spawn(
+        jars: &Jars,
+        properties: &Path,
+        flags: &[String],
+        bootstrap: String,
+        controller: String,
+        output: PathBuf,
+    ) -> Result<Self> {
         let log = fs::File::create(&output)?;
         let child = Command::new("java")
-            .arg(format!("-Xmx{0}", config.heap))
-            .arg(format!("-Xms{0}", config.heap))
-            .args(["-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true"])
+            .args(flags)
+            .arg("-Djava.awt.headless=true")
             .arg(format!("-Dlog4j2.configurationFile={}", jars.log_configuration()?.display()))
             .arg("-cp")
             .arg(jars.class_path())
             .arg("kafka.Kafka")
-            .arg(&properties)
-            .current_dir(&config.folder)
+            .arg(properties)
+            .current_dir(properties.parent().context("a server.properties in a folder")?)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("running `java`")?;
-        let mut broker = Self {
-            child,
-            bootstrap: format!("127.0.0.1:{client_port}"),
-            controller: format!("127.0.0.1:{controller_port}"),
-            output,
-        };
+        let mut broker = Self { child, bootstrap, controller, output };
         broker.wait_until_it_answers()?;
         Ok(broker)
+    }
+
+    /// What happened, with the end of the node's log: for a failing test to print.
+    pub fn story(&self, what: &str) -> String {
+        format!("Apache Kafka {what}; the end of its log:\n{}", tail(&self.output))
     }
 
     /// The JVM's process id.

@@ -9,6 +9,7 @@ mod config;
 mod join;
 mod leave;
 mod offsets;
+mod pending;
 mod rebalance;
 mod records;
 mod request;
@@ -16,16 +17,16 @@ mod sync;
 
 use std::{collections::BTreeMap, ops::Add};
 
-use bytes::Bytes;
-use gregor_types::{ErrorCode, KString};
+use gregor_types::{ErrorCode, KString, ProducerId, Timestamp};
 
 pub use classic::{ClassicGroup, GroupState, Member};
 pub use config::GroupConfig;
 pub use offsets::CommittedOffset;
 pub use request::{ClientInfo, GroupRequest, GroupResponse};
 
-use crate::{Moment, ReplayError, Scope, StateMachine, Token, timers::Timers};
+use crate::{LoggedRecord, Moment, ReplayError, Scope, StateMachine, Token, timers::Timers};
 use offsets::Offsets;
+use pending::{PendingOffset, PendingOffsets};
 
 /// The groups of one partition of `__consumer_offsets`.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub struct GroupCoordinator {
     config: GroupConfig,
     groups: BTreeMap<KString, ClassicGroup>,
     offsets: Offsets,
+    pending: PendingOffsets,
     timers: Timers<Timer>,
 }
 
@@ -85,7 +87,13 @@ struct Turn<'t, 'e> {
 impl GroupCoordinator {
     /// A coordinator without groups.
     pub fn new(config: GroupConfig) -> Self {
-        Self { config, groups: BTreeMap::new(), offsets: Offsets::default(), timers: Timers::default() }
+        Self {
+            config,
+            groups: BTreeMap::new(),
+            offsets: Offsets::default(),
+            pending: PendingOffsets::default(),
+            timers: Timers::default(),
+        }
     }
 
     /// The settings it was made with.
@@ -142,7 +150,9 @@ impl StateMachine for GroupCoordinator {
             GroupRequest::Heartbeat(request) => self.heartbeat(&request, token, scope),
             GroupRequest::Leave { request, version } => self.leave(&request, version, token, scope),
             GroupRequest::OffsetCommit(request) => self.offset_commit(&request, token, scope),
-            GroupRequest::OffsetFetch(request) => self.offset_fetch(&request, token, scope),
+            GroupRequest::OffsetFetch { request, require_stable } => {
+                self.offset_fetch(&request, require_stable, token, scope);
+            }
             GroupRequest::OffsetDelete(request) => self.offset_delete(&request, token, scope),
             GroupRequest::Describe { group_id, version } => self.describe(&group_id, version, token, scope),
             GroupRequest::Delete { group_id } => self.delete(&group_id, token, scope),
@@ -181,10 +191,20 @@ impl StateMachine for GroupCoordinator {
         self.timers.next()
     }
 
-    fn replay(&mut self, key: Bytes, value: Option<Bytes>) -> Result<(), ReplayError> {
-        match records::decode(key, value)? {
+    fn replay(&mut self, LoggedRecord { offset, transaction, record }: LoggedRecord) -> Result<(), ReplayError> {
+        match records::decode(record.key, record.value)? {
             records::Replayed::Offset { group, topic, partition, committed } => {
-                self.offsets.put(&group, &topic, partition, committed);
+                if committed.is_some() {
+                    // A group that only commits offsets has no record of its own; it is there even if they are aborted.
+                    let new = || ClassicGroup::new(group.clone(), Timestamp::NONE);
+                    self.groups.entry(group.clone()).or_insert_with(new);
+                }
+                match transaction {
+                    Some(producer) => {
+                        self.pending.add(producer, PendingOffset { at: offset, group, topic, partition, committed });
+                    }
+                    None => self.offsets.put(&group, &topic, partition, offset, committed),
+                }
             }
             records::Replayed::Group { group, value: Some(value) } => {
                 let loaded = ClassicGroup::from_record(group.clone(), value);
@@ -196,14 +216,17 @@ impl StateMachine for GroupCoordinator {
         Ok(())
     }
 
-    fn loaded(&mut self, scope: &mut Scope<'_, GroupResponse>) {
-        self.timers.clear();
-        // A group that only commits offsets has no record of its own.
-        for id in self.offsets.groups() {
-            if !self.groups.contains_key(&id) {
-                self.groups.insert(id.clone(), ClassicGroup::new(id, scope.wall_clock()));
+    fn replay_end(&mut self, producer: ProducerId, committed: bool) {
+        for PendingOffset { at, group, topic, partition, committed: value } in self.pending.end(producer) {
+            // What was committed by a later record stands: compaction may have taken the earlier one, and then it stands too.
+            if committed && self.offsets.written_at(&group, &topic, partition).is_none_or(|written| written < at) {
+                self.offsets.put(&group, &topic, partition, at, value);
             }
         }
+    }
+
+    fn loaded(&mut self, scope: &mut Scope<'_, GroupResponse>) {
+        self.timers.clear();
         let Self { groups, timers, config, .. } = self;
         for group in groups.values_mut() {
             let mut turn = Turn { config, timers, scope };

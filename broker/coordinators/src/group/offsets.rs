@@ -34,15 +34,34 @@ pub struct CommittedOffset {
 
 /// Offsets by group, topic and partition.
 #[derive(Debug, Default)]
-pub(super) struct Offsets(BTreeMap<KString, BTreeMap<KString, BTreeMap<i32, CommittedOffset>>>);
+pub(super) struct Offsets(BTreeMap<KString, BTreeMap<KString, BTreeMap<i32, Kept>>>);
+
+/// An offset and where its record lies.
+#[derive(Debug)]
+struct Kept {
+    written_at: Offset,
+    committed: CommittedOffset,
+}
 
 impl Offsets {
-    pub(super) fn put(&mut self, group: &KString, topic: &KString, partition: i32, committed: Option<CommittedOffset>) {
+    /// Takes in what a record at `written_at` says.
+    pub(super) fn put(
+        &mut self,
+        group: &KString,
+        topic: &KString,
+        partition: i32,
+        written_at: Offset,
+        committed: Option<CommittedOffset>,
+    ) {
         if let Some(committed) = committed {
             let topics = self.0.entry(group.clone()).or_default();
-            topics.entry(topic.clone()).or_default().insert(partition, committed);
+            topics.entry(topic.clone()).or_default().insert(partition, Kept { written_at, committed });
             return;
         }
+        self.remove(group, topic, partition);
+    }
+
+    pub(super) fn remove(&mut self, group: &KString, topic: &KString, partition: i32) {
         let Some(topics) = self.0.get_mut(group) else { return };
         if let Some(partitions) = topics.get_mut(topic) {
             partitions.remove(&partition);
@@ -61,7 +80,7 @@ impl Offsets {
 
     pub(super) fn of_group(&self, group: &str) -> impl Iterator<Item = (&KString, i32, &CommittedOffset)> {
         self.0.get(group).into_iter().flatten().flat_map(|(topic, partitions)| {
-            partitions.iter().map(move |(partition, committed)| (topic, *partition, committed))
+            partitions.iter().map(move |(partition, kept)| (topic, *partition, &kept.committed))
         })
     }
 
@@ -70,7 +89,12 @@ impl Offsets {
     }
 
     pub(super) fn get(&self, group: &str, topic: &str, partition: i32) -> Option<&CommittedOffset> {
-        self.0.get(group)?.get(topic)?.get(&partition)
+        Some(&self.0.get(group)?.get(topic)?.get(&partition)?.committed)
+    }
+
+    /// Where the record of an offset lies.
+    pub(super) fn written_at(&self, group: &str, topic: &str, partition: i32) -> Option<Offset> {
+        Some(self.0.get(group)?.get(topic)?.get(&partition)?.written_at)
     }
 
     pub(super) fn durable_state(&self) -> impl Iterator<Item = String> {
@@ -129,11 +153,12 @@ impl GroupCoordinator {
             let response = commit_response(request, |_, _| error);
             return scope.answer_now(token, GroupResponse::OffsetCommit(response));
         }
+        let written_at = scope.last_offset();
         if !commits.is_empty() {
             self.groups.entry(group.clone()).or_insert_with(|| ClassicGroup::new(group.clone(), now));
         }
         for (topic, partition, committed) in commits {
-            self.offsets.put(&group, &topic, partition, Some(committed));
+            self.offsets.put(&group, &topic, partition, written_at, Some(committed));
         }
         let response = commit_response(request, |_, metadata_bytes| {
             if metadata_bytes > limit { ErrorCode::OffsetMetadataTooLarge } else { ErrorCode::None }
@@ -173,17 +198,25 @@ impl GroupCoordinator {
     pub(super) fn offset_fetch(
         &self,
         request: &OffsetFetchRequestGroup,
+        require_stable: bool,
         token: Token,
         scope: &mut Scope<'_, GroupResponse>,
     ) {
-        let row = |partition_index: i32, committed: Option<&CommittedOffset>| OffsetFetchResponsePartitions {
-            partition_index,
-            committed_offset: committed.map_or(-1, |at| at.offset.0),
-            committed_leader_epoch: committed.map_or(-1, |at| at.leader_epoch.0),
-            metadata: Some(committed.map(|at| at.metadata.clone()).unwrap_or_default()),
-            ..Default::default()
-        };
         let group = &request.group_id;
+        let row = |topic: &KString, partition_index: i32, committed: Option<&CommittedOffset>| {
+            // KIP-447: an open transaction may move it in a moment.
+            let unstable = require_stable && self.pending.has(group, topic, partition_index);
+            let committed = committed.filter(|_| !unstable);
+            let error = if unstable { ErrorCode::UnstableOffsetCommit } else { ErrorCode::None };
+            OffsetFetchResponsePartitions {
+                partition_index,
+                error_code: error.code(),
+                committed_offset: committed.map_or(-1, |at| at.offset.0),
+                committed_leader_epoch: committed.map_or(-1, |at| at.leader_epoch.0),
+                metadata: Some(committed.map(|at| at.metadata.clone()).unwrap_or_default()),
+                ..Default::default()
+            }
+        };
         let topics: Vec<OffsetFetchResponseTopics> = match &request.topics {
             Some(topics) => topics
                 .iter()
@@ -193,7 +226,7 @@ impl GroupCoordinator {
                     partitions: topic
                         .partition_indexes
                         .iter()
-                        .map(|index| row(*index, self.offsets.get(group, &topic.name, *index)))
+                        .map(|index| row(&topic.name, *index, self.offsets.get(group, &topic.name, *index)))
                         .collect(),
                     ..Default::default()
                 })
@@ -206,7 +239,10 @@ impl GroupCoordinator {
                 .flatten()
                 .map(|(topic, partitions)| OffsetFetchResponseTopics {
                     name: topic.clone(),
-                    partitions: partitions.iter().map(|(index, committed)| row(*index, Some(committed))).collect(),
+                    partitions: partitions
+                        .iter()
+                        .map(|(index, kept)| row(topic, *index, Some(&kept.committed)))
+                        .collect(),
                     ..Default::default()
                 })
                 .collect(),
@@ -282,9 +318,11 @@ impl GroupCoordinator {
                 .filter(|(topic, _, committed)| {
                     is_expired(group, topic, committed, now, self.config.offsets_retention_ms)
                 })
+                .filter(|(topic, partition, _)| !self.pending.has(&id, topic, *partition))
                 .map(|(topic, partition, _)| (topic.clone(), partition))
                 .collect();
-            let group_is_done = group.state() == GroupState::Empty && group.pending_join.is_empty();
+            let group_is_done =
+                group.state() == GroupState::Empty && group.pending_join.is_empty() && !self.pending.has_group(&id);
             // What cannot be written now expires with the next look.
             if self.remove_offsets(&id, &expired, scope).is_err() || !group_is_done {
                 continue;
@@ -313,7 +351,7 @@ impl GroupCoordinator {
                 gone.iter().map(|(topic, partition)| records::offset(group, topic, *partition, None)).collect();
             scope.append(&tombstones?)?;
             for (topic, partition) in gone {
-                self.offsets.put(group, topic, *partition, None);
+                self.offsets.remove(group, topic, *partition);
             }
         }
         Ok(())

@@ -32,8 +32,8 @@ pub enum GroupRequest {
     Leave { request: LeaveGroupRequest, version: i16 },
     /// OffsetCommit, with topics by name (and their ids, if the request gave them).
     OffsetCommit(OffsetCommitRequest),
-    /// OffsetFetch of one group, with topics by name.
-    OffsetFetch(OffsetFetchRequestGroup),
+    /// OffsetFetch of one group, with topics by name. `require_stable` leaves out what an open transaction may move.
+    OffsetFetch { request: OffsetFetchRequestGroup, require_stable: bool },
     /// OffsetDelete.
     OffsetDelete(OffsetDeleteRequest),
     /// DescribeGroups of one group.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use gregor_coordinators::{
-    Answer, Environment, Journal, Moment, Record, Shard, Token,
+    Answer, Environment, Journal, LoggedRecord, Moment, Record, Shard, Token,
     group::{ClientInfo, GroupConfig, GroupCoordinator, GroupRequest, GroupResponse},
 };
 use gregor_messages::{
@@ -87,10 +87,21 @@ impl World {
         world.shard = Shard::new(GroupCoordinator::new(self.config));
         world.now_ms = self.now_ms;
         world.random = self.random + (1 << 64);
-        for record in &self.log.records {
-            world.shard.replay(record.key.clone(), record.value.clone()).expect("its own records");
+        for (at, record) in self.log.records.iter().enumerate() {
+            let offset = Offset(at as i64);
+            let record = LoggedRecord { offset, transaction: None, record: record.clone() };
+            world.shard.replay(record).expect("its own records");
         }
         world.log.records.clone_from(&self.log.records);
+        world.activate();
+        world
+    }
+
+    /// A coordinator that loads what `load` gives it.
+    pub fn loading(load: impl FnOnce(&mut Shard<GroupCoordinator>)) -> Self {
+        let mut world = Self::new();
+        world.shard = Shard::new(GroupCoordinator::new(world.config));
+        load(&mut world.shard);
         world.activate();
         world
     }
@@ -265,7 +276,17 @@ impl World {
         let topic = OffsetFetchRequestTopics { name: topic.into(), partition_indexes: vec![0], ..Default::default() };
         let request =
             OffsetFetchRequestGroup { group_id: GROUP.into(), topics: Some(vec![topic]), ..Default::default() };
-        self.ask(GroupRequest::OffsetFetch(request))
+        self.ask(GroupRequest::OffsetFetch { request, require_stable: false })
+    }
+
+    /// What a reader is told that asks for offsets that no open transaction may move.
+    pub fn fetch_stable(&mut self, topic: &str) -> (i64, ErrorCode) {
+        let topic = OffsetFetchRequestTopics { name: topic.into(), partition_indexes: vec![0], ..Default::default() };
+        let request =
+            OffsetFetchRequestGroup { group_id: GROUP.into(), topics: Some(vec![topic]), ..Default::default() };
+        let token = self.ask(GroupRequest::OffsetFetch { request, require_stable: true });
+        let row = self.answer::<OffsetFetchResponseGroup>(token).topics[0].partitions[0].clone();
+        (row.committed_offset, row.error_code.into())
     }
 
     pub fn fetch(&mut self, topic: &str) -> i64 {

@@ -26,7 +26,7 @@ pub(crate) async fn handle(context: &Context, request: OffsetFetchRequest, versi
     if version >= BATCHED {
         let mut groups = Vec::with_capacity(request.groups.len());
         for group in request.groups {
-            groups.push(fetch(context, group, version).await);
+            groups.push(fetch(context, group, request.require_stable, version).await);
         }
         return OffsetFetchResponse { groups, ..Default::default() };
     }
@@ -39,15 +39,21 @@ pub(crate) async fn handle(context: &Context, request: OffsetFetchRequest, versi
         topics.into_iter().map(row).collect()
     });
     let group = OffsetFetchRequestGroup { group_id: request.group_id, topics, ..Default::default() };
-    in_old_form(fetch(context, group, version).await, version)
+    in_old_form(fetch(context, group, request.require_stable, version).await, version)
 }
 
-async fn fetch(context: &Context, group: OffsetFetchRequestGroup, version: i16) -> OffsetFetchResponseGroup {
+async fn fetch(
+    context: &Context,
+    group: OffsetFetchRequestGroup,
+    require_stable: bool,
+    version: i16,
+) -> OffsetFetchResponseGroup {
     let image = context.broker.image();
     let asked = group.clone();
     let (group, unknown) = if version >= TOPIC_IDS { by_name(group, &image) } else { (group, Vec::new()) };
     let id = group.group_id.clone();
-    let answer = context.broker.groups.ask::<OffsetFetchResponseGroup>(&id, GroupRequest::OffsetFetch(group)).await;
+    let request = GroupRequest::OffsetFetch { request: group, require_stable };
+    let answer = context.broker.groups.ask::<OffsetFetchResponseGroup>(&id, request).await;
     let mut response = match answer {
         Ok(response) => response,
         Err(error) => {

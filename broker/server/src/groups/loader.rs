@@ -1,10 +1,10 @@
 //! Reads a partition of `__consumer_offsets` from its start to its end into a shard.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use gregor_coordinators::{ReplayError, Shard, group::GroupCoordinator};
-use gregor_types::{ErrorCode, LeaderEpoch, Offset, ProducerId};
+use gregor_coordinators::{LoggedRecord, Record, ReplayError, Shard, group::GroupCoordinator};
+use gregor_types::{ErrorCode, LeaderEpoch, Offset};
 use gregor_wire::batch::{BatchError, BatchView, ControlRecordType, split_batches};
 
 use crate::partition::{Isolation, Partition};
@@ -27,12 +27,6 @@ pub(super) enum LoadError {
     Stuck(i64),
 }
 
-/// A key and a value.
-type Pair = (Bytes, Option<Bytes>);
-
-/// Offsets that were committed in transactions whose end has not been read yet.
-type Pending = HashMap<ProducerId, Vec<Pair>>;
-
 /// Fills a shard with what its partition says, and returns it with the offset behind the last record.
 pub(super) fn load(
     partition: &Arc<Partition>,
@@ -45,7 +39,6 @@ pub(super) fn load(
 fn read(partition: &Arc<Partition>, shard: &mut Shard<GroupCoordinator>) -> Result<Offset, LoadError> {
     let bounds = partition.with_log(|log, _| (log.start_offset(), log.end_offset()));
     let (mut at, end) = bounds.ok_or(LoadError::Refused(ErrorCode::KafkaStorageError))?;
-    let mut pending = Pending::new();
     while at < end {
         let none = LeaderEpoch::NONE;
         let read = partition.read(at, none, none, READ_BYTES, true, Isolation::LogEnd).map_err(LoadError::Refused)?;
@@ -55,7 +48,7 @@ fn read(partition: &Arc<Partition>, shard: &mut Shard<GroupCoordinator>) -> Resu
             let failed = |source| LoadError::Batch { at: before.value(), source };
             let batch = batch.map_err(failed)?;
             batch.check_crc().map_err(failed)?;
-            take_in(&batch, at, shard, &mut pending)?;
+            take_in(&batch, at, shard)?;
             at = batch.next_offset();
         }
         if at == before {
@@ -65,34 +58,27 @@ fn read(partition: &Arc<Partition>, shard: &mut Shard<GroupCoordinator>) -> Resu
     Ok(end)
 }
 
-fn take_in(
-    batch: &BatchView<'_>,
-    from: Offset,
-    shard: &mut Shard<GroupCoordinator>,
-    pending: &mut Pending,
-) -> Result<(), LoadError> {
+fn take_in(batch: &BatchView<'_>, from: Offset, shard: &mut Shard<GroupCoordinator>) -> Result<(), LoadError> {
     let at = batch.base_offset.value();
     let failed = |source| LoadError::Batch { at, source };
     let records = batch.records(DECOMPRESSED_BYTES_MAX).map_err(failed)?;
-    let replay = |shard: &mut Shard<GroupCoordinator>, (key, value): Pair| {
-        shard.replay(key, value).map_err(|source| LoadError::Record { at, source })
-    };
     for record in &records {
         let record = record.map_err(failed)?;
         let Some(key) = record.key.filter(|_| record.offset >= from) else { continue };
         if batch.is_control() {
-            let committed = pending.remove(&batch.producer_id).unwrap_or_default();
-            if ControlRecordType::from_key(key) == Some(ControlRecordType::Commit) {
-                committed.into_iter().try_for_each(|pair| replay(shard, pair))?;
+            match ControlRecordType::from_key(key) {
+                Some(ControlRecordType::Commit) => shard.replay_end(batch.producer_id, true),
+                Some(ControlRecordType::Abort) => shard.replay_end(batch.producer_id, false),
+                _ => {}
             }
             continue;
         }
-        let pair = (Bytes::copy_from_slice(key), record.value.map(Bytes::copy_from_slice));
-        if batch.is_transactional() {
-            pending.entry(batch.producer_id).or_default().push(pair);
-        } else {
-            replay(shard, pair)?;
-        }
+        let record = LoggedRecord {
+            offset: record.offset,
+            transaction: batch.is_transactional().then_some(batch.producer_id),
+            record: Record { key: Bytes::copy_from_slice(key), value: record.value.map(Bytes::copy_from_slice) },
+        };
+        shard.replay(record).map_err(|source| LoadError::Record { at, source })?;
     }
     Ok(())
 }

@@ -1,0 +1,179 @@
+//! Apache Kafka and Gregor take turns on one data directory: each serves what the other wrote, byte for byte, and writes on.
+//!
+//! `GREGOR_COMPAT=full` runs 20 turns instead of 5; `GREGOR_COMPAT_SEED` repeats a run, whose seed every run prints.
+
+mod driver;
+mod home;
+mod raw;
+mod view;
+
+use std::{
+    path::PathBuf,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, ensure};
+use gregor_apache::{Jars, Release, jars};
+
+use crate::{
+    driver::Driver,
+    home::{Home, Layout, Running},
+    view::View,
+};
+
+const TURNS: usize = 5;
+const TURNS_IN_FULL: usize = 20;
+/// What the driver does in a turn.
+const STEPS: u32 = 12;
+
+/// A small generator (xorshift64*): the whole run follows from its seed.
+struct Chance(u64);
+
+impl Chance {
+    fn from_environment() -> Result<Self> {
+        let seed: u64 = match std::env::var("GREGOR_COMPAT_SEED") {
+            Ok(seed) => seed.parse().context("GREGOR_COMPAT_SEED is a number")?,
+            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos().into(),
+        };
+        println!("GREGOR_COMPAT_SEED={seed}");
+        Ok(Self(seed ^ 0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
+    }
+
+    fn one_in(&mut self, sides: u64) -> bool {
+        self.next().is_multiple_of(sides)
+    }
+}
+
+/// The run: a home, who writes to it, and what it looked like when it was looked at last.
+struct Turns {
+    home: Home,
+    driver: Driver,
+    chance: Chance,
+    last: Option<View>,
+}
+
+impl Turns {
+    /// Starts a broker, compares, writes, looks, ends it.
+    fn turn(&mut self, name: &str, start: impl FnOnce(&Home) -> Result<Running>, steps: u32) -> Result<()> {
+        let began = Instant::now();
+        let running = start(&self.home)?;
+        let outcome = self.serve(name, &running, steps);
+        if let Err(error) = outcome {
+            let text = running.story("did not go on");
+            drop(running);
+            return Err(error.context(text));
+        }
+        let (kill, mut view) = (self.chance.one_in(2), outcome?);
+        self.home.wait_for_start_offsets(&view.starts)?;
+        view.add_read(&self.driver.run("read")?);
+        println!(
+            "{name}: {} things seen, {} after {:?}",
+            view.len(),
+            if kill { "killed" } else { "stopped" },
+            began.elapsed()
+        );
+        self.last = Some(view);
+        if kill { running.kill() } else { running.stop() }
+    }
+
+    fn serve(&mut self, name: &str, running: &Running, steps: u32) -> Result<View> {
+        if let Some(before) = &self.last {
+            let mut view = View::of(&self.home)?;
+            view.add_read(&self.driver.run("read")?);
+            let differences = before.differences(&view);
+            ensure!(differences.is_empty(), "{name} serves other than what the last broker served:\n{differences}");
+        }
+        let who = if matches!(running, Running::Apache(_)) { "apache" } else { "gregor" };
+        let seed = self.chance.next();
+        for line in self.driver.run(&format!("write {who} {seed} {steps}"))? {
+            println!("  {line}");
+        }
+        View::of(&self.home)
+    }
+
+    /// Apache's DumpLogSegments finds nothing wrong with any file.
+    fn dump(&mut self) -> Result<()> {
+        let mut of_kind: Vec<(&str, Vec<PathBuf>)> = vec![
+            ("--deep-iteration", Vec::new()),
+            ("--deep-iteration --offsets-decoder", Vec::new()),
+            ("--deep-iteration --transaction-log-decoder", Vec::new()),
+            ("--deep-iteration --cluster-metadata-decoder", Vec::new()),
+            ("--index-sanity-check", Vec::new()),
+            ("--verify-index-only", Vec::new()),
+        ];
+        for (name, folder) in self.home.partitions()? {
+            for entry in std::fs::read_dir(folder)? {
+                let path = entry?.path();
+                let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+                let decoder = match &*name {
+                    "__cluster_metadata-0" => 3,
+                    name if name.starts_with("__consumer_offsets-") => 1,
+                    name if name.starts_with("__transaction_state-") => 2,
+                    _ => 0,
+                };
+                match extension {
+                    "log" | "checkpoint" => of_kind[decoder].1.push(path),
+                    "txnindex" | "snapshot" => of_kind[0].1.push(path),
+                    "index" => {
+                        of_kind[4].1.push(path.clone());
+                        of_kind[5].1.push(path);
+                    }
+                    "timeindex" => of_kind[5].1.push(path),
+                    _ => {}
+                }
+            }
+        }
+        for (options, files) in of_kind {
+            let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
+            if files.is_empty() {
+                continue;
+            }
+            let said = self.driver.run(&format!("dump {options} --files {}", files.join(",")))?;
+            let complaints =
+                ["ismatch", "Found ", "out of order", "failed", "Exception", "isvalid: false", "invalid", "Could not"];
+            let wrong = said.iter().find(|line| complaints.iter().any(|word| line.contains(word)));
+            ensure!(
+                wrong.is_none(),
+                "DumpLogSegments {options}: {}\n{}",
+                wrong.map_or("", |line| line),
+                said.join("\n")
+            );
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn apache_and_gregor_take_turns_on_one_directory_and_each_serves_what_the_other_wrote() -> Result<()> {
+    let tools = jars(&Release::complete(Release::COMPLETE))?;
+    let brokers: Vec<Jars> = vec![tools.clone(), jars(&Release::broker(Release::NEWEST))?];
+    let full = std::env::var("GREGOR_COMPAT").is_ok_and(|kind| kind == "full");
+    let mut chance = Chance::from_environment()?;
+    let layout = Layout {
+        dynamic_quorum: chance.one_in(2),
+        metadata_in_second: chance.one_in(2),
+        formatted_by_gregor: chance.one_in(2),
+    };
+    println!("{layout:?}");
+    let home = Home::new(&tools, layout)?;
+    let [first, second] = home.directories();
+    let driver = Driver::start(&tools, home.path(), &home.bootstrap(), &[&first, &second])?;
+    let mut turns = Turns { home, driver, chance, last: None };
+    for turn in 0..if full { TURNS_IN_FULL } else { TURNS } {
+        let release = &brokers[usize::from(turns.chance.one_in(2))];
+        let name = format!("{turn}. Apache {}", release.release.version);
+        turns.turn(&name, |home| home.start_apache(release), STEPS)?;
+        turns.turn(&format!("{turn}. Gregor"), Home::start_gregor, STEPS)?;
+        turns.dump()?;
+    }
+    // Apache takes back what ours wrote last.
+    turns.turn("Apache at last", |home| home.start_apache(&brokers[1]), 1)?;
+    turns.dump()
+}
