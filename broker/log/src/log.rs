@@ -311,9 +311,11 @@ impl PartitionLog {
         self.epochs.epoch_at(offset)
     }
 
-    /// The last stable offset: where a read-committed reader stops.
+    /// The last stable offset: where a read-committed reader stops. A transaction that began before the log's start holds it
+    /// at the start.
     pub fn last_stable_offset(&mut self, high_watermark: Offset) -> Offset {
-        self.producers.first_unstable_offset(high_watermark).map_or(high_watermark, |first| first.min(high_watermark))
+        let unstable = self.producers.first_unstable_offset(high_watermark).map(|first| first.max(self.start_offset));
+        unstable.map_or(high_watermark, |first| first.min(high_watermark))
     }
 
     /// The producers that the log remembers.

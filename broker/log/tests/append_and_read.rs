@@ -268,3 +268,14 @@ fn the_raft_leader_appends_batches_with_offsets_of_its_own() {
     let bytes = log.read(&request).unwrap().read_all().unwrap();
     assert_eq!(BatchView::parse(&bytes).unwrap().leader_epoch, LeaderEpoch(0));
 }
+
+#[test]
+fn a_transaction_that_began_before_the_log_start_holds_the_stable_offset_at_the_start() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, LogConfig::default());
+    for sequence in 0..5 {
+        append(&mut log, &produced(9, 0, sequence, true, &["open"]));
+    }
+    log.advance_start(Offset(3)).unwrap();
+    assert_eq!(log.last_stable_offset(Offset(5)), Offset(3));
+}

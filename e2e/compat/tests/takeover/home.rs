@@ -52,7 +52,11 @@ pub enum Running {
 impl Home {
     /// Picks ports, which stay the same, and formats the directories.
     pub fn new(jars: &Jars, layout: Layout) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("gregor-takeover-").tempdir()?;
+        let mut folder = tempfile::Builder::new().prefix("gregor-takeover-").tempdir()?;
+        if std::env::var_os("GREGOR_COMPAT_KEEP").is_some() {
+            folder.disable_cleanup(true);
+            println!("everything stays in {}", folder.path().display());
+        }
         let listener = || TcpListener::bind("127.0.0.1:0");
         let (client, controller) = (listener()?, listener()?);
         let (client_port, controller_port) = (client.local_addr()?.port(), controller.local_addr()?.port());

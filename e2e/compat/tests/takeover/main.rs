@@ -1,6 +1,7 @@
 //! Apache Kafka and Gregor take turns on one data directory: each serves what the other wrote, byte for byte, and writes on.
 //!
-//! `GREGOR_COMPAT=full` runs 20 turns instead of 5; `GREGOR_COMPAT_SEED` repeats a run, whose seed every run prints.
+//! `GREGOR_COMPAT=full` runs 20 turns instead of 5; `GREGOR_COMPAT_SEED` repeats a run, whose seed every
+//! run prints; `GREGOR_COMPAT_KEEP=1` leaves the directories where they are.
 
 mod driver;
 mod home;
