@@ -18,7 +18,7 @@ const CLUSTER_ID: &str = "4L6g3nShT-eMCtK--X86sw";
 const FEATURES_BEYOND_US: [&str; 5] =
     ["eligible.leader.replicas.version", "group.version", "share.version", "streams.version", "transaction.version"];
 
-/// How long an Apache broker may take to start and to be let in.
+/// How long a broker may take to start, to be let in, or to do what it does now and then.
 const JOIN_DEADLINE: Duration = Duration::from_mins(2);
 
 /// A node's folder and its `server.properties`.
@@ -104,7 +104,7 @@ impl Home {
 
     /// Waits until there is a snapshot of everything before an offset.
     fn wait_for_snapshot_to(&self, offset: i64) -> Result<()> {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + JOIN_DEADLINE;
         loop {
             let newest = self.newest_snapshot().ok();
             let name = newest.as_ref().and_then(|path| path.file_stem()?.to_str()).unwrap_or_default();
@@ -112,7 +112,7 @@ impl Home {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "the newest snapshot is {name:?}, and {offset} is committed");
-            std::thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
         }
     }
 }

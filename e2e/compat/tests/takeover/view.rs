@@ -142,7 +142,9 @@ impl View {
         let newest = offset(-3, 0)?;
         self.starts.insert(name.clone(), start.offset);
         self.put(format!("start {name}"), start.offset);
-        self.put(format!("end {name}"), format!("{}, stable {}", end.offset, stable.offset));
+        // Where a transaction began before the start, Apache names the first offset of the batch that holds the start.
+        let within = |stable: i64| stable.max(start.offset);
+        self.put(format!("end {name}"), format!("{}, stable {}", end.offset, within(stable.offset)));
         self.put(
             format!("newest {name}"),
             format!("{} at {}, epoch {}", newest.timestamp, newest.offset, newest.leader_epoch),
@@ -176,7 +178,10 @@ impl View {
             list.retain(|one| one.first_offset <= until);
             let mut list: Vec<_> = list.iter().map(|one| (one.first_offset, one.producer_id)).collect();
             list.sort_unstable();
-            self.put(format!("aborted {name} from {from}"), format!("{list:?}, stable {}", aborted.last_stable_offset));
+            self.put(
+                format!("aborted {name} from {from}"),
+                format!("{list:?}, stable {}", within(aborted.last_stable_offset)),
+            );
             self.epoch(connection, topic, index, batch.leader_epoch)?;
         }
         self.producers(connection, topic, index)
