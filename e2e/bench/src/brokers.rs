@@ -12,6 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use gregor_apache::Release;
+use rustix::{
+    process::Pid,
+    thread::{CpuSet, sched_setaffinity},
+};
 
 use crate::{account::Account, load::Connection};
 
@@ -30,6 +34,8 @@ pub struct Broker {
     program: PathBuf,
     folder: tempfile::TempDir,
     address: String,
+    /// The one processor that it may use.
+    processor: Option<usize>,
     running: Option<(Child, Account)>,
 }
 
@@ -44,7 +50,7 @@ impl fmt::Display for Kind {
 
 impl Kind {
     /// A formatted, running broker with a new folder.
-    pub fn prepare(self, gregor: &Path) -> Result<Broker> {
+    pub fn prepare(self, gregor: &Path, processor: Option<usize>) -> Result<Broker> {
         let folder = tempfile::Builder::new().prefix("gregor-bench-").tempdir()?;
         let (port, controller) = (free_port()?, free_port()?);
         let data = folder.path().join("data");
@@ -61,6 +67,7 @@ impl Kind {
             program: gregor.to_owned(),
             folder,
             address: format!("127.0.0.1:{port}"),
+            processor,
             running: None,
         };
         broker.format()?;
@@ -90,6 +97,9 @@ impl Broker {
             Kind::Apache => command.arg(self.properties()),
         };
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        if let Some(processor) = self.processor {
+            pin(Some(child.id()), processor)?;
+        }
         let account = Account::open(child.id());
         self.running = Some((child, account));
         Ok(())
@@ -110,6 +120,20 @@ impl Broker {
         }
         account.close();
         Ok(())
+    }
+
+    /// Ends the process at once, as a crash does.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some((mut child, account)) = self.running.take() else { return Ok(()) };
+        child.kill()?;
+        child.wait()?;
+        account.close();
+        Ok(())
+    }
+
+    /// The running process's id.
+    pub fn process(&self) -> Result<u32> {
+        self.running.as_ref().map(|(child, _)| child.id()).context("the broker is not running")
     }
 
     fn wait_until_it_answers(&mut self, patience: Duration) -> Result<()> {
@@ -179,6 +203,14 @@ impl Drop for Broker {
             account.close();
         }
     }
+}
+
+/// Lets a process, or this thread and those that it starts, run on one processor only.
+pub fn pin(process: Option<u32>, processor: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    let process = process.and_then(|process| Pid::from_raw(process.cast_signed()));
+    Ok(sched_setaffinity(process, &set)?)
 }
 
 fn free_port() -> Result<u16> {

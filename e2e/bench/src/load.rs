@@ -1,6 +1,7 @@
 //! A raw client: frames built once, sent again and again over blocking sockets, so that the broker has the machine.
 
 use std::{
+    fmt::Write as _,
     io::{Read, Write},
     net::TcpStream,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -11,14 +12,16 @@ use bytes::Bytes;
 use gregor_messages::{
     CreateTopicsRequest, CreateTopicsResponse, FetchRequest, FetchResponse, MetadataRequest, MetadataResponse,
     ProduceRequest, ProduceResponse, Request,
-    create_topics_request::CreatableTopic,
+    create_topics_request::{CreatableTopic, CreatableTopicConfig},
     fetch_request::{FetchPartition, FetchTopic},
+    metadata_request::MetadataRequestTopic,
     produce_request::{PartitionProduceData, TopicProduceData},
 };
 use gregor_types::{ErrorCode, KString, Timestamp};
 use gregor_wire::{
     Message, RequestHeader, Struct, Writer,
     batch::{BatchOptions, RecordBatchBuilder, split_batches},
+    compression::CompressionType,
 };
 
 /// Versions that both brokers speak, with topics by name.
@@ -53,20 +56,85 @@ pub fn frame<R: Request>(request: &R, version: i16) -> Result<Bytes> {
     Ok(bytes.freeze())
 }
 
-/// A Produce of one batch with acks=all: `records` records of `size` bytes each.
-pub fn produce_frame(topic: &str, partition: i32, records: usize, size: usize) -> Result<Bytes> {
-    let mut batch = RecordBatchBuilder::new(BatchOptions::default());
-    // Bytes that do not compress into nothing; the same in every run.
-    let value: Vec<u8> = (0..size).map(|index| (index.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
-    let now = Timestamp(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?);
-    for _ in 0..records {
-        batch.append(now, None, Some(&value), &[]);
+/// What a batch is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Records of a batch.
+    pub records: usize,
+    /// Bytes of a record's value.
+    pub size: usize,
+    /// The client's codec.
+    pub codec: CompressionType,
+}
+
+impl Shape {
+    /// Records that are not compressed.
+    pub const fn plain(records: usize, size: usize) -> Self {
+        Self { records, size, codec: CompressionType::None }
     }
-    let data =
-        PartitionProduceData { index: partition, records: Some(batch.build()), ..PartitionProduceData::default() };
-    let topic = TopicProduceData { name: topic.into(), partition_data: vec![data], ..TopicProduceData::default() };
+
+    /// The batch, and the bytes that its values have before compression.
+    pub fn batch(self) -> Result<(Bytes, usize)> {
+        let options = BatchOptions { compression: self.codec.into(), ..BatchOptions::default() };
+        let mut batch = RecordBatchBuilder::new(options);
+        let now = Timestamp(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?);
+        for record in 0..self.records {
+            batch.append(now, None, Some(&self.value(record)), &[]);
+        }
+        Ok((batch.build(), self.records * self.size))
+    }
+
+    /// Bytes that do not compress into nothing, or, for a codec, text that compresses as events do; the same in every run.
+    fn value(self, record: usize) -> Vec<u8> {
+        if self.codec == CompressionType::None {
+            return (0..self.size).map(|index| (index.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+        }
+        let mut text = String::new();
+        for field in 0.. {
+            if text.len() >= self.size {
+                break;
+            }
+            let number = (record * 31 + field).wrapping_mul(2_654_435_761) % 100_000;
+            let article = number % 97;
+            let _ = write!(text, "{{\"order\":{number},\"item\":\"article {article}\",\"paid\":true}} ");
+        }
+        text.truncate(self.size);
+        text.into_bytes()
+    }
+}
+
+/// A Produce of one batch with acks=all to each of some partitions.
+pub fn produce_frame(topic: &str, partitions: std::ops::Range<i32>, batch: &Bytes) -> Result<Bytes> {
+    let data = partitions.map(|index| PartitionProduceData {
+        index,
+        records: Some(batch.clone()),
+        ..PartitionProduceData::default()
+    });
+    let topic = TopicProduceData { name: topic.into(), partition_data: data.collect(), ..TopicProduceData::default() };
     let request = ProduceRequest { acks: -1, timeout_ms: 30_000, topic_data: vec![topic], ..ProduceRequest::default() };
     frame(&request, PRODUCE_VERSION)
+}
+
+/// A Metadata request for one topic.
+pub fn metadata_frame(topic: &str) -> Result<Bytes> {
+    let topic = MetadataRequestTopic { name: Some(topic.into()), ..MetadataRequestTopic::default() };
+    frame(&MetadataRequest { topics: Some(vec![topic]), ..MetadataRequest::default() }, METADATA_VERSION)
+}
+
+/// A Fetch of one partition from an offset.
+pub fn fetch_frame(topic: &str, partition: i32, offset: i64) -> Result<Bytes> {
+    let wanted =
+        FetchPartition { partition, fetch_offset: offset, partition_max_bytes: 1 << 20, ..FetchPartition::default() };
+    let request = FetchRequest {
+        replica_id: -1,
+        max_wait_ms: 500,
+        min_bytes: 1,
+        max_bytes: 50 << 20,
+        session_epoch: -1,
+        topics: vec![FetchTopic { topic: topic.into(), partitions: vec![wanted], ..FetchTopic::default() }],
+        ..FetchRequest::default()
+    };
+    frame(&request, FETCH_VERSION)
 }
 
 impl Connection {
@@ -92,6 +160,11 @@ impl Connection {
         Ok(&self.answer)
     }
 
+    /// Reads and throws away so many bytes of answers, or what has come.
+    pub fn trickle(&mut self, bytes: &mut [u8]) -> Result<usize> {
+        Ok(self.stream.read(bytes)?)
+    }
+
     fn ask<R: Request>(&mut self, request: &R, version: i16) -> Result<R::Response> {
         self.send(&frame(request, version)?)?;
         let header = if R::KEY.response_header_version(version) >= 1 { 5 } else { 4 };
@@ -106,11 +179,17 @@ impl Connection {
     }
 
     /// Creates a topic; its partitions may not be led yet.
-    pub fn create_topic(&mut self, name: &str, partitions: i32) -> Result<()> {
+    pub fn create_topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
+        let config = |(name, value): &(&str, &str)| CreatableTopicConfig {
+            name: (*name).into(),
+            value: Some((*value).into()),
+            ..CreatableTopicConfig::default()
+        };
         let topic = CreatableTopic {
             name: name.into(),
             num_partitions: partitions,
             replication_factor: 1,
+            configs: configs.iter().map(config).collect(),
             ..CreatableTopic::default()
         };
         let request = CreateTopicsRequest { topics: vec![topic], timeout_ms: 30_000, ..CreateTopicsRequest::default() };
@@ -120,31 +199,18 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the answer to a Produce, as received, says that the batch is stored.
+    /// Whether the answer to a Produce, as received, says that every batch is stored.
     pub fn is_stored(answer: &[u8]) -> Result<bool> {
         let answer = ProduceResponse::from_bytes(Bytes::copy_from_slice(&answer[5..]), PRODUCE_VERSION)?;
-        let partition = answer.responses.first().and_then(|topic| topic.partition_responses.first());
-        Ok(partition.is_some_and(|partition| partition.error_code == 0))
+        let mut partitions = answer.responses.iter().flat_map(|topic| &topic.partition_responses);
+        Ok(!answer.responses.is_empty() && partitions.all(|partition| partition.error_code == 0))
     }
 
     /// Fetches from an offset; returns the bytes of records and the next offset.
     pub fn fetch(&mut self, topic: &str, partition: i32, offset: i64) -> Result<(usize, i64)> {
-        let wanted = FetchPartition {
-            partition,
-            fetch_offset: offset,
-            partition_max_bytes: 1 << 20,
-            ..FetchPartition::default()
-        };
-        let request = FetchRequest {
-            replica_id: -1,
-            max_wait_ms: 500,
-            min_bytes: 1,
-            max_bytes: 50 << 20,
-            session_epoch: -1,
-            topics: vec![FetchTopic { topic: topic.into(), partitions: vec![wanted], ..FetchTopic::default() }],
-            ..FetchRequest::default()
-        };
-        let answer: FetchResponse = self.ask(&request, FETCH_VERSION)?;
+        self.send(&fetch_frame(topic, partition, offset)?)?;
+        let body = Bytes::copy_from_slice(&self.receive()?[5..]);
+        let answer = FetchResponse::from_bytes(body, FETCH_VERSION)?;
         let partition = &answer.responses[0].partitions[0];
         let code = ErrorCode::from(partition.error_code);
         ensure!(code == ErrorCode::None, "fetching {topic} from {offset}: {code}");

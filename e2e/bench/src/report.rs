@@ -1,11 +1,19 @@
-//! Results: medians of the ratios of each round, with their range, as JSON for machines and Markdown for people.
+//! Results: medians of the ratios of each round, with their range, as JSON for machines, Markdown and plots for people.
 
 use std::{fmt::Write as _, fs, path::Path, time::SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::{brokers::Kind, workloads::Workload};
+use crate::{
+    brokers::Kind,
+    machine::{Machine, Probe},
+    plot::{self, Bar},
+    workloads::{Row, Workload},
+};
+
+const BEGIN: &str = "<!-- figures: written by `cargo xtask bench -- --docs` -->";
+const END: &str = "<!-- end of figures -->";
 
 /// All that was measured in a run.
 #[derive(Serialize)]
@@ -14,15 +22,11 @@ pub struct Results {
     rounds: usize,
     /// Seconds since 1970, UTC.
     at: u64,
+    /// How the run was set up, in words.
+    notes: Vec<String>,
+    /// One for each round.
+    probes: Vec<Probe>,
     figures: Vec<Figure>,
-}
-
-#[derive(Serialize)]
-struct Machine {
-    processors: usize,
-    memory_mib: u64,
-    kernel: String,
-    model: String,
 }
 
 #[derive(Serialize)]
@@ -30,6 +34,7 @@ struct Figure {
     name: &'static str,
     what: &'static str,
     unit: &'static str,
+    target: Option<f64>,
     gregor: Vec<f64>,
     apache: Vec<f64>,
 }
@@ -37,54 +42,125 @@ struct Figure {
 impl Results {
     /// Nothing measured yet.
     pub fn new(workloads: &[&'static Workload], rounds: usize) -> Self {
-        let figure = |workload: &&'static Workload| Figure {
-            name: workload.name,
-            what: workload.what,
-            unit: workload.unit,
+        let figure = |row: &'static Row| Figure {
+            name: row.name,
+            what: row.what,
+            unit: row.unit,
+            target: row.target,
             gregor: Vec::new(),
             apache: Vec::new(),
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { machine: Machine::this(), rounds, at: now.as_secs(), figures: workloads.iter().map(figure).collect() }
+        Self {
+            machine: Machine::this(),
+            rounds,
+            at: now.as_secs(),
+            notes: Vec::new(),
+            probes: Vec::new(),
+            figures: workloads.iter().flat_map(|workload| workload.figures).map(figure).collect(),
+        }
     }
 
-    /// Adds one measured figure.
-    pub fn add(&mut self, workload: &Workload, kind: Kind, value: f64) {
-        if let Some(figure) = self.figures.iter_mut().find(|figure| figure.name == workload.name) {
-            match kind {
-                Kind::Gregor => figure.gregor.push(value),
-                Kind::Apache => figure.apache.push(value),
+    /// Says how the run was set up.
+    pub fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// What the machine's fixed jobs cost at the beginning of a round.
+    pub fn probe(&mut self, probe: Probe) {
+        self.probes.push(probe);
+    }
+
+    /// Adds what one workload gave.
+    pub fn add(&mut self, workload: &Workload, kind: Kind, values: &[f64]) {
+        for (row, value) in workload.figures.iter().zip(values) {
+            if let Some(figure) = self.figures.iter_mut().find(|figure| figure.name == row.name) {
+                match kind {
+                    Kind::Gregor => figure.gregor.push(*value),
+                    Kind::Apache => figure.apache.push(*value),
+                }
             }
         }
     }
 
-    /// Writes `latest.json` and `latest.md` into the folder.
+    /// Writes `latest.json`, `latest.md` and the plots into the folder.
     pub fn write(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
         fs::write(folder.join("latest.json"), serde_json::to_string_pretty(self)? + "\n")?;
         fs::write(folder.join("latest.md"), self.table())?;
+        self.write_plots(folder, "")
+    }
+
+    /// Puts table and plots into `docs/performance.md`, in place of those that are there.
+    pub fn write_docs(&self, docs: &Path) -> Result<()> {
+        let page = docs.join("performance.md");
+        let text = fs::read_to_string(&page)?;
+        let (before, rest) = text.split_once(BEGIN).with_context(|| format!("{} has no {BEGIN}", page.display()))?;
+        let (_, after) = rest.split_once(END).with_context(|| format!("{} has no {END}", page.display()))?;
+        self.write_plots(docs, "performance-")?;
+        let plots = "![How many times less Gregor takes than Apache Kafka.](performance-ratios.svg)\n\n\
+                     ![Latency of both brokers.](performance-latency.svg)\n";
+        fs::write(&page, format!("{before}{BEGIN}\n{}\n{plots}{END}{after}", self.table()))?;
+        Ok(())
+    }
+
+    fn write_plots(&self, folder: &Path, prefix: &str) -> Result<()> {
+        let ratios: Vec<_> = self
+            .figures
+            .iter()
+            .filter(|figure| figure.is_measured())
+            .map(|figure| {
+                let (low, middle, high) = figure.range();
+                Bar { name: figure.name, low, value: middle, high, mark: figure.target }
+            })
+            .collect();
+        fs::write(folder.join(format!("{prefix}ratios.svg")), plot::ratios(&ratios))?;
+        let latencies: Vec<_> = self
+            .figures
+            .iter()
+            .filter(|figure| figure.unit == "ms" && figure.is_measured())
+            .map(|figure| (figure.name, median(&figure.gregor), median(&figure.apache)))
+            .collect();
+        fs::write(folder.join(format!("{prefix}latency.svg")), plot::pairs(&latencies))?;
         Ok(())
     }
 
     /// A Markdown table of medians and ratios.
     pub fn table(&self) -> String {
         let mut table = format!(
-            "{} rounds, each on both brokers in turn; {} x {}, {} MiB, Linux {}.\n\n\
-             | what | unit | Gregor | Apache Kafka 4.4.0 | ratio | worst and best round |\n|---|---|---|---|---|---|\n",
+            "{} rounds, each on both brokers in turn; {} x {}, {} MiB, Linux {}.",
             self.rounds, self.machine.processors, self.machine.model, self.machine.memory_mib, self.machine.kernel
         );
-        for figure in &self.figures {
-            let ratios = figure.ratios();
+        for note in &self.notes {
+            let _ = write!(table, " {note}");
+        }
+        if !self.probes.is_empty() {
+            let of = |pick: fn(&Probe) -> f64| median(&self.probes.iter().map(pick).collect::<Vec<_>>());
+            let _ = write!(
+                table,
+                " The kernel's own part, median of the rounds: {} us for a 16 KiB write into the page cache, {} us for 128 bytes \
+                 there and back over loopback.",
+                rounded(of(|probe| probe.write_us)),
+                rounded(of(|probe| probe.ping_pong_us))
+            );
+        }
+        table.push_str(
+            "\n\n| | what | unit | Gregor | Apache Kafka 4.4.0 | ratio | worst and best round | to reach |\n|---|---|---|---|---|---|---|---|\n",
+        );
+        for figure in self.figures.iter().filter(|figure| figure.is_measured()) {
+            let (low, middle, high) = figure.range();
             let _ = writeln!(
                 table,
-                "| {} | {} | {} | {} | **1/{}** | 1/{} to 1/{} |",
+                "| {} | {} | {} | {} | {} | **1/{}** | 1/{} to 1/{} | {} |",
+                figure.name,
                 figure.what,
                 figure.unit,
                 rounded(median(&figure.gregor)),
                 rounded(median(&figure.apache)),
-                rounded(median(&ratios)),
-                rounded(ratios.iter().copied().fold(f64::INFINITY, f64::min)),
-                rounded(ratios.iter().copied().fold(0.0, f64::max)),
+                rounded(middle),
+                rounded(low),
+                rounded(high),
+                figure.target.map_or_else(String::new, |target| format!("1/{target:.0}")),
             );
         }
         table
@@ -92,26 +168,17 @@ impl Results {
 }
 
 impl Figure {
-    /// How many times less ours is, round by round.
-    fn ratios(&self) -> Vec<f64> {
-        self.gregor.iter().zip(&self.apache).map(|(ours, theirs)| theirs / ours.max(f64::MIN_POSITIVE)).collect()
+    fn is_measured(&self) -> bool {
+        !self.gregor.is_empty() && self.gregor.len() == self.apache.len()
     }
-}
 
-impl Machine {
-    fn this() -> Self {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let field = |text: &str, name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-            line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
-        };
-        let memory = field(&read("/proc/meminfo"), "MemTotal");
-        Self {
-            processors: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_mib: memory.trim_end_matches(" kB").parse::<u64>().unwrap_or_default() / 1024,
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            model: field(&read("/proc/cpuinfo"), "model name"),
-        }
+    /// How many times less ours is: the worst round, the median, the best round.
+    fn range(&self) -> (f64, f64, f64) {
+        let ratios: Vec<_> =
+            self.gregor.iter().zip(&self.apache).map(|(ours, theirs)| theirs / ours.max(f64::MIN_POSITIVE)).collect();
+        let (low, high) =
+            (ratios.iter().copied().fold(f64::INFINITY, f64::min), ratios.iter().copied().fold(0.0, f64::max));
+        (low, median(&ratios), high)
     }
 }
 
@@ -126,7 +193,7 @@ fn median(values: &[f64]) -> f64 {
 }
 
 /// Three significant digits or so.
-fn rounded(value: f64) -> String {
+pub fn rounded(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
@@ -138,23 +205,37 @@ fn rounded(value: f64) -> String {
 mod tests {
     use super::*;
 
+    fn results() -> Results {
+        let figure = Figure {
+            name: "x",
+            what: "a thing",
+            unit: "ms",
+            target: Some(4.0),
+            gregor: vec![1.0, 10.0, 2.0],
+            apache: vec![4.0, 20.0, 10.0],
+        };
+        let (machine, notes, probes) = (Machine::this(), Vec::new(), Vec::new());
+        Results { machine, rounds: 3, at: 0, notes, probes, figures: vec![figure] }
+    }
+
     #[test]
     fn the_ratio_is_the_median_of_the_rounds_and_not_of_the_figures() {
-        let mut results = Results {
-            machine: Machine::this(),
-            rounds: 3,
-            at: 0,
-            figures: vec![Figure {
-                name: "x",
-                what: "x",
-                unit: "s",
-                gregor: vec![1.0, 10.0, 2.0],
-                apache: vec![4.0, 20.0, 10.0],
-            }],
-        };
-        assert_eq!(results.figures[0].ratios(), [4.0, 2.0, 5.0]);
-        assert!(results.table().contains("**1/4.00** | 1/2.00 to 1/5.00"), "{}", results.table());
+        let mut results = results();
+        assert!(results.table().contains("**1/4.00** | 1/2.00 to 1/5.00 | 1/4 |"), "{}", results.table());
         results.figures[0].gregor.clear();
-        assert!(results.table().contains("NaN"));
+        assert!(!results.table().contains("a thing"), "what was not measured is not shown");
+    }
+
+    #[test]
+    fn the_page_keeps_what_stands_around_the_figures() {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("performance.md");
+        fs::write(&page, format!("before\n{BEGIN}\nold\n{END}\nafter\n")).unwrap();
+        for _ in 0..2 {
+            results().write_docs(folder.path()).unwrap();
+        }
+        let text = fs::read_to_string(&page).unwrap();
+        assert!(text.starts_with("before\n") && text.ends_with("\nafter\n") && !text.contains("old"), "{text}");
+        assert!(text.contains("**1/4.00**") && folder.path().join("performance-ratios.svg").exists());
     }
 }

@@ -1,0 +1,108 @@
+//! What others do to a steady producer's p99: the quiet one first, then each disturbance beside it.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+
+use super::{Scale, bulk, topic};
+use crate::{
+    brokers::Broker,
+    load::{Connection, Shape, fetch_frame, metadata_frame, produce_frame},
+    open_loop::{Schedule, percentile_ms},
+};
+
+const RATE: f64 = 1_000.0;
+const PRODUCERS: usize = 4;
+const ASKERS: usize = 2;
+const HUGE_PARTITIONS: i32 = 1_000;
+
+/// The five figures, in the table's order.
+pub fn all(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
+    let partitions = i32::try_from(PRODUCERS)?;
+    topic(broker, "steady", partitions, &[])?;
+    topic(broker, "backlog", 1, &[])?;
+    topic(broker, "huge", HUGE_PARTITIONS.min(scale.many.0 * scale.many.1), &[])?;
+    let (batch, _) = Shape::plain(15, 1024).batch()?;
+    bulk::write(broker.address(), &produce_frame("backlog", 0..1, &batch)?, scale.bulk_bytes)?;
+    let (record, _) = Shape::plain(1, 1024).batch()?;
+    let frames: Vec<_> =
+        (0..partitions).map(|one| produce_frame("steady", one..one + 1, &record)).collect::<Result<_>>()?;
+
+    let address = broker.address();
+    let backlog = fetch_frame("backlog", 0, 0)?;
+    let quiet = beside(address, scale, &frames, |_| Ok(()))?;
+    let slow = beside(address, scale, &frames, |done| slow_consumer(address, &backlog, done))?;
+    let catch_up = beside(address, scale, &frames, |done| {
+        while !done.load(Ordering::Relaxed) {
+            bulk::read(address, "backlog", 0, None)?;
+        }
+        Ok(())
+    })?;
+    let connections: Vec<_> = (0..scale.idle_connections).map(|_| Connection::open(address)).collect::<Result<_>>()?;
+    let idle = beside(address, scale, &frames, |_| Ok(()))?;
+    drop(connections);
+    let ask = metadata_frame("huge")?;
+    let huge = beside(address, scale, &frames, |done| ask_again_and_again(address, &ask, done))?;
+    Ok(vec![quiet, slow, catch_up, idle, huge])
+}
+
+/// The p99 in milliseconds while something else goes on.
+fn beside(
+    address: &str,
+    scale: &Scale,
+    frames: &[Bytes],
+    disturb: impl Fn(&AtomicBool) -> Result<()> + Sync,
+) -> Result<f64> {
+    let done = AtomicBool::new(false);
+    let schedule = Schedule {
+        rate: RATE,
+        connections: PRODUCERS,
+        time: scale.warm_up / 2 + scale.load,
+        warm_up: scale.warm_up / 2,
+    };
+    thread::scope(|scope| {
+        let other = scope.spawn(|| disturb(&done));
+        let histogram = schedule.run(address, frames);
+        done.store(true, Ordering::Relaxed);
+        other.join().ok().context("the disturbance ended early")??;
+        Ok(percentile_ms(&histogram?, 99.0))
+    })
+}
+
+/// Asks for a MiB and takes a few KiB of it a second, so that the broker's side is always full.
+fn slow_consumer(address: &str, fetch: &Bytes, done: &AtomicBool) -> Result<()> {
+    let mut connection = Connection::open(address)?;
+    for _ in 0..8 {
+        connection.send(fetch)?;
+    }
+    let mut bytes = [0; 512];
+    while !done.load(Ordering::Relaxed) {
+        connection.trickle(&mut bytes)?;
+        thread::park_timeout(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+fn ask_again_and_again(address: &str, ask: &Bytes, done: &AtomicBool) -> Result<()> {
+    thread::scope(|scope| {
+        let askers: Vec<_> = (0..ASKERS)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    let mut connection = Connection::open(address)?;
+                    while !done.load(Ordering::Relaxed) {
+                        connection.send(ask)?;
+                        connection.receive()?;
+                        thread::park_timeout(Duration::from_millis(5));
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        askers.into_iter().try_for_each(|asker| asker.join().ok().context("a client ended early")?)
+    })
+}
