@@ -4,11 +4,20 @@
 
 mod support;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use gregor_log::{
     Disk,
-    disk::{Crash, FaultyDisk, RealDisk},
+    disk::{Crash, FaultyDisk, Operation, RealDisk},
 };
 use gregor_messages::{
     DeleteRecordsRequest,
@@ -274,54 +283,60 @@ fn what_cannot_move_is_told_as_kafka_tells_it() {
     node.stop();
 }
 
-/// Moves a partition to and fro until the machine stops.
-fn move_until_it_stops(home: &Home, disk: &FaultyDisk, client: &mut Client, written: &mut i64) {
-    for round in 0.. {
-        let to = if round % 2 == 0 { SECOND } else { FIRST };
-        let topic = gregor_messages::alter_replica_log_dirs_request::AlterReplicaLogDirTopic {
-            name: "t".into(),
-            partitions: vec![0],
-            ..Default::default()
-        };
-        let directory = gregor_messages::alter_replica_log_dirs_request::AlterReplicaLogDir {
-            path: path(home, to).to_string_lossy().into_owned().into(),
-            topics: vec![topic],
-            ..Default::default()
-        };
-        let request = gregor_messages::AlterReplicaLogDirsRequest { dirs: vec![directory], ..Default::default() };
-        client.call(2, &request);
-        for _ in 0..5 {
-            let sequence = i32::try_from(*written).unwrap();
-            let produced = client.produce("t", 0, idempotent(9, sequence, &[&written.to_string()]));
-            if produced.error_code != 0 {
-                return;
-            }
-            *written += 1;
+/// Lets so many operations pass from the first of a kind on, then fails all: the machine is off from there.
+fn stop_from(disk: &FaultyDisk, first: (Operation, &'static str), mut passing: usize) -> Arc<AtomicBool> {
+    let is_off = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&is_off);
+    let mut begun = false;
+    disk.set_fault(move |operation, path: &Path| {
+        begun |= operation == first.0 && path.to_string_lossy().ends_with(first.1);
+        if !begun || passing > 0 {
+            passing -= usize::from(begun);
+            return None;
         }
-        if disk.is_off() || round == 200 {
-            return;
-        }
-    }
+        told.store(true, Ordering::Release);
+        Some(io::Error::other("the machine is off"))
+    });
+    is_off
 }
 
 #[test]
 fn a_crash_in_a_move_loses_nothing_that_was_promised() {
-    for (stop, crash) in (0..14).map(|seed| (20 + 17 * seed, seed)) {
+    // The copy begins, the old folder loses its name, the copy gets it.
+    let places = [(Operation::Create, "-future"), (Operation::Rename, "/t-0"), (Operation::Rename, "-future")];
+    let stops = [0, 1, 2, 4, 8, 16];
+    let crashes = |seed| [Crash::LoseUnsynced, Crash::Tear(seed), Crash::KeepAll];
+    for (round, (place, passing)) in places.into_iter().flat_map(|place| stops.map(|stop| (place, stop))).enumerate() {
         let disk = FaultyDisk::new();
         let home = two_directories(Arc::new(disk.clone()));
         let node = home.start();
         let mut client = node.with_topic("t", 1, &[("flush.messages", "1")]);
-        let mut written = 0;
-        disk.stop_after(disk.mutations() + stop);
-        move_until_it_stops(&home, &disk, &mut client, &mut written);
-        let crash = [Crash::KeepAll, Crash::LoseUnsynced, Crash::Tear(stop)][crash as usize % 3];
+        let mut written: i64 = 0;
+        let mut write = |client: &mut Client| {
+            let produced = client.produce("t", 0, idempotent(9, written as i32, &[&written.to_string()]));
+            let is_written = produced.error_code == 0;
+            written += i64::from(is_written);
+            (is_written, written)
+        };
+        for _ in 0..20 {
+            assert!(write(&mut client).0);
+        }
+        let (_, to) = sides(&mut client, "t");
+        let is_off = stop_from(&disk, place, passing);
+        move_to(&mut client, &home, to, "t", 0);
+        while !is_off.load(Ordering::Acquire) && write(&mut client).0 {
+            // Few records are enough: each sync of this disk copies the whole file.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let (_, promised) = write(&mut client);
+        let crash = crashes(round as u64)[round % 3];
         disk.crash(crash);
         node.abandon();
 
         let node = home.start();
         let mut client = node.client();
         let end = client.end_offset("t", 0);
-        assert!(end >= written, "{end} of {written} after {stop} changes, {crash:?}");
+        assert!(end >= promised, "{end} of {promised}, {passing} after {place:?}, {crash:?}");
         assert_values(&mut client, "t", 0, end);
         let next = i32::try_from(end).unwrap();
         let produced = client.produce("t", 0, idempotent(9, next, &["next"]));
