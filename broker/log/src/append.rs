@@ -48,11 +48,52 @@ impl Appended {
     }
 }
 
+/// Who made a batch: what a leader checks depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A client. Its sequences tell duplicates and gaps.
+    Client {
+        /// A transactional producer of KIP-890's second part begins every epoch at sequence 0, and what it wrote is never
+        /// forgotten while it matters: where nothing is known of it, a later sequence is a gap.
+        begins_at_0: bool,
+    },
+    /// A coordinator, whose records have no sequences.
+    Coordinator,
+    /// A coordinator that ends a transaction.
+    Marker(MarkerEpoch),
+}
+
+/// Which producer epoch a marker has, compared with the transaction that it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkerEpoch {
+    /// The same, or a later one that fences it (transaction.version 0 and 1).
+    SameOrLater,
+    /// A later one (transaction.version 2): the same one is of a transaction that was ended before, and only harmless while
+    /// none is open.
+    Later,
+}
+
 impl PartitionLog {
     /// Appends one batch as the partition's leader, at the log's end. For a client's batch, and through
     /// [`ValidatedBatch::trusted`] for a coordinator's records and for markers of transactions.
     pub fn append_as_leader(
         &mut self,
+        batch: &ValidatedBatch<'_>,
+        leader_epoch: LeaderEpoch,
+        now: Timestamp,
+    ) -> Result<Appended, AppendError> {
+        let origin = if batch.header().is_control() {
+            Origin::Marker(MarkerEpoch::SameOrLater)
+        } else {
+            Origin::Client { begins_at_0: false }
+        };
+        self.append_from(origin, batch, leader_epoch, now)
+    }
+
+    /// The same, for whoever knows more of where the batch comes from.
+    pub fn append_from(
+        &mut self,
+        origin: Origin,
         batch: &ValidatedBatch<'_>,
         leader_epoch: LeaderEpoch,
         now: Timestamp,
@@ -66,9 +107,10 @@ impl PartitionLog {
         }
         let marker = EndTransactionMarker::in_batch(&header, batch.body());
         if let Some(marker) = marker {
-            self.producers.check_marker(&header, marker)?;
+            let rule = if let Origin::Marker(rule) = origin { rule } else { MarkerEpoch::SameOrLater };
+            self.producers.check_marker(&header, marker, rule)?;
         } else if header.has_producer_id()
-            && let Some(known) = self.producers.check(&header)?
+            && let Some(known) = self.producers.check(&header, origin)?
         {
             return Ok(Appended::Duplicate(self.duplicate_info(&header, &known)));
         }

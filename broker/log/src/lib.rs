@@ -36,7 +36,7 @@ mod sparse_index;
 mod transaction_index;
 mod truncate;
 
-pub use append::{AppendInfo, Appended};
+pub use append::{AppendInfo, Appended, MarkerEpoch, Origin};
 pub use checkpoint::CheckpointKind;
 pub use cleaner::{Cleanable, CleanedSegment, Cleaning, CleaningOptions, CleaningStep};
 pub use config::LogConfig;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
 use gregor_wire::batch::{BatchHeader, EndTransactionMarker};
 
-use crate::{AppendError, cleaner::LastRecord, transaction_index::AbortedTransaction};
+use crate::{AppendError, MarkerEpoch, Origin, cleaner::LastRecord, transaction_index::AbortedTransaction};
 
 /// So many of a producer's last batches are known, which is as many as it may have in flight.
 const BATCHES_KEPT: usize = 5;
@@ -112,10 +112,21 @@ impl ProducerEntry {
 
 impl ProducerState {
     /// Whether a produced batch may be appended, or is in the log already: then where.
-    pub(crate) fn check(&self, batch: &BatchHeader) -> Result<Option<BatchMetadata>, AppendError> {
-        let Some(entry) = self.producers.get(&batch.producer_id) else { return Ok(None) };
+    pub(crate) fn check(&self, batch: &BatchHeader, origin: Origin) -> Result<Option<BatchMetadata>, AppendError> {
+        let entry = self.producers.get(&batch.producer_id);
         let (first, last) = (batch.base_sequence, batch.last_sequence());
-        if entry.epoch == batch.producer_epoch {
+        let nothing_is_known = entry.is_none_or(|entry| entry.count == 0);
+        if nothing_is_known && first != 0 && origin == (Origin::Client { begins_at_0: true }) {
+            return Err(AppendError::OutOfOrderSequence {
+                producer_id: batch.producer_id,
+                epoch: batch.producer_epoch,
+                incoming: first,
+                last: NO_SEQUENCE,
+            });
+        }
+        let Some(entry) = entry else { return Ok(None) };
+        let has_sequences = matches!(origin, Origin::Client { .. });
+        if has_sequences && entry.epoch == batch.producer_epoch {
             let known = &entry.batches[..entry.count];
             if let Some(duplicate) = known.iter().find(|b| b.last_sequence == last && b.first_sequence() == first) {
                 return Ok(Some(*duplicate));
@@ -131,7 +142,7 @@ impl ProducerState {
         let last_known = if batch.producer_epoch == entry.epoch { entry.last_sequence() } else { NO_SEQUENCE };
         let follows = first == if last_known == i32::MAX { 0 } else { last_known + 1 };
         // Without an epoch nothing is known of the producer, because retention has taken all that it wrote.
-        if entry.epoch != ProducerEpoch::NONE && !follows {
+        if has_sequences && entry.epoch != ProducerEpoch::NONE && !follows {
             return Err(AppendError::OutOfOrderSequence {
                 producer_id: batch.producer_id,
                 epoch: batch.producer_epoch,
@@ -146,9 +157,19 @@ impl ProducerState {
     }
 
     /// Whether a transaction's marker may be appended.
-    pub(crate) fn check_marker(&self, batch: &BatchHeader, marker: EndTransactionMarker) -> Result<(), AppendError> {
+    pub(crate) fn check_marker(
+        &self,
+        batch: &BatchHeader,
+        marker: EndTransactionMarker,
+        rule: MarkerEpoch,
+    ) -> Result<(), AppendError> {
         let Some(entry) = self.producers.get(&batch.producer_id) else { return Ok(()) };
-        if batch.producer_epoch < entry.epoch {
+        // KAFKA-19999: a coordinator writes a marker again if it does not know whether it did, and goes on until it succeeds.
+        let is_stale = match rule {
+            MarkerEpoch::Later if entry.current_transaction_start.is_some() => batch.producer_epoch <= entry.epoch,
+            MarkerEpoch::Later | MarkerEpoch::SameOrLater => batch.producer_epoch < entry.epoch,
+        };
+        if is_stale {
             return Err(AppendError::InvalidProducerEpoch {
                 producer_id: batch.producer_id,
                 incoming: batch.producer_epoch,
@@ -281,6 +302,9 @@ mod tests {
     use super::*;
     use gregor_types::LeaderEpoch;
 
+    const CLIENT: Origin = Origin::Client { begins_at_0: false };
+    const BEGINS_AT_0: Origin = Origin::Client { begins_at_0: true };
+
     fn batch(epoch: i16, sequence: i32, base_offset: i64, count: i32) -> BatchHeader {
         BatchHeader {
             base_offset: Offset(base_offset),
@@ -308,40 +332,40 @@ mod tests {
         let mut state = ProducerState::default();
         for i in 0..6 {
             let batch = batch(0, i * 2, i64::from(i) * 2, 2);
-            assert_eq!(state.check(&batch).unwrap(), None);
+            assert_eq!(state.check(&batch, CLIENT).unwrap(), None);
             state.update(&batch);
         }
         for i in 1..6 {
-            let known = state.check(&batch(0, i * 2, 0, 2)).unwrap().unwrap();
+            let known = state.check(&batch(0, i * 2, 0, 2), CLIENT).unwrap().unwrap();
             assert_eq!(known.first_offset(), Offset(i64::from(i) * 2));
         }
         assert!(matches!(
-            state.check(&batch(0, 0, 0, 2)),
+            state.check(&batch(0, 0, 0, 2), CLIENT),
             Err(AppendError::OutOfOrderSequence { incoming: 0, last: 11, .. })
         ));
-        assert!(state.check(&batch(0, 13, 0, 1)).is_err());
-        assert_eq!(state.check(&batch(0, 12, 0, 1)).unwrap(), None);
+        assert!(state.check(&batch(0, 13, 0, 1), CLIENT).is_err());
+        assert_eq!(state.check(&batch(0, 12, 0, 1), CLIENT).unwrap(), None);
     }
 
     #[test]
     fn a_new_epoch_starts_at_sequence_0_and_the_old_one_is_fenced() {
         let mut state = ProducerState::default();
         state.update(&batch(3, 0, 0, 5));
-        assert!(matches!(state.check(&batch(2, 5, 0, 1)), Err(AppendError::InvalidProducerEpoch { .. })));
-        assert!(matches!(state.check(&batch(4, 5, 0, 1)), Err(AppendError::OutOfOrderSequence { .. })));
-        assert_eq!(state.check(&batch(4, 0, 0, 1)).unwrap(), None);
+        assert!(matches!(state.check(&batch(2, 5, 0, 1), CLIENT), Err(AppendError::InvalidProducerEpoch { .. })));
+        assert!(matches!(state.check(&batch(4, 5, 0, 1), CLIENT), Err(AppendError::OutOfOrderSequence { .. })));
+        assert_eq!(state.check(&batch(4, 0, 0, 1), CLIENT).unwrap(), None);
     }
 
     #[test]
     fn sequences_go_round() {
         let mut state = ProducerState::default();
         state.update(&batch(0, i32::MAX - 1, 0, 2));
-        assert_eq!(state.check(&batch(0, 0, 0, 1)).unwrap(), None);
+        assert_eq!(state.check(&batch(0, 0, 0, 1), CLIENT).unwrap(), None);
         let wrapping = batch(0, i32::MAX, 2, 3);
         assert_eq!(wrapping.last_sequence(), 1);
         state.update(&wrapping);
-        assert!(state.check(&wrapping).unwrap().is_some(), "a batch across the turn is a duplicate too");
-        assert_eq!(state.check(&batch(0, 2, 0, 1)).unwrap(), None);
+        assert!(state.check(&wrapping, CLIENT).unwrap().is_some(), "a batch across the turn is a duplicate too");
+        assert_eq!(state.check(&batch(0, 2, 0, 1), CLIENT).unwrap(), None);
     }
 
     #[test]
@@ -351,13 +375,77 @@ mod tests {
         assert_eq!(state.first_unstable_offset(Offset(50)), Some(Offset(10)));
         let control = BatchHeader { attributes: 3 << 4, ..batch(0, -1, 11, 1) };
         let marker = EndTransactionMarker { commit: false, coordinator_epoch: 2 };
-        state.check_marker(&control, marker).unwrap();
+        state.check_marker(&control, marker, MarkerEpoch::SameOrLater).unwrap();
         let aborted = state.end_transaction(&control, marker).unwrap();
         assert_eq!((aborted.first_offset, aborted.last_offset), (Offset(10), Offset(11)));
         assert_eq!(aborted.last_stable_offset, Offset(12));
         assert_eq!(state.first_unstable_offset(Offset(11)), Some(Offset(10)));
         assert_eq!(state.first_unstable_offset(Offset(12)), None);
         let late = EndTransactionMarker { commit: true, coordinator_epoch: 1 };
-        assert!(matches!(state.check_marker(&control, late), Err(AppendError::CoordinatorFenced { .. })));
+        assert!(matches!(
+            state.check_marker(&control, late, MarkerEpoch::SameOrLater),
+            Err(AppendError::CoordinatorFenced { .. })
+        ));
+    }
+
+    fn marker_of(epoch: i16, base_offset: i64) -> BatchHeader {
+        BatchHeader { attributes: 3 << 4, ..batch(epoch, -1, base_offset, 1) }
+    }
+
+    #[test]
+    fn a_marker_of_the_second_version_needs_a_later_epoch_unless_it_is_written_again() {
+        let mut state = ProducerState::default();
+        let marker = EndTransactionMarker { commit: true, coordinator_epoch: 0 };
+        let check = |state: &ProducerState, epoch, rule| state.check_marker(&marker_of(epoch, 9), marker, rule);
+        state.update(&transactional(3, 0, 0));
+        assert!(check(&state, 3, MarkerEpoch::SameOrLater).is_ok());
+        assert!(matches!(check(&state, 3, MarkerEpoch::Later), Err(AppendError::InvalidProducerEpoch { .. })));
+        assert!(check(&state, 4, MarkerEpoch::Later).is_ok());
+        state.end_transaction(&marker_of(4, 1), marker);
+        assert!(check(&state, 4, MarkerEpoch::Later).is_ok(), "the coordinator may not have seen that it was written");
+        assert!(check(&state, 3, MarkerEpoch::Later).is_err());
+        // The marker has raised the epoch: the next transaction begins at sequence 0 under it.
+        assert!(state.check(&transactional(3, 1, 2), CLIENT).is_err());
+        assert!(state.check(&transactional(4, 1, 2), CLIENT).is_err());
+        assert_eq!(state.check(&transactional(4, 0, 2), CLIENT).unwrap(), None);
+        state.update(&transactional(4, 0, 2));
+        assert!(check(&state, 4, MarkerEpoch::Later).is_err(), "a late marker does not end the next transaction");
+    }
+
+    #[test]
+    fn a_producer_of_which_nothing_is_known_begins_anywhere_unless_it_always_begins_at_0() {
+        let mut state = ProducerState::default();
+        assert_eq!(state.check(&batch(0, 7, 0, 1), CLIENT).unwrap(), None);
+        assert!(matches!(
+            state.check(&batch(0, 7, 0, 1), BEGINS_AT_0),
+            Err(AppendError::OutOfOrderSequence { incoming: 7, last: -1, .. })
+        ));
+        assert_eq!(state.check(&batch(0, 0, 0, 1), BEGINS_AT_0).unwrap(), None);
+        state.update(&batch(0, 0, 0, 1));
+        assert_eq!(state.check(&batch(0, 1, 1, 1), BEGINS_AT_0).unwrap(), None);
+    }
+
+    #[test]
+    fn a_coordinators_records_have_no_sequences_and_are_still_fenced() {
+        let mut state = ProducerState::default();
+        let record = |epoch, offset| BatchHeader { base_sequence: -1, ..transactional(epoch, 0, offset) };
+        for offset in 0..3 {
+            assert_eq!(state.check(&record(1, offset), Origin::Coordinator).unwrap(), None, "no duplicate");
+            state.update(&record(1, offset));
+        }
+        assert!(matches!(
+            state.check(&record(0, 3), Origin::Coordinator),
+            Err(AppendError::InvalidProducerEpoch { .. })
+        ));
+    }
+
+    #[test]
+    fn an_open_transaction_keeps_its_producer_however_long_it_is_silent() {
+        let mut state = ProducerState::default();
+        state.update(&transactional(0, 0, 0));
+        state.update(&BatchHeader { producer_id: ProducerId(10), ..batch(0, 0, 1, 1) });
+        state.remove_expired(Timestamp(1 << 40), 1000);
+        let left: Vec<_> = state.active().map(|producer| producer.producer_id.0).collect();
+        assert_eq!(left, [9]);
     }
 }

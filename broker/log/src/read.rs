@@ -35,6 +35,8 @@ pub struct ReadRequest {
 pub struct ReadPlan {
     region: Option<Region>,
     unchecked: Option<Unchecked>,
+    /// The base offset of the segment that is read.
+    segment: Option<Offset>,
 }
 
 /// What is needed to check a plan's bytes.
@@ -204,7 +206,8 @@ impl PartitionLog {
             offsets: from..next_base,
             checked: Arc::clone(segment.checked()),
         });
-        Ok(ReadPlan { region: Some(Region::File { file, position: position.into(), len }), unchecked })
+        let region = Some(Region::File { file, position: position.into(), len });
+        Ok(ReadPlan { region, unchecked, segment: Some(self.segments[index].base_offset) })
     }
 
     /// Position and size of the first batch in a segment that ends at `offset` or later.
@@ -293,7 +296,27 @@ impl PartitionLog {
         Ok(None)
     }
 
-    /// The aborted transactions that touch `from` to `upper_bound`, exclusive, for a read-committed fetch.
+    /// The aborted transactions that touch what a plan from `from` on reads, for a read-committed fetch. A few more may be
+    /// named: where the plan ends is only known as exactly as the index tells.
+    pub fn aborted_transactions_in(
+        &mut self,
+        from: Offset,
+        upper_bound: Offset,
+        plan: &ReadPlan,
+    ) -> Result<Vec<AbortedTransaction>, LogError> {
+        if self.segments.iter().skip(self.segment_at(from)).all(|segment| segment.transactions.is_empty()) {
+            return Ok(Vec::new());
+        }
+        let Some(segment) = plan.segment else { return Ok(Vec::new()) };
+        let end = plan.regions().iter().map(|Region::File { position, len, .. }| position + u64::from(*len)).max();
+        let disk = self.disk.clone();
+        let index = self.segment_at(segment);
+        let next_base = self.segments.get(index + 1).map_or(self.end_offset, |next| next.base_offset);
+        let bound = self.segments[index].offset_behind(&*disk, end.unwrap_or(0))?;
+        self.aborted_transactions(from, bound.unwrap_or(next_base).min(upper_bound))
+    }
+
+    /// The aborted transactions that touch `from` to `upper_bound`, exclusive.
     pub fn aborted_transactions(
         &mut self,
         from: Offset,

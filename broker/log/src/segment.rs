@@ -326,6 +326,15 @@ impl Segment {
         Ok(entry.map_or(self.base_offset, |entry| self.base_offset.plus(entry.relative_offset.into())))
     }
 
+    /// An offset of a record that lies behind a position, as near as the index knows one; `None` if it knows none.
+    pub(crate) fn offset_behind(&mut self, disk: &dyn Disk, position: u64) -> Result<Option<Offset>, LogError> {
+        let entry = self
+            .offsets
+            .first_not(disk, |entry| u64::from(entry.position) < position)
+            .map_err(LogError::io(self.offsets.path()))?;
+        Ok(entry.map(|entry| self.base_offset.plus(entry.relative_offset.into())))
+    }
+
     /// A scanner over the whole segment, or from a position on.
     pub(crate) fn scan(&mut self, disk: &dyn Disk, position: u64, buffer: usize) -> Result<BatchScanner, LogError> {
         let end = u64::from(self.size);

@@ -174,6 +174,24 @@ impl<E: Entry> SparseIndex<E> {
         Ok(block.chunks_exact(E::BYTES).map(E::decode).take_while(|entry| holds(entry)).last())
     }
 
+    /// The first entry for which `holds` says no; entries that hold come before those that do not.
+    pub(crate) fn first_not(&mut self, disk: &dyn Disk, holds: impl Fn(&E) -> bool) -> io::Result<Option<E>> {
+        if self.recent.first().is_some_and(&holds) {
+            return Ok(self.recent.get(self.recent.partition_point(&holds)).copied());
+        }
+        let in_file = self.len - self.recent.len();
+        let (mut low, mut high) = (0, in_file);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if holds(&self.entry(disk, middle)?) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        if low < in_file { self.entry(disk, low).map(Some) } else { Ok(self.recent.first().copied()) }
+    }
+
     fn entry(&mut self, disk: &dyn Disk, index: usize) -> io::Result<E> {
         let mut bytes = [0; 12];
         let bytes = &mut bytes[..E::BYTES];

@@ -81,6 +81,10 @@ impl TransactionIndex {
         written
     }
 
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     pub(crate) fn read(&self, disk: &dyn Disk) -> io::Result<Vec<AbortedTransaction>> {
         if self.len == 0 {
             return Ok(Vec::new());

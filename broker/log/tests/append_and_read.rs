@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use gregor_log::{AppendError, Appended, LogConfig, ReadError, ReadRequest, disk::FaultyDisk};
+use gregor_log::{AppendError, Appended, LogConfig, PartitionLog, ReadError, ReadRequest, disk::FaultyDisk};
 use gregor_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp};
 use gregor_wire::batch::{BatchOptions, BatchView, EndTransactionMarker, RecordBatchBuilder, split_batches};
 
@@ -144,7 +144,7 @@ fn a_follower_truncates_to_the_end_of_the_older_epoch() {
     assert_eq!(read_all(&mut log).len(), 3);
 }
 
-fn append_epoch_1(log: &mut gregor_log::PartitionLog) -> Offset {
+fn append_epoch_1(log: &mut PartitionLog) -> Offset {
     try_append(log, 1, &produced(1, 0, 20, false, &["v"])).unwrap().info().base_offset
 }
 
@@ -278,4 +278,34 @@ fn a_transaction_that_began_before_the_log_start_holds_the_stable_offset_at_the_
     }
     log.advance_start(Offset(3)).unwrap();
     assert_eq!(log.last_stable_offset(Offset(5)), Offset(3));
+}
+
+#[test]
+fn a_read_names_the_aborted_transactions_that_it_touches_and_not_those_far_behind() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, LogConfig { index_interval_bytes: 1, ..LogConfig::default() });
+    let abort = EndTransactionMarker { commit: false, coordinator_epoch: 0 };
+    for round in 0..30 {
+        append(&mut log, &produced(7, 0, round, true, &["aborted"]));
+        append(&mut log, &RecordBatchBuilder::end_transaction_marker(abort, ProducerId(7), ProducerEpoch(0), NOW));
+        if round == 14 {
+            log.roll(NOW).unwrap();
+        }
+    }
+    let end = log.end_offset();
+    let touched = |log: &mut PartitionLog, from: i64, max_bytes: u32| {
+        let request = ReadRequest { from: Offset(from), upper_bound: end, max_bytes, min_one_batch: true };
+        let plan = log.read(&request).unwrap();
+        let last = split_batches(&plan.read_all().unwrap()).map_while(Result::ok).last().unwrap().last_offset();
+        let aborted = log.aborted_transactions_in(Offset(from), end, &plan).unwrap();
+        let firsts: Vec<_> = aborted.iter().map(|one| one.first_offset.0).collect();
+        (last.0, firsts)
+    };
+    for mut log in [close_and_reopen(&disk, log)].into_iter().flat_map(|log| [kill_and_reopen(&disk, log)]) {
+        assert_eq!(touched(&mut log, 2, 1), (2, vec![2]));
+        assert_eq!(touched(&mut log, 27, 1 << 20), (29, vec![26, 28]), "to the segment's end");
+        assert_eq!(touched(&mut log, 59, 1 << 20), (59, vec![58]), "to the log's end");
+        assert_eq!(touched(&mut log, 30, 400).1[..2], [30, 32]);
+        assert!(touched(&mut log, 30, 400).1.len() < 5);
+    }
 }

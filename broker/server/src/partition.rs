@@ -375,7 +375,7 @@ impl Partition {
             let request = ReadRequest { from, upper_bound, max_bytes, min_one_batch };
             read.plan = log.read(&request).map_err(|error| self.on_read_error(&error))?;
             if isolation == Isolation::ReadCommitted && !read.plan.is_empty() {
-                let aborted = log.aborted_transactions(from, upper_bound);
+                let aborted = log.aborted_transactions_in(from, upper_bound, &read.plan);
                 read.aborted = Some(aborted.map_err(|error| self.on_log_error(&error))?);
             }
         }

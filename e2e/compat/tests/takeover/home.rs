@@ -19,6 +19,8 @@ const CLUSTER_ID: &str = "4L6g3nShT-eMCtK--X86sw";
 const FEATURES_AT_0: [&str; 5] =
     ["eligible.leader.replicas.version", "group.version", "share.version", "streams.version", "transaction.version"];
 const RELEASE_VERSION: &str = "4.3-IV0";
+/// A controller takes a killed broker back once its session is over.
+const SESSION_MS: u32 = 2_000;
 /// A broker forgets a producer at a start, or some minutes later, once its records are so old. The driver's are days old.
 const PRODUCER_EXPIRATION_MS: i64 = 20 * 24 * 3_600_000;
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(30);
@@ -71,7 +73,8 @@ impl Home {
              auto.create.topics.enable=false\nlog.retention.ms=-1\ngroup.initial.rebalance.delay.ms=0\n\
              offsets.topic.replication.factor=1\noffsets.topic.num.partitions=3\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
-             transaction.state.log.num.partitions=3\nlog.cleaner.backoff.ms=50\nproducer.id.expiration.ms={PRODUCER_EXPIRATION_MS}\n\
+             transaction.state.log.num.partitions=3\nlog.cleaner.backoff.ms=50\n\
+             broker.session.timeout.ms={SESSION_MS}\nbroker.heartbeat.interval.ms=200\nproducer.id.expiration.ms={PRODUCER_EXPIRATION_MS}\n\
              log.flush.start.offset.checkpoint.interval.ms=100\n",
             first.display(),
             second.display(),

@@ -326,14 +326,16 @@ impl View {
 /// Where brokers may differ.
 fn is_excused(key: &str, before: Option<&String>, after: Option<&String>) -> bool {
     let says = |what: &str| [before, after].iter().flatten().any(|value| value.ends_with(what));
-    // Apache looks for a time in one segment, the first whose records or file are young enough, and finds nothing if the
-    // cleaner has emptied it. Ours looks on.
-    (key.starts_with("time compact") && says(FOUND_NOTHING))
+    let mentions = |what: &str| [before, after].iter().flatten().any(|value| value.contains(what));
+    let is_about = |what: &str| DELETED_FROM.iter().any(|name| key.starts_with(&format!("{what} {name} ")));
+    // Apache looks for a time in one segment, the first whose records or file are young enough, and finds nothing if what it
+    // looks for there was cleaned or deleted. Ours looks on.
+    ((key.starts_with("time compact") || is_about("time")) && says(FOUND_NOTHING))
         // And it names the newest record though it was deleted.
         || (key.starts_with("newest ") && says(FOUND_NOTHING))
-        // At a start Apache forgets the producers of what lies before the log's start; ours remembers.
-        || (DELETED_FROM.iter().any(|name| key.starts_with(&format!("producer {name} ")))
-            && (before.is_none() || after.is_none()))
+        // Apache removes the snapshots of what lies before the log's start, so that a start may know nothing of a producer any
+        // more, or only of its marker. Ours remembers as long as the files do.
+        || (is_about("producer") && (before.is_none() || after.is_none() || mentions(", sequence -1,")))
         // A release may know a key that another does not.
         || (key.starts_with("config ") && (before.is_none() || after.is_none()) && says(BY_DEFAULT))
 }
