@@ -4,6 +4,7 @@
 //! for [`Capabilities`], never for the name of its provider. Nothing here knows what Gregor is.
 
 mod cluster;
+pub mod hash;
 pub mod oci;
 pub mod packages;
 pub mod process;

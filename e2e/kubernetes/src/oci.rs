@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use crate::programs::hex;
+use crate::hash::hex;
 
 /// The user that every image runs as.
 pub const NONROOT: u32 = 65_532;

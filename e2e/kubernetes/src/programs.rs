@@ -4,18 +4,15 @@
 //! by a hash of all that goes into it, so it is built again only when a version, a source or the compiler changes.
 
 use std::{
-    env,
-    fmt::Write,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
 
-use crate::{oci, process};
+use crate::{hash::short_hash, oci, process};
 
 /// The version of Kubernetes in `rig/kubernetes/go.mod`; the daemons and Helm's version checks are told.
 pub const KUBERNETES_VERSION: &str = "v1.36.3";
@@ -148,24 +145,6 @@ fn key(source: &Path, flags: &[String]) -> Result<String> {
         parts.push(fs::read(&file)?);
     }
     Ok(short_hash(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>()))
-}
-
-/// A name for what is made from these parts, to find it again.
-pub fn short_hash(parts: &[&[u8]]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hex(&hash.finalize())[..16].to_owned()
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut digits, byte| {
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
 }
 
 #[cfg(test)]

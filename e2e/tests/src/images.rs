@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use gregor_apache::{Jars, Release};
 use gregor_kubernetes::{
+    hash,
     oci::Image,
     process::output,
     programs::{self, Program},
@@ -157,9 +158,8 @@ fn java_runtime(report: &dyn Fn(&str)) -> Result<PathBuf> {
     let java = fs::canonicalize(find_program("java")?)?;
     let home = java.ancestors().nth(2).context("java is in a folder bin/")?;
     let version = fs::read(home.join("release")).with_context(|| format!("{} is no JDK", home.display()))?;
-    let folder = programs::cache()
-        .join("programs")
-        .join(format!("java-{}", programs::short_hash(&[&version, MODULES.as_bytes()])));
+    let folder =
+        programs::cache().join("programs").join(format!("java-{}", hash::short_hash(&[&version, MODULES.as_bytes()])));
     if !folder.join("bin/java").exists() {
         report("making a small Java runtime for the clients' image");
         if folder.exists() {

@@ -16,8 +16,8 @@ use kube::runtime::reflector::Store;
 use rustls::crypto::CryptoProvider;
 
 use crate::admin::TopicAdmin;
+use crate::gate::StatusGate;
 use crate::metrics::Metrics;
-use crate::status::StatusGate;
 
 /// The field manager of everything that is applied, except statuses.
 pub const FIELD_MANAGER: &str = "gregor-operator";

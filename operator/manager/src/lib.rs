@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod context;
 pub mod definitions;
 pub mod error;
+pub mod gate;
 pub mod health;
 pub mod metrics;
 pub mod run;

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod compare;
 pub mod identity;
 pub mod objects;
+pub mod owned_keys;
 pub mod pods;
 pub mod progress;
 pub mod properties;

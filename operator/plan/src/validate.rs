@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::Value;
 
 use crate::progress::Reason;
-use crate::{Environment, properties};
+use crate::{Environment, owned_keys};
 
 /// A manifest that cannot be carried out, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -289,7 +289,7 @@ pub fn valid_values(config: &BTreeMap<String, ConfigValue>) -> Result<BTreeMap<S
 }
 
 fn valid_config(config: &BTreeMap<String, ConfigValue>) -> Result<BTreeMap<String, String>, Invalid> {
-    if let Some(refusal) = config.keys().find_map(|key| properties::refusal(key)) {
+    if let Some(refusal) = config.keys().find_map(|key| owned_keys::refusal(key)) {
         return Err(invalid(Reason::InvalidConfig, format!("config: {refusal}")));
     }
     valid_values(config)
