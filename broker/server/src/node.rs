@@ -149,6 +149,9 @@ impl Node {
         raise_descriptor_limit();
         let (failures, directory_failures) = watch::channel(None);
         let storage = Arc::new(Storage::open(&disk, &config, failures)?);
+        // Those that failed before the start are not in the broker's registration: there is nothing to tell of them.
+        let failed = storage.directories().iter().filter(|directory| directory.is_failed());
+        let unregistered: HashSet<_> = failed.map(|directory| directory.id).collect();
         let sockets = bind_all(&mut config).await?;
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
@@ -166,7 +169,12 @@ impl Node {
             listener: Box::new(Publisher(Arc::clone(&partitions))),
         })?;
         let control_failure = watch_control(control_thread);
-        tokio::spawn(report_failures(Arc::clone(&partitions), directory_failures.clone(), control.clone()));
+        tokio::spawn(report_failures(
+            Arc::clone(&partitions),
+            directory_failures.clone(),
+            unregistered,
+            control.clone(),
+        ));
         tokio::spawn(report_cordons(partitions.cordoned(), control.clone()));
         let (applied_sender, applied) = watch::channel(Offset::NONE);
         tokio::spawn(report_loaded(applied.clone(), control.clone()));
@@ -474,12 +482,10 @@ async fn report_loaded(mut applied: watch::Receiver<Offset>, control: ControlHan
 async fn report_failures(
     partitions: Arc<Partitions>,
     mut failures: watch::Receiver<Option<String>>,
+    mut reported: HashSet<DirectoryId>,
     control: ControlHandle,
 ) {
-    // Those that failed before the start are not in the broker's registration: there is nothing to tell of them.
     let storage = Arc::clone(partitions.storage());
-    let mut reported: HashSet<_> =
-        storage.directories().iter().filter(|one| one.is_failed()).map(|one| one.id).collect();
     while failures.changed().await.is_ok() {
         for directory in storage.directories().iter().filter(|directory| directory.is_failed()) {
             if reported.insert(directory.id) {
