@@ -35,11 +35,13 @@ pub(crate) struct TransactionIndex {
     path: PathBuf,
     len: usize,
     file: Option<SharedFile>,
+    /// Whether entries were cut off: until a sync, power loss may bring them back.
+    was_cut: bool,
 }
 
 impl TransactionIndex {
     pub(crate) const fn new(path: PathBuf, file_bytes: u64) -> Self {
-        Self { path, len: file_bytes as usize / ENTRY_BYTES, file: None }
+        Self { path, len: file_bytes as usize / ENTRY_BYTES, file: None, was_cut: false }
     }
 
     pub(crate) const fn is_whole(file_bytes: u64) -> bool {
@@ -112,6 +114,7 @@ impl TransactionIndex {
             disk.open(&self.path)?.truncate((kept * ENTRY_BYTES) as u64)?;
             self.len = kept;
             self.file = None;
+            self.was_cut = true;
         }
         Ok(())
     }
@@ -119,6 +122,7 @@ impl TransactionIndex {
     pub(crate) fn clear(&mut self, disk: &dyn Disk) -> io::Result<()> {
         self.file = None;
         self.len = 0;
+        self.was_cut = false;
         match disk.remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -126,7 +130,7 @@ impl TransactionIndex {
     }
 
     pub(crate) fn sync(&self, disk: &dyn Disk) -> io::Result<Option<SyncToken>> {
-        if self.len == 0 {
+        if self.len == 0 && !self.was_cut {
             return Ok(None);
         }
         let file = match &self.file {
