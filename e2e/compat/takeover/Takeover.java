@@ -20,7 +20,7 @@ import org.apache.kafka.common.serialization.*;
  */
 public class Takeover {
     static final String CODECS = "codecs", STAMPED = "stamped", TRANSACTIONS = "transactions", COMPACT = "compact",
-        COMPACT_TRANSACTIONS = "compact-transactions", CUT = "cut", STEADY = "steady";
+        COMPACT_TRANSACTIONS = "compact-transactions", CUT = "cut", STEADY = "steady", HAMMERED = "hammered";
     static final List<String> COMPRESSIONS = List.of("none", "gzip", "snappy", "lz4", "zstd");
     static final long LIMIT_SECONDS = 60;
     /** Records are this old at first and come a few seconds apart, so that segments roll by their times. */
@@ -36,6 +36,11 @@ public class Takeover {
     static final Set<String> openIds = new LinkedHashSet<>();
     static KafkaConsumer<String, byte[]> steady;
     static PrintStream out = System.out;
+    static Thread hammer;
+    static volatile boolean hammering;
+    /** How many records the hammer has sent, and which offset each acknowledgement told. */
+    static int hammered;
+    static final Map<Integer, Long> acknowledged = new java.util.concurrent.ConcurrentHashMap<>();
 
     public static void main(String[] arguments) throws Exception {
         bootstrap = arguments[0];
@@ -62,6 +67,8 @@ public class Takeover {
         switch (words[0]) {
             case "write" -> write(words[1].equals("apache"), Long.parseLong(words[2]), Integer.parseInt(words[3]));
             case "read" -> read();
+            case "hammer" -> startToHammer();
+            case "settle" -> settle();
             case "dump" -> dump(Arrays.copyOfRange(words, 1, words.length));
             default -> throw new IllegalArgumentException(words[0]);
         }
@@ -91,7 +98,7 @@ public class Takeover {
             }
         }
         poll();
-        if (full) clean();
+        clean();
         if (full && random.nextInt(3) > 0) leaveTransactionOpen();
         if (full) waitForMarkers();
     }
@@ -114,6 +121,7 @@ public class Takeover {
         wanted.add(topic(COMPACT, 1, "cleanup.policy", "compact", "min.cleanable.dirty.ratio", "1.0", "segment.ms", "60000", "delete.retention.ms", "100"));
         wanted.add(topic(COMPACT_TRANSACTIONS, 1, "cleanup.policy", "compact", "min.cleanable.dirty.ratio", "1.0", "segment.ms", "60000"));
         wanted.add(topic(CUT, 1, "segment.ms", "60000", "cleanup.policy", "delete"));
+        wanted.add(topic(HAMMERED, 1, "segment.bytes", "1048576"));
         var there = admin.listTopics().names().get();
         wanted.removeIf(topic -> there.contains(topic.name()));
         admin.createTopics(wanted).all().get();
@@ -358,6 +366,59 @@ public class Takeover {
         throw new FileNotFoundException(topic);
     }
 
+    // --- Writing while a broker goes
+
+    /** Writes until told to settle: whoever serves then has to know what was acknowledged, and the producer. */
+    static void startToHammer() throws Exception {
+        var producer = producers.computeIfAbsent(HAMMERED, key -> open(Map.of("linger.ms", "0", "batch.size", 2000)));
+        hammering = true;
+        int before = acknowledged.size();
+        hammer = new Thread(() -> {
+            while (hammering) {
+                int number = hammered++;
+                var record = new ProducerRecord<>(HAMMERED, 0, Integer.toString(number), new byte[number % 300]);
+                producer.send(record, (metadata, failure) -> {
+                    if (failure == null) acknowledged.put(number, metadata.offset());
+                });
+            }
+        });
+        hammer.start();
+        waitUntil("the hammer begins", () -> acknowledged.size() >= before + 200);
+    }
+
+    /** Every record is there once, in its place; nothing that was acknowledged is elsewhere. */
+    static void settle() throws Exception {
+        if (hammer == null) return;
+        hammering = false;
+        hammer.join();
+        waitUntil("all is acknowledged", () -> acknowledged.size() == hammered);
+        try (var consumer = new KafkaConsumer<String, byte[]>(Map.of("bootstrap.servers", bootstrap, "auto.offset.reset", "earliest"), new StringDeserializer(), new ByteArrayDeserializer())) {
+            var partition = List.of(new TopicPartition(HAMMERED, 0));
+            consumer.assign(partition);
+            consumer.seekToBeginning(partition);
+            int seen = 0;
+            long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(LIMIT_SECONDS);
+            while (seen < hammered || consumer.position(partition.get(0)) < consumer.endOffsets(partition).get(partition.get(0))) {
+                for (var record : consumer.poll(Duration.ofMillis(100))) {
+                    if (!record.key().equals(Integer.toString(seen)) || record.value().length != seen % 300)
+                        throw new IllegalStateException("at offset " + record.offset() + " is record " + record.key() + ", not " + seen);
+                    if (acknowledged.get(seen) != record.offset())
+                        throw new IllegalStateException("record " + seen + " was acknowledged at " + acknowledged.get(seen) + " and is at " + record.offset());
+                    seen++;
+                }
+                if (System.nanoTime() > deadline) throw new IllegalStateException(seen + " of " + hammered + " records are there");
+            }
+        }
+    }
+
+    static void waitUntil(String what, java.util.function.BooleanSupplier isSo) throws Exception {
+        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(LIMIT_SECONDS);
+        while (!isSo.getAsBoolean()) {
+            if (System.nanoTime() > deadline) throw new IllegalStateException("it did not come to this: " + what);
+            Thread.sleep(5);
+        }
+    }
+
     // --- Reading
 
     /** Everything that a consumer can read, as one line a partition and isolation level. */
@@ -366,7 +427,7 @@ public class Takeover {
             try (var consumer = new KafkaConsumer<byte[], byte[]>(Map.of("bootstrap.servers", bootstrap, "isolation.level", isolation, "auto.offset.reset", "earliest",
                 "max.poll.records", "100000"), new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
                 var partitions = admin.describeTopics(admin.listTopics().names().get()).allTopicNames().get().values().stream()
-                    .flatMap(topic -> topic.partitions().stream().map(one -> new TopicPartition(topic.name(), one.partition()))).collect(Collectors.toList());
+                    .filter(topic -> !topic.name().equals(HAMMERED)).flatMap(topic -> topic.partitions().stream().map(one -> new TopicPartition(topic.name(), one.partition()))).collect(Collectors.toList());
                 consumer.assign(partitions);
                 consumer.seekToBeginning(partitions);
                 var ends = consumer.endOffsets(partitions);

@@ -9,7 +9,7 @@ mod raw;
 mod view;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -83,11 +83,15 @@ impl Turns {
             began.elapsed()
         );
         self.last = Some(view);
+        if self.may_kill {
+            self.driver.run("hammer")?;
+        }
         if kill { running.kill() } else { running.stop() }
     }
 
     fn serve(&mut self, name: &str, running: &Running, steps: u32) -> Result<View> {
         if let Some(before) = &self.last {
+            self.driver.run("settle")?;
             let mut view = View::of(&self.home)?;
             view.add_read(&self.driver.run("read")?);
             let differences = before.differences(&view);
@@ -114,6 +118,9 @@ impl Turns {
         for (name, folder) in self.home.partitions()? {
             for entry in std::fs::read_dir(folder)? {
                 let path = entry?.path();
+                if path.ends_with("leader-epoch-checkpoint") {
+                    check_epochs(&path)?;
+                }
                 let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
                 let decoder = match &*name {
                     "__cluster_metadata-0" => 3,
@@ -151,6 +158,21 @@ impl Turns {
         }
         Ok(())
     }
+}
+
+/// Apache has no tool for this file: version 0, a count, and that many epochs and offsets which both grow.
+fn check_epochs(path: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(path)?;
+    let lines: Vec<&str> = text.lines().collect();
+    let [version, count, entries @ ..] = &lines[..] else { anyhow::bail!("{} is too short", path.display()) };
+    let entries = entries.iter().map(|line| {
+        let (epoch, start) = line.split_once(' ').context("an epoch and an offset")?;
+        Ok((epoch.parse::<i32>()?, start.parse::<i64>()?))
+    });
+    let entries = entries.collect::<Result<Vec<_>>>()?;
+    let grow = entries.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1);
+    ensure!(*version == "0" && *count == entries.len().to_string() && grow, "{} says\n{text}", path.display());
+    Ok(())
 }
 
 #[test]
