@@ -5,12 +5,12 @@
 //! everything from the recovery point on is read and checked, and its indexes are made anew (`LogLoader` in Kafka).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     path::PathBuf,
     sync::Arc,
 };
 
-use gregor_types::{Offset, Timestamp, TopicPartition};
+use gregor_types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 use gregor_wire::batch::BatchHeader;
 
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     resting::closed_end,
     scanner::{SEEK_BUFFER_BYTES, Scan},
     segment::{Segment, SegmentFiles},
-    segment_check::{Verdict, Work},
+    segment_check::{EpochBegin, Verdict, Work},
     sparse_index::{Entry, OffsetEntry, TimeEntry},
     transaction_index::TransactionIndex,
     truncate::{read_snapshot, replay},
@@ -72,6 +72,10 @@ pub struct LogOpening {
     producers: ProducerState,
     replay_from: Offset,
     work: Vec<Work>,
+    /// Epochs of the checkpoint that begin in what is checked.
+    known_epochs: VecDeque<(LeaderEpoch, Offset)>,
+    /// Where the last batch ends that was checked.
+    seen_end: Offset,
     /// The next of `work`.
     next: usize,
     /// Those that are under way, or done ahead of their turn, by their place in `work`.
@@ -144,6 +148,8 @@ impl LogOpening {
             producers: ProducerState::default(),
             replay_from: Offset::ZERO,
             work: Vec::new(),
+            known_epochs: VecDeque::new(),
+            seen_end: Offset::ZERO,
             next: 0,
             checks: BTreeMap::new(),
             next_to_take: 0,
@@ -186,7 +192,10 @@ impl LogOpening {
         if let Some(first) = self.log.segments.get(check_from) {
             // Epochs that begin there are found again; known from a later state, they would be in the way of earlier ones.
             let base = first.base_offset;
+            let known = self.log.epochs.entries();
+            self.known_epochs = known[known.partition_point(|(_, start)| *start < base)..].to_vec().into();
             self.log.epochs.truncate_from_end(base);
+            self.seen_end = base;
         }
         self.remove_useless_snapshots()?;
         (self.producers, self.replay_from) = match (self.log_end, folder.snapshots.last()) {
@@ -317,10 +326,12 @@ impl LogOpening {
             Some(check) => check,
             None => self.check(work),
         };
-        let Self { log, producers, replay_from, .. } = self;
+        let Self { log, producers, replay_from, known_epochs, seen_end, .. } = self;
         let mut take_in = |file: &SharedFile, position, header: &BatchHeader, index: &mut TransactionIndex| {
             if work.check {
-                log.epochs.assign(header.leader_epoch, header.base_offset);
+                let (epoch, first) = (header.leader_epoch, header.base_offset);
+                begin_epoch(&mut log.epochs, known_epochs, &EpochBegin { epoch, first, behind: *seen_end });
+                *seen_end = header.next_offset();
             }
             if header.base_offset >= *replay_from
                 && let (true, Some(aborted)) = (work.check, replay(producers, file, position, header)?)
@@ -336,7 +347,8 @@ impl LogOpening {
             if check.summary.is_incomplete {
                 check.visit(&mut take_in)?;
             } else if work.check {
-                check.summary.epochs.iter().for_each(|(epoch, start)| log.epochs.assign(*epoch, *start));
+                check.summary.epochs.iter().for_each(|begin| begin_epoch(&mut log.epochs, known_epochs, begin));
+                *seen_end = check.end;
             }
         } else {
             read = check.step_with(budget_bytes, &mut take_in)?;
@@ -412,4 +424,15 @@ impl LogOpening {
         log.recovery_point = if untouched { end } else { recovery_point.min(end) };
         Ok(self.log)
     }
+}
+
+/// Notes an epoch of a batch. The checkpoint says better where it begins, and which epochs were before it, if the cleaner has taken
+/// their records; unless what it says is of another history.
+fn begin_epoch(epochs: &mut EpochCache, known: &mut VecDeque<(LeaderEpoch, Offset)>, begin: &EpochBegin) {
+    while let Some((epoch, start)) = known.pop_front_if(|(epoch, _)| *epoch <= begin.epoch) {
+        if begin.behind <= start && start <= begin.first {
+            epochs.assign(epoch, start);
+        }
+    }
+    epochs.assign(begin.epoch, begin.first);
 }

@@ -61,12 +61,22 @@ pub(crate) enum Verdict {
 }
 
 /// What a check remembers of the batches, so that they need not be read again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Summary {
-    /// Where each leader epoch began, in the order of the batches.
-    pub(crate) epochs: Vec<(LeaderEpoch, Offset)>,
+    /// The first batch of each leader epoch, in the order of the batches.
+    pub(crate) epochs: Vec<EpochBegin>,
     /// Whether a batch is a producer's, or there were more epochs than are remembered.
     pub(crate) is_incomplete: bool,
+    end: Offset,
+}
+
+/// Where an epoch was first seen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EpochBegin {
+    pub(crate) epoch: LeaderEpoch,
+    pub(crate) first: Offset,
+    /// Where the batch before it ends.
+    pub(crate) behind: Offset,
 }
 
 /// Takes in a good batch: the file, the batch's position in it, its header, and the index for a transaction that it aborts.
@@ -74,28 +84,34 @@ pub(crate) type OnBatch<'b> =
     &'b mut dyn FnMut(&SharedFile, u64, &BatchHeader, &mut TransactionIndex) -> io::Result<()>;
 
 impl Summary {
+    const fn new(end: Offset) -> Self {
+        Self { epochs: Vec::new(), is_incomplete: false, end }
+    }
+
     fn add(&mut self, header: &BatchHeader) {
         self.is_incomplete |= header.has_producer_id();
-        if self.epochs.last().is_none_or(|(epoch, _)| *epoch != header.leader_epoch) {
+        if self.epochs.last().is_none_or(|begin| begin.epoch != header.leader_epoch) {
             if self.epochs.len() == EPOCHS_MAX {
                 self.is_incomplete = true;
             } else {
-                self.epochs.push((header.leader_epoch, header.base_offset));
+                let (epoch, first) = (header.leader_epoch, header.base_offset);
+                self.epochs.push(EpochBegin { epoch, first, behind: self.end });
             }
         }
+        self.end = header.next_offset();
     }
 }
 
 impl SegmentCheck {
     pub(crate) fn new(disk: Arc<dyn Disk>, config: Arc<LogConfig>, segment: Segment, work: Work) -> Self {
         let end = segment.base_offset;
-        let summary = Summary::default();
+        let summary = Summary::new(end);
         Self { work, segment, end, verdict: None, summary, disk, config, scanner: None, checked_bytes: 0 }
     }
 
     /// Reads about `budget_bytes` of the segment, or to its end.
     pub fn step(&mut self, budget_bytes: u64) -> Result<(), LogError> {
-        let mut summary = std::mem::take(&mut self.summary);
+        let mut summary = std::mem::replace(&mut self.summary, Summary::new(self.end));
         let result = self.step_with(budget_bytes, &mut |_, _, header, _| {
             summary.add(header);
             Ok(())

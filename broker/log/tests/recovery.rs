@@ -294,3 +294,31 @@ fn producers_that_were_silent_for_too_long_are_not_taken_from_a_snapshot() {
         assert_eq!(reopen(&disk, options).active_producers().count(), known);
     }
 }
+
+#[test]
+fn an_epoch_begins_where_its_checkpoint_says_though_the_cleaner_has_taken_its_first_records() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, config());
+    for (epoch, value) in [(0, "a"), (1, "b"), (2, "c"), (2, "d"), (3, "e")] {
+        try_append(&mut log, epoch, &batch(&[value])).unwrap();
+        log.roll(NOW).unwrap();
+    }
+    flush(&mut log);
+    drop(log);
+    // All of epoch 1 is cleaned away, and the first record of epoch 2.
+    for gone in ["00000000000000000001.log", "00000000000000000002.log"] {
+        disk.open(&path(gone)).unwrap().truncate(0).unwrap();
+    }
+    let mut options = options(config(), Offset(0), false);
+    options.cleaned_to = Offset(5);
+    let log = reopen(&disk, options.clone());
+    assert_eq!(
+        log.epochs(),
+        [(0, 0), (1, 1), (2, 2), (3, 4)].map(|(epoch, start)| (LeaderEpoch(epoch), Offset(start)))
+    );
+    drop(log);
+    // Of another history is what contradicts the batches.
+    replace_file(&disk, &path("leader-epoch-checkpoint"), b"0\n3\n0 0\n2 4\n9 5\n").unwrap();
+    let log = reopen(&disk, options);
+    assert_eq!(log.epochs(), [(0, 0), (2, 3), (3, 4)].map(|(epoch, start)| (LeaderEpoch(epoch), Offset(start))));
+}
