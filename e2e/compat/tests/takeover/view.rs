@@ -1,7 +1,7 @@
 //! Everything that a client can see of a broker, as lines that can be compared whoever serves them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{Display, Write as _},
     fs,
     path::Path,
@@ -25,7 +25,7 @@ use gregor_messages::{
     offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic},
 };
 use gregor_types::ErrorCode;
-use gregor_wire::batch::{crc32c, split_batches};
+use gregor_wire::batch::{EndTransactionMarker, crc32c, split_batches};
 
 use crate::{home::Home, raw::Connection};
 
@@ -58,6 +58,10 @@ struct Seen {
     last_offset: i64,
     max_timestamp: i64,
     leader_epoch: i32,
+    producer_id: i64,
+    is_transactional: bool,
+    /// What a marker says of its transaction.
+    ends_committed: Option<bool>,
     bytes: Bytes,
 }
 
@@ -174,16 +178,21 @@ impl View {
             }
             let from = batch.last_offset.max(start.offset);
             let aborted = fetch(connection, topic, index, from, 1)?;
-            let until = batches_of(&aborted)?.last().map_or(from, |batch| batch.last_offset);
+            let fetched = batches_of(&aborted)?;
+            let until = fetched.last().map_or(from, |batch| batch.last_offset);
             // A broker may name more than touch what it sends.
             let mut list: Vec<_> = aborted.aborted_transactions.unwrap_or_default();
             list.retain(|one| one.first_offset <= until);
             let mut list: Vec<_> = list.iter().map(|one| (one.first_offset, one.producer_id)).collect();
             list.sort_unstable();
-            self.put(
-                format!("aborted {name} from {from}"),
-                format!("{list:?}, stable {}", within(aborted.last_stable_offset)),
-            );
+            let stable = within(aborted.last_stable_offset);
+            let seen = if topic.starts_with("compact") {
+                // Of a transaction whose first records were cleaned, a recovery knows only where it begins now.
+                format!("{:?}, stable {stable}", not_aborted(&fetched, &list))
+            } else {
+                format!("{list:?}, stable {stable}")
+            };
+            self.put(format!("aborted {name} from {from}"), seen);
             self.epoch(connection, topic, index, batch.leader_epoch)?;
         }
         self.producers(connection, topic, index)
@@ -426,11 +435,33 @@ fn batches_of(data: &PartitionData) -> Result<Vec<Seen>> {
             last_offset: batch.last_offset().value(),
             max_timestamp: batch.max_timestamp.value(),
             leader_epoch: batch.leader_epoch.value(),
+            producer_id: batch.producer_id.value(),
+            is_transactional: batch.is_transactional(),
+            ends_committed: EndTransactionMarker::in_batch(&batch, batch.body()).map(|marker| marker.commit),
             bytes: records.slice(at..at + size),
         });
         at += size;
     }
     Ok(seen)
+}
+
+/// The batches that a consumer of committed records shows, by their first offsets. `aborted` are first offsets and producers.
+fn not_aborted(batches: &[Seen], aborted: &[(i64, i64)]) -> Vec<i64> {
+    let mut later = aborted.iter().peekable();
+    let mut producers = BTreeSet::new();
+    let mut shown = Vec::new();
+    for batch in batches {
+        while let Some((_, producer)) = later.next_if(|(first, _)| *first <= batch.last_offset) {
+            producers.insert(*producer);
+        }
+        match batch.ends_committed {
+            Some(false) => drop(producers.remove(&batch.producer_id)),
+            Some(true) => {}
+            None if batch.is_transactional && producers.contains(&batch.producer_id) => {}
+            None => shown.push(batch.base_offset),
+        }
+    }
+    shown
 }
 
 fn fetch_all(
