@@ -1,7 +1,7 @@
 //! Apache Kafka and Gregor take turns on one data directory: each serves what the other wrote, byte for byte, and writes on.
 //!
-//! `GREGOR_COMPAT=full` runs 20 turns instead of 5; `GREGOR_COMPAT_SEED` repeats a run, whose seed every
-//! run prints; `GREGOR_COMPAT_KEEP=1` leaves the directories where they are.
+//! `GREGOR_COMPAT=full` runs 20 turns instead of 5, each time others; every run prints its seed, and `GREGOR_COMPAT_SEED`
+//! repeats it; `GREGOR_COMPAT_KEEP=1` leaves the directories where they are.
 
 mod driver;
 mod home;
@@ -31,10 +31,12 @@ const STEPS: u32 = 12;
 struct Chance(u64);
 
 impl Chance {
-    fn from_environment() -> Result<Self> {
+    /// The seed that the environment gives; else always the same, or in full another each time.
+    fn from_environment(full: bool) -> Result<Self> {
         let seed: u64 = match std::env::var("GREGOR_COMPAT_SEED") {
             Ok(seed) => seed.parse().context("GREGOR_COMPAT_SEED is a number")?,
-            Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos().into(),
+            Err(_) if full => SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos().into(),
+            Err(_) => 1,
         };
         println!("GREGOR_COMPAT_SEED={seed}");
         Ok(Self(seed ^ 0x9e37_79b9_7f4a_7c15))
@@ -180,7 +182,7 @@ fn apache_and_gregor_take_turns_on_one_directory_and_each_serves_what_the_other_
     let tools = jars(&Release::complete(Release::COMPLETE))?;
     let brokers: Vec<Jars> = vec![tools.clone(), jars(&Release::broker(Release::NEWEST))?];
     let full = std::env::var("GREGOR_COMPAT").is_ok_and(|kind| kind == "full");
-    let mut chance = Chance::from_environment()?;
+    let mut chance = Chance::from_environment(full)?;
     let layout = Layout {
         dynamic_quorum: chance.one_in(2),
         metadata_in_second: chance.one_in(2),
