@@ -10,14 +10,15 @@ use bytes::{Bytes, BytesMut};
 use gregor_messages::ApiKey;
 use gregor_types::ErrorCode;
 use gregor_wire::{DecodeError, EncodeError};
-use tokio::{net::TcpStream, sync::watch, time::Instant};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     api::{Broker, ConnectionInfo, Context, fetch, produce},
     dispatch::{self, Handler},
     frame::FrameReader,
     memory::MemoryPool,
-    reply::{send_bytes, send_fetched},
+    reply::send_fetched,
+    transport::Transport,
 };
 
 /// Produces of one connection that may wait for their high watermark.
@@ -96,7 +97,7 @@ impl Close {
 pub(crate) async fn serve(
     broker: Arc<Broker>,
     info: Arc<ConnectionInfo>,
-    stream: TcpStream,
+    stream: Transport,
     memory: MemoryPool,
     draining: watch::Receiver<bool>,
 ) {
@@ -128,7 +129,7 @@ fn report(peer: SocketAddr, close: &Close) {
 
 struct Connection {
     context: Context,
-    stream: TcpStream,
+    stream: Transport,
     reader: FrameReader,
     pending: VecDeque<produce::Pending>,
     /// The memory of a Produce response that has left, for the next one.
@@ -179,7 +180,7 @@ impl Connection {
                 let fetching = self.fetching.get_or_insert_default();
                 fetching.answer(&self.context, body).await?;
                 self.context.client_id = None;
-                send_fetched(&self.stream, fetching.response()).await?;
+                send_fetched(&mut self.stream, fetching.response()).await?;
                 fetching.end();
                 self.count(ApiKey::Fetch, received_at);
             }
@@ -188,7 +189,7 @@ impl Connection {
                 let reply = handle(&self.context, body).await?;
                 self.context.client_id = None;
                 self.count(row.key, received_at);
-                reply.send(&self.stream).await?;
+                reply.send(&mut self.stream).await?;
             }
         }
         Ok(())
@@ -210,7 +211,7 @@ impl Connection {
     async fn answer(&mut self, pending: produce::Pending) -> Result<(), Close> {
         self.count(ApiKey::Produce, pending.received_at());
         let response = pending.finish();
-        send_bytes(&self.stream, &response, false).await?;
+        self.stream.send(&response, false).await?;
         if response.capacity() <= RESPONSE_RETAINED {
             self.response = response;
         }

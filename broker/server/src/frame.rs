@@ -4,16 +4,16 @@
 //! that have really arrived. What the peer sends ahead waits in the same buffer, or in the socket. A frame that was begun
 //! must go on arriving; a connection without a request may idle for `connections.max.idle.ms`.
 
-use std::{io, pin::Pin, time::Duration};
+use std::{pin::Pin, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::{
-    io::AsyncReadExt,
-    net::TcpStream,
-    time::{Instant, Sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::{connection::Close, memory::MemoryGrant};
+use crate::{
+    connection::Close,
+    memory::MemoryGrant,
+    transport::{Received, Transport},
+};
 
 /// The step in which a buffer begins, and what an active connection keeps at least.
 const STEP: usize = 16 << 10;
@@ -56,7 +56,7 @@ impl FrameReader {
     }
 
     /// The next request without its length, or `None` where the peer closed between two requests.
-    pub(crate) async fn next(&mut self, stream: &mut TcpStream) -> Result<Option<Bytes>, Close> {
+    pub(crate) async fn next(&mut self, stream: &mut Transport) -> Result<Option<Bytes>, Close> {
         loop {
             if let Some(frame) = self.take_frame()? {
                 return Ok(Some(frame));
@@ -75,7 +75,7 @@ impl FrameReader {
             }
             tokio::select! {
                 biased;
-                received = receive(stream, &mut self.buffer, has_memory) => match received? {
+                received = stream.receive(&mut self.buffer, has_memory) => match received? {
                     Received::Bytes(0) if self.buffer.is_empty() => return Ok(None),
                     Received::Bytes(0) => return Err(Close::HalfSent),
                     Received::Bytes(_) => {}
@@ -164,20 +164,4 @@ impl FrameReader {
         self.timer.as_mut().reset(next);
         Ok(())
     }
-}
-
-/// What came of a wait for the socket.
-enum Received {
-    /// So many bytes are in the buffer; none where the peer closed.
-    Bytes(usize),
-    /// There is something to read, and no memory to read it into yet.
-    Readable,
-}
-
-async fn receive(stream: &mut TcpStream, buffer: &mut BytesMut, has_memory: bool) -> io::Result<Received> {
-    if has_memory {
-        return stream.read_buf(buffer).await.map(Received::Bytes);
-    }
-    stream.readable().await?;
-    Ok(Received::Readable)
 }

@@ -31,6 +31,7 @@ mod reply;
 mod sample;
 mod storage;
 mod topic_settings;
+mod transport;
 mod waiters;
 
 pub use node::{Failures, Node, NodeOptions, ShutdownError, StartError};

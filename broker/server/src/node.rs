@@ -37,6 +37,7 @@ use crate::{
     partitions::{Partitions, Publisher, random_uuid},
     producer_ids::ProducerIds,
     storage::{Storage, StorageError},
+    transport::Transport,
 };
 
 /// What requests on the controller's listeners may hold while they arrive.
@@ -355,7 +356,13 @@ impl Node {
         let options = socket_options(&self.broker.config);
         let serve = move |stream, peer, slot| {
             let info = Arc::new(ConnectionInfo { peer, listener: Arc::clone(&info) });
-            let serving = connection::serve(Arc::clone(&broker), info, stream, memory.clone(), broker.draining.clone());
+            let serving = connection::serve(
+                Arc::clone(&broker),
+                info,
+                Transport::Plain(stream),
+                memory.clone(),
+                broker.draining.clone(),
+            );
             async move {
                 serving.await;
                 drop(slot);
