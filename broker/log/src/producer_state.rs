@@ -270,6 +270,20 @@ impl ProducerState {
         *self = Self::default();
     }
 
+    /// Takes a snapshot's state in place of this one. A snapshot has a producer's last batch only: where that is known here,
+    /// those before it stay known too.
+    pub(crate) fn replace_by(&mut self, mut snapshot: Self) {
+        for (id, entry) in &mut snapshot.producers {
+            if let Some(own) = self.producers.get(id)
+                && own.epoch == entry.epoch
+                && own.last_batch().map(|batch| batch.last_offset) == entry.last_batch().map(|batch| batch.last_offset)
+            {
+                (entry.batches, entry.count) = (own.batches, own.count);
+            }
+        }
+        *self = snapshot;
+    }
+
     pub(crate) fn insert(&mut self, id: ProducerId, entry: ProducerEntry) {
         if let Some(start) = entry.current_transaction_start {
             self.ongoing.insert(start, id);

@@ -312,7 +312,7 @@ impl LogOpening {
             && let Some(mut producers) = read_snapshot(&*self.log.disk, &self.log.directory, base)?
         {
             producers.remove_expired(self.options.now, self.options.config.producer_id_expiration_ms);
-            self.producers = producers;
+            self.producers.replace_by(producers);
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 
 use common::*;
 use gregor_log::{
-    Disk, LogConfig, PartitionLog,
+    Appended, Disk, LogConfig, PartitionLog,
     disk::{Crash, FaultyDisk, Operation, read_file, replace_file},
 };
 use gregor_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
@@ -321,4 +321,22 @@ fn an_epoch_begins_where_its_checkpoint_says_though_the_cleaner_has_taken_its_fi
     replace_file(&disk, &path("leader-epoch-checkpoint"), b"0\n3\n0 0\n2 4\n9 5\n").unwrap();
     let log = reopen(&disk, options);
     assert_eq!(log.epochs(), [(0, 0), (2, 3), (3, 4)].map(|(epoch, start)| (LeaderEpoch(epoch), Offset(start))));
+}
+
+#[test]
+fn the_last_five_batches_are_known_after_a_kill_though_a_segment_began_among_them() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, config());
+    for sequence in 0..5 {
+        if sequence == 3 {
+            log.roll(NOW).unwrap();
+        }
+        append(&mut log, &produced(5, 0, sequence, false, &["in flight"]));
+    }
+    drop(log);
+    let mut log = reopen(&disk, options(config(), Offset(0), false));
+    for sequence in 0..5 {
+        let again = try_append(&mut log, 0, &produced(5, 0, sequence, false, &["in flight"])).unwrap();
+        assert!(matches!(again, Appended::Duplicate(info) if info.base_offset == Offset(sequence.into())), "{again:?}");
+    }
 }

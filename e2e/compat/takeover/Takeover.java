@@ -368,9 +368,12 @@ public class Takeover {
 
     // --- Writing while a broker goes
 
-    /** Writes until told to settle: whoever serves then has to know what was acknowledged, and the producer. */
+    /**
+     * Writes until told to settle: whoever serves then has to know what was acknowledged, and the producer. One request at a time:
+     * an Apache broker that recovers a log knows a producer's last batch only.
+     */
     static void startToHammer() throws Exception {
-        var producer = producers.computeIfAbsent(HAMMERED, key -> open(Map.of("linger.ms", "0", "batch.size", 2000)));
+        var producer = producers.computeIfAbsent(HAMMERED, key -> open(Map.of("linger.ms", "0", "batch.size", 2000, "max.in.flight.requests.per.connection", "1")));
         hammering = true;
         int before = acknowledged.size();
         hammer = new Thread(() -> {
