@@ -165,9 +165,14 @@ impl Connection {
         let (row, body) = dispatch::parse(&mut self.context, frame, received_at)?;
         match row.handler {
             Handler::Produce => {
-                let begun = produce::begin(&self.context, &body, std::mem::take(&mut self.response))?;
+                let reused = std::mem::take(&mut self.response);
+                let any_slow = self.context.is_any_directory_slow();
+                let slow = any_slow.then(|| produce::slow_directory(&self.context, &body)).flatten();
                 // What is left of the request would keep its memory for as long as it waits.
-                drop(body);
+                let begun = match slow {
+                    None => produce::begin(&self.context, &body, reused).inspect(|_| drop(body))?,
+                    Some(slow) => Box::pin(produce::begin_slow(&self.context, body, reused, &slow)).await?,
+                };
                 self.context.client_id = None;
                 match begun {
                     Some(pending) if self.pending.is_empty() && pending.is_committed() => self.answer(pending).await?,

@@ -5,6 +5,8 @@
 //! The shell moves bytes and asks; what can be decided from numbers alone is decided in the crates below it.
 
 mod api;
+mod append_mode;
+mod append_watch;
 mod cleaner;
 mod connection;
 pub mod control;

@@ -5,6 +5,7 @@
 //! (sizes, counts of partitions) is asked when the page is read.
 
 use std::{
+    path::Path,
     sync::{
         Mutex, OnceLock, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -21,7 +22,7 @@ use prometheus_client::{
 };
 
 use self::cleaner::CleanerMetrics;
-use crate::{histogram::DurationHistogram, recovery::Progress};
+use crate::{append_mode::AppendMetrics, histogram::DurationHistogram, recovery::Progress};
 
 mod cleaner;
 
@@ -45,6 +46,20 @@ const REQUEST_TIMES: &[u64] = &[
     10_000_000_000,
     30_000_000_000,
 ];
+/// Upper bounds of the histogram of appends, in nanoseconds: 30 us to 3 s.
+const APPEND_TIMES: &[u64] = &[
+    30_000,
+    100_000,
+    300_000,
+    1_000_000,
+    3_000_000,
+    10_000_000,
+    30_000_000,
+    100_000_000,
+    300_000_000,
+    1_000_000_000,
+    3_000_000_000,
+];
 /// More than Kafka has API keys.
 const API_KEYS_MAX: usize = 128;
 
@@ -63,6 +78,9 @@ pub(crate) struct Metrics {
     requests: CounterFamily,
     errors: CounterFamily,
     request_seconds: Family<Labels, DurationHistogram, fn() -> DurationHistogram>,
+    append_seconds: Family<Labels, DurationHistogram, fn() -> DurationHistogram>,
+    append_offloaded: GaugeFamily,
+    append_offloads: CounterFamily,
     /// By API key, each made at its first request.
     by_api: Box<[OnceLock<ApiMetrics>]>,
     /// Connections that are open, per listener.
@@ -190,6 +208,23 @@ impl Metrics {
         let requests = counter("kafka_network_requestmetrics_requests", "Requests, by API");
         let errors = counter("kafka_network_requestmetrics_errors", "Errors in responses, by error");
         let closed = counter("gregor_connections_closed", "Connections that this node closed, by reason");
+        let append_offloads = counter(
+            "gregor_log_append_offloads",
+            "How often slow appends of a log directory were moved to a thread of their own",
+        );
+        let append_offloaded = GaugeFamily::default();
+        registry.register(
+            "gregor_log_append_offloaded",
+            "1 while appends to a log directory are slow and made on a thread of their own",
+            append_offloaded.clone(),
+        );
+        let append_seconds =
+            Family::new_with_constructor((|| DurationHistogram::new(APPEND_TIMES)) as fn() -> DurationHistogram);
+        registry.register(
+            "gregor_log_append_duration_seconds",
+            "How long the writes of appends took, by log directory: stalls are in the tail",
+            append_seconds.clone(),
+        );
         let connections = GaugeFamily::default();
         registry.register(
             "kafka_server_socket_server_metrics_connection_count",
@@ -229,6 +264,9 @@ impl Metrics {
             requests,
             errors,
             request_seconds,
+            append_seconds,
+            append_offloaded,
+            append_offloads,
             by_api: (0..API_KEYS_MAX).map(|_| OnceLock::new()).collect(),
             connections,
             closed,
@@ -253,6 +291,16 @@ impl Metrics {
             fetch_requests: self.fetch_requests.get_or_create_owned(&labels),
             failed_produce: self.failed_produce.get_or_create_owned(&labels),
             failed_fetch: self.failed_fetch.get_or_create_owned(&labels),
+        }
+    }
+
+    /// What is counted of a log directory's appends.
+    pub(crate) fn appends(&self, directory: &Path) -> AppendMetrics {
+        let labels = vec![("log_directory".to_owned(), directory.display().to_string())];
+        AppendMetrics {
+            durations: self.append_seconds.get_or_create_owned(&labels),
+            offloaded: self.append_offloaded.get_or_create_owned(&labels),
+            offloads: self.append_offloads.get_or_create_owned(&labels),
         }
     }
 

@@ -156,6 +156,9 @@ impl Node {
         let sockets = bind_all(&mut config).await?;
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
+        for directory in storage.directories() {
+            directory.appends.count_in(metrics.appends(&directory.path));
+        }
         metrics.sampled.set_start(UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64());
 
         let partitions =

@@ -8,7 +8,7 @@ mod future;
 mod standing;
 mod syncing;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::AtomicBool};
 
 use arc_swap::ArcSwap;
 use gregor_log::{
@@ -182,6 +182,15 @@ impl Partition {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The lock, unless somebody holds it: for a thread that may not wait for the disk.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// Takes the role that the metadata gives.
     pub(crate) fn set_role(
         self: &Arc<Self>,
@@ -281,7 +290,11 @@ impl Partition {
         if acks_all {
             leader.check_min_isr()?;
         }
-        let appended = log.append_as_leader(batch, epoch, now).map_err(|error| self.on_append_error(&error))?;
+        let home = self.home.load();
+        let timed = home.appends.time();
+        let appended = log.append_as_leader(batch, epoch, now);
+        drop(timed);
+        let appended = appended.map_err(|error| self.on_append_error(&error))?;
         let info = *appended.info();
         let syncs = settings.syncs_before_acknowledging();
         let required = info.last_offset.plus(1);

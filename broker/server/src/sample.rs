@@ -10,7 +10,7 @@ impl Broker {
         let mut total = Totals::default();
         sampled.clear_logs();
         for partition in self.partitions.all() {
-            let standing = partition.standing();
+            let Some(standing) = partition.standing_unless_stuck() else { continue };
             let bytes = i64::try_from(standing.size).unwrap_or(i64::MAX);
             let (start, end) = (standing.start.value(), standing.end.value());
             sampled.set_log(&partition.topic, partition.index.value(), bytes, start, end);

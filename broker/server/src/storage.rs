@@ -23,9 +23,16 @@ use gregor_log::{
     PartitionLog, RestingLog,
 };
 use gregor_types::{BrokerEpoch, ClusterId, DirectoryId, Offset, Timestamp, TopicId, TopicPartition, Uuid};
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 
-use crate::{api::now, held_log::HeldLog, partition::Partition, recovery::Progress};
+use crate::{
+    api::now,
+    append_mode::AppendMode,
+    append_watch::{AppendWatch, Pulse},
+    held_log::HeldLog,
+    partition::Partition,
+    recovery::Progress,
+};
 
 pub use opening::StorageError;
 use opening::{Opened, OpenedDirectory, open_all};
@@ -43,6 +50,8 @@ pub(crate) struct Directory {
     /// How far its recovery is.
     pub(crate) recovery: Progress,
     was_clean: bool,
+    /// Where its appends are made.
+    pub(crate) appends: Arc<AppendMode>,
     /// `None` once it is closed.
     open: RwLock<Option<LogDirectory>>,
     failed: AtomicBool,
@@ -72,6 +81,7 @@ pub(crate) struct Storage {
     metadata_directory_id: DirectoryId,
     previous_broker_epoch: BrokerEpoch,
     flushers: Mutex<Vec<thread::JoinHandle<()>>>,
+    watch: Mutex<Option<AppendWatch>>,
 }
 
 /// A log that was found at the start and that no topic has claimed yet.
@@ -107,6 +117,7 @@ impl Storage {
             open_all(disk, config)?;
         let failures = Arc::new(failures);
         let (mut directories, mut flushers) = (Vec::new(), Vec::new());
+        let pulse = Arc::<Pulse>::default();
         for OpenedDirectory { path, id, directory } in opened {
             let directory = Arc::new(Directory {
                 path,
@@ -117,6 +128,7 @@ impl Storage {
                 cordoned: AtomicBool::new(false),
                 open: RwLock::new(directory.ok()),
                 waiting: Mutex::default(),
+                appends: AppendMode::new(Arc::clone(&pulse)),
                 written: Mutex::default(),
                 failures: Arc::clone(&failures),
                 flushes: Mutex::default(),
@@ -127,8 +139,10 @@ impl Storage {
             flushers.push(thread.map_err(StorageError::Thread)?);
             directories.push(directory);
         }
-        let flushers = Mutex::new(flushers);
-        Ok(Self { directories, cluster_id, metadata_directory_id, previous_broker_epoch, flushers })
+        let appends = directories.iter().map(|directory: &Arc<Directory>| Arc::clone(&directory.appends)).collect();
+        let watch = AppendWatch::start(pulse, appends, Handle::current()).map_err(StorageError::Thread)?;
+        let (flushers, watch) = (Mutex::new(flushers), Mutex::new(Some(watch)));
+        Ok(Self { directories, cluster_id, metadata_directory_id, previous_broker_epoch, flushers, watch })
     }
 
     /// The cluster that the directories belong to.
@@ -149,6 +163,11 @@ impl Storage {
     /// The directories, in the order of `log.dirs`.
     pub(crate) fn directories(&self) -> &[Arc<Directory>] {
         &self.directories
+    }
+
+    /// Whether appends to any of them are slow: almost always there is none to look for.
+    pub(crate) fn is_any_slow(&self) -> bool {
+        self.directories.iter().any(|directory| directory.appends.is_slow())
     }
 
     /// Those that work.
@@ -207,6 +226,9 @@ impl Storage {
     pub(crate) fn close(&self, broker_epoch: BrokerEpoch) {
         for directory in &self.directories {
             directory.stop_flusher();
+        }
+        if let Some(watch) = self.watch.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            watch.stop();
         }
         for flusher in std::mem::take(&mut *self.flushers.lock().unwrap_or_else(PoisonError::into_inner)) {
             if flusher.join().is_err() {

@@ -100,6 +100,7 @@ pub(crate) struct ConnectionInfo {
 }
 
 /// A request's surroundings. A connection has one, which each request changes.
+#[derive(Clone)]
 pub(crate) struct Context {
     /// The node.
     pub(crate) broker: Arc<Broker>,
@@ -132,6 +133,11 @@ impl Broker {
 }
 
 impl Context {
+    /// Whether appends to any log directory are slow.
+    pub(crate) fn is_any_directory_slow(&self) -> bool {
+        self.broker.partitions.storage().is_any_slow()
+    }
+
     /// A connection's context before its first request.
     pub(crate) fn new(broker: Arc<Broker>, connection: Arc<ConnectionInfo>) -> Self {
         let (api_key, received_at) = (ApiKey::ApiVersions, Instant::now());

@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use gregor_metadata::MetadataImage;
 use gregor_types::{ErrorCode, KString, LeaderEpoch, Timestamp, is_internal_topic};
 use gregor_wire::{
@@ -15,10 +15,11 @@ use gregor_wire::{
     fetch::NodeEndpoint,
     produce::{ProducePartition, ProduceResponseWriter, ProduceTopic, ProduceView, ProducedPartition, set_error_code},
 };
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     api::{Broker, Context, leader_of},
+    append_mode::AppendMode,
     connection::Close,
     partition::{Awaits, Partition, Produced},
     waiters::{Waited, Waiter},
@@ -78,6 +79,43 @@ struct Leader {
     host: KString,
     port: u16,
     rack: Option<KString>,
+}
+
+/// A request of which a part goes to a directory whose appends are slow: begun on that directory's thread, so that nobody else
+/// waits for the disk. The connection awaits it, which keeps its appends in their order.
+pub(crate) async fn begin_slow(
+    context: &Context,
+    body: Bytes,
+    reused: BytesMut,
+    slow: &AppendMode,
+) -> Result<Option<Pending>, Close> {
+    let (sender, begun) = oneshot::channel();
+    let context = context.clone();
+    let job = Box::new(move || {
+        // Whoever asked may be gone.
+        let _ = sender.send(begin(&context, &body, reused));
+    });
+    if let Err(job) = slow.submit(job) {
+        job();
+    }
+    begun.await.map_err(|_| Close::Io(std::io::Error::other("an append panicked")))?
+}
+
+/// The first directory among those that a request appends to whose appends are slow.
+pub(crate) fn slow_directory(context: &Context, body: &[u8]) -> Option<Arc<AppendMode>> {
+    let request = ProduceView::parse(body, context.api_version).ok()?;
+    let partitions = &context.broker.partitions;
+    request.topics().find_map(|topic| {
+        topic.partitions().find_map(|partition| {
+            let of = if context.api_version >= FIRST_VERSION_BY_ID {
+                partitions.get_by_id(topic.topic_id, partition.index)
+            } else {
+                partitions.get(topic.name, partition.index)
+            }?;
+            let directory = of.directory();
+            directory.appends.is_slow().then(|| Arc::clone(&directory.appends))
+        })
+    })
 }
 
 /// Appends what the request carries. The response lies in the memory of `reused`; `None` where none is due.

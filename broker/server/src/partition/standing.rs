@@ -1,8 +1,14 @@
 //! How a partition stands: the figures that the metrics and DescribeLogDirs show. Asking opens no log.
 
+use std::{thread, time::Duration};
+
 use gregor_types::Offset;
 
-use super::{Partition, Role};
+use super::{Partition, Role, State};
+
+/// A lock that is held for longer than these pauses together is held by an append that is stuck.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a leader's numbers are, for the metrics.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +38,21 @@ pub(crate) struct Standing {
 impl Partition {
     /// How the partition stands.
     pub(crate) fn standing(&self) -> Standing {
-        let state = self.lock();
+        self.standing_in(&self.lock())
+    }
+
+    /// The same for a thread that may not wait for a slow disk: nothing where an append holds the lock.
+    pub(crate) fn standing_unless_stuck(&self) -> Option<Standing> {
+        for _ in 0..LOCK_TRIES {
+            if let Some(state) = self.try_lock() {
+                return Some(self.standing_in(&state));
+            }
+            thread::sleep(LOCK_PAUSE);
+        }
+        None
+    }
+
+    fn standing_in(&self, state: &State) -> Standing {
         let mut standing = Standing {
             leads: false,
             under_replicated: false,

@@ -1,0 +1,188 @@
+//! A disk whose writes are stuck: who asks for that disk waits, and nobody else does.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use std::{
+    io::{self, IoSlice},
+    os::fd::BorrowedFd,
+    path::Path,
+    sync::{Arc, Condvar, Mutex},
+    time::{Duration, Instant, SystemTime},
+};
+
+use gregor_log::disk::{DirectoryEntry, Disk, DiskFile, FileLock, RealDisk, SharedFile, SyncToken};
+use gregor_messages::{MetadataRequest, ProduceRequest};
+use support::{DEADLINE, Home, batch, error, only, produce_request};
+
+/// Writes to the log of `stuck-0` wait while this is closed.
+#[derive(Debug, Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn set(&self, closed: bool) {
+        *self.closed.lock().unwrap() = closed;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        drop(self.opened.wait_while(self.closed.lock().unwrap(), |closed| *closed).unwrap());
+    }
+}
+
+#[derive(Debug)]
+struct GatedDisk(Arc<Gate>);
+
+#[derive(Debug)]
+struct GatedFile(SharedFile, Arc<Gate>);
+
+impl GatedDisk {
+    fn guard(&self, path: &Path, file: SharedFile) -> SharedFile {
+        let is_stuck =
+            path.to_string_lossy().contains("/stuck-0/") && path.extension().is_some_and(|kind| kind == "log");
+        if is_stuck { Arc::new(GatedFile(file, Arc::clone(&self.0))) } else { file }
+    }
+}
+
+impl Disk for GatedDisk {
+    fn open(&self, path: &Path) -> io::Result<SharedFile> {
+        Ok(self.guard(path, RealDisk.open(path)?))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<SharedFile> {
+        Ok(self.guard(path, RealDisk.create(path)?))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_file(path)
+    }
+
+    fn remove_directory(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove_directory(path)
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        RealDisk.create_directory(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DirectoryEntry>> {
+        RealDisk.list(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> SyncToken {
+        RealDisk.sync_directory(path)
+    }
+
+    fn sync_file_system(&self, path: &Path) -> SyncToken {
+        RealDisk.sync_file_system(path)
+    }
+
+    fn try_lock(&self, path: &Path) -> io::Result<Option<FileLock>> {
+        RealDisk.try_lock(path)
+    }
+}
+
+impl DiskFile for GatedFile {
+    fn write_all_at(&self, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
+        self.1.pass();
+        self.0.write_all_at(slices, position)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, position)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn modified(&self) -> io::Result<SystemTime> {
+        self.0.modified()
+    }
+
+    fn set_modified(&self, time: SystemTime) -> io::Result<()> {
+        self.0.set_modified(time)
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        self.0.truncate(len)
+    }
+
+    fn sync(self: Arc<Self>) -> SyncToken {
+        Arc::clone(&self.0).sync()
+    }
+
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_fd()
+    }
+}
+
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_stuck_disk_holds_up_only_who_asks_for_it_and_loses_nothing() {
+    const PIPELINED: usize = 5;
+    let gate = Arc::new(Gate::default());
+    let home = Home::on(Arc::new(GatedDisk(Arc::clone(&gate))));
+    let node = home.start();
+    let mut other = node.with_topic("free", 1, &[]);
+    assert_eq!(other.produce("free", 0, batch(&["before"])).error_code, 0);
+    let mut clients: Vec<_> = (0..4).map(|_| node.client()).collect();
+    clients[0].create_topic("stuck", 1, &[]);
+    let request = |value: &str| produce_request("stuck", 0, -1, batch(&[value]));
+
+    gate.set(true);
+    let first = clients[0].send(9, &request("first"));
+    wait_for("the appends are on a thread of their own", || {
+        node.http("/metrics")
+            .lines()
+            .any(|line| line.starts_with("gregor_log_append_offloaded") && line.ends_with(" 1"))
+    });
+    let waiting: Vec<Vec<i32>> = clients[1..]
+        .iter_mut()
+        .map(|client| (0..PIPELINED).map(|number| client.send(9, &request(&number.to_string()))).collect())
+        .collect();
+    // The node has two threads; more than two requests for the disk are stuck now.
+    let metadata = other.call(12, &MetadataRequest::default());
+    assert_eq!(metadata.brokers.len(), 1);
+    assert!(!other.fetch("free", 0, 0, 0).records.unwrap().is_empty());
+
+    gate.set(false);
+    let answer = only(clients[0].receive::<ProduceRequest>(9, first));
+    assert_eq!(error(answer.error_code), error(0));
+    for (client, sent) in clients[1..].iter_mut().zip(waiting) {
+        let offsets: Vec<i64> = sent
+            .into_iter()
+            .map(|request| {
+                let answer = only(client.receive::<ProduceRequest>(9, request));
+                assert_eq!(error(answer.error_code), error(0));
+                answer.base_offset
+            })
+            .collect();
+        assert!(offsets.is_sorted(), "a connection's appends stay in their order: {offsets:?}");
+    }
+    assert_eq!(other.end_offset("stuck", 0), 1 + 3 * PIPELINED as i64);
+    wait_for("a calm disk is written to directly again", || {
+        node.http("/metrics")
+            .lines()
+            .any(|line| line.starts_with("gregor_log_append_offloaded") && line.ends_with(" 0"))
+    });
+    assert!(node.http("/metrics").contains("gregor_log_append_duration_seconds_bucket"));
+    assert_eq!(other.produce("stuck", 0, batch(&["after"])).error_code, 0);
+    drop((other, clients));
+    node.stop();
+}
