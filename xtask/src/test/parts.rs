@@ -110,7 +110,9 @@ fn sim(full: bool) -> Vec<Step> {
         })
     };
     let (crashes, cases, rounds) = if full { ("100000", "20000", "200000") } else { ("1500", "1000", "500") };
+    let worlds = if full { "1000" } else { "40" };
     vec![
+        with("simulated worlds", "worlds", "GREGOR_SIM_SEEDS", worlds),
         with("crashes of the log", "crashes", "GREGOR_CRASH_SEEDS", crashes),
         with("crashes of the control thread", "control_crashes", "GREGOR_CRASH_SEEDS", crashes),
         with("images of records in any order", "image", "PROPTEST_CASES", cases),

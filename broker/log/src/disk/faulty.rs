@@ -66,6 +66,8 @@ struct State {
     capacity: Option<u64>,
     mutations: u64,
     stop_after: Option<u64>,
+    /// Whether a sync has failed, and what it was to write with it.
+    lost_writes: bool,
     /// Counts crashes: what was open before is of no use after.
     boots: u64,
 }
@@ -144,6 +146,11 @@ impl FaultyDisk {
     pub fn is_off(&self) -> bool {
         let state = self.state();
         state.stop_after.is_some_and(|limit| state.mutations > limit)
+    }
+
+    /// Whether a sync has failed since the last crash: what it was to write reads back, and is on no disk.
+    pub fn has_lost_writes(&self) -> bool {
+        self.state().lost_writes
     }
 
     /// A copy to look at: what is done to it is not done to this disk. Nothing in it fails.
@@ -263,6 +270,7 @@ impl State {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % bound
         };
+        self.lost_writes = false;
         let pending = std::mem::take(&mut self.pending);
         let mut kept: HashMap<PathBuf, u64> = HashMap::new();
         for (folder, _) in &pending {
@@ -555,6 +563,7 @@ impl DiskFile for FaultyFile {
             if let Err(error) = checked {
                 if state.boots == self.boot {
                     state.node(self.node).pending.clear();
+                    state.lost_writes = true;
                 }
                 return Err(error);
             }

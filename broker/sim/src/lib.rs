@@ -1,0 +1,22 @@
+//! A world in one thread that a seed replays: simulated time, disks that fail, nodes made of the production's code, clients, and
+//! the promises that nodes are held to.
+//!
+//! [`run`] plays one seed and says what it came to, or which promise was broken. `world.rs` is the place to begin: it knows what
+//! happens; `node/` what a node is made of; `clients/` who uses it; `promises.rs` and `audit.rs` what must be true. There is one
+//! node; the queue of events, the clock and the network are made for several.
+//!
+//! Above all of the broker: nothing depends on it.
+
+mod audit;
+pub mod clients;
+pub mod clock;
+pub mod network;
+pub mod node;
+pub mod promises;
+mod random;
+mod trace;
+mod world;
+
+pub use node::Sabotage;
+pub use random::Random;
+pub use world::{Finding, Options, Outcome, run};

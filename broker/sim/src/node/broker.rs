@@ -1,0 +1,268 @@
+//! The partitions of a simulated node, kept as the metadata says: what the server's `partitions.rs`, `storage.rs` and
+//! `housekeeper.rs` do on their threads, in steps.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use gregor_config::BrokerConfig;
+use gregor_log::{
+    CheckpointKind, DeletedPartition, DirectoryError, Disk, LogDirectory, LogError, PartitionDirectoryKind, RestingLog,
+    disk::FaultyDisk,
+};
+use gregor_metadata::{ConfigResource, Image, MetadataImage};
+use gregor_node::{PartitionAction, ReplicaRole, is_stray, partition_actions};
+use gregor_raft::Nanos;
+use gregor_replication::PartitionAssignment;
+use gregor_server::{TopicSettings, control::ImageUpdate};
+use gregor_types::{BrokerEpoch, BrokerId, Offset, PartitionIndex, Timestamp, TopicPartition, Uuid};
+
+use super::{Partition, Sabotage, partition::Answer, process::Death};
+use crate::{
+    Random,
+    clock::{Clock, MILLISECOND, SECOND},
+    network::Place,
+};
+
+const CHECKPOINT_EVERY: Nanos = 5 * SECOND;
+const RETENTION_EVERY: Nanos = 3 * SECOND;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Broker {
+    me: BrokerId,
+    config: Arc<BrokerConfig>,
+    clock: Clock,
+    random: Random,
+    disk: FaultyDisk,
+    directory: LogDirectory,
+    found: BTreeMap<TopicPartition, RestingLog>,
+    previous: Arc<MetadataImage>,
+    partitions: BTreeMap<Place, Partition>,
+    deleted: Vec<(Timestamp, DeletedPartition)>,
+    next_checkpoint: Nanos,
+    next_retention: Nanos,
+    first: bool,
+    sabotage: Option<Sabotage>,
+}
+
+impl From<LogError> for Death {
+    fn from(error: LogError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<DirectoryError> for Death {
+    fn from(error: DirectoryError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Broker {
+    /// Looks at what lies in the directory. A log is opened, and checked if it was not closed, once the metadata gives it
+    /// to this broker.
+    pub(super) fn open(
+        disk: &FaultyDisk,
+        clock: &Clock,
+        random: Random,
+        config: Arc<BrokerConfig>,
+        directory: LogDirectory,
+        sabotage: Option<Sabotage>,
+    ) -> Result<Self, Death> {
+        let mut found = BTreeMap::new();
+        for entry in directory.find_partitions()? {
+            if entry.path.ends_with("__cluster_metadata-0") {
+                continue;
+            }
+            match entry.kind {
+                PartitionDirectoryKind::Partition => {}
+                PartitionDirectoryKind::Deleted => {
+                    disk.remove_directory(&entry.path).map_err(|error| Death(error.to_string()))?;
+                    continue;
+                }
+                PartitionDirectoryKind::Stray | PartitionDirectoryKind::Future => continue,
+            }
+            let name = entry.topic_partition.clone();
+            found.insert(name, directory.survey(entry)?);
+        }
+        Ok(Self {
+            me: config.node_id,
+            config,
+            clock: clock.clone(),
+            random,
+            disk: disk.clone(),
+            directory,
+            found,
+            previous: Arc::default(),
+            partitions: BTreeMap::new(),
+            deleted: Vec::new(),
+            next_checkpoint: clock.nanos() + CHECKPOINT_EVERY,
+            next_retention: clock.nanos() + RETENTION_EVERY,
+            first: true,
+            sabotage,
+        })
+    }
+
+    /// Its partitions.
+    pub fn partitions(&self) -> &BTreeMap<Place, Partition> {
+        &self.partitions
+    }
+
+    pub(super) fn partitions_mut(&mut self) -> impl Iterator<Item = &mut Partition> {
+        self.partitions.values_mut()
+    }
+
+    pub(super) fn partition(&mut self, place: &Place) -> Option<&mut Partition> {
+        self.partitions.get_mut(place)
+    }
+
+    /// Creates, deletes and leads partitions as an image says.
+    pub(super) fn apply(&mut self, update: &ImageUpdate) -> Result<(), Death> {
+        let (previous, image) = (Arc::clone(&self.previous), Arc::clone(&update.image));
+        if std::mem::take(&mut self.first) {
+            self.set_strays(&image)?;
+        }
+        for action in partition_actions(self.me, &previous, &image, &update.changes) {
+            match action {
+                PartitionAction::Delete { topic, index, topic_id } => {
+                    self.delete(&Place { topic: topic.to_string(), partition: index.value() }, topic_id)?;
+                }
+                PartitionAction::Hold { topic_id, topic, index, role, partition } => {
+                    let place = Place { topic: topic.to_string(), partition: index.value() };
+                    if !self.partitions.contains_key(&place) {
+                        let settings = TopicSettings::of(&topic, &self.config, &image);
+                        let Some(opened) = self.hold((topic, topic_id, index), settings)? else { continue };
+                        self.partitions.insert(place.clone(), opened);
+                    }
+                    let assignment = PartitionAssignment {
+                        leader_epoch: partition.leader_epoch,
+                        partition_epoch: partition.partition_epoch,
+                        replicas: partition.replicas.clone(),
+                        isr: partition.isr.clone(),
+                    };
+                    let held = self.partitions.get_mut(&place).expect("it was just put there");
+                    held.set_role(self.me, role == ReplicaRole::Leader, &assignment, self.clock.wall());
+                }
+            }
+        }
+        let now = self.clock.wall();
+        for partition in self.partitions.values_mut() {
+            if update.changes.configs.contains(&ConfigResource::topic(partition.topic.clone())) {
+                partition.set_settings(&TopicSettings::of(&partition.topic, &self.config, &image), now);
+            }
+        }
+        self.previous = image;
+        Ok(())
+    }
+
+    fn hold(
+        &mut self,
+        (topic, topic_id, index): (gregor_types::KString, Uuid, PartitionIndex),
+        settings: Arc<TopicSettings>,
+    ) -> Result<Option<Partition>, Death> {
+        let name = TopicPartition::new(topic.clone(), index);
+        let now = self.clock.wall();
+        let log = match self.found.remove(&name) {
+            Some(mut found) => {
+                let mut opening = found.opening(Arc::clone(&settings.log), now)?;
+                while !opening.step(1_000)?.done {}
+                opening.finish()?
+            }
+            None => match self.directory.create_partition(name.clone(), Some(topic_id), Arc::clone(&settings.log), now)
+            {
+                Ok(log) => log,
+                Err(error) if error.is_disk_full() => return Ok(None),
+                Err(error) => return Err(error.into()),
+            },
+        };
+        let checkpoint = self.directory.checkpoint(CheckpointKind::HighWatermark, &name);
+        let high_watermark = checkpoint.unwrap_or_else(|| log.start_offset());
+        Ok(Some(Partition::new((topic, topic_id, index), log, high_watermark, settings, self.sabotage)))
+    }
+
+    fn delete(&mut self, place: &Place, topic_id: Uuid) -> Result<(), Death> {
+        if self.partitions.get(place).is_some_and(|held| held.topic_id == topic_id) {
+            let partition = self.partitions.remove(place).expect("it was just seen");
+            let due = self.clock.wall().plus_ms(10_000);
+            let unique = self.uuid();
+            let deleted = self.directory.delete_partition(partition.log, unique)?;
+            self.deleted.push((due, deleted));
+        }
+        Ok(())
+    }
+
+    fn set_strays(&mut self, image: &Image) -> Result<(), Death> {
+        let me = self.me;
+        let stray: Vec<_> = self
+            .found
+            .extract_if(.., |name, log| is_stray(me, image, log.topic_id(), &name.topic, name.partition))
+            .collect();
+        for (_, log) in stray {
+            let unique = self.uuid();
+            self.directory.set_stray(log, unique)?;
+        }
+        Ok(())
+    }
+
+    fn uuid(&mut self) -> Uuid {
+        let mut random = self.random.fork();
+        Uuid::from_random(|| u128::from(random.bits()) << 64 | u128::from(random.bits()))
+    }
+
+    /// Syncs, checkpoints and retention that are due; the answers that may leave.
+    pub(super) fn on_time(&mut self) -> Result<Vec<Answer>, Death> {
+        let (now, wall) = (self.clock.nanos(), self.clock.wall());
+        let mut answers = Vec::new();
+        for partition in self.partitions.values_mut() {
+            partition.complete_flush(now, wall)?;
+            partition.begin_flush(now + self.random.between(MILLISECOND / 10, 8 * MILLISECOND))?;
+            answers.extend(partition.take_answers());
+        }
+        if self.next_retention <= now {
+            self.next_retention = now + RETENTION_EVERY;
+            self.partitions.values_mut().try_for_each(|partition| partition.retain(wall))?;
+            self.checkpoint(CheckpointKind::LogStart)?;
+            let due = self.deleted.extract_if(.., |(due, _)| *due <= wall).collect::<Vec<_>>();
+            due.into_iter().try_for_each(|(_, deleted)| deleted.remove())?;
+        }
+        if self.next_checkpoint <= now {
+            self.next_checkpoint = now + CHECKPOINT_EVERY;
+            self.checkpoint(CheckpointKind::RecoveryPoint)?;
+            self.checkpoint(CheckpointKind::HighWatermark)?;
+        }
+        Ok(answers)
+    }
+
+    /// When something is due.
+    pub(super) fn next_time(&self) -> Nanos {
+        let flush = self.partitions.values().filter_map(Partition::flush_due).min().unwrap_or(Nanos::MAX);
+        flush.min(self.next_checkpoint).min(self.next_retention)
+    }
+
+    fn checkpoint(&self, kind: CheckpointKind) -> Result<(), Death> {
+        let entry = |partition: &Partition| {
+            let offset = match kind {
+                CheckpointKind::RecoveryPoint => partition.log.recovery_checkpoint(),
+                CheckpointKind::LogStart => partition.log.start_offset(),
+                _ => partition.high_watermark(),
+            };
+            (offset > Offset::ZERO).then(|| (partition.log.topic_partition().clone(), offset))
+        };
+        match self.directory.write_checkpoint(kind, self.partitions.values().filter_map(entry)) {
+            Err(error) if !error.is_disk_full() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes every log and the directory: a clean stop.
+    pub(super) fn close(mut self, epoch: BrokerEpoch) -> Result<(), Death> {
+        for kind in [CheckpointKind::LogStart, CheckpointKind::HighWatermark] {
+            self.checkpoint(kind)?;
+        }
+        for partition in self.partitions.values_mut() {
+            let flushed = partition.log.close()?.complete()?;
+            partition.log.flushed(flushed);
+        }
+        self.checkpoint(CheckpointKind::RecoveryPoint)?;
+        debug_assert!(!self.disk.is_off(), "what is off closes nothing");
+        Ok(self.directory.finish_clean_shutdown(epoch)?)
+    }
+}

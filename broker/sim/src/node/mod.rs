@@ -1,0 +1,138 @@
+//! One node: a disk that outlives its processes, and a process made of the production's code.
+//!
+//! The log, the quorum, the controller, the image, the leader's state, the coordinators and the broker's decisions are what a
+//! real node runs; so is the driver of its control thread. What is the simulation's own is the thin shell around partitions and
+//! groups, in `partition.rs`, `broker.rs` and `groups.rs`: it does in steps what the server does on its threads.
+
+mod broker;
+mod groups;
+mod partition;
+mod process;
+
+use std::{path::Path, sync::Arc};
+
+use gregor_config::{BrokerConfig, Properties};
+use gregor_log::{
+    Disk,
+    disk::{Crash, FaultyDisk, replace_file},
+};
+use gregor_raft::{Endpoint, ReplicaKey, Voter};
+use gregor_server::control::{FormatOptions, InitialVoters, format_storage};
+use gregor_types::{BrokerId, Uuid};
+
+pub(crate) use process::OFFSETS_TOPIC;
+
+pub use broker::Broker;
+pub use partition::Partition;
+pub use process::{Death, Process};
+
+use crate::{Random, clock::Clock};
+
+/// Where a node keeps everything.
+pub const DIRECTORY: &str = "/data";
+/// The cluster.
+pub(crate) const CLUSTER: &str = "simulated";
+const DIRECTORY_ID: Uuid = Uuid(0x1111_2222_3333_4444_8555_6666_7777_8888);
+
+/// A fault that can be put into a node, to see that the world finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// A batch is acknowledged before it is on the disk, also where that was promised.
+    AcknowledgesBeforeSync,
+    /// A start takes every stop for a clean one, and so a torn tail for records.
+    TrustsEveryStop,
+    /// A batch that is sent again is appended again.
+    ForgetsProducers,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Node {
+    /// Its disk.
+    pub disk: FaultyDisk,
+    /// Its clock.
+    pub clock: Clock,
+    /// What runs on it, if anything does.
+    pub process: Option<Process>,
+    config: Arc<BrokerConfig>,
+    random: Random,
+    starts: u128,
+    sabotage: Option<Sabotage>,
+}
+
+impl Node {
+    /// A formatted node on which nothing runs.
+    pub fn new(clock: Clock, random: Random, sabotage: Option<Sabotage>) -> Self {
+        let disk = FaultyDisk::new();
+        let endpoint = controller_endpoint();
+        let voter = Voter {
+            key: ReplicaKey::new(BrokerId(1), DIRECTORY_ID),
+            endpoints: vec![endpoint],
+            kraft_versions: (0, 1),
+        };
+        let options = FormatOptions {
+            cluster_id: CLUSTER.into(),
+            node_id: BrokerId(1),
+            directories: vec![(DIRECTORY.into(), DIRECTORY_ID)],
+            metadata_directory: DIRECTORY.into(),
+            voters: InitialVoters::Dynamic(vec![voter]),
+            metadata_version: 30,
+            features: Vec::new(),
+            ignore_formatted: false,
+            now: clock.wall(),
+        };
+        format_storage(&disk, &options).expect("a new disk takes a format");
+        let whole = disk.sync_file_system(Path::new("/")).complete();
+        whole.expect("a new disk syncs");
+        Self { disk, clock, process: None, config: Arc::new(config()), random, starts: 0, sabotage }
+    }
+
+    /// Starts a process. A disk that stops or fails meanwhile ends it at once.
+    pub fn start(&mut self) -> Result<(), Death> {
+        self.starts += 1;
+        if self.sabotage == Some(Sabotage::TrustsEveryStop) {
+            let marker = Path::new(DIRECTORY).join(".kafka_cleanshutdown");
+            // A disk that is off or full keeps its own.
+            let _ = replace_file(&self.disk, &marker, b"{}");
+        }
+        let process = Process::start(
+            &self.disk,
+            &self.clock,
+            self.random.fork(),
+            &self.config,
+            (DIRECTORY_ID, Uuid(self.starts)),
+            self.sabotage,
+        )?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// The process dies where it stands, or the machine with it.
+    pub fn crash(&mut self, crash: Crash) {
+        self.process = None;
+        self.disk.crash(crash);
+    }
+}
+
+pub(crate) fn controller_endpoint() -> Endpoint {
+    Endpoint { name: "CONTROLLER".into(), host: "127.0.0.1".into(), port: 9093 }
+}
+
+/// `server.properties`: small files and short times, so that much happens in little time.
+fn config() -> BrokerConfig {
+    let mut properties = Properties::default();
+    for (key, value) in [
+        ("node.id", "1"),
+        ("process.roles", "broker,controller"),
+        ("listeners", "PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093"),
+        ("controller.listener.names", "CONTROLLER"),
+        ("controller.quorum.bootstrap.servers", "127.0.0.1:9093"),
+        ("log.dirs", DIRECTORY),
+        ("metadata.log.max.record.bytes.between.snapshots", "1500"),
+        ("metadata.max.retention.bytes", "3000"),
+        ("metadata.max.idle.interval.ms", "2000"),
+    ] {
+        properties.set(key, value);
+    }
+    BrokerConfig::from_properties(&properties).expect("these properties are valid").0
+}
