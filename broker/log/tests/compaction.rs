@@ -17,8 +17,8 @@ use gregor_log::{
 };
 use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
 use gregor_wire::{
-    batch::{BatchOptions, EndTransactionMarker, ProducerStamp, RecordBatchBuilder, split_batches},
-    compression::CompressionType,
+    batch::{BatchChecksum, BatchOptions, EndTransactionMarker, ProducerStamp, RecordBatchBuilder, split_batches},
+    compression::{CompressionType, compress},
 };
 
 struct Random(u64);
@@ -178,7 +178,7 @@ fn clean(log: &mut PartitionLog, now: Timestamp, memory_bytes: usize, budget: u6
                 assert!(log.complete_swap(&cleaned, now)?);
             }
             CleaningStep::Done(to) => {
-                log.note_cleaned(to);
+                assert!(log.note_cleaned(&cleaning, to));
                 return Ok(to);
             }
         }
@@ -404,4 +404,109 @@ fn young_records_wait_and_old_ones_are_overdue() {
     assert!(later.is_overdue && later.is_due(&LogConfig { min_cleanable_dirty_ratio: 1.0, ..settings }));
     assert_eq!(later.first_uncleanable, log.active_segment_base());
     assert!(at(&mut log, 200).first_uncleanable < later.first_uncleanable);
+}
+
+/// A message as Kafka before 0.11 wrote it, of magic 1.
+fn message(offset: i64, codec: CompressionType, key: Option<&str>, value: Option<&[u8]>) -> Vec<u8> {
+    let field = |bytes: Option<&[u8]>| {
+        let mut field = bytes.map_or(-1, |bytes| bytes.len() as i32).to_be_bytes().to_vec();
+        field.extend(bytes.unwrap_or_default());
+        field
+    };
+    let mut content = vec![1, codec.id() as u8];
+    content.extend(NOW.0.to_be_bytes());
+    content.extend(field(key.map(str::as_bytes)));
+    content.extend(field(value));
+    let mut checksum = BatchChecksum::new(1);
+    checksum.update(&content);
+    let mut bytes = offset.to_be_bytes().to_vec();
+    bytes.extend((content.len() as i32 + 4).to_be_bytes());
+    bytes.extend(checksum.finish().to_be_bytes());
+    bytes.extend(content);
+    bytes
+}
+
+#[test]
+fn a_key_that_was_deleted_does_not_come_back_from_among_old_compressed_messages() {
+    let disk = FaultyDisk::new();
+    drop(create(&disk, config()));
+    let inner = [
+        message(0, CompressionType::None, Some("deleted later"), Some(b"old")),
+        message(1, CompressionType::None, Some("stays"), Some(b"kept")),
+    ];
+    let mut packed = Vec::new();
+    compress(CompressionType::Gzip.into(), &inner.concat(), &mut packed).unwrap();
+    let wrapper = message(1, CompressionType::Gzip, None, Some(&packed));
+    let file = disk.open(&folder().join(format!("{:020}.log", 0))).unwrap();
+    file.write_all_at(&mut [std::io::IoSlice::new(&wrapper)], 0).unwrap();
+    let mut log = reopen(&disk, options(config(), Offset(0), false));
+    assert_eq!(log.end_offset(), Offset(2));
+    log.roll(NOW).unwrap();
+    let keyed = |key: &str, value: Option<&str>| {
+        let mut builder = RecordBatchBuilder::new(BatchOptions::default());
+        builder.append(NOW, Some(key.as_bytes()), value.map(str::as_bytes), &[]);
+        builder.build()
+    };
+    append(&mut log, &keyed("deleted later", None));
+    for (key, now) in [("a", NOW), ("b", NOW.plus_ms(5_000)), ("c", NOW.plus_ms(10_000))] {
+        append(&mut log, &keyed(key, Some("more")));
+        log.roll(now).unwrap();
+        clean(&mut log, now, 1 << 20, u64::MAX).unwrap();
+    }
+    let end = log.end_offset();
+    let state = committed_state(&mut log, end);
+    assert_eq!(state.keys().collect::<Vec<_>>(), ["a", "b", "c", "stays"]);
+    let stays = read(&mut log, Offset(0)).remove(0);
+    assert_eq!(stays, (1, "stays".to_owned(), Some("kept".to_owned()), None));
+}
+
+#[test]
+fn a_round_that_finds_the_disk_full_gives_back_what_it_took() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, config());
+    let (mut model, mut random) = (Model::default(), Random(5));
+    for _ in 0..30 {
+        model.append(&mut log, &mut random, NOW, None);
+    }
+    let used = disk.used();
+    for room in [0, 100, 400] {
+        disk.set_capacity(Some(used + room));
+        let error = clean(&mut log, NOW, 1 << 20, u64::MAX).unwrap_err();
+        assert!(error.is_disk_full(), "{error}");
+        assert_eq!((leftovers(&disk, &[".cleaned", ".swap"]), disk.used()), (Vec::new(), used), "{room} bytes of room");
+    }
+    disk.set_capacity(None);
+    let end = log.end_offset();
+    clean(&mut log, NOW, 1 << 20, u64::MAX).unwrap();
+    assert_eq!(committed_state(&mut log, end), model.state());
+}
+
+#[test]
+fn what_is_written_after_the_log_was_cut_off_under_a_round_is_not_taken_for_clean() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, config());
+    let (mut model, mut random) = (Model::default(), Random(5));
+    for _ in 0..30 {
+        model.append(&mut log, &mut random, NOW, None);
+    }
+    let end = log.end_offset();
+    let cleanable = log.cleanable(end, NOW).unwrap();
+    let options = CleaningOptions { memory_bytes: 1 << 20, load_factor: 0.9, now: NOW };
+    let mut cleaning = log.begin_cleaning(&cleanable, &options).unwrap();
+    let to = loop {
+        match cleaning.step(u64::MAX).unwrap() {
+            CleaningStep::More => {}
+            CleaningStep::Swap(cleaned) => {
+                log.begin_swap(&cleaned).unwrap().unwrap().complete().unwrap();
+                assert!(log.complete_swap(&cleaned, NOW).unwrap());
+            }
+            CleaningStep::Done(to) => break to,
+        }
+    };
+    log.truncate_to(Offset(3), NOW).unwrap();
+    assert!(!log.note_cleaned(&cleaning, to));
+    while log.end_offset() < to.plus(5) {
+        append(&mut log, &batch(&["more"]));
+    }
+    assert!(log.cleanable(end, NOW).unwrap().first_dirty <= Offset(3));
 }

@@ -7,7 +7,7 @@
 use std::{
     cmp::Ordering,
     collections::HashSet,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     thread,
     time::{Duration, Instant},
 };
@@ -42,7 +42,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Board {
     in_progress: HashSet<TopicPartition>,
-    uncleanable: HashSet<TopicPartition>,
+    /// Not by name: a topic that is created anew is another.
+    uncleanable: Vec<Weak<Partition>>,
     stopped: bool,
 }
 
@@ -51,6 +52,12 @@ enum Round {
     Clean(Offset),
     /// The log was changed, deleted or moved meanwhile, or the node stops: another round will tell.
     Given,
+}
+
+impl Board {
+    fn is_uncleanable(&self, partition: &Arc<Partition>) -> bool {
+        self.uncleanable.iter().any(|one| one.as_ptr() == Arc::as_ptr(partition))
+    }
 }
 
 impl Cleaner {
@@ -137,6 +144,7 @@ impl Shared {
     fn choose(&self) -> Option<(Arc<Partition>, Cleanable)> {
         let mut best: Option<(Arc<Partition>, Cleanable)> = None;
         let (mut dirtiest, all) = (0.0_f64, self.partitions.all());
+        self.forget_uncleanable_but(&all);
         for partition in all.into_iter().filter(|partition| partition.may_be_compacted() && !partition.is_moving()) {
             let name = partition.name();
             {
@@ -144,7 +152,7 @@ impl Shared {
                 if board.stopped {
                     return None;
                 }
-                if board.in_progress.contains(&name) || board.uncleanable.contains(&name) {
+                if board.in_progress.contains(&name) || board.is_uncleanable(&partition) {
                     continue;
                 }
             }
@@ -174,6 +182,16 @@ impl Shared {
         self.board().in_progress.insert(partition.name()).then_some((partition, cleanable))
     }
 
+    /// A deleted partition counts no more.
+    fn forget_uncleanable_but(&self, all: &[Arc<Partition>]) {
+        let mut board = self.board();
+        let before = board.uncleanable.len();
+        board.uncleanable.retain(|one| all.iter().any(|partition| one.as_ptr() == Arc::as_ptr(partition)));
+        if board.uncleanable.len() != before {
+            self.partitions.metrics().cleaner.set_uncleanable(board.uncleanable.len());
+        }
+    }
+
     fn clean(&self, partition: &Partition, cleanable: &Cleanable, config: &CleanerConfig) -> Result<Round, LogError> {
         let options = CleaningOptions {
             memory_bytes: config.dedupe_buffer_bytes / config.threads.max(1),
@@ -194,7 +212,10 @@ impl Shared {
                         break Round::Given;
                     }
                 }
-                CleaningStep::Done(to) => break Round::Clean(to),
+                CleaningStep::Done(to) => {
+                    let noted = partition.with_log(|log, _| log.note_cleaned(&cleaning, to));
+                    break if noted == Some(true) { Round::Clean(to) } else { Round::Given };
+                }
             }
             if !self.throttle(&cleaning, began) {
                 cleaning.abandon()?;
@@ -233,12 +254,9 @@ impl Shared {
         }
     }
 
-    fn end(&self, partition: &Partition, round: Result<Round, LogError>) {
+    fn end(&self, partition: &Arc<Partition>, round: Result<Round, LogError>) {
         match round {
-            Ok(Round::Clean(to)) => {
-                partition.with_log(|log, _| log.note_cleaned(to));
-                self.partitions.checkpoint(CheckpointKind::Cleaner);
-            }
+            Ok(Round::Clean(_)) => self.partitions.checkpoint(CheckpointKind::Cleaner),
             Ok(Round::Given) => {}
             Err(error) => self.give_up(partition, &error),
         }
@@ -246,7 +264,7 @@ impl Shared {
     }
 
     /// A log that cannot be cleaned is not tried again by this process, as in Kafka. An error of the disk is the directory's.
-    fn give_up(&self, partition: &Partition, error: &LogError) {
+    fn give_up(&self, partition: &Arc<Partition>, error: &LogError) {
         if let LogError::Io { source, .. } = error {
             // A folder that is not there any more was deleted or moved meanwhile.
             if source.kind() != std::io::ErrorKind::NotFound {
@@ -259,7 +277,7 @@ impl Shared {
             "this log cannot be compacted: it is left as it is until the next start"
         );
         let mut board = self.board();
-        board.uncleanable.insert(partition.name());
+        board.uncleanable.push(Arc::downgrade(partition));
         self.partitions.metrics().cleaner.set_uncleanable(board.uncleanable.len());
     }
 }

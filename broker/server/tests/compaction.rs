@@ -6,11 +6,13 @@ mod support;
 
 use std::{
     collections::BTreeMap,
+    os::unix::fs::FileExt,
     time::{Duration, Instant},
 };
 
 use gregor_messages::{
-    IncrementalAlterConfigsRequest,
+    DeleteTopicsRequest, IncrementalAlterConfigsRequest,
+    delete_topics_request::DeleteTopicState,
     incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
 };
 use gregor_wire::batch::{BatchOptions, RecordBatchBuilder, split_batches};
@@ -19,6 +21,13 @@ use support::{Client, DEADLINE, Home, now};
 const TOPIC_RESOURCE: i8 = 2;
 /// Three segments of 1 MiB and some more.
 const RECORDS: i64 = 90;
+
+const CONFIGS: [(&str, &str); 4] = [
+    ("cleanup.policy", "compact"),
+    ("segment.bytes", "1048576"),
+    ("min.cleanable.dirty.ratio", "0.01"),
+    ("min.compaction.lag.ms", "86400000"),
+];
 
 fn write(client: &mut Client, records: std::ops::Range<i64>) {
     for i in records {
@@ -68,20 +77,7 @@ fn wait_until_compacted(client: &mut Client, end: i64, below: i64) -> Vec<(i64, 
     }
 }
 
-#[test]
-fn a_compacted_topic_keeps_the_newest_record_of_each_key_also_over_a_restart() {
-    let home = Home::new().with("log.cleaner.backoff.ms", "50").with("log.cleaner.threads", "2");
-    let node = home.start();
-    let configs = [
-        ("cleanup.policy", "compact"),
-        ("segment.bytes", "1048576"),
-        ("min.cleanable.dirty.ratio", "0.01"),
-        ("min.compaction.lag.ms", "86400000"),
-    ];
-    let mut client = node.with_topic("table", 1, &configs);
-    write(&mut client, 0..RECORDS);
-    assert_eq!(read(&mut client, RECORDS).len() as i64, RECORDS, "all are younger than min.compaction.lag.ms");
-
+fn lift_the_lag(client: &mut Client) {
     let lag = AlterableConfig {
         name: "min.compaction.lag.ms".into(),
         config_operation: 0,
@@ -96,6 +92,17 @@ fn a_compacted_topic_keeps_the_newest_record_of_each_key_also_over_a_restart() {
     };
     let altered = client.call(1, &IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() });
     assert_eq!(altered.responses[0].error_code, 0);
+}
+
+#[test]
+fn a_compacted_topic_keeps_the_newest_record_of_each_key_also_over_a_restart() {
+    let home = Home::new().with("log.cleaner.backoff.ms", "50").with("log.cleaner.threads", "2");
+    let node = home.start();
+    let mut client = node.with_topic("table", 1, &CONFIGS);
+    write(&mut client, 0..RECORDS);
+    assert_eq!(read(&mut client, RECORDS).len() as i64, RECORDS, "all are younger than min.compaction.lag.ms");
+
+    lift_the_lag(&mut client);
     // Segments of 25 records each; the last one is active.
     let records = wait_until_compacted(&mut client, RECORDS, 70);
     let expected = BTreeMap::from([("key 0", RECORDS - 3), ("key 1", RECORDS - 2), ("key 2", RECORDS - 1)]);
@@ -117,6 +124,38 @@ fn a_compacted_topic_keeps_the_newest_record_of_each_key_also_over_a_restart() {
     write(&mut client, RECORDS..2 * RECORDS);
     let records = wait_until_compacted(&mut client, 2 * RECORDS, RECORDS);
     assert_eq!(newest(&records)["key 1"], 2 * RECORDS - 2);
+    drop(client);
+    node.stop();
+}
+
+#[test]
+fn a_topic_that_could_not_be_compacted_can_once_it_is_created_anew() {
+    let home = Home::new().with("log.cleaner.backoff.ms", "50");
+    let node = home.start();
+    let mut client = node.with_topic("table", 1, &CONFIGS);
+    write(&mut client, 0..RECORDS);
+    let path = home.folder.path().join("data/table-0/00000000000000000000.log");
+    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[0xff; 8], 1_000).unwrap();
+    lift_the_lag(&mut client);
+    let wait_for = |count: u32| {
+        let wanted = format!("kafka_log_logcleanermanager_uncleanable_partitions_count {count}\n");
+        let deadline = Instant::now() + DEADLINE;
+        while !node.http("/metrics").contains(&wanted) {
+            assert!(Instant::now() < deadline, "no {wanted}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    wait_for(1);
+
+    let topic = DeleteTopicState { name: Some("table".into()), ..Default::default() };
+    let request = DeleteTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
+    assert_eq!(client.call(6, &request).responses[0].error_code, 0);
+    wait_for(0);
+    let mut client = node.with_topic("table", 1, &CONFIGS);
+    lift_the_lag(&mut client);
+    write(&mut client, 0..RECORDS);
+    wait_until_compacted(&mut client, RECORDS, 70);
     drop(client);
     node.stop();
 }

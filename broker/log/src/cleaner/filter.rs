@@ -7,7 +7,9 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
-use gregor_wire::batch::{BatchError, BatchHeader, BatchView, RecordView, Records, emptied_batch, retained_batch};
+use gregor_wire::batch::{
+    BatchError, BatchHeader, BatchView, RecordView, Records, emptied_batch, retained_batch, retained_messages,
+};
 
 use super::{
     offset_map::OffsetMap,
@@ -125,13 +127,13 @@ impl Rules {
         if kept.is_empty() {
             return Ok(self.keep_header(header));
         }
-        if header.magic < 2 {
-            // A wrapper of old messages goes as a whole or not at all: a record too many is always right.
-            return Ok(Kept::Original);
-        }
-        let new_horizon = (tombstones && header.delete_horizon().is_none()).then(|| self.new_horizon());
+        let needs_horizon = tombstones && header.magic >= 2 && header.delete_horizon().is_none();
+        let new_horizon = needs_horizon.then(|| self.new_horizon());
         if kept.len() == total && new_horizon.is_none() {
             return Ok(Kept::Original);
+        }
+        if header.magic < 2 {
+            return Ok(Kept::Rewritten(retained_messages(header, &kept)?));
         }
         let horizon = new_horizon.or(header.delete_horizon());
         Ok(Kept::Rewritten(retained_batch(header, horizon, kept)?))

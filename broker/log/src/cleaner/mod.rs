@@ -175,7 +175,7 @@ impl PartitionLog {
 }
 
 impl Cleaning {
-    /// Reads and writes about `budget_bytes`.
+    /// Reads and writes about `budget_bytes`. After an error the round is over, and nothing of it is left.
     pub fn step(&mut self, budget_bytes: u64) -> Result<CleaningStep, LogError> {
         let until = self.bytes.saturating_add(budget_bytes.max(1));
         while self.bytes < until {
@@ -296,7 +296,7 @@ impl Cleaning {
 
     fn copy_more(&mut self, until: u64) -> Result<Option<CleanedSegment>, LogError> {
         let Phase::Copying(copying) = &mut self.phase else { return Ok(None) };
-        let mut output = if let Some(output) = copying.output.take() {
+        let output = if let Some(output) = copying.output.take() {
             output
         } else {
             let Some(group) = copying.groups.pop_front() else { return Ok(None) };
@@ -312,7 +312,21 @@ impl Cleaning {
                 modified: UNIX_EPOCH,
             }
         };
-        let old_deletes_before = copying.old_deletes_before;
+        let (base, old_deletes_before) = (output.segment.base_offset, copying.old_deletes_before);
+        let copied = self.copy_into(output, old_deletes_before, until);
+        if copied.is_err() {
+            // On a full disk, it would take from producers the room that they need.
+            let _ = swap::remove_files(&*self.disk, &self.directory, base, CLEANED);
+        }
+        copied
+    }
+
+    fn copy_into(
+        &mut self,
+        mut output: Output,
+        old_deletes_before: SystemTime,
+        until: u64,
+    ) -> Result<Option<CleanedSegment>, LogError> {
         while self.bytes < until {
             if output.source == output.group.end {
                 return self.finish(output).map(Some);

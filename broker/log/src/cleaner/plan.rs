@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use gregor_types::{Offset, Timestamp};
 
-use super::Source;
+use super::{Cleaning, Source};
 use crate::{LogConfig, LogError, PartitionLog};
 
 /// How much of a log was never cleaned, and how much of that may be now. Sizes in bytes.
@@ -42,9 +42,14 @@ impl PartitionLog {
         self.cleaned_to
     }
 
-    /// Takes note that a round is over.
-    pub const fn note_cleaned(&mut self, to: Offset) {
-        self.cleaned_to = Some(to);
+    /// Takes note that a round is over; `false` where the log was truncated or moved since it began: what stands there now, the
+    /// round has not seen.
+    pub fn note_cleaned(&mut self, round: &Cleaning, to: Offset) -> bool {
+        let is_same = self.directory == round.directory && self.truncations == round.truncations;
+        if is_same {
+            self.cleaned_to = Some(to);
+        }
+        is_same
     }
 
     /// What may be cleaned. A checkpoint that does not fit the log counts as none.

@@ -1,16 +1,17 @@
 //! Messages of magic 0 and 1, which Kafka before 0.11 wrote: each a batch of its own, or a wrapper around compressed ones.
 //!
-//! No client may produce them any more; directories that have lived since then still hold them.
+//! No client may produce them any more; directories that have lived since then still hold them, and what their cleaning leaves.
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use gregor_types::{Offset, Timestamp};
 
 use super::{
-    BatchError, BatchHeader, BatchView, HeadersView, OFFSET_AND_LENGTH_BYTES, RecordView, TimestampType,
-    header::{LEGACY_TIMESTAMP_AT, i32_at, i64_at},
+    BatchChecksum, BatchError, BatchHeader, BatchView, HeadersView, OFFSET_AND_LENGTH_BYTES, RecordView, TimestampType,
+    header::{LEGACY_TIMESTAMP_AT, TIMESTAMP_TYPE_BIT, i32_at, i64_at},
 };
-use crate::compression::{CompressionType, decompress, decompress_magic_0};
+use crate::compression::{CompressionType, compress, decompress, decompress_magic_0};
 
 /// Iterates over the messages in the body of a wrapper, or over the one message that is not wrapped.
 #[derive(Debug)]
@@ -120,26 +121,64 @@ fn last_message_offset(mut bytes: &[u8]) -> Option<i64> {
     last
 }
 
+/// A wrapper with these of its messages, in its own magic and codec: what a cleaner leaves of it. Its offset is the last one's.
+pub fn retained_messages(header: &BatchHeader, records: &[RecordView<'_>]) -> Result<Bytes, BatchError> {
+    let (Some(first), Some(last)) = (records.first(), records.last()) else {
+        return Err(BatchError::MalformedRecord("a wrapper needs a message"));
+    };
+    let magic = header.magic;
+    let wrapper_attributes = header.attributes as u8;
+    let attributes = wrapper_attributes & TIMESTAMP_TYPE_BIT as u8;
+    let offsets_from = if magic == 1 { first.offset.0 } else { 0 };
+    let mut messages = Vec::new();
+    for record in records {
+        let offset = record.offset.0 - offsets_from;
+        put_message(&mut messages, magic, offset, attributes, record.timestamp, (record.key, record.value));
+    }
+    let mut packed = Vec::new();
+    compress(header.compression()?.into(), &messages, &mut packed)?;
+    let timestamp = match header.timestamp_type() {
+        TimestampType::LogAppendTime => header.max_timestamp,
+        TimestampType::CreateTime => records.iter().map(|record| record.timestamp).max().unwrap_or(Timestamp::NONE),
+    };
+    let mut wrapper = Vec::new();
+    put_message(&mut wrapper, magic, last.offset.0, wrapper_attributes, timestamp, (None, Some(&packed)));
+    Ok(wrapper.into())
+}
+
+type KeyAndValue<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
+fn put_message(
+    to: &mut Vec<u8>,
+    magic: i8,
+    offset: i64,
+    attributes: u8,
+    timestamp: Timestamp,
+    (key, value): KeyAndValue<'_>,
+) {
+    let mut content = vec![magic as u8, attributes];
+    if magic == 1 {
+        content.extend(timestamp.0.to_be_bytes());
+    }
+    for field in [key, value] {
+        content.extend(field.map_or(-1, |field| field.len() as i32).to_be_bytes());
+        content.extend(field.unwrap_or_default());
+    }
+    let mut checksum = BatchChecksum::new(magic);
+    checksum.update(&content);
+    to.extend(offset.to_be_bytes());
+    to.extend((content.len() as i32 + 4).to_be_bytes());
+    to.extend(checksum.finish().to_be_bytes());
+    to.extend(content);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compression::compress;
 
     fn message(offset: i64, magic: i8, attributes: u8, timestamp: i64, key: Option<&[u8]>, value: &[u8]) -> Vec<u8> {
-        let mut content = vec![magic as u8, attributes];
-        if magic == 1 {
-            content.extend(timestamp.to_be_bytes());
-        }
-        content.extend(key.map_or(-1, |key| key.len() as i32).to_be_bytes());
-        content.extend(key.unwrap_or_default());
-        content.extend((value.len() as i32).to_be_bytes());
-        content.extend(value);
-        let mut checksum = super::super::BatchChecksum::new(magic);
-        checksum.update(&content);
-        let mut bytes = offset.to_be_bytes().to_vec();
-        bytes.extend((content.len() as i32 + 4).to_be_bytes());
-        bytes.extend(checksum.finish().to_be_bytes());
-        bytes.extend(content);
+        let mut bytes = Vec::new();
+        put_message(&mut bytes, magic, offset, attributes, Timestamp(timestamp), (key, Some(value)));
         bytes
     }
 
@@ -167,6 +206,40 @@ mod tests {
             let records = batch.records(1000).unwrap();
             let seen: Vec<_> = records.iter().map(|r| r.map(|r| (r.offset.0, r.timestamp.0)).unwrap()).collect();
             assert_eq!(seen, [(10, 1000), (11, 1001), (12, 1002)], "{codec}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_wrapper_keeps_its_offsets_times_and_codec() {
+        let seen = |bytes: &[u8]| {
+            let batch = BatchView::parse(bytes).unwrap();
+            batch.check_crc().unwrap();
+            let records = batch.records(1000).unwrap();
+            let one =
+                |r: RecordView<'_>| (r.offset.0, r.timestamp.0, r.key.map(<[u8]>::to_vec), r.value.map(<[u8]>::to_vec));
+            records.iter().map(|r| one(r.unwrap())).collect::<Vec<_>>()
+        };
+        let codecs = [CompressionType::Gzip, CompressionType::Snappy, CompressionType::Lz4];
+        for (magic, codec) in codecs.into_iter().flat_map(|codec| [(0, codec), (1, codec)]) {
+            for append_time in [0, 8] {
+                let offset = |i: i64| if magic == 1 { i } else { 10 + i };
+                let inner: Vec<u8> = (0..4)
+                    .flat_map(|i| message(offset(i), magic, append_time, 1000 + i, Some(b"k"), &[i as u8]))
+                    .collect();
+                let mut packed = vec![];
+                compress(codec.into(), &inner, &mut packed).unwrap();
+                let bytes = message(13, magic, codec.id() as u8 | append_time, 1003, None, &packed);
+                let whole = seen(&bytes);
+                let batch = BatchView::parse(&bytes).unwrap();
+                let records = batch.records(1000).unwrap();
+                let kept: Vec<_> =
+                    records.iter().map(Result::unwrap).filter(|r| matches!(r.offset.0, 10 | 12)).collect();
+                let rewritten = retained_messages(batch.header(), &kept).unwrap();
+                let header = BatchHeader::parse(&rewritten).unwrap();
+                assert_eq!((header.magic, header.attributes), (magic, batch.attributes));
+                assert_eq!(header.last_offset(), Offset(12), "the wrapper's offset is its last message's");
+                assert_eq!(seen(&rewritten), [whole[0].clone(), whole[2].clone()], "magic {magic}, {codec}");
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`BatchView`] reads a batch in place, [`RecordBatchBuilder`] makes one, [`validate_produced`] checks one that a client
 //! sent, before any lock is taken. The log reads headers alone with [`BatchHeader`]. Batches of magic 0 and 1, which lie in
-//! old directories, are read and never made. Nothing here opens a file or takes an offset by itself.
+//! old directories, are read, and made only from what a cleaner leaves of such. Nothing here opens a file or takes an offset by itself.
 
 mod builder;
 mod control;
@@ -18,6 +18,7 @@ pub use control::{ControlRecordType, EndTransactionMarker};
 pub use header::{
     BatchHeader, BatchView, HEADER_BYTES_V2, OFFSET_AND_LENGTH_BYTES, SMALLEST_HEADER_BYTES, split_batches,
 };
+pub use legacy::retained_messages;
 pub use records::{HeaderView, HeadersIter, HeadersView, RecordIter, RecordView, Records};
 pub use rewrite::{emptied_batch, retained_batch};
 pub use validate::{ProduceError, ProduceRules, RecordError, TopicCompression, ValidatedBatch, validate_produced};
