@@ -260,7 +260,7 @@ fn dump_entries<E: Entry>(
 fn dump_transactions(disk: &dyn Disk, path: &Path, output: &mut dyn Write) -> io::Result<DumpSummary> {
     let len = disk.open(path)?.len()?;
     let mut summary = DumpSummary::default();
-    for aborted in TransactionIndex::new(path.to_owned(), len).read(disk)? {
+    for aborted in TransactionIndex::new(path.to_owned(), Some(len)).read(disk)? {
         summary.entries += 1;
         writeln!(
             output,

@@ -40,8 +40,11 @@ pub(crate) struct TransactionIndex {
 }
 
 impl TransactionIndex {
-    pub(crate) const fn new(path: PathBuf, file_bytes: u64) -> Self {
-        Self { path, len: file_bytes as usize / ENTRY_BYTES, file: None, was_cut: false }
+    /// `file_bytes` is `None` where there is no file. An empty one is what a cut left that may never have been synced: the program
+    /// that made it has ended since.
+    pub(crate) fn new(path: PathBuf, file_bytes: Option<u64>) -> Self {
+        let len = file_bytes.unwrap_or(0) as usize / ENTRY_BYTES;
+        Self { path, len, file: None, was_cut: file_bytes == Some(0) }
     }
 
     pub(crate) const fn is_whole(file_bytes: u64) -> bool {
