@@ -15,6 +15,7 @@ mod images;
 mod paths;
 mod progress;
 mod rig;
+mod sim;
 mod test;
 mod tidy;
 mod up;
@@ -42,6 +43,8 @@ enum Command {
     Down,
     /// Build the container images into target/images/, without a container engine.
     Images(images::Arguments),
+    /// Play simulated worlds from seeds: many, or one with its story.
+    Sim(sim::Arguments),
     /// Run the tests: all parts, or the ones named.
     Test(test::Arguments),
     /// Check the rules of the house that no compiler knows.
@@ -69,6 +72,7 @@ fn run() -> Result<()> {
         Command::Up(arguments) => up::run(&arguments),
         Command::Down => up::down(),
         Command::Images(arguments) => images::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy => tidy::run(),
         Command::Rig(arguments) => rig::run(&arguments),

@@ -114,12 +114,26 @@ impl PartitionLog {
         {
             return Ok(Appended::Duplicate(self.duplicate_info(&header, &known)));
         }
+        self.append_new(&header, batch, marker, now).inspect_err(|error| {
+            if matches!(error, AppendError::Log(error) if error.is_disk_full()) {
+                self.producers.refuse(&header);
+            }
+        })?;
+        Ok(Appended::New(self.info(&header, base_offset)))
+    }
+
+    fn append_new(
+        &mut self,
+        header: &BatchHeader,
+        batch: &ValidatedBatch<'_>,
+        marker: Option<EndTransactionMarker>,
+        now: Timestamp,
+    ) -> Result<(), AppendError> {
         self.make_room(header.size as usize, header.last_offset(), header.max_timestamp, now)?;
         let disk = self.disk.clone();
-        let header_bytes = batch.stamped_header(base_offset, leader_epoch);
+        let header_bytes = batch.stamped_header(header.base_offset, header.leader_epoch);
         self.active().write(&*disk, &mut [IoSlice::new(&header_bytes), IoSlice::new(batch.body())])?;
-        self.take_in(&header, marker).inspect_err(|_| self.active().cut_uncounted())?;
-        Ok(Appended::New(self.info(&header, base_offset)))
+        Ok(self.take_in(header, marker).inspect_err(|_| self.active().cut_uncounted())?)
     }
 
     /// Appends a leader's batches exactly as they are, with their offsets and epochs: what a follower fetched, and what the

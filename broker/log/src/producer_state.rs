@@ -13,6 +13,8 @@ use crate::{AppendError, MarkerEpoch, Origin, cleaner::LastRecord, transaction_i
 /// So many of a producer's last batches are known, which is as many as it may have in flight.
 const BATCHES_KEPT: usize = 5;
 const NO_SEQUENCE: i32 = -1;
+/// So many producers are remembered that a full disk refused.
+const REFUSED_MAX: usize = 10_000;
 
 /// A producer that the log remembers, as DescribeProducers shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub(crate) struct ProducerState {
     ongoing: BTreeMap<Offset, ProducerId>,
     /// Ended transactions, first offset to marker, whose marker the high watermark may not have passed yet.
     unreplicated: BTreeMap<Offset, Offset>,
+    /// Producers whose very first batch was refused for want of room: what they have in flight behind it is not taken before it.
+    refused: HashMap<ProducerId, ProducerEpoch>,
 }
 
 impl BatchMetadata {
@@ -116,7 +120,13 @@ impl ProducerState {
         let entry = self.producers.get(&batch.producer_id);
         let (first, last) = (batch.base_sequence, batch.last_sequence());
         let nothing_is_known = entry.is_none_or(|entry| entry.count == 0);
-        if nothing_is_known && first != 0 && origin == (Origin::Client { begins_at_0: true }) {
+        let begins_at_0 = match origin {
+            Origin::Client { begins_at_0 } => {
+                begins_at_0 || self.refused.get(&batch.producer_id) == Some(&batch.producer_epoch)
+            }
+            Origin::Coordinator | Origin::Marker(_) => false,
+        };
+        if nothing_is_known && first != 0 && begins_at_0 {
             return Err(AppendError::OutOfOrderSequence {
                 producer_id: batch.producer_id,
                 epoch: batch.producer_epoch,
@@ -156,6 +166,18 @@ impl ProducerState {
         Ok(None)
     }
 
+    /// A batch had no room. A smaller one behind it might have; of a producer that is known, its sequence would be a gap, and so it
+    /// is of one whose first batch it was.
+    pub(crate) fn refuse(&mut self, batch: &BatchHeader) {
+        if batch.has_producer_id()
+            && batch.base_sequence == 0
+            && self.refused.len() < REFUSED_MAX
+            && !self.producers.contains_key(&batch.producer_id)
+        {
+            self.refused.insert(batch.producer_id, batch.producer_epoch);
+        }
+    }
+
     /// Whether a transaction's marker may be appended.
     pub(crate) fn check_marker(
         &self,
@@ -190,6 +212,9 @@ impl ProducerState {
     pub(crate) fn update(&mut self, batch: &BatchHeader) {
         if !batch.has_producer_id() {
             return;
+        }
+        if !self.refused.is_empty() {
+            self.refused.remove(&batch.producer_id);
         }
         let entry = self.producers.entry(batch.producer_id).or_insert_with(ProducerEntry::new);
         entry.set_epoch(batch.producer_epoch);

@@ -225,6 +225,24 @@ fn a_full_disk_refuses_loses_nothing_and_takes_the_same_batch_once_there_is_room
 }
 
 #[test]
+fn what_a_new_producer_has_in_flight_is_not_taken_before_its_first_batch_that_found_no_room() {
+    let disk = FaultyDisk::new();
+    let mut log = new_log(&disk);
+    let (large, small) = (produced(100, 0, 0, false, &["a", "b", "c"]), produced(100, 0, 3, false, &["d"]));
+    disk.set_capacity(Some(disk.used() + small.len() as u64 + 1));
+    let refused = try_append(&mut log, 0, &large).unwrap_err();
+    assert_eq!(refused.error_code(), ErrorCode::KafkaStorageError);
+    let refused = try_append(&mut log, 0, &small).unwrap_err();
+    assert_eq!(refused.error_code(), ErrorCode::OutOfOrderSequenceNumber, "there would be room for it");
+    append(&mut log, &produced(101, 0, 3, false, &["e"]));
+    disk.set_capacity(None);
+    append(&mut log, &large);
+    append(&mut log, &small);
+    let values: Vec<_> = read_all(&mut log).into_iter().map(|(_, value)| value).collect();
+    assert_eq!(values, ["e", "a", "b", "c", "d"], "of a producer that nobody refused, any sequence may be the first");
+}
+
+#[test]
 fn a_disk_with_a_real_bound_fills_up_and_goes_on_when_files_go() {
     let disk = FaultyDisk::new();
     let mut log = new_log(&disk);

@@ -1,44 +1,136 @@
-//! `gregor-sim --seed S` tells the story of one seed; `gregor-sim --seeds N [--from S]` plays many and says which breaks a promise.
+//! `gregor-sim --seed S` tells the story of one seed; `gregor-sim --seeds N [--from S]` plays many on all cores and says which
+//! breaks a promise. `cargo xtask sim` builds it in release and hands its arguments over.
 
-use std::process::ExitCode;
+use std::{
+    collections::BTreeMap,
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use gregor_sim::{Options, run};
+use gregor_sim::{Finding, Options, Outcome, run};
+
+const USAGE: &str = "usage: gregor-sim --seed S | --seeds N [--from S] [--jobs J]";
+/// So often it says how far it is.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = |name: &str| {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1)?.parse::<u64>().ok()
+    let Some(numbers) = parse(&arguments) else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
     };
-    let (seeds, told) = match (number("--seed"), number("--seeds")) {
-        (Some(seed), _) => (seed..seed + 1, true),
+    let number = |name: &str| numbers.get(name).copied();
+    match (number("--seed"), number("--seeds")) {
+        (Some(seed), None) => play_one(seed),
         (None, Some(count)) => {
-            let from = number("--from").unwrap_or(0);
-            (from..from + count, false)
+            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+            play_many(number("--from").unwrap_or(0), count, number("--jobs").unwrap_or(cores).max(1))
         }
-        (None, None) => {
-            eprintln!("usage: gregor-sim --seed S | --seeds N [--from S]");
-            return ExitCode::from(2);
-        }
-    };
-    let (mut events, mut crashes, mut acknowledged, mut trace) = (0, 0, 0, 0_u64);
-    let count = seeds.end - seeds.start;
-    for seed in seeds {
-        match run(seed, Options { told, sabotage: None }) {
-            Ok(outcome) => {
-                events += outcome.events;
-                crashes += outcome.crashes;
-                acknowledged += outcome.acknowledged;
-                trace = trace.rotate_left(1) ^ outcome.trace;
-            }
-            Err(finding) => {
-                eprintln!("{finding}\nits story: gregor-sim --seed {seed}");
-                return ExitCode::FAILURE;
-            }
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
         }
     }
+}
+
+/// The options and their numbers; `None` if there is anything else.
+fn parse(arguments: &[String]) -> Option<BTreeMap<&str, u64>> {
+    let known = ["--seed", "--seeds", "--from", "--jobs"];
+    arguments
+        .chunks(2)
+        .map(|pair| match pair {
+            [name, number] if known.contains(&name.as_str()) => Some((name.as_str(), number.parse().ok()?)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn play_one(seed: u64) -> ExitCode {
+    match run(seed, Options { told: true, ..Options::default() }) {
+        Ok(outcome) => {
+            println!("{outcome:?}");
+            ExitCode::SUCCESS
+        }
+        Err(finding) => {
+            eprintln!("{finding}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn play_many(from: u64, count: u64, jobs: u64) -> ExitCode {
+    let began = Instant::now();
+    let (next, played) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (total, findings) = (Mutex::new(Total::default()), Mutex::new(Vec::<Finding>::new()));
+    let said = Mutex::new(began);
+    std::thread::scope(|threads| {
+        for _ in 0..jobs.min(count) {
+            threads.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        return;
+                    }
+                    let seed = from.wrapping_add(index);
+                    match run(seed, Options::default()) {
+                        Ok(outcome) => lock(&total).add(seed, outcome),
+                        Err(finding) => {
+                            eprintln!("{finding}");
+                            lock(&findings).push(finding);
+                            // Those that have begun come to their end; no more begin.
+                            next.fetch_max(count, Ordering::Relaxed);
+                        }
+                    }
+                    let played = played.fetch_add(1, Ordering::Relaxed) + 1;
+                    let mut said = lock(&said);
+                    if said.elapsed() >= REPORT_EVERY {
+                        *said = Instant::now();
+                        eprintln!("[{:>4} s] {played} of {count} worlds", began.elapsed().as_secs());
+                    }
+                }
+            });
+        }
+    });
+    let findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(first) = findings.iter().map(|finding| finding.seed).min() {
+        eprintln!("its story: cargo xtask sim --seed {first}");
+        return ExitCode::FAILURE;
+    }
+    let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Total { events, crashes, acknowledged, nanos, trace } = total;
     println!(
         "{count} worlds: {events} events, {crashes} crashes, {acknowledged} records acknowledged, every promise kept; trace {trace:016x}"
     );
+    let simulated = Duration::from_nanos(nanos);
+    let ratio = simulated.as_secs_f64() / began.elapsed().as_secs_f64();
+    eprintln!("{} simulated seconds, {ratio:.0} in a second of {} cores", simulated.as_secs(), jobs.min(count));
     ExitCode::SUCCESS
+}
+
+#[derive(Debug, Default)]
+struct Total {
+    events: u64,
+    crashes: u64,
+    acknowledged: u64,
+    nanos: u64,
+    trace: u64,
+}
+
+impl Total {
+    /// Adds a world, whichever ends first.
+    fn add(&mut self, seed: u64, outcome: Outcome) {
+        self.events += outcome.events;
+        self.crashes += outcome.crashes;
+        self.acknowledged += outcome.acknowledged;
+        self.nanos += outcome.nanos;
+        self.trace ^= outcome.trace.rotate_left((seed % 64) as u32);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

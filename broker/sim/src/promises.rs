@@ -72,6 +72,8 @@ pub struct Promises {
     pub transactions: BTreeMap<Value, Transaction>,
     /// How often power was lost.
     pub power_losses: u64,
+    /// How often a process stopped cleanly.
+    pub clean_stops: u64,
     /// How many records were acknowledged.
     pub acknowledged_count: u64,
     records: BTreeMap<Place, Records>,

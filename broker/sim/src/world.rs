@@ -50,6 +50,8 @@ pub struct Outcome {
     pub acknowledged: u64,
     /// How often a process or the machine went down.
     pub crashes: u64,
+    /// How long it lasted, in its own time.
+    pub nanos: Nanos,
 }
 
 /// A promise that was not kept.
@@ -120,6 +122,7 @@ pub fn run(seed: u64, options: Options) -> Result<Outcome, Finding> {
         events: world.trace.lines(),
         acknowledged: world.promises.acknowledged_count,
         crashes: world.crashes,
+        nanos: world.clock.nanos(),
     })
 }
 
@@ -407,7 +410,10 @@ impl World {
     fn stop_cleanly(&mut self) {
         let Some(process) = self.node.process.take() else { return };
         match process.stop() {
-            Ok(()) if !self.node.disk.is_off() => self.go_down(Crash::KeepAll, "by a clean stop"),
+            Ok(()) if !self.node.disk.is_off() => {
+                self.promises.clean_stops += 1;
+                self.go_down(Crash::KeepAll, "by a clean stop");
+            }
             Ok(()) => self.died(&Death("the machine went off".to_owned())),
             Err(death) => self.died(&death),
         }

@@ -44,6 +44,8 @@ struct Batch {
     values: Vec<Value>,
     bytes: Bytes,
     acks_all: bool,
+    /// How often the node had stopped cleanly when the batch was first sent.
+    clean_stops: u64,
 }
 
 /// A batch whose records say who made them.
@@ -89,7 +91,8 @@ impl Client for Producer {
             session.next_sequence += values.len() as i32;
             let producer = ProducerStamp { id: session.id, epoch: ProducerEpoch(0), base_sequence: sequence };
             let bytes = batch(&values, producer, false);
-            session.in_flight.push_back(Batch { sequence, values, bytes, acks_all: world.random.chance(70) });
+            let (acks_all, clean_stops) = (world.random.chance(70), world.promises.clean_stops);
+            session.in_flight.push_back(Batch { sequence, values, bytes, acks_all, clean_stops });
             session.send(session.in_flight.len() - 1, world);
         }
         if session.in_flight.is_empty() && world.random.chance(5) {
@@ -116,10 +119,13 @@ impl Client for Producer {
             }
             Response::Refused(ErrorCode::OutOfOrderSequenceNumber) if index > 0 => session.resend = true,
             Response::Refused(error) if !is_retriable(error) => {
-                // Only a record that was lost can make a gap before the oldest batch in flight.
+                // Only a record that was lost can make a gap before the oldest batch in flight. But a clean stop leaves a snapshot of
+                // the producers, and by its format that has the last batch of each: those before it are no longer known as sent again.
                 let synced = world.promises.is_synced(&session.place.topic);
                 let there = world.promises.is_there(&session.place.topic);
-                if there && (synced || session.power_losses == world.promises.power_losses) {
+                let snapshot = error == ErrorCode::OutOfOrderSequenceNumber
+                    && session.in_flight[index].clean_stops < world.promises.clean_stops;
+                if there && !snapshot && (synced || session.power_losses == world.promises.power_losses) {
                     let (place, id) = (&session.place, session.id);
                     let what = format!("{place} refuses sequence {sequence} of producer {id}: {error}");
                     world.promises.violated(what);

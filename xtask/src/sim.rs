@@ -1,0 +1,45 @@
+//! `cargo xtask sim`: builds the simulator in release and plays worlds in it.
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::paths;
+
+/// Which worlds.
+#[derive(Args)]
+#[group(id = "worlds", required = true, multiple = false, args = ["seeds", "seed"])]
+pub struct Arguments {
+    /// Play so many worlds, on all cores.
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// The first seed of those.
+    #[arg(long, value_name = "S", default_value_t = 0, conflicts_with = "seed")]
+    from: u64,
+    /// Play one world and print its story.
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Build without optimization: sooner ready, and slower.
+    #[arg(long)]
+    debug: bool,
+}
+
+/// Fails if a world breaks a promise.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let mut sim = paths::cargo();
+    sim.args(["run", "--quiet", "--package", "gregor-sim"]);
+    if !arguments.debug {
+        sim.arg("--release");
+    }
+    sim.arg("--");
+    match (arguments.seed, arguments.seeds) {
+        (Some(seed), _) => sim.args(["--seed", &seed.to_string()]),
+        (None, seeds) => {
+            let (seeds, from) = (seeds.unwrap_or_default().to_string(), arguments.from.to_string());
+            sim.args(["--seeds", &seeds, "--from", &from])
+        }
+    };
+    if !sim.status()?.success() {
+        bail!("a world broke a promise, or the simulator could not be built");
+    }
+    Ok(())
+}
