@@ -16,7 +16,7 @@ use gregor_config::CleanerConfig;
 use gregor_log::{CheckpointKind, Cleanable, CleanedSegment, Cleaning, CleaningOptions, CleaningStep, LogError};
 use gregor_types::{Offset, TopicPartition};
 
-use crate::{api::now, partition::Partition, partitions::Partitions};
+use crate::{clock::now, partition::Partition, partitions::Partitions};
 
 /// Bytes between two looks at whether the node stops, and between two pauses of the throttle.
 const STEP_BYTES: u64 = 1 << 20;

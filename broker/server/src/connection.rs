@@ -4,16 +4,15 @@
 //! may append the next ones (two-stage pipelining): appends happen in arrival order, at most [`PENDING_MAX`] wait, and any
 //! other request first waits for all of them. Whatever a peer sends, the worst that happens here is that it is closed.
 
-use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use gregor_messages::ApiKey;
-use gregor_types::ErrorCode;
-use gregor_wire::{DecodeError, EncodeError};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     api::{Broker, ConnectionInfo, Context, fetch, produce},
+    close::Close,
     dispatch::{self, Handler},
     frame::FrameReader,
     memory::MemoryPool,
@@ -25,73 +24,6 @@ use crate::{
 const PENDING_MAX: usize = 16;
 /// A Produce response's memory is kept for the next one up to this size.
 const RESPONSE_RETAINED: usize = 4 << 10;
-
-/// Why a connection ended before its peer ended it.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Close {
-    /// The socket failed.
-    #[error("the connection broke: {0}")]
-    Io(#[from] io::Error),
-    /// A frame's length is negative or above `socket.request.max.bytes`.
-    #[error("a request claims {claimed} bytes; socket.request.max.bytes allows {limit}")]
-    FrameSize {
-        /// What the peer claims.
-        claimed: i32,
-        /// What is allowed.
-        limit: usize,
-    },
-    /// The peer closed in the middle of a frame.
-    #[error("the peer closed in the middle of a request")]
-    HalfSent,
-    /// A frame took too long to arrive.
-    #[error("a request did not arrive in time")]
-    FrameTime,
-    /// Nothing came for `connections.max.idle.ms`.
-    #[error("idle for longer than connections.max.idle.ms")]
-    Idle,
-    /// The peer reads nothing of its response.
-    #[error("the peer does not read its response")]
-    Stalled,
-    /// A header or a body is not what its version says.
-    #[error("a request cannot be read: {0}")]
-    Malformed(#[from] DecodeError),
-    /// A key that does not exist, or that this listener does not serve.
-    #[error("API key {0} is not served on this listener")]
-    UnknownApi(i16),
-    /// A version that is not served.
-    #[error("version {version} of API key {key} is not served")]
-    UnknownVersion {
-        /// The API.
-        key: i16,
-        /// The version in the header.
-        version: i16,
-    },
-    /// A Produce without acknowledgement failed; closing is the only answer there is.
-    #[error("a produce request with acks=0 failed with {0}")]
-    UnacknowledgedProduce(ErrorCode),
-    /// A response that its version cannot carry: a fault of ours.
-    #[error("a response cannot be written: {0}")]
-    Response(#[from] EncodeError),
-}
-
-impl Close {
-    /// A short word for the metric.
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Io(_) => "io",
-            Self::FrameSize { .. } => "frame_size",
-            Self::HalfSent => "half_sent",
-            Self::FrameTime => "frame_time",
-            Self::Idle => "idle",
-            Self::Stalled => "stalled",
-            Self::Malformed(_) => "malformed",
-            Self::UnknownApi(_) => "unknown_api",
-            Self::UnknownVersion { .. } => "unknown_version",
-            Self::UnacknowledgedProduce(_) => "unacknowledged_produce",
-            Self::Response(_) => "response",
-        }
-    }
-}
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(

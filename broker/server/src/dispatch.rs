@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     api::{self, Context},
-    connection::Close,
+    close::Close,
     reply::Reply,
 };
 

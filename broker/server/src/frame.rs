@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
-    connection::Close,
+    close::Close,
     memory::MemoryGrant,
     transport::{Received, Transport},
 };
@@ -19,8 +19,9 @@ use crate::{
 const STEP: usize = 16 << 10;
 /// Less room than this in a buffer is not read into, unless the frame needs no more.
 const SPARE_MIN: usize = 4 << 10;
-/// What an active connection keeps at most between two requests.
-const RETAINED: usize = 1 << 20;
+/// What an active connection keeps at most between two requests: a producer's largest request by its default,
+/// `max.request.size`, and what is around it.
+const RETAINED: usize = (1 << 20) + (64 << 10);
 /// How long a buffer outlives its last request.
 const BUFFER_IDLE: Duration = Duration::from_secs(2);
 /// How long a frame may take to arrive, and a second more for each 64 KiB of it that came.

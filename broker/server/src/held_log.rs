@@ -8,7 +8,7 @@ use std::sync::Arc;
 use gregor_log::{LogConfig, LogError, PartitionLog, RestingLog};
 use gregor_types::{LeaderEpoch, Offset};
 
-use crate::api::now;
+use crate::clock::now;
 
 /// A partition's log.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use gregor_config::BrokerConfig;
 use gregor_log::CheckpointKind;
 use gregor_types::Offset;
 
-use crate::{api::now, partition::Partition, partitions::Partitions};
+use crate::{clock::now, partition::Partition, partitions::Partitions};
 
 /// Segments that retention deletes under one hold of the partition's lock.
 const SEGMENTS_PER_STEP: usize = 4;

@@ -8,6 +8,8 @@ mod api;
 mod append_mode;
 mod append_watch;
 mod cleaner;
+mod clock;
+mod close;
 mod connection;
 pub mod control;
 mod directory_reports;

@@ -20,7 +20,7 @@ use gregor_types::{DirectoryId, ErrorCode, TopicPartition};
 use tokio::sync::Notify;
 
 use crate::{
-    api::now,
+    clock::now,
     control::ControlHandle,
     partition::{CopyStep, Future, MoveError, Partition, Swap},
     partitions::{Partitions, random_uuid},

@@ -24,7 +24,7 @@ use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionI
 use tokio::sync::watch;
 
 use crate::{
-    api::now,
+    clock::now,
     control::{ImageUpdate, MetadataListener},
     held_log::HeldLog,
     metrics::{Metrics, TopicMetrics},

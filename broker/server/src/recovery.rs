@@ -20,7 +20,7 @@ use gregor_log::{LogConfig, LogError, PartitionLog};
 use gregor_types::{TopicPartition, is_internal_topic};
 
 use crate::{
-    api::now,
+    clock::now,
     storage::{Directory, FoundLog},
 };
 

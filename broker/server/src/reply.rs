@@ -11,7 +11,7 @@ use gregor_wire::{
     fetch::{ResponsePlan, Segment},
 };
 
-use crate::{connection::Close, transport::Transport};
+use crate::{close::Close, transport::Transport};
 
 /// Fewer bytes than this are read and sent with the header in one call, which costs less than a `sendfile`.
 const SENDFILE_BYTES_MIN: usize = 32 << 10;

@@ -8,7 +8,7 @@ mod opening;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    fmt::Display,
+    fmt::{Debug, Display},
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, PoisonError, RwLock,
@@ -26,11 +26,10 @@ use gregor_types::{BrokerEpoch, ClusterId, DirectoryId, Offset, Timestamp, Topic
 use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
-    api::now,
     append_mode::AppendMode,
     append_watch::{AppendWatch, Pulse},
+    clock::now,
     held_log::HeldLog,
-    partition::Partition,
     recovery::Progress,
 };
 
@@ -66,10 +65,19 @@ pub(crate) struct Directory {
     flush_wanted: Condvar,
 }
 
+/// What a directory's flusher syncs: a partition.
+pub(crate) trait Flush: Debug + Send + Sync {
+    /// Syncs what was appended; blocks.
+    fn flush(&self, now: Timestamp);
+
+    /// Marks it as queued until it is flushed; false where it is queued already.
+    fn mark_flush_queued(&self) -> bool;
+}
+
 /// Partitions that wait for the flusher; each is in it at most once.
 #[derive(Debug, Default)]
 struct FlushQueue {
-    partitions: VecDeque<Arc<Partition>>,
+    partitions: VecDeque<Arc<dyn Flush>>,
     stopped: bool,
 }
 
@@ -386,10 +394,11 @@ impl Directory {
     }
 
     /// Has the flusher sync a partition soon.
-    pub(crate) fn request_flush(&self, partition: &Arc<Partition>) {
+    pub(crate) fn request_flush<F: Flush + 'static>(&self, partition: &Arc<F>) {
         if partition.mark_flush_queued() {
+            let queued: Arc<dyn Flush> = partition.clone();
             let mut queue = self.flushes.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.partitions.push_back(Arc::clone(partition));
+            queue.partitions.push_back(queued);
             self.flush_wanted.notify_one();
         }
     }

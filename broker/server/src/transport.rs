@@ -13,7 +13,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::connection::Close;
+use crate::close::Close;
 
 /// One `sendfile` copies at most this much: measured best on loopback.
 const SENDFILE_STEP: u64 = 64 << 10;

@@ -12,7 +12,7 @@ use gregor_metadata::SERVED_FEATURES;
 use gregor_types::ErrorCode;
 use gregor_wire::{Message, Reader};
 
-use crate::{api::Context, connection::Close, dispatch::TABLE, reply::Reply};
+use crate::{api::Context, close::Close, dispatch::TABLE, reply::Reply};
 
 /// The version that every client can read.
 const COMMON_VERSION: i16 = 0;

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::{
     api::{Context, leader_of},
-    connection::Close,
+    close::Close,
     fetch_sessions::{Opened, SessionRequest, Shown, TopicRef, WantedPartition},
     partition::{Isolation, Partition},
     waiters::{Waited, Waiter},

@@ -13,7 +13,7 @@ use gregor_wire::Message;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    connection::Close, control::ControlHandle, fetch_sessions::FetchSessions, groups::Groups, memory::MemoryPool,
+    close::Close, control::ControlHandle, fetch_sessions::FetchSessions, groups::Groups, memory::MemoryPool,
     metrics::Metrics, partitions::Partitions, producer_ids::ProducerIds, reply::Reply,
 };
 
@@ -162,7 +162,7 @@ impl Context {
     /// The time, for decisions that take it as an argument.
     #[allow(clippy::unused_self, reason = "handlers take the time from their context, so that it has one source")]
     pub(crate) fn now(&self) -> Timestamp {
-        now()
+        crate::clock::now()
     }
 
     /// Where a broker is reached by clients of this request's listener.
@@ -194,10 +194,4 @@ pub(crate) fn leader_of(
     let topic = if topic.is_empty() { topics.by_id(topic_id) } else { topics.by_name(topic) }?;
     let partition = topic.partition(PartitionIndex(index))?;
     Some((partition.leader?, partition.leader_epoch))
-}
-
-/// The wall clock, in Kafka's milliseconds.
-pub(crate) fn now() -> Timestamp {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
 }

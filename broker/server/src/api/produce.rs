@@ -20,7 +20,7 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     api::{Broker, Context, leader_of},
     append_mode::AppendMode,
-    connection::Close,
+    close::Close,
     partition::{Awaits, Partition, Produced},
     waiters::{Waited, Waiter},
 };

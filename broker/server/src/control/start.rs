@@ -41,7 +41,7 @@ pub fn start(options: ControlOptions) -> Result<(ControlHandle, ControlThread), 
             Ok(runtime) => runtime,
             Err(error) => return drop(opened_sender.send(Err(ControlError::Thread(error)))),
         };
-        let driver = match open(options, crate::api::now()) {
+        let driver = match open(options, crate::clock::now()) {
             Ok(parts) => Driver::new(parts, Box::new(Machine::new()), own_handle, ends),
             Err(error) => return drop(opened_sender.send(Err(error))),
         };

@@ -30,7 +30,7 @@ impl Machine {
 
 impl Surroundings for Machine {
     fn now(&self) -> Now {
-        Now { monotonic: self.0.elapsed().as_nanos() as Nanos, wall: crate::api::now() }
+        Now { monotonic: self.0.elapsed().as_nanos() as Nanos, wall: crate::clock::now() }
     }
 
     fn random(&mut self) -> u64 {

@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{journal::PartitionJournal, loader};
 use crate::{
-    api::now,
+    clock::now,
     partition::{Awaits, Partition},
     random,
     waiters::Waiter,

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 use gregor_types::Timestamp;
 
 use super::{Partition, Role, State};
+use crate::storage::Flush;
 
-impl Partition {
-    /// Syncs what was appended; blocks, so only the flusher and a shutdown call it.
-    pub(crate) fn flush(&self, now: Timestamp) {
+impl Flush for Partition {
+    fn flush(&self, now: Timestamp) {
         self.flush_queued.store(false, Ordering::Release);
         let (token, generation) = {
             let mut state = self.lock();
@@ -51,11 +51,12 @@ impl Partition {
         }
     }
 
-    /// Marks the partition as queued for a flush; false where it is already.
-    pub(crate) fn mark_flush_queued(&self) -> bool {
+    fn mark_flush_queued(&self) -> bool {
         !self.flush_queued.swap(true, Ordering::AcqRel)
     }
+}
 
+impl Partition {
     /// Whether `flush.ms` has passed since the first unsynced record.
     pub(crate) fn is_flush_due(&self, now: Timestamp) -> bool {
         let state = self.lock();

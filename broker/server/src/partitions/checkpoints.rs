@@ -6,7 +6,12 @@ use gregor_log::{CheckpointKind, DeletedPartition, FlushToken};
 use gregor_types::{Offset, Timestamp, TopicPartition};
 
 use super::Partitions;
-use crate::{api::now, held_log::HeldLog, partition::Partition, storage::Directory};
+use crate::{
+    clock::now,
+    held_log::HeldLog,
+    partition::Partition,
+    storage::{Directory, Flush},
+};
 
 /// Files of a deleted partition that are removed in one step.
 const FILES_PER_STEP: usize = 8;

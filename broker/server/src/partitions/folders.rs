@@ -7,7 +7,7 @@ use gregor_types::{DirectoryId, Offset, TopicPartition, Uuid};
 
 use super::{PartitionMap, Partitions, Replica, Work, random_uuid};
 use crate::{
-    api::now,
+    clock::now,
     held_log::HeldLog,
     partition::{Future, Partition},
     recovery::Job,
