@@ -135,12 +135,6 @@ impl FlushToken {
     pub const fn end_offset(&self) -> Offset {
         self.flushed.end_offset
     }
-
-    /// For a shell that flushes many logs at once: what [`FlushToken::complete`] would give, after the whole file system
-    /// was synced by [`LogDirectory::sync`](crate::LogDirectory::sync), which must have begun after this token was made.
-    pub fn completed_by_directory_sync(self) -> Flushed {
-        self.flushed
-    }
 }
 
 impl PartitionLog {

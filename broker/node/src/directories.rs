@@ -6,7 +6,7 @@ use gregor_messages::{
     AssignReplicasToDirsRequest, AssignReplicasToDirsResponse,
     assign_replicas_to_dirs_request::{DirectoryData, PartitionData, TopicData},
 };
-use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, PartitionIndex, TopicId};
+use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, PartitionIndex, TopicId, Uuid};
 
 use crate::Nanos;
 
@@ -33,6 +33,19 @@ pub fn choose_directory(assigned: DirectoryId, online: &[LocalDirectory]) -> Opt
     }
     let fewest = online.iter().min_by_key(|directory| (directory.cordoned, directory.partitions));
     fewest.map(|directory| directory.id)
+}
+
+/// Whether the controller is to be told that a replica is in `actual`, where the metadata says `assigned`. `online` are the ids of
+/// this broker's directories that work.
+///
+/// A replica in a directory that failed is told too where the metadata has it in one that works: the controller learned of a move
+/// that the failure cut off, and would keep a replica that is gone, or elect it (Kafka reverts such an assignment in
+/// `ReplicaAlterLogDirsThread`). Where it knows of no good directory it waits for none.
+pub fn is_to_be_reported(assigned: DirectoryId, actual: DirectoryId, online: &[DirectoryId]) -> bool {
+    let is_unknown = assigned == Uuid::DIRECTORY_UNASSIGNED || assigned == Uuid::DIRECTORY_MIGRATING;
+    let is_offline = !online.contains(&actual);
+    // A directory that could not be read has no id to report.
+    assigned != actual && actual != Uuid::DIRECTORY_LOST && (!is_offline || is_unknown || online.contains(&assigned))
 }
 
 /// Replicas whose directory the controller does not know yet, told in batches, one request at a time.
@@ -112,5 +125,33 @@ impl DirectoryReports {
     /// When [`next_request`](Self::next_request) may have something, if ever.
     pub fn next_deadline(&self) -> Option<Nanos> {
         (!self.pending.is_empty() && self.under_way.is_none()).then_some(self.not_before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: DirectoryId = Uuid(0x1111_2222_3333_4444_8555_6666_7777_8888);
+    const SECOND: DirectoryId = Uuid(0x2111_2222_3333_4444_8555_6666_7777_8888);
+
+    #[test]
+    fn a_replica_that_works_is_reported_wherever_the_metadata_does_not_say_so() {
+        let both = [FIRST, SECOND];
+        assert!(!is_to_be_reported(FIRST, FIRST, &both));
+        for assigned in [SECOND, Uuid::DIRECTORY_UNASSIGNED, Uuid::DIRECTORY_MIGRATING, Uuid::DIRECTORY_LOST] {
+            assert!(is_to_be_reported(assigned, FIRST, &both), "{assigned}");
+        }
+    }
+
+    #[test]
+    fn a_replica_that_is_gone_is_reported_only_where_the_controller_takes_it_for_good_or_knows_nothing() {
+        let online = [SECOND];
+        assert!(is_to_be_reported(SECOND, FIRST, &online), "its move was cut off");
+        assert!(is_to_be_reported(Uuid::DIRECTORY_UNASSIGNED, FIRST, &online));
+        assert!(!is_to_be_reported(FIRST, FIRST, &online));
+        assert!(!is_to_be_reported(Uuid::DIRECTORY_LOST, FIRST, &online));
+        assert!(!is_to_be_reported(SECOND, FIRST, &[]), "both are gone");
+        assert!(!is_to_be_reported(SECOND, Uuid::DIRECTORY_LOST, &online), "nobody knows the id of what cannot be read");
     }
 }

@@ -1,18 +1,18 @@
 //! Tells the controller in which log directory each replica of this broker really is (KIP-858), where the metadata does not say so:
-//! the broker chose the directory itself, or was given a directory by hand.
+//! the broker chose the directory itself, was given a directory by hand, or lost the directory that a replica was to leave.
 //!
 //! `node.rs` starts it as a task. What to tell and when is decided by [`DirectoryReports`]; this looks and asks.
 
 use std::{sync::Arc, time::Duration};
 
-use gregor_node::DirectoryReports;
-use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, Offset, Uuid};
+use gregor_node::{DirectoryReports, is_to_be_reported};
+use gregor_types::{BrokerEpoch, BrokerId, Offset};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
 
-use crate::{control::ControlHandle, partition::Partition, partitions::Partitions};
+use crate::{control::ControlHandle, partitions::Partitions};
 
 /// Changes gather for so long before the replicas are looked through.
 const GATHERING: Duration = Duration::from_millis(500);
@@ -66,19 +66,13 @@ fn find_unknown(node_id: BrokerId, partitions: &Partitions, control: &ControlHan
     if !image.features().metadata_version().has_directory_assignment() {
         return;
     }
+    let online: Vec<_> = partitions.storage().online().map(|directory| directory.id).collect();
     for held in partitions.all() {
         let known = image.topics().partition(held.topic_id, held.index);
         let assigned = known.and_then(|partition| partition.directory_of(node_id));
         let announced = held.announced_directory();
-        if assigned.is_some_and(|assigned| assigned != announced && may_tell(&held, assigned, announced)) {
+        if assigned.is_some_and(|assigned| is_to_be_reported(assigned, announced, &online)) {
             reports.report(held.topic_id, held.index, announced);
         }
     }
-}
-
-/// Where a replica is that is offline is told only where the controller knows nothing of it: else it would go on waiting for a
-/// replica that is gone.
-fn may_tell(held: &Partition, assigned: DirectoryId, announced: DirectoryId) -> bool {
-    let is_unknown = assigned == Uuid::DIRECTORY_UNASSIGNED || assigned == Uuid::DIRECTORY_MIGRATING;
-    !held.is_offline() || (is_unknown && announced != Uuid::DIRECTORY_LOST)
 }

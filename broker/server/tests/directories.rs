@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use gregor_log::{
-    Disk,
+    Disk, MetaProperties,
     disk::{FaultyDisk, Operation, RealDisk},
 };
 use gregor_metadata::Image;
@@ -38,8 +38,10 @@ const FIRST: Uuid = Uuid(0x1111_2222_3333_4444_8555_6666_7777_8888);
 const SECOND: Uuid = Uuid(0x2111_2222_3333_4444_8555_6666_7777_8888);
 
 /// Where the replicas of a topic are, as the metadata log on disk says.
-fn assigned(data: &Path, topic: &str) -> BTreeMap<PartitionIndex, DirectoryId> {
-    let bytes = std::fs::read(data.join("__cluster_metadata-0/00000000000000000000.log")).unwrap();
+fn assigned(disk: &dyn Disk, data: &Path, topic: &str) -> BTreeMap<PartitionIndex, DirectoryId> {
+    let file = disk.open(&data.join("__cluster_metadata-0/00000000000000000000.log")).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+    file.read_exact_at(&mut bytes, 0).unwrap();
     let mut image = Image::default();
     // The last batch may be under way.
     for batch in split_batches(&bytes).map_while(Result::ok) {
@@ -93,8 +95,8 @@ fn replicas_are_spread_over_directories_and_the_metadata_says_which() {
     assert_eq!(expected.len(), 6);
     assert!(folders(&second).len() >= 2, "the emptier directory gets the next one");
     let deadline = Instant::now() + DEADLINE;
-    while assigned(&first, "t") != expected {
-        assert!(Instant::now() < deadline, "{:?} is not {expected:?}", assigned(&first, "t"));
+    while assigned(&RealDisk, &first, "t") != expected {
+        assert!(Instant::now() < deadline, "{:?} is not {expected:?}", assigned(&RealDisk, &first, "t"));
         std::thread::sleep(Duration::from_millis(20));
     }
     node.stop();
@@ -181,6 +183,59 @@ fn a_directory_that_fails_takes_down_what_is_in_it_and_no_more() {
     assert_eq!(client.end_offset("t", 1), 1);
     assert_eq!(client.produce("t", 1, batch(&["served"])).base_offset, 1);
     node.stop();
+}
+
+#[test]
+fn the_controller_takes_back_a_move_that_the_failure_of_the_replicas_directory_cuts_off() {
+    let disk = FaultyDisk::new();
+    let home = two_directories(Arc::new(disk.clone()));
+    let (data, more) = (path(&home, DATA), path(&home, MORE));
+    let node = home.start();
+    let mut client = node.client();
+    spread(&mut client, &home, "t");
+    // The controller is told where the replica will be, then the replica's folder keeps its name: the disk is full.
+    let mut retires = false;
+    let replica = more.join("t-1");
+    disk.set_fault(move |operation, path: &Path| {
+        let renames = operation == Operation::Rename && path == replica;
+        // Only the way there: what is given back after it keeps its name.
+        retires ^= renames;
+        (renames && retires).then(|| io::Error::from_raw_os_error(28))
+    });
+    assert_eq!(move_to(&mut client, &home, DATA, "t", 1), ErrorCode::None);
+    let id = |directory: &Path| MetaProperties::read(&disk, directory).unwrap().unwrap().directory_id.unwrap();
+    let known = || assigned(&disk, &data, "t")[&PartitionIndex(1)];
+    wait_until("the controller knows of the move", || known() == id(&data));
+    assert_eq!(whereabouts(&mut client, "t", 1).len(), 2);
+
+    break_disk(&disk, &more);
+    assert_eq!(error(client.produce("t", 1, batch(&["lost"])).error_code), ErrorCode::KafkaStorageError);
+    wait_until("nobody leads what is gone", || leader(&mut client, "t", 1) == -1);
+    disk.clear_fault();
+    assert_eq!(known(), id(&more), "so a start without that directory makes nothing anew elsewhere");
+    node.stop();
+
+    let node = home.start();
+    let mut client = node.client();
+    assert_eq!(client.end_offset("t", 1), 1);
+    wait_until_in(&mut client, DATA, "t", 1);
+    assert_eq!(client.produce("t", 1, batch(&["served"])).base_offset, 1);
+    node.stop();
+}
+
+#[test]
+fn two_directories_of_which_one_is_a_copy_of_the_other_are_refused() {
+    let disk = FaultyDisk::new();
+    let home = two_directories(Arc::new(disk.clone()));
+    let (data, more) = (path(&home, DATA), path(&home, MORE));
+    home.start().stop();
+    let id = MetaProperties::read(&disk, &data).unwrap().unwrap().directory_id.unwrap();
+    let copy = MetaProperties::read(&disk, &data).unwrap().unwrap();
+    copy.write(&disk, &more).unwrap();
+    let refusal = home.refusal();
+    for said in [data.to_str().unwrap(), more.to_str().unwrap(), &format!("directory.id={id}"), "take the copy out"] {
+        assert!(refusal.contains(said), "{refusal}");
+    }
 }
 
 fn leader(client: &mut Client, topic: &str, partition: i32) -> i32 {

@@ -127,6 +127,17 @@ impl Home {
     }
 }
 
+impl Home {
+    /// What the node says that refuses to start, with the causes.
+    pub fn refusal(&self) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let started = Node::start_on(Arc::clone(&self.disk), self.config(), NodeOptions { health_listen: None });
+        let Err(error) = runtime.block_on(started) else { panic!("the node starts") };
+        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    }
+}
+
 impl Running {
     pub fn client(&self) -> Client {
         Client::connect(self.address)
