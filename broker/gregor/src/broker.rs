@@ -11,7 +11,7 @@ use gregor_config::{BrokerConfig, Properties};
 use gregor_server::{Node, NodeOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::output::key_value;
+use crate::output::{announce, key_value};
 
 /// Which node to run.
 #[derive(Args)]
@@ -32,7 +32,7 @@ pub fn run(options: &Options) -> Result<()> {
     let config = load(&options.config, &options.overrides)?;
     serve(config, options.health_listen.clone(), |node| {
         let listeners: Vec<_> = node.addresses().iter().map(|(name, address)| format!("{name} on {address}")).collect();
-        println!("Listening: {}", listeners.join(", "));
+        announce(&format!("Listening: {}", listeners.join(", ")));
     })
 }
 

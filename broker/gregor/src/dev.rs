@@ -12,6 +12,7 @@ use gregor_types::KString;
 use crate::{
     broker::serve,
     identity,
+    output::announce,
     storage::{format_options, this_voter},
 };
 
@@ -48,11 +49,11 @@ pub fn run(options: &Options) -> Result<()> {
         let client =
             node.addresses().iter().find(|(name, _)| name == "PLAINTEXT").map(|(_, address)| address.to_string());
         let address = client.unwrap_or_default();
-        println!("Listening on {address} (data in {shown})");
+        announce(&format!("Listening on {address} (data in {shown})"));
         let option = if address == "127.0.0.1:9092" { String::new() } else { format!(" -b {address}") };
-        println!(
+        announce(&format!(
             "Try: echo hello | gregor produce{option} greetings && gregor consume{option} greetings --from-beginning --to-end"
-        );
+        ));
     })
 }
 

@@ -1,6 +1,6 @@
-//! What all client commands share: where the cluster is, a runtime to ask it with, and tables.
+//! What commands share: where the cluster is, a runtime to ask it with, tables, and lines that nobody has to read.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, io::Write, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -40,6 +40,11 @@ impl Cluster {
             command(client).await
         })
     }
+}
+
+/// Prints a line of a program that serves: it goes on, whether anybody reads what it says or not.
+pub fn announce(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Prints rows in columns under a header, as kubectl does.

@@ -152,6 +152,9 @@ mod tests {
         assert!(!is_to_be_reported(FIRST, FIRST, &online));
         assert!(!is_to_be_reported(Uuid::DIRECTORY_LOST, FIRST, &online));
         assert!(!is_to_be_reported(SECOND, FIRST, &[]), "both are gone");
-        assert!(!is_to_be_reported(SECOND, Uuid::DIRECTORY_LOST, &online), "nobody knows the id of what cannot be read");
+        assert!(
+            !is_to_be_reported(SECOND, Uuid::DIRECTORY_LOST, &online),
+            "nobody knows the id of what cannot be read"
+        );
     }
 }

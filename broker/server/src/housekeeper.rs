@@ -1,4 +1,5 @@
-//! What a node does now and then: checkpoints, retention, syncs that are due, the removal of deleted folders.
+//! What a node does now and then: checkpoints, retention, syncs that are due, the removal of deleted folders, another try at
+//! replicas that a full disk had no room for.
 //!
 //! One thread for all of it, which sleeps until the next job is due. It takes a partition's lock for one step at a time, so a
 //! partition with much to delete delays no append for long.
@@ -24,6 +25,8 @@ const LOOK_AROUND: Duration = Duration::from_secs(10);
 
 /// How often it is looked for folders to remove.
 const REMOVAL_CHECK: Duration = Duration::from_secs(1);
+/// How often replicas are tried again that could not be made.
+const RETRY: Duration = Duration::from_secs(5);
 /// Between two steps of a removal.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
@@ -40,6 +43,7 @@ enum Job {
     Retention,
     Flush,
     RemoveDeleted,
+    RetryUnmade,
 }
 
 impl Housekeeper {
@@ -56,6 +60,7 @@ impl Housekeeper {
             (Job::Retention, every(config.log_retention_check_interval_ms)),
             (Job::Flush, LOOK_AROUND),
             (Job::RemoveDeleted, REMOVAL_CHECK),
+            (Job::RetryUnmade, RETRY),
         ];
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let stopped = Arc::clone(&stop);
@@ -112,6 +117,7 @@ fn run_job(partitions: &Partitions, job: Job) -> Option<Duration> {
             }
             return (!timed.is_empty()).then_some(FLUSH_CHECK);
         }
+        Job::RetryUnmade => partitions.retry_unmade(),
         Job::RemoveDeleted => {
             // A few files at a time: removing large ones keeps a disk busy.
             return partitions.remove_deleted_step(now()).then_some(REMOVAL_PAUSE);

@@ -9,7 +9,7 @@ mod folders;
 mod map;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
 };
@@ -74,6 +74,8 @@ struct Inbox {
     recovered: Vec<Recovered>,
     /// Whether a log directory has failed since.
     failed: bool,
+    /// Whether it is time to try again what a full disk stood in the way of.
+    retry: bool,
     stopped: bool,
 }
 
@@ -96,6 +98,8 @@ struct Work {
     recovering: HashMap<TopicPartition, Arc<Directory>>,
     /// Logs that the next published map serves or has dealt with.
     settled: Vec<(Arc<Directory>, TopicPartition)>,
+    /// Replicas that could not be made: the disk was full. Nobody finds them until they are.
+    unmade: BTreeSet<(TopicId, PartitionIndex)>,
     /// What the partitions of a topic share, for as long as one image is applied.
     topics: HashMap<TopicId, TopicParts>,
     /// How many partitions each log directory holds, once that was asked for while one image is applied.
@@ -130,6 +134,13 @@ impl MetadataListener for Publisher {
         inbox.changes = if inbox.image.is_none() { Some(update.changes) } else { None };
         inbox.image = Some(update.image);
         self.0.arrived.notify_one();
+    }
+}
+
+impl Inbox {
+    fn has_work(&self, has_unmade: bool) -> bool {
+        let retries = self.retry && has_unmade;
+        self.image.is_some() || !self.recovered.is_empty() || self.failed || retries || self.stopped
     }
 }
 
@@ -199,6 +210,12 @@ impl Partitions {
     /// A log directory failed: what is in it is out of service.
     pub(crate) fn directory_failed(&self) {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner).failed = true;
+        self.arrived.notify_all();
+    }
+
+    /// Has replicas made that a full disk stood in the way of, if there is room now.
+    pub(crate) fn retry_unmade(&self) {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).retry = true;
         self.arrived.notify_all();
     }
 
@@ -283,6 +300,7 @@ impl Partitions {
             unchecked: Vec::new(),
             recovering: HashMap::new(),
             settled: Vec::new(),
+            unmade: BTreeSet::new(),
             topics: HashMap::new(),
             counts: None,
         };
@@ -291,22 +309,26 @@ impl Partitions {
         work.surveyed = survey.found;
         let mut recovery = None;
         loop {
-            let (image, changes, recovered, failed) = {
+            let (image, changes, recovered, failed, retry) = {
                 let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-                while inbox.image.is_none() && inbox.recovered.is_empty() && !inbox.failed && !inbox.stopped {
+                while !inbox.has_work(!work.unmade.is_empty()) {
                     inbox = self.arrived.wait(inbox).unwrap_or_else(PoisonError::into_inner);
                 }
                 if inbox.stopped {
                     break;
                 }
                 let failed = std::mem::take(&mut inbox.failed);
-                (inbox.image.take(), inbox.changes.take(), std::mem::take(&mut inbox.recovered), failed)
+                let retry = std::mem::take(&mut inbox.retry);
+                (inbox.image.take(), inbox.changes.take(), std::mem::take(&mut inbox.recovered), failed, retry)
             };
             if failed {
                 self.go_offline(&mut work);
             }
             if !recovered.is_empty() {
                 self.take_in(&mut work, recovered);
+            }
+            if retry {
+                self.make_unmade(&mut work);
             }
             if let Some(image) = image {
                 let changes = changes.unwrap_or_else(|| Changes::between(&work.image.image, &image.image));
@@ -493,6 +515,22 @@ impl Partitions {
         work.settled.push((Arc::clone(&directory), name));
         let held = HeldLog::Resting(Box::new(log), LeaderEpoch::NONE);
         Some(self.partition(replica, directory, held, high_watermark, work))
+    }
+
+    /// Makes the replicas that could not be made, until one cannot again.
+    fn make_unmade(&self, work: &mut Work) {
+        let image = Arc::clone(&work.image);
+        let mut map = PartitionMap::clone(&self.map.load());
+        let mut waiting = std::mem::take(&mut work.unmade);
+        while work.unmade.is_empty()
+            && let Some((topic, index)) = waiting.pop_first()
+        {
+            if let Some(replica) = image.topics().by_id(topic).and_then(|topic| self.replica(topic, index)) {
+                self.hold(&mut map, &replica, work);
+            }
+        }
+        work.unmade.append(&mut waiting);
+        self.publish(map, work);
     }
 
     fn partition(

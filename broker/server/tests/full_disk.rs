@@ -1,15 +1,19 @@
-//! A node on a real file system that is small and fills up: ext4 in a file, mounted by a loop device. Needs root; where it cannot
-//! be mounted, the test says so and checks nothing.
+//! A node whose disk fills up: a real file system that is small, ext4 in a file, mounted by a loop device (that needs root; where
+//! it cannot be mounted, the test says so and checks nothing), and one that is only said to be full.
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
 mod support;
 
-use std::{fs, path::Path, process::Command, sync::Arc};
+use std::{fs, io, path::Path, process::Command, sync::Arc};
 
-use gregor_log::disk::RealDisk;
+use gregor_log::disk::{FaultyDisk, Operation, RealDisk};
 use gregor_types::ErrorCode;
-use support::{Home, batch, error};
+use support::{
+    Home, batch,
+    directories::{SECOND, path, two_directories, wait_until, whereabouts},
+    error,
+};
 
 const FILE_SYSTEM_BYTES: u64 = 64 << 20;
 const BALLAST_BYTES: usize = 16 << 20;
@@ -101,5 +105,32 @@ fn a_node_on_a_full_file_system_refuses_producers_and_goes_on_when_there_is_room
         assert_eq!(error(fetched.error_code), ErrorCode::None, "offset {offset}");
         assert!(fetched.records.unwrap().len() > RECORD_BYTES, "offset {offset}");
     }
+    node.stop();
+}
+
+#[test]
+fn a_partition_that_a_full_disk_had_no_room_for_is_made_when_there_is_room() {
+    let disk = FaultyDisk::new();
+    let home = two_directories(Arc::new(disk.clone()));
+    let node = home.start();
+    let mut client = node.client();
+    let full = path(&home, SECOND);
+    disk.set_fault(move |operation, path: &Path| {
+        (operation == Operation::Create && path.starts_with(&full)).then(|| io::Error::from_raw_os_error(28))
+    });
+    client.ask_for_topic("t", 2, &[]);
+    let is_there = |client: &mut support::Client, index| client.list_offset("t", index, -1).error_code == 0;
+    wait_until("the partition for which there is room", || is_there(&mut client, 0) || is_there(&mut client, 1));
+    let unmade = i32::from(is_there(&mut client, 0));
+    let refused = error(client.produce("t", unmade, batch(&["early"])).error_code);
+    assert_eq!(refused, ErrorCode::NotLeaderOrFollower, "which a client tries again");
+
+    disk.clear_fault();
+    wait_until("the other partition", || is_there(&mut client, unmade));
+    assert_eq!(client.produce("t", unmade, batch(&["kept"])).base_offset, 0);
+    assert_eq!(whereabouts(&mut client, "t", unmade).len(), 1);
+    node.stop();
+    let node = home.start();
+    assert_eq!(node.client().end_offset("t", unmade), 1);
     node.stop();
 }

@@ -104,7 +104,11 @@ impl Partitions {
             Ok(log) => Some((directory, HeldLog::Open(Box::new(log)))),
             Err(error) => {
                 directory.on_error(name, &error);
-                directory.is_failed().then_some((directory, HeldLog::Gone))
+                if directory.is_failed() {
+                    return Some((directory, HeldLog::Gone));
+                }
+                work.unmade.insert((replica.topic_id, replica.index));
+                None
             }
         }
     }

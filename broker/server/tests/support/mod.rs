@@ -244,6 +244,19 @@ impl Client {
     }
 
     pub fn create_topic(&mut self, topic: &str, partitions: i32, configs: &[(&str, &str)]) {
+        self.ask_for_topic(topic, partitions, configs);
+        // The partition is created by a thread of its own, soon after the topic is committed.
+        let deadline = Instant::now() + DEADLINE;
+        for partition in 0..partitions {
+            while self.list_offset(topic, partition, -1).error_code != 0 {
+                assert!(Instant::now() < deadline, "{topic}-{partition} never had a leader");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+
+    /// The same without waiting for its partitions.
+    pub fn ask_for_topic(&mut self, topic: &str, partitions: i32, configs: &[(&str, &str)]) {
         let config = |(name, value): &(&str, &str)| CreatableTopicConfig {
             name: (*name).into(),
             value: Some((*value).into()),
@@ -262,14 +275,6 @@ impl Client {
         };
         let response = self.call(7, &request);
         assert_eq!(ErrorCode::from(response.topics[0].error_code), ErrorCode::None, "{response:?}");
-        // The partition is created by a thread of its own, soon after the topic is committed.
-        let deadline = Instant::now() + DEADLINE;
-        for partition in 0..partitions {
-            while self.list_offset(topic, partition, -1).error_code != 0 {
-                assert!(Instant::now() < deadline, "{topic}-{partition} never had a leader");
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
     }
 
     pub fn produce(&mut self, topic: &str, partition: i32, records: Bytes) -> PartitionProduceResponse {
