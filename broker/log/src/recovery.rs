@@ -417,6 +417,8 @@ impl LogOpening {
         if !untouched {
             let from = recovery_point.min(end);
             log.note_truncation(from);
+            // A cleaned segment is on the disk before it is in its place: what was cut off is only what is missing.
+            log.cleaned_to = (cleaned_to > Offset::ZERO).then_some(cleaned_to.min(end));
         }
         // Of thousands of logs that are opened, few are used soon.
         log.release_files();

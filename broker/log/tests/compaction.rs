@@ -257,6 +257,8 @@ fn a_reader_ends_with_the_same_state_whatever_is_cleaned() {
                 log = reopen(&disk, OpenOptions { cleaned_to: to, ..options(config(), Offset(0), false) });
                 assert_eq!(log.end_offset(), end, "{place}: the end after a restart");
                 assert_eq!(producers(&log), before, "{place}: producers after a restart");
+                let cleaned_to = cleaned_to.filter(|to| to.0 > 0);
+                assert_eq!(log.cleaned_to(), cleaned_to, "{place}: a restart makes nothing dirty");
                 assert_eq!(committed_state(&mut log, end), model.state(), "{place}: after a restart");
             }
         }

@@ -7,9 +7,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
-use gregor_wire::batch::{
-    BatchError, BatchHeader, BatchView, RecordView, Records, emptied_batch, retained_batch, retained_messages,
-};
+use gregor_wire::batch::{BatchError, BatchHeader, BatchView, RecordView, Records, emptied_batch, retained_batch};
 
 use super::{
     offset_map::OffsetMap,
@@ -89,7 +87,7 @@ impl Rules {
             Some(horizon) if marker.removable && horizon <= self.now => Ok(self.keep_header(header)),
             None if marker.removable && header.records_count > 0 => {
                 let records = records.iter().collect::<Result<Vec<_>, _>>()?;
-                Ok(Kept::Rewritten(retained_batch(header, Some(self.new_horizon()), records)?))
+                Ok(Kept::Rewritten(retained_batch(header, Some(self.new_horizon()), &records)?))
             }
             _ if header.records_count == 0 => Ok(self.keep_header(header)),
             _ => Ok(Kept::Original),
@@ -127,25 +125,22 @@ impl Rules {
         if kept.is_empty() {
             return Ok(self.keep_header(header));
         }
-        let needs_horizon = tombstones && header.magic >= 2 && header.delete_horizon().is_none();
+        let needs_horizon = tombstones && header.delete_horizon().is_none();
         let new_horizon = needs_horizon.then(|| self.new_horizon());
-        if kept.len() == total && new_horizon.is_none() {
+        // KIP-724: whatever stays of old formats is written in the new one.
+        if kept.len() == total && new_horizon.is_none() && header.magic >= 2 {
             return Ok(Kept::Original);
         }
-        if header.magic < 2 {
-            return Ok(Kept::Rewritten(retained_messages(header, &kept)?));
-        }
-        let horizon = new_horizon.or(header.delete_horizon());
-        Ok(Kept::Rewritten(retained_batch(header, horizon, kept)?))
+        Ok(Kept::Rewritten(retained_batch(header, new_horizon.or(header.delete_horizon()), &kept)?))
     }
 
     /// No record stays; the header does where it is all that is known of a producer, or of the end of what was cleaned.
     fn keep_header(&self, header: &BatchHeader) -> Kept {
         let is_needed = self.is_last_of_producer(header) || header.next_offset() == self.upper_bound;
-        match (is_needed, header.magic, header.records_count) {
-            (false, ..) => Kept::Nothing,
-            (true, 0 | 1, _) | (true, _, 0) => Kept::Original,
-            (true, ..) => Kept::Rewritten(emptied_batch(header)),
+        match (is_needed, header.records_count) {
+            (false, _) => Kept::Nothing,
+            (true, 0) => Kept::Original,
+            (true, _) => Kept::Rewritten(emptied_batch(header)),
         }
     }
 

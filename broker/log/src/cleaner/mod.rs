@@ -417,6 +417,13 @@ impl Output {
         if self.pending.is_empty() {
             return Ok(0);
         }
+        // Messages of old formats grow as they are rewritten, and a position is a signed number in Kafka's indexes.
+        if u64::from(self.segment.size()) + self.pending.len() as u64 > i32::MAX as u64 {
+            return Err(LogError::malformed(
+                self.segment.path(),
+                "rewritten, its segments are too large for one".to_owned(),
+            ));
+        }
         self.segment.write(disk, &mut [IoSlice::new(&self.pending)])?;
         for header in self.headers.drain(..) {
             self.segment.add_batch(disk, &header, config)?;

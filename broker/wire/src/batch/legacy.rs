@@ -4,14 +4,13 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use gregor_types::{Offset, Timestamp};
 
 use super::{
-    BatchChecksum, BatchError, BatchHeader, BatchView, HeadersView, OFFSET_AND_LENGTH_BYTES, RecordView, TimestampType,
-    header::{LEGACY_TIMESTAMP_AT, TIMESTAMP_TYPE_BIT, i32_at, i64_at},
+    BatchError, BatchHeader, BatchView, HeadersView, OFFSET_AND_LENGTH_BYTES, RecordView, TimestampType,
+    header::{LEGACY_TIMESTAMP_AT, i32_at, i64_at},
 };
-use crate::compression::{CompressionType, compress, decompress, decompress_magic_0};
+use crate::compression::{CompressionType, decompress, decompress_magic_0};
 
 /// Iterates over the messages in the body of a wrapper, or over the one message that is not wrapped.
 #[derive(Debug)]
@@ -121,60 +120,41 @@ fn last_message_offset(mut bytes: &[u8]) -> Option<i64> {
     last
 }
 
-/// A wrapper with these of its messages, in its own magic and codec: what a cleaner leaves of it. Its offset is the last one's.
-pub fn retained_messages(header: &BatchHeader, records: &[RecordView<'_>]) -> Result<Bytes, BatchError> {
-    let (Some(first), Some(last)) = (records.first(), records.last()) else {
-        return Err(BatchError::MalformedRecord("a wrapper needs a message"));
-    };
-    let magic = header.magic;
-    let wrapper_attributes = header.attributes as u8;
-    let attributes = wrapper_attributes & TIMESTAMP_TYPE_BIT as u8;
-    let offsets_from = if magic == 1 { first.offset.0 } else { 0 };
-    let mut messages = Vec::new();
-    for record in records {
-        let offset = record.offset.0 - offsets_from;
-        put_message(&mut messages, magic, offset, attributes, record.timestamp, (record.key, record.value));
-    }
-    let mut packed = Vec::new();
-    compress(header.compression()?.into(), &messages, &mut packed)?;
-    let timestamp = match header.timestamp_type() {
-        TimestampType::LogAppendTime => header.max_timestamp,
-        TimestampType::CreateTime => records.iter().map(|record| record.timestamp).max().unwrap_or(Timestamp::NONE),
-    };
-    let mut wrapper = Vec::new();
-    put_message(&mut wrapper, magic, last.offset.0, wrapper_attributes, timestamp, (None, Some(&packed)));
-    Ok(wrapper.into())
-}
-
-type KeyAndValue<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
-
-fn put_message(
-    to: &mut Vec<u8>,
-    magic: i8,
-    offset: i64,
-    attributes: u8,
-    timestamp: Timestamp,
-    (key, value): KeyAndValue<'_>,
-) {
-    let mut content = vec![magic as u8, attributes];
-    if magic == 1 {
-        content.extend(timestamp.0.to_be_bytes());
-    }
-    for field in [key, value] {
-        content.extend(field.map_or(-1, |field| field.len() as i32).to_be_bytes());
-        content.extend(field.unwrap_or_default());
-    }
-    let mut checksum = BatchChecksum::new(magic);
-    checksum.update(&content);
-    to.extend(offset.to_be_bytes());
-    to.extend((content.len() as i32 + 4).to_be_bytes());
-    to.extend(checksum.finish().to_be_bytes());
-    to.extend(content);
-}
-
 #[cfg(test)]
 mod tests {
+    use gregor_types::{Offset, Timestamp};
+
     use super::*;
+    use crate::{
+        batch::{BatchChecksum, retained_batch},
+        compression::compress,
+    };
+
+    type KeyAndValue<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
+    fn put_message(
+        to: &mut Vec<u8>,
+        magic: i8,
+        offset: i64,
+        attributes: u8,
+        timestamp: Timestamp,
+        (key, value): KeyAndValue<'_>,
+    ) {
+        let mut content = vec![magic as u8, attributes];
+        if magic == 1 {
+            content.extend(timestamp.0.to_be_bytes());
+        }
+        for field in [key, value] {
+            content.extend(field.map_or(-1, |field| field.len() as i32).to_be_bytes());
+            content.extend(field.unwrap_or_default());
+        }
+        let mut checksum = BatchChecksum::new(magic);
+        checksum.update(&content);
+        to.extend(offset.to_be_bytes());
+        to.extend((content.len() as i32 + 4).to_be_bytes());
+        to.extend(checksum.finish().to_be_bytes());
+        to.extend(content);
+    }
 
     fn message(offset: i64, magic: i8, attributes: u8, timestamp: i64, key: Option<&[u8]>, value: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -210,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_of_a_wrapper_keeps_its_offsets_times_and_codec() {
+    fn what_is_left_of_a_wrapper_is_a_batch_with_its_offsets_times_and_codec() {
         let seen = |bytes: &[u8]| {
             let batch = BatchView::parse(bytes).unwrap();
             batch.check_crc().unwrap();
@@ -234,10 +214,12 @@ mod tests {
                 let records = batch.records(1000).unwrap();
                 let kept: Vec<_> =
                     records.iter().map(Result::unwrap).filter(|r| matches!(r.offset.0, 10 | 12)).collect();
-                let rewritten = retained_messages(batch.header(), &kept).unwrap();
+                let rewritten = retained_batch(batch.header(), None, &kept).unwrap();
                 let header = BatchHeader::parse(&rewritten).unwrap();
-                assert_eq!((header.magic, header.attributes), (magic, batch.attributes));
-                assert_eq!(header.last_offset(), Offset(12), "the wrapper's offset is its last message's");
+                assert_eq!((header.magic, header.compression().unwrap()), (2, codec), "KIP-724");
+                let is_append_time = magic == 1 && append_time != 0;
+                assert_eq!(header.timestamp_type() == TimestampType::LogAppendTime, is_append_time);
+                assert_eq!((header.base_offset, header.last_offset()), (Offset(10), Offset(12)));
                 assert_eq!(seen(&rewritten), [whole[0].clone(), whole[2].clone()], "magic {magic}, {codec}");
             }
         }

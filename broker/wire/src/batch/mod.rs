@@ -18,7 +18,6 @@ pub use control::{ControlRecordType, EndTransactionMarker};
 pub use header::{
     BatchHeader, BatchView, HEADER_BYTES_V2, OFFSET_AND_LENGTH_BYTES, SMALLEST_HEADER_BYTES, split_batches,
 };
-pub use legacy::retained_messages;
 pub use records::{HeaderView, HeadersIter, HeadersView, RecordIter, RecordView, Records};
 pub use rewrite::{emptied_batch, retained_batch};
 pub use validate::{ProduceError, ProduceRules, RecordError, TopicCompression, ValidatedBatch, validate_produced};

@@ -9,21 +9,26 @@ use gregor_types::Timestamp;
 use super::{BatchError, BatchHeader, BatchOptions, ProducerStamp, RecordBatchBuilder, RecordView, TimestampType};
 use crate::compression::{Compression, CompressionType};
 
-/// A batch of magic 2 with these of its records, in its own codec. With a delete horizon, the batch says from when on its
-/// tombstones or its marker may be removed.
-pub fn retained_batch<'r>(
+/// A batch of magic 2 with these of its records, at least one, in its own codec. With a delete horizon, the batch says from when
+/// on its tombstones or its marker may be removed. Messages of magic 0 and 1 become a batch that begins and ends with them.
+pub fn retained_batch(
     header: &BatchHeader,
     delete_horizon: Option<Timestamp>,
-    records: impl IntoIterator<Item = RecordView<'r>>,
+    records: &[RecordView<'_>],
 ) -> Result<Bytes, BatchError> {
-    let mut builder = resume(header, header.compression()?.into());
+    let (base_offset, last_offset_delta) = match (header.magic, records) {
+        (0 | 1, [first, .., last]) => (first.offset, (last.offset.0 - first.offset.0) as i32),
+        (0 | 1, [only]) => (only.offset, 0),
+        _ => (header.base_offset, header.last_offset_delta),
+    };
+    let mut builder = resume(&BatchHeader { base_offset, ..*header }, header.compression()?.into());
     builder.delete_horizon = delete_horizon;
     for record in records {
-        let delta = (record.offset.0 - header.base_offset.0) as i32;
+        let delta = (record.offset.0 - base_offset.0) as i32;
         let headers: Vec<_> = record.headers.iter().map(|header| (header.key, header.value)).collect();
         builder.append_delta(delta, record.timestamp, record.key, record.value, headers.into_iter());
     }
-    builder.last_offset_delta = header.last_offset_delta;
+    builder.last_offset_delta = last_offset_delta;
     builder.try_build()
 }
 
@@ -36,11 +41,13 @@ pub fn emptied_batch(header: &BatchHeader) -> Bytes {
 }
 
 fn resume(header: &BatchHeader, compression: Compression) -> RecordBatchBuilder {
+    // Messages of magic 0 have no timestamps, of either type.
+    let is_append_time = header.magic > 0 && header.timestamp_type() == TimestampType::LogAppendTime;
     RecordBatchBuilder::new(BatchOptions {
         base_offset: header.base_offset,
         leader_epoch: header.leader_epoch,
         compression,
-        log_append_time: (header.timestamp_type() == TimestampType::LogAppendTime).then_some(header.max_timestamp),
+        log_append_time: is_append_time.then_some(header.max_timestamp),
         producer: Some(ProducerStamp {
             id: header.producer_id,
             epoch: header.producer_epoch,
@@ -82,7 +89,7 @@ mod tests {
             let original = BatchView::parse(&bytes).unwrap();
             let records = original.records(1 << 20).unwrap();
             let kept: Vec<_> = records.iter().map(Result::unwrap).filter(|record| record.offset.0 % 2 == 1).collect();
-            let rewritten = retained_batch(original.header(), Some(Timestamp(9_000)), kept).unwrap();
+            let rewritten = retained_batch(original.header(), Some(Timestamp(9_000)), &kept).unwrap();
             let view = BatchView::parse(&rewritten).unwrap();
             view.check_crc().unwrap();
             assert_eq!(view.delete_horizon(), Some(Timestamp(9_000)));

@@ -186,8 +186,8 @@ impl View {
             let mut list: Vec<_> = list.iter().map(|one| (one.first_offset, one.producer_id)).collect();
             list.sort_unstable();
             let stable = within(aborted.last_stable_offset);
-            let seen = if topic.starts_with("compact") {
-                // Of a transaction whose first records were cleaned, a recovery knows only where it begins now.
+            let seen = if topic.starts_with("compact") || DELETED_FROM.contains(&&*name) {
+                // Of a transaction whose first records were cleaned or deleted, a recovery knows only where it begins now.
                 format!("{:?}, stable {stable}", not_aborted(&fetched, &list))
             } else {
                 format!("{list:?}, stable {stable}")
@@ -346,8 +346,9 @@ fn is_excused(key: &str, before: Option<&String>, after: Option<&String>) -> boo
         // And it names the newest record though it was deleted.
         || (key.starts_with("newest ") && says(FOUND_NOTHING))
         // Apache removes the snapshots of what lies before the log's start, so that a start may know nothing of a producer any
-        // more, or only of its marker. Ours remembers as long as the files do.
-        || (is_about("producer") && (before.is_none() || after.is_none() || mentions(", sequence -1,")))
+        // more, or only of its marker, or nothing of markers. Ours remembers as long as the files do.
+        || (is_about("producer")
+            && (before.is_none() || after.is_none() || mentions(", sequence -1,") || mentions(", coordinator -1,")))
         // A release may know a key that another does not.
         || (key.starts_with("config ") && (before.is_none() || after.is_none()) && says(BY_DEFAULT))
 }
