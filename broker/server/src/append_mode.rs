@@ -7,17 +7,17 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
+    sync::{Arc, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
-use crate::{append_watch::Pulse, histogram::DurationHistogram};
+use crate::{
+    histogram::DurationHistogram,
+    pulse::Pulse,
+    sync::{AtomicBool, AtomicU64, Builder, Condvar, Instant, Mutex, MutexGuard, Ordering, thread_number},
+};
 
 /// One append that takes longer makes its directory slow at once.
 const SLOW_ONCE: Duration = Duration::from_millis(20);
@@ -168,7 +168,7 @@ impl AppendMode {
         }
         self.last_slow.store(self.nanoseconds(Instant::now()), Ordering::Relaxed);
         let mode = Arc::clone(self);
-        let thread = thread::Builder::new().name("gregor-append".to_owned()).spawn(move || mode.run());
+        let thread = Builder::new().name("gregor-append".to_owned()).spawn(move || mode.run());
         if let Err(error) = thread {
             tracing::warn!(%error, "no thread for the appends of a slow log directory; they stay where they are");
             return;
@@ -244,11 +244,7 @@ impl std::fmt::Debug for Queue {
 
 /// This thread's place among those that are watched. Two may share one: then one of two stuck appends is not seen.
 fn place() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static PLACE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % WATCHED;
-    }
-    PLACE.with(|place| *place)
+    thread_number() % WATCHED
 }
 
 #[cfg(test)]
@@ -290,7 +286,7 @@ mod tests {
         let began = mode.nanoseconds(Instant::now());
         mode.under_way[0].store(began, Ordering::Relaxed);
         while mode.base.elapsed() <= STUCK * 2 {
-            thread::yield_now();
+            std::thread::yield_now();
         }
         assert!(mode.is_slow());
     }

@@ -26,11 +26,7 @@ use gregor_types::{BrokerEpoch, ClusterId, DirectoryId, Offset, Timestamp, Topic
 use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
-    append_mode::AppendMode,
-    append_watch::{AppendWatch, Pulse},
-    clock::now,
-    held_log::HeldLog,
-    recovery::Progress,
+    append_mode::AppendMode, append_watch::AppendWatch, clock::now, held_log::HeldLog, pulse::Pulse, recovery::Progress,
 };
 
 pub use opening::StorageError;

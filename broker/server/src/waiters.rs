@@ -4,13 +4,11 @@
 //! concern it, under their locks; who moves a high watermark walks the partition's list once and wakes each task at most
 //! once. Nothing ticks while nothing waits, and a waiter that gives up takes itself off the lists.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::Arc;
 
 use gregor_types::Offset;
-use tokio::{sync::Notify, time::Instant};
+
+use crate::sync::{AtomicU32, Instant, Notify, Ordering, timeout_at};
 
 /// One waiting request.
 #[derive(Debug)]
@@ -79,7 +77,7 @@ impl Waiter {
         if self.is_done() {
             return Waited::Woken;
         }
-        match tokio::time::timeout_at(deadline, self.notify.notified()).await {
+        match timeout_at(deadline, self.notify.notified()).await {
             Ok(()) => Waited::Woken,
             Err(_) if self.is_done() => Waited::Woken,
             Err(_) => Waited::TimedOut,

@@ -156,8 +156,9 @@ impl Fetching {
             let missing = u32::try_from(limits.min_bytes - bytes).unwrap_or(u32::MAX);
             let waiter = Waiter::again(&mut self.waiter, missing);
             let registered = Registered::new(waiter, found);
-            // What came between the read and the registration is seen by this second read.
-            bytes = read_all(registered.found, limits);
+            // What came between the read and the registration is seen by this second read, and by no other.
+            let before = std::mem::replace(&mut bytes, read_all(registered.found, limits));
+            registered.waiter.count_down(u32::try_from(bytes.saturating_sub(before)).unwrap_or(u32::MAX));
             if bytes >= limits.min_bytes || !registered.found.iter().all(Found::can_wait) {
                 break;
             }
