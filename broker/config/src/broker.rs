@@ -110,6 +110,8 @@ pub struct BrokerConfig {
     pub log_retention_check_interval_ms: i64,
     pub replica_high_watermark_checkpoint_interval_ms: i64,
     pub replica_lag_time_max_ms: i64,
+    /// At least 1.
+    pub num_replica_alter_log_dirs_threads: usize,
     pub alter_log_dirs_replication_quota_window_num: usize,
     pub alter_log_dirs_replication_quota_window_size_seconds: u32,
     pub producer_id_expiration_ms: i64,
@@ -227,6 +229,10 @@ impl BrokerConfig {
             )));
         }
         let cordoned_log_dirs = cordoned(&log_dirs, read.text("cordoned.log.dirs"))?;
+        let move_threads = match read.set("num.replica.alter.log.dirs.threads") {
+            Some(_) => read.number::<usize>("num.replica.alter.log.dirs.threads")?.max(1),
+            None => log_dirs.len(),
+        };
         let buffer = |key| read.number::<i64>(key).map(|bytes| usize::try_from(bytes).ok());
         Ok(Self {
             node_id: BrokerId(node_id),
@@ -292,6 +298,7 @@ impl BrokerConfig {
             replica_high_watermark_checkpoint_interval_ms: read
                 .number("replica.high.watermark.checkpoint.interval.ms")?,
             replica_lag_time_max_ms: read.number("replica.lag.time.max.ms")?,
+            num_replica_alter_log_dirs_threads: move_threads,
             alter_log_dirs_replication_quota_window_num: read.number("alter.log.dirs.replication.quota.window.num")?,
             alter_log_dirs_replication_quota_window_size_seconds: read
                 .number("alter.log.dirs.replication.quota.window.size.seconds")?,
@@ -481,6 +488,7 @@ mod tests {
         assert_eq!(config.node_id, BrokerId(7));
         assert_eq!(config.log_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
         assert_eq!(config.metadata_log_dir, PathBuf::from("/a"));
+        assert_eq!(config.num_replica_alter_log_dirs_threads, config.log_dirs.len());
         assert_eq!(config.inter_broker_listener_name, "PLAINTEXT");
         assert_eq!(config.listener("PLAINTEXT").unwrap().advertised.to_string(), "PLAINTEXT://kafka.example:19092");
         assert!(config.listener("CONTROLLER").unwrap().controller);

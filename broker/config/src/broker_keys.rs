@@ -204,7 +204,7 @@ pub static BROKER_KEYS: &[ConfigKey] = &[
     key("num.network.threads", Int, Some("3"), AtLeast(1), High, ClusterWide, Ignored, "Gregor has no such thread pool."),
     key("num.partitions", Int, Some("1"), AtLeast(1), Medium, ReadOnly, Served, "Partitions of topics that do not say a number."),
     key("num.recovery.threads.per.data.dir", Int, Some("2"), AtLeast(1), High, ClusterWide, Served, "Threads of each log directory that list its partitions and check those that were not closed."),
-    key("num.replica.alter.log.dirs.threads", Int, None, Any, High, ReadOnly, Ignored, "One thread moves replicas between log directories, one at a time."),
+    key("num.replica.alter.log.dirs.threads", Int, None, Any, High, ReadOnly, Served, "Threads that move replicas between log directories, each one at a time; as many as there are log directories when not set."),
     key("num.replica.fetchers", Int, Some("1"), AtLeast(1), High, ClusterWide, Ignored, "Gregor has no such thread pool."),
     key("offset.metadata.max.bytes", Int, Some("4096"), Any, High, ReadOnly, Served, "Longest text that a consumer may store beside a committed offset."),
     key("offsets.commit.timeout.ms", Int, Some("5000"), AtLeast(1), High, ReadOnly, Served, "How long a commit may wait to be replicated."),

@@ -122,6 +122,11 @@ impl DirectoryReports {
         }
     }
 
+    /// How many replicas are still to be told of, those under way among them (`QueuedReplicaToDirAssignments`).
+    pub fn queued(&self) -> usize {
+        self.pending.len() + self.under_way.as_ref().map_or(0, BTreeMap::len)
+    }
+
     /// When [`next_request`](Self::next_request) may have something, if ever.
     pub fn next_deadline(&self) -> Option<Nanos> {
         (!self.pending.is_empty() && self.under_way.is_none()).then_some(self.not_before)

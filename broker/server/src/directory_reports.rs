@@ -41,6 +41,8 @@ pub(crate) async fn run(
         }
         applied.mark_unchanged();
         find_unknown(node_id, &partitions, &control, &mut reports);
+        let queued = &partitions.metrics().sampled.queued_assignments;
+        queued.set(reports.queued() as i64);
         while let Some(due) = reports.next_deadline() {
             tokio::time::sleep_until(start + Duration::from_nanos(due)).await;
             let epoch = control.broker_epoch();
@@ -56,6 +58,7 @@ pub(crate) async fn run(
                 Err(_) => None,
             };
             reports.answered(answer.as_ref(), now());
+            queued.set(reports.queued() as i64);
         }
     }
 }

@@ -134,6 +134,8 @@ pub(crate) struct Sampled {
     pub(crate) at_min_isr: Gauge,
     /// Replicas here whose log directory failed.
     pub(crate) offline_replicas: Gauge,
+    /// Replicas whose log directory the controller is still to be told.
+    pub(crate) queued_assignments: Gauge,
     /// Log directories that failed.
     pub(crate) offline_directories: Gauge,
     /// Log directories that get no new replicas.
@@ -374,6 +376,11 @@ impl Sampled {
             "kafka_server_replicamanager_offlinereplicacount",
             "Replicas here whose log directory failed",
             &self.offline_replicas,
+        );
+        gauge(
+            "kafka_server_assignmentsmanager_queuedreplicatodirassignments",
+            "Replicas whose log directory the controller is still to be told",
+            &self.queued_assignments,
         );
         gauge(
             "kafka_log_logmanager_offlinelogdirectorycount",

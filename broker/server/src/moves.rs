@@ -1,8 +1,8 @@
 //! Replicas on their way from one log directory of this broker to another (KIP-113, KIP-858).
 //!
-//! `api/alter_replica_log_dirs.rs` asks for moves, one thread drives them: it copies one replica at a time, in bounded steps and
-//! no faster than allowed, has the controller told where the replica will be (`directory_reports.rs`), and swaps once the
-//! controller knows. A move survives a restart, as its `-future` folder does. What is swapped and how is `partition/future.rs`.
+//! `api/alter_replica_log_dirs.rs` asks for moves, `num.replica.alter.log.dirs.threads` threads drive them: each copies one replica
+//! at a time, in bounded steps and together no faster than allowed, has the controller told where the replica will be
+//! (`directory_reports.rs`), and swaps once the controller knows. A move survives a restart, as its `-future` folder does. What is swapped and how is `partition/future.rs`.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -40,7 +40,7 @@ const RATE: &str = "replica.alter.log.dirs.io.max.bytes.per.second";
 /// What is on its way, and what is to come.
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
-    /// By name: the first is moved first, as Kafka does.
+    /// By name: of those of one thread, the first is moved first, as Kafka does.
     moving: Mutex<BTreeMap<TopicPartition, Arc<Partition>>>,
     /// Where partitions are to be created that do not exist here yet.
     wishes: Mutex<HashMap<TopicPartition, DirectoryId>>,
@@ -54,23 +54,29 @@ pub(crate) struct Moves {
 
 #[derive(Debug, Default)]
 struct Signal {
-    woken: bool,
+    /// Counts the wake-ups: each thread has to see each.
+    wakes: u64,
     stopped: bool,
 }
 
-/// The thread, and the way to end it.
+/// The threads, and the way to end them.
 #[derive(Debug)]
 pub(crate) struct Mover {
     partitions: Arc<Partitions>,
-    thread: thread::JoinHandle<()>,
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
-/// What the thread works on.
+/// What a thread works on.
 struct Work {
     partitions: Arc<Partitions>,
     control: ControlHandle,
-    quota: MoveQuota,
+    /// Which of so many threads it is.
+    place: (usize, usize),
+    /// What all of them together may move.
+    quota: Arc<Mutex<MoveQuota>>,
     started: Instant,
+    /// The wake-ups that it has seen.
+    wakes_seen: u64,
     /// Swaps that found more to copy, by partition.
     tries: HashMap<TopicPartition, u32>,
     /// Moves that cannot go on before this time.
@@ -93,23 +99,27 @@ impl Moves {
         self.wake();
     }
 
-    fn remove(&self, name: &TopicPartition) {
-        lock(&self.moving).remove(name);
+    /// A move has come to its end. Whoever sees that may have begun the next one of the same replica: that one stays.
+    fn remove(&self, partition: &Partition) {
+        let mut moving = lock(&self.moving);
+        if !partition.is_moving() {
+            moving.remove(&partition.name());
+        }
     }
 
-    /// Has the thread look again.
+    /// Has the threads look again.
     pub(crate) fn wake(&self) {
-        lock(&self.signal).woken = true;
+        lock(&self.signal).wakes += 1;
         self.signalled.notify_all();
     }
 
-    /// Waits for a wake-up, at most so long; false once the thread is to end.
-    fn wait(&self, time: Duration) -> bool {
+    /// Waits for a wake-up that was not seen yet, at most so long; false once the threads are to end.
+    fn wait(&self, time: Duration, seen: &mut u64) -> bool {
         let signal = lock(&self.signal);
-        let quiet = |signal: &mut Signal| !signal.woken && !signal.stopped;
-        let (mut signal, _) =
+        let quiet = |signal: &mut Signal| signal.wakes == *seen && !signal.stopped;
+        let (signal, _) =
             self.signalled.wait_timeout_while(signal, time, quiet).unwrap_or_else(PoisonError::into_inner);
-        signal.woken = false;
+        *seen = signal.wakes;
         !signal.stopped
     }
 }
@@ -172,7 +182,7 @@ impl Partitions {
     /// Ends a move before its end: its copy is deleted, and the controller told again where the replica is.
     pub(crate) fn cancel_move(&self, partition: &Partition) {
         if let Some(future) = partition.take_future() {
-            self.moves.remove(&partition.name());
+            self.moves.remove(partition);
             self.give_up(partition, future);
             self.moves.announced.notify_one();
         }
@@ -193,7 +203,7 @@ impl Partitions {
             let goes_there = partition.with_future(|future| Arc::ptr_eq(&future.directory, failed)).unwrap_or(true);
             if goes_there || partition.is_offline() {
                 drop(partition.take_future());
-                self.moves.remove(&partition.name());
+                self.moves.remove(&partition);
                 self.moves.announced.notify_one();
             }
         }
@@ -201,47 +211,67 @@ impl Partitions {
 }
 
 impl Mover {
-    /// Starts the thread.
+    /// Starts the threads.
     pub(crate) fn start(
-        partitions: Arc<Partitions>,
-        control: ControlHandle,
+        partitions: &Arc<Partitions>,
+        control: &ControlHandle,
         config: &BrokerConfig,
     ) -> std::io::Result<Self> {
-        let quota = MoveQuota::new(
+        let quota = Arc::new(Mutex::new(MoveQuota::new(
             config.alter_log_dirs_replication_quota_window_num,
             config.alter_log_dirs_replication_quota_window_size_seconds,
-        );
-        let mut work = Work {
-            partitions: Arc::clone(&partitions),
-            control,
-            quota,
-            started: Instant::now(),
-            tries: HashMap::new(),
-            paused: HashMap::new(),
+        )));
+        let (count, started) = (config.num_replica_alter_log_dirs_threads, Instant::now());
+        let thread = |number| {
+            let mut work = Work {
+                partitions: Arc::clone(partitions),
+                control: control.clone(),
+                place: (number, count),
+                quota: Arc::clone(&quota),
+                started,
+                wakes_seen: 0,
+                tries: HashMap::new(),
+                paused: HashMap::new(),
+            };
+            thread::Builder::new().name("gregor-mover".to_owned()).spawn(move || work.run())
         };
-        let thread = thread::Builder::new().name("gregor-mover".to_owned()).spawn(move || {
-            let mut sleep = Duration::ZERO;
-            while work.partitions.moves.wait(sleep) {
-                sleep = work.round();
-            }
-        })?;
-        Ok(Self { partitions, thread })
+        let threads = (0..count).map(thread).collect::<Result<_, _>>()?;
+        Ok(Self { partitions: Arc::clone(partitions), threads })
     }
 
-    /// Ends the thread after its step; moves go on with the next start.
+    /// Ends each thread after its step; moves go on with the next start.
     pub(crate) fn stop(self) {
         lock(&self.partitions.moves.signal).stopped = true;
         self.partitions.moves.signalled.notify_all();
-        if self.thread.join().is_err() {
-            tracing::error!("the thread that moves replicas had panicked");
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread that moves replicas had panicked");
+            }
         }
     }
 }
 
+/// Which of so many threads moves a replica: the replicas of a topic are spread over all of them.
+fn thread_of(name: &TopicPartition, threads: usize) -> usize {
+    let topic = name.topic.bytes().fold(0_usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(usize::from(byte)));
+    let index = usize::try_from(name.partition.value()).unwrap_or(0);
+    topic.wrapping_add(index) % threads.max(1)
+}
+
 impl Work {
+    fn run(&mut self) {
+        let mut sleep = Duration::ZERO;
+        let partitions = Arc::clone(&self.partitions);
+        while partitions.moves.wait(sleep, &mut self.wakes_seen) {
+            sleep = self.round();
+        }
+    }
+
     /// Does what there is to do; says how long there is nothing more.
     fn round(&mut self) -> Duration {
-        let moving: Vec<_> = lock(&self.partitions.moves.moving).values().cloned().collect();
+        let (number, threads) = self.place;
+        let mut moving: Vec<_> = lock(&self.partitions.moves.moving).values().cloned().collect();
+        moving.retain(|partition| thread_of(&partition.name(), threads) == number);
         self.tries.retain(|name, _| moving.iter().any(|partition| partition.name() == *name));
         self.paused.retain(|_, until| *until > Instant::now());
         let mut sleep = IDLE;
@@ -264,18 +294,19 @@ impl Work {
     /// Takes a move one step further; says how long it waits then.
     fn advance(&mut self, partition: &Arc<Partition>, name: &TopicPartition) -> Result<Duration, MoveError> {
         let now_nanos = |started: Instant| u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let pause = self.quota.pause(self.rate(), now_nanos(self.started));
+        let rate = self.rate();
+        let pause = lock(&self.quota).pause(rate, now_nanos(self.started));
         if pause > 0 {
             return Ok(Duration::from_nanos(pause));
         }
         match partition.copy_step(STEP_BYTES, now())? {
             CopyStep::Copied(bytes) => {
-                self.quota.moved(bytes, now_nanos(self.started));
+                lock(&self.quota).moved(bytes, now_nanos(self.started));
                 return Ok(Duration::ZERO);
             }
             CopyStep::CaughtUp => {}
             CopyStep::Gone => {
-                self.partitions.moves.remove(name);
+                self.partitions.moves.remove(partition);
                 return Ok(IDLE);
             }
         }
@@ -305,7 +336,7 @@ impl Work {
             }
         }
         self.tries.remove(name);
-        self.partitions.moves.remove(name);
+        self.partitions.moves.remove(partition);
         Ok(IDLE)
     }
 
@@ -342,6 +373,25 @@ impl Work {
     fn checkpoint(&self) {
         for kind in CheckpointKind::ALL {
             self.partitions.checkpoint(kind);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use gregor_types::PartitionIndex;
+
+    use super::*;
+
+    #[test]
+    fn the_replicas_of_a_topic_are_spread_over_all_threads_and_each_has_one() {
+        for topic in ["t", "orders", "a-very-long-name-of-a-topic-that-would-overflow-a-sum"] {
+            let name = |index| TopicPartition { topic: topic.into(), partition: PartitionIndex(index) };
+            let threads: BTreeSet<_> = (0..3).map(|index| thread_of(&name(index), 3)).collect();
+            assert_eq!(threads, BTreeSet::from([0, 1, 2]));
+            assert_eq!(thread_of(&name(7), 1), 0);
         }
     }
 }

@@ -189,7 +189,7 @@ impl Node {
         };
         let partitions_thread = partitions.start(report).map_err(StartError::Thread)?;
         let housekeeper = Housekeeper::start(Arc::clone(&partitions), &config).map_err(StartError::Thread)?;
-        let mover = Mover::start(Arc::clone(&partitions), control.clone(), &config).map_err(StartError::Thread)?;
+        let mover = Mover::start(&partitions, &control, &config).map_err(StartError::Thread)?;
         let cleaner = Cleaner::start(Arc::clone(&partitions)).map_err(StartError::Thread)?;
 
         let (draining, draining_receiver) = watch::channel(false);

@@ -83,6 +83,8 @@ pub(crate) struct Storage {
     directories: Vec<Arc<Directory>>,
     cluster_id: ClusterId,
     metadata_directory_id: DirectoryId,
+    /// `metadata.log.dir`, where it is none of `log.dirs`: it is held for its lock.
+    metadata_directory: Mutex<Option<LogDirectory>>,
     previous_broker_epoch: BrokerEpoch,
     flushers: Mutex<Vec<thread::JoinHandle<()>>>,
     watch: Mutex<Option<AppendWatch>>,
@@ -117,8 +119,13 @@ impl Storage {
         config: &BrokerConfig,
         failures: watch::Sender<Option<String>>,
     ) -> Result<Self, StorageError> {
-        let Opened { directories: opened, cluster_id, metadata_directory_id, previous_broker_epoch } =
-            open_all(disk, config)?;
+        let Opened {
+            directories: opened,
+            cluster_id,
+            metadata_directory_id,
+            metadata_directory,
+            previous_broker_epoch,
+        } = open_all(disk, config)?;
         let failures = Arc::new(failures);
         let (mut directories, mut flushers) = (Vec::new(), Vec::new());
         let pulse = Arc::<Pulse>::default();
@@ -146,7 +153,16 @@ impl Storage {
         let appends = directories.iter().map(|directory: &Arc<Directory>| Arc::clone(&directory.appends)).collect();
         let watch = AppendWatch::start(pulse, appends, Handle::current()).map_err(StorageError::Thread)?;
         let (flushers, watch) = (Mutex::new(flushers), Mutex::new(Some(watch)));
-        Ok(Self { directories, cluster_id, metadata_directory_id, previous_broker_epoch, flushers, watch })
+        let metadata_directory = Mutex::new(metadata_directory);
+        Ok(Self {
+            directories,
+            cluster_id,
+            metadata_directory_id,
+            metadata_directory,
+            previous_broker_epoch,
+            flushers,
+            watch,
+        })
     }
 
     /// The cluster that the directories belong to.
@@ -191,9 +207,12 @@ impl Storage {
         self.directories.iter().find(|directory| directory.is_at(path))
     }
 
-    /// Whether the node can go on: some directory works, and the one of the metadata log does.
+    /// Whether the node can go on: some directory works, and the one of the metadata log does, if it is among them. One of its own
+    /// is the control thread's, which ends when it fails.
     pub(crate) fn is_usable(&self) -> bool {
-        self.online().any(|directory| directory.id == self.metadata_directory_id)
+        let is_metadata = |directory: &&Arc<Directory>| directory.id == self.metadata_directory_id;
+        let metadata = self.directories.iter().find(is_metadata);
+        self.online().next().is_some() && metadata.is_none_or(|metadata| !metadata.is_failed())
     }
 
     /// Lists the folder of every partition that lies here, by so many threads for each directory; opens no log. `stopping` ends it
@@ -251,6 +270,8 @@ impl Storage {
                 tracing::error!(path = %directory.path.display(), %error, "the clean shutdown could not be marked");
             }
         }
+        // As Kafka, it leaves no marker where there are no partitions.
+        drop(self.metadata_directory.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 

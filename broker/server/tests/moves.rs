@@ -173,6 +173,76 @@ fn a_move_keeps_to_its_rate_shows_how_far_it_is_and_goes_on_after_a_restart() {
     node.stop();
 }
 
+#[test]
+fn the_replicas_of_a_topic_move_to_and_fro_on_several_threads() {
+    const PARTITIONS: i32 = 6;
+    let disk = FaultyDisk::new();
+    let home = two_directories(Arc::new(disk)).with("num.replica.alter.log.dirs.threads", "3");
+    let node = home.start();
+    let mut client = node.with_topic("t", PARTITIONS, &[]);
+    for turn in 0..6 {
+        for partition in 0..PARTITIONS {
+            let produced = client.produce("t", partition, batch(&[&turn.to_string()]));
+            assert_eq!((error(produced.error_code), produced.base_offset), (ErrorCode::None, turn));
+        }
+        let to = [FIRST, SECOND][usize::try_from(turn).unwrap() % 2];
+        for partition in 0..PARTITIONS {
+            assert_eq!(move_to(&mut client, &home, to, "t", partition), ErrorCode::None);
+        }
+        // Asked to move on at once when it is there, a replica does.
+        for partition in 0..PARTITIONS {
+            wait_until_in(&mut client, to, "t", partition);
+        }
+    }
+    for partition in 0..PARTITIONS {
+        assert_eq!(client.end_offset("t", partition), 6);
+    }
+    wait_until("the controller knows where all of them are", || {
+        node.http("/metrics").contains("\nkafka_server_assignmentsmanager_queuedreplicatodirassignments 0\n")
+    });
+    node.stop();
+}
+
+#[test]
+fn a_copy_does_not_hide_what_the_disk_has_not_kept() {
+    let disk = FaultyDisk::new();
+    let home = two_directories(Arc::new(disk.clone()));
+    let node = home.start();
+    let mut client = node.with_topic("t", 1, &[]);
+    produce(&mut client, "t", 0..10);
+    let (from, to) = sides(&mut client, "t");
+    // Nothing of it was read in the life of the next process when it rots.
+    node.stop();
+    let log = path(&home, from).join("t-0/00000000000000000000.log");
+    let size = disk.open(&log).unwrap().len().unwrap();
+    disk.corrupt(&log, size * 3 / 4, 1);
+    let node = home.start();
+    let mut client = node.client();
+    let is_read = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&is_read);
+    disk.set_fault(move |operation, path: &Path| {
+        told.fetch_or(operation == Operation::Read && path == log, Ordering::AcqRel);
+        None
+    });
+    assert_eq!(move_to(&mut client, &home, to, "t", 0), ErrorCode::None);
+    wait_until("the move reads it", || is_read.load(Ordering::Acquire));
+    assert_eq!(error(client.fetch("t", 0, 7, 0).error_code), ErrorCode::CorruptMessage);
+    for offset in 0..7 {
+        assert_eq!(error(client.fetch("t", 0, offset, 0).error_code), ErrorCode::None, "{offset}");
+    }
+    assert_eq!(whereabouts(&mut client, "t", 0).len(), 2, "the replica stays where it is");
+    // Whatever was read is copied, or refused, before the node stops.
+    node.stop();
+    let copies = folders(&disk, &path(&home, to), "t-");
+    assert!(copies.len() == 1 && copies[0].ends_with("-future"), "{copies:?}");
+    let copy = disk.open(&path(&home, to).join(&copies[0]).join("00000000000000000000.log")).unwrap();
+    let mut copied = vec![0; usize::try_from(copy.len().unwrap()).unwrap()];
+    copy.read_exact_at(&mut copied, 0).unwrap();
+    for batch in split_batches(&copied).map(Result::unwrap) {
+        assert!(batch.next_offset().0 <= 7, "only what is good");
+    }
+}
+
 /// The keys of a compacted topic that are there, with how often each is.
 fn keys(client: &mut Client, topic: &str) -> BTreeMap<String, usize> {
     let end = client.end_offset(topic, 0);

@@ -1,7 +1,7 @@
 //! How the node takes its log directories at the start: which it locks, which it refuses, which it goes on without.
 //!
 //! A directory that cannot be read is out of service from the start, as one is that fails later; only the metadata log's must
-//! work. One that is empty gets an identity, as Apache Kafka gives it: a disk was added or replaced.
+//! work, be it one of `log.dirs` or one of its own. One that is empty gets an identity, as Apache Kafka gives it: a disk was added or replaced.
 
 use std::{
     collections::BTreeMap,
@@ -60,9 +60,6 @@ pub enum StorageError {
         /// What both say.
         id: DirectoryId,
     },
-    /// `metadata.log.dir` is not one of the directories.
-    #[error("metadata.log.dir={path} is not among log.dirs, which is not served yet", path = .0.display())]
-    MetadataDirectory(PathBuf),
     /// A thread could not be started.
     #[error("a thread cannot be started: {0}")]
     Thread(std::io::Error),
@@ -75,6 +72,8 @@ pub(super) struct Opened {
     pub(super) directories: Vec<OpenedDirectory>,
     pub(super) cluster_id: ClusterId,
     pub(super) metadata_directory_id: DirectoryId,
+    /// `metadata.log.dir`, where it is none of `log.dirs`.
+    pub(super) metadata_directory: Option<LogDirectory>,
     /// The broker's epoch when it last stopped cleanly; -1 if it did not.
     pub(super) previous_broker_epoch: BrokerEpoch,
 }
@@ -90,34 +89,32 @@ pub(super) struct OpenedDirectory {
     pub(super) directory: Result<LogDirectory, DirectoryError>,
 }
 
-/// Opens and locks every directory.
+/// Opens and locks every directory, that of the metadata log first: it says whose the others must be.
 pub(super) fn open_all(disk: &Arc<dyn Disk>, config: &BrokerConfig) -> Result<Opened, StorageError> {
-    let metadata_path = &config.metadata_log_dir;
-    let mut opened = Vec::with_capacity(config.log_dirs.len());
+    let metadata_path = absolute(&config.metadata_log_dir);
+    let unusable = |path: &Path, source| StorageError::Directory { path: path.to_owned(), source };
+    let mut metadata_directory = LogDirectory::open(Arc::clone(disk), config.metadata_log_dir.clone())
+        .map_err(|source| unusable(&config.metadata_log_dir, source))?;
+    let properties = metadata_directory.meta_properties();
+    let properties = properties.ok_or_else(|| StorageError::NotFormatted(config.metadata_log_dir.clone()))?;
+    let cluster_id = properties.cluster_id.clone();
+    identify(&mut metadata_directory, config.node_id, &cluster_id)?
+        .map_err(|source| unusable(&config.metadata_log_dir, source))?;
+    let id = metadata_directory.meta_properties().and_then(|properties| properties.directory_id);
+    let metadata_directory_id = id.unwrap_or(Uuid::DIRECTORY_LOST);
+    let mut metadata_directory = Some(metadata_directory);
+    let mut directories = Vec::with_capacity(config.log_dirs.len());
     for path in &config.log_dirs {
-        let directory = LogDirectory::open(Arc::clone(disk), path.clone());
-        match directory {
-            Err(source) if path == metadata_path || matches!(source, DirectoryError::Locked(_)) => {
-                return Err(StorageError::Directory { path: path.clone(), source });
-            }
-            directory => opened.push((path, directory)),
-        }
-    }
-    let metadata = opened.iter().find(|(path, _)| *path == metadata_path);
-    let metadata = metadata.and_then(|(_, directory)| directory.as_ref().ok());
-    let metadata = metadata.ok_or_else(|| StorageError::MetadataDirectory(metadata_path.clone()))?;
-    let metadata = metadata.meta_properties().ok_or_else(|| StorageError::NotFormatted(metadata_path.clone()))?;
-    let cluster_id = metadata.cluster_id.clone();
-    let mut directories = Vec::with_capacity(opened.len());
-    for (path, mut directory) in opened {
-        if let Ok(opened) = &mut directory
-            && let Err(source) = identify(opened, config.node_id, &cluster_id)?
-        {
-            if path == metadata_path {
-                return Err(StorageError::Directory { path: path.clone(), source });
-            }
-            directory = Err(source);
-        }
+        let is_metadata = absolute(path) == metadata_path;
+        let opened = match metadata_directory.take_if(|_| is_metadata) {
+            Some(directory) => Ok(directory),
+            None => LogDirectory::open(Arc::clone(disk), path.clone()),
+        };
+        let directory = match opened {
+            Err(source @ DirectoryError::Locked(_)) => return Err(unusable(path, source)),
+            Err(source) => Err(source),
+            Ok(mut directory) => identify(&mut directory, config.node_id, &cluster_id)?.map(|()| directory),
+        };
         let id = match &directory {
             Ok(opened) => opened.meta_properties().and_then(|properties| properties.directory_id),
             Err(error) => {
@@ -125,14 +122,15 @@ pub(super) fn open_all(disk: &Arc<dyn Disk>, config: &BrokerConfig) -> Result<Op
                 id_of(&**disk, path)
             }
         };
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-        directories.push(OpenedDirectory { path, id: id.unwrap_or(Uuid::DIRECTORY_LOST), directory });
+        directories.push(OpenedDirectory { path: absolute(path), id: id.unwrap_or(Uuid::DIRECTORY_LOST), directory });
     }
-    check_unique(&directories)?;
-    let metadata_absolute = std::path::absolute(metadata_path).unwrap_or_else(|_| metadata_path.clone());
-    let metadata_directory_id = directories.iter().find(|directory| directory.path == metadata_absolute);
-    let metadata_directory_id =
-        metadata_directory_id.ok_or_else(|| StorageError::MetadataDirectory(metadata_path.clone()))?.id;
+    if directories.iter().all(|one| one.directory.is_err())
+        && let Some(OpenedDirectory { path, directory: Err(source), .. }) = directories.pop()
+    {
+        return Err(StorageError::Directory { path, source });
+    }
+    let apart = metadata_directory.as_ref().map(|_| (&*metadata_path, metadata_directory_id));
+    check_unique(directories.iter().map(|one| (&*one.path, one.id)).chain(apart))?;
     // KIP-966: the stop was clean only where every directory remembers the same epoch.
     let online = directories.iter().filter_map(|directory| directory.directory.as_ref().ok());
     let mut epochs: Vec<_> = online.map(LogDirectory::previous_broker_epoch).collect();
@@ -141,7 +139,7 @@ pub(super) fn open_all(disk: &Arc<dyn Disk>, config: &BrokerConfig) -> Result<Op
         [Some(epoch)] => epoch,
         _ => BrokerEpoch::NONE,
     };
-    Ok(Opened { directories, cluster_id, metadata_directory_id, previous_broker_epoch })
+    Ok(Opened { directories, cluster_id, metadata_directory_id, metadata_directory, previous_broker_epoch })
 }
 
 /// Makes sure that a directory is this node's and has an id. The inner error is the disk's.
@@ -175,11 +173,15 @@ fn id_of(disk: &dyn Disk, path: &Path) -> Option<DirectoryId> {
     MetaProperties::read(disk, path).ok()??.directory_id
 }
 
-fn check_unique(directories: &[OpenedDirectory]) -> Result<(), StorageError> {
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn check_unique<'p>(directories: impl Iterator<Item = (&'p Path, DirectoryId)>) -> Result<(), StorageError> {
     let mut known: BTreeMap<DirectoryId, &Path> = BTreeMap::new();
-    for OpenedDirectory { path, id, .. } in directories.iter().filter(|one| one.id != Uuid::DIRECTORY_LOST) {
-        if let Some(first) = known.insert(*id, path) {
-            return Err(StorageError::SameId { first: first.to_owned(), second: path.clone(), id: *id });
+    for (path, id) in directories.filter(|(_, id)| *id != Uuid::DIRECTORY_LOST) {
+        if let Some(first) = known.insert(id, path) {
+            return Err(StorageError::SameId { first: first.to_owned(), second: path.to_owned(), id });
         }
     }
     Ok(())
