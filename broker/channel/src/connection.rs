@@ -1,9 +1,10 @@
-//! A live TCP connection: one task writes, one reads and hands each response to the caller who waits for it.
+//! A live connection, plain or in TLS: one task writes, one reads and hands each response to the caller who waits for it.
 //!
 //! [`Channel`](crate::Channel) opens it. A connection never comes back: once closed, every caller is told, and a new one is made.
 
 use std::{
     collections::HashMap,
+    io,
     ops::RangeInclusive,
     sync::{
         Arc, Mutex,
@@ -16,17 +17,14 @@ use gregor_messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, Request};
 use gregor_types::{ErrorCode, KString};
 use gregor_wire::Message as _;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{ChannelError, ChannelOptions, api_name, frame};
+use crate::{ChannelError, ChannelOptions, Security, TlsFailure, api_name, frame, tls};
 
 /// A response's frame behind its length.
 type Answer = Result<Bytes, ChannelError>;
@@ -45,7 +43,39 @@ pub(crate) struct Connection {
 struct State {
     waiting: HashMap<i32, Waiting>,
     /// Why the connection ended, once it has.
-    closed: Option<String>,
+    closed: Option<End>,
+}
+
+/// Why a connection ended.
+#[derive(Clone)]
+enum End {
+    Tls(TlsFailure),
+    Other(String),
+}
+
+impl End {
+    fn error(self, address: &str) -> ChannelError {
+        let address = address.to_owned();
+        match self {
+            Self::Tls(failure) => ChannelError::Tls { address, failure },
+            Self::Other(reason) => ChannelError::Disconnected { address, reason },
+        }
+    }
+
+    /// What a failed read or write means.
+    fn of(error: &io::Error, address: &str) -> Self {
+        match tls::failure(error, tls::host_of(address)) {
+            Some(failure) => Self::Tls(failure),
+            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Other("the peer closed it".to_owned()),
+            None => Self::Other(error.to_string()),
+        }
+    }
+}
+
+impl From<&str> for End {
+    fn from(reason: &str) -> Self {
+        Self::Other(reason.to_owned())
+    }
 }
 
 struct Waiting {
@@ -60,16 +90,25 @@ impl Connection {
         let refused = |source| ChannelError::Connect { address: address.to_owned(), source };
         let stream = timeout(options.connect_timeout, TcpStream::connect(address))
             .await
-            .map_err(|_| refused(std::io::ErrorKind::TimedOut.into()))?
+            .map_err(|_| refused(io::ErrorKind::TimedOut.into()))?
             .map_err(refused)?;
         stream.set_nodelay(true).map_err(refused)?;
-        let (read, write) = stream.into_split();
         let state = Arc::new(Mutex::new(State { waiting: HashMap::new(), closed: None }));
         let (outgoing, queue) = mpsc::channel(options.in_flight_max.max(1));
-        let tasks = [
-            tokio::spawn(write_frames(write, queue, Arc::clone(&state), address.to_owned())),
-            tokio::spawn(read_frames(read, Arc::clone(&state), address.to_owned(), options.frame_bytes_max)),
-        ];
+        let tasks = match &options.security {
+            Security::Plaintext => {
+                let (read, write) = stream.into_split();
+                spawn(read, write, queue, &state, address, options.frame_bytes_max)
+            }
+            Security::Tls(config) => {
+                let stream = timeout_at(deadline, tls::connect(config, address, stream))
+                    .await
+                    .map_err(|_| refused(io::ErrorKind::TimedOut.into()))?
+                    .map_err(|failure| ChannelError::Tls { address: address.to_owned(), failure })?;
+                let (read, write) = tokio::io::split(stream);
+                spawn(read, write, queue, &state, address, options.frame_bytes_max)
+            }
+        };
         let connection = Arc::new(Self {
             address: address.to_owned(),
             client_id: options.client_id.clone(),
@@ -80,7 +119,13 @@ impl Connection {
             state,
             tasks,
         });
-        let served = connection.negotiate(deadline).await?;
+        let served = connection.negotiate(deadline).await.map_err(|error| match (error, &options.security) {
+            // The alert that says why can be lost when the peer resets the connection.
+            (ChannelError::Disconnected { address, .. }, Security::Tls(_)) => {
+                ChannelError::Tls { address, failure: TlsFailure::EndedAfterwards }
+            }
+            (error, _) => error,
+        })?;
         *connection.served.lock().expect("nothing panics while it holds this lock") = served;
         Ok(connection)
     }
@@ -147,7 +192,7 @@ impl Connection {
 
     /// Ends the connection; whoever waits on it is told why.
     pub(crate) fn close(&self, reason: &str) {
-        close(&self.state, &self.address, reason);
+        close(&self.state, &self.address, reason.into());
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 
@@ -193,15 +238,15 @@ impl Connection {
         let (answer, response) = oneshot::channel();
         {
             let mut state = self.lock();
-            if let Some(reason) = &state.closed {
-                return Err(self.disconnected(reason.clone()));
+            if let Some(end) = &state.closed {
+                return Err(end.clone().error(&self.address));
             }
             state.waiting.insert(correlation, Waiting { answer, _place: place });
         }
         self.queue(bytes, deadline, api).await?;
         match timeout_at(deadline, response).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(self.disconnected("the connection was dropped".to_owned())),
+            Ok(Err(_)) => Err(dropped().error(&self.address)),
             Err(_) => {
                 // Brokers answer in order, so whatever is stuck holds up all that follows: start afresh, as Kafka's clients do.
                 self.close("a request was not answered in time");
@@ -222,8 +267,8 @@ impl Connection {
         match timeout_at(deadline, self.outgoing.send(bytes)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => {
-                let reason = self.lock().closed.clone();
-                Err(self.disconnected(reason.unwrap_or_else(|| "the connection was dropped".to_owned())))
+                let end = self.lock().closed.clone();
+                Err(end.unwrap_or_else(dropped).error(&self.address))
             }
             Err(_) => {
                 self.close("a request could not be written in time");
@@ -234,10 +279,6 @@ impl Connection {
 
     fn correlation(&self) -> i32 {
         self.next_correlation.fetch_add(1, Ordering::Relaxed) & i32::MAX
-    }
-
-    fn disconnected(&self, reason: String) -> ChannelError {
-        ChannelError::Disconnected { address: self.address.clone(), reason }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -255,38 +296,72 @@ fn versions_by_key(response: &ApiVersionsResponse) -> HashMap<i16, RangeInclusiv
     response.api_keys.iter().map(|row| (row.api_key, row.min_version..=row.max_version)).collect()
 }
 
-fn close(state: &Mutex<State>, address: &str, reason: &str) {
+fn dropped() -> End {
+    "the connection was dropped".into()
+}
+
+fn close(state: &Mutex<State>, address: &str, end: End) {
     let waiting = {
         let mut state = state.lock().expect("nothing panics while it holds this lock");
         if state.closed.is_none() {
-            state.closed = Some(reason.to_owned());
+            state.closed = Some(end.clone());
         }
         std::mem::take(&mut state.waiting)
     };
     for (_, waiting) in waiting {
-        let error = ChannelError::Disconnected { address: address.to_owned(), reason: reason.to_owned() };
         // A caller who gave up needs no answer.
-        let _ = waiting.answer.send(Err(error));
+        let _ = waiting.answer.send(Err(end.clone().error(address)));
     }
 }
 
+/// The two tasks of a connection: its writer and its reader.
+fn spawn(
+    read: impl AsyncRead + Unpin + Send + 'static,
+    write: impl AsyncWrite + Unpin + Send + 'static,
+    queue: mpsc::Receiver<Bytes>,
+    state: &Arc<Mutex<State>>,
+    address: &str,
+    frame_bytes_max: usize,
+) -> [JoinHandle<()>; 2] {
+    [
+        tokio::spawn(write_frames(write, queue, Arc::clone(state), address.to_owned())),
+        tokio::spawn(read_frames(read, Arc::clone(state), address.to_owned(), frame_bytes_max)),
+    ]
+}
+
 async fn write_frames(
-    mut write: OwnedWriteHalf,
+    mut write: impl AsyncWrite + Unpin,
     mut queue: mpsc::Receiver<Bytes>,
     state: Arc<Mutex<State>>,
     address: String,
 ) {
     while let Some(bytes) = queue.recv().await {
-        if let Err(error) = write.write_all(&bytes).await {
-            close(&state, &address, &error.to_string());
-            return;
+        // TLS may hold back the end of what it was given until it is told that no more comes; TCP does nothing here.
+        let written = match write.write_all(&bytes).await {
+            Ok(()) => write.flush().await,
+            failed => failed,
+        };
+        match written {
+            Ok(()) => {}
+            // The reader meets what the peer said before it closed, which tells more than that it closed.
+            Err(error) if is_gone(&error) => return,
+            Err(error) => return close(&state, &address, End::of(&error, &address)),
         }
     }
 }
 
-async fn read_frames(mut read: OwnedReadHalf, state: Arc<Mutex<State>>, address: String, frame_bytes_max: usize) {
-    let reason = loop {
-        match read_frame(&mut read, frame_bytes_max).await {
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+async fn read_frames(
+    mut read: impl AsyncRead + Unpin,
+    state: Arc<Mutex<State>>,
+    address: String,
+    frame_bytes_max: usize,
+) {
+    let end = loop {
+        match read_frame(&mut read, frame_bytes_max, &address).await {
             Ok(frame) => {
                 let correlation = frame::correlation_of(&frame);
                 let waiting = {
@@ -296,30 +371,35 @@ async fn read_frames(mut read: OwnedReadHalf, state: Arc<Mutex<State>>, address:
                 match waiting {
                     // A caller who gave up needs no answer.
                     Some(waiting) => drop(waiting.answer.send(Ok(frame))),
-                    None => break format!("a response came to a request never sent (correlation id {correlation})"),
+                    None => {
+                        let reason = format!("a response came to a request never sent (correlation id {correlation})");
+                        break End::Other(reason);
+                    }
                 }
             }
-            Err(reason) => break reason,
+            Err(end) => break end,
         }
     };
-    tracing::debug!(%address, %reason, "connection ended");
-    close(&state, &address, &reason);
+    let shown = end.clone().error(&address);
+    tracing::debug!(error = %shown, "connection ended");
+    close(&state, &address, end);
 }
 
 /// One response behind its length. Memory grows as bytes arrive, never by what the length claims.
-async fn read_frame(read: &mut OwnedReadHalf, frame_bytes_max: usize) -> Result<Bytes, String> {
-    let length = read.read_i32().await.map_err(|error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => "the peer closed it".to_owned(),
-        _ => error.to_string(),
-    })?;
+async fn read_frame(read: &mut (impl AsyncRead + Unpin), frame_bytes_max: usize, address: &str) -> Result<Bytes, End> {
+    let failed = |error: io::Error| End::of(&error, address);
+    let length = read.read_i32().await.map_err(failed)?;
     let length = usize::try_from(length).ok().filter(|length| (4..=frame_bytes_max).contains(length)).ok_or_else(|| {
-        format!("a response claims {length} bytes, outside 4 to {frame_bytes_max}: this is no Kafka listener, or it wants TLS")
+        let bounds = format!("outside 4 to {frame_bytes_max}");
+        End::Other(format!(
+            "a response claims {length} bytes, {bounds}: this is no Kafka listener, or it wants TLS (security.protocol=SSL)"
+        ))
     })?;
     let mut body = BytesMut::with_capacity(length.min(64 << 10));
     let mut limited = read.take(length as u64);
     while body.len() < length {
-        if limited.read_buf(&mut body).await.map_err(|error| error.to_string())? == 0 {
-            return Err("the peer closed it within a response".to_owned());
+        if limited.read_buf(&mut body).await.map_err(failed)? == 0 {
+            return Err("the peer closed it within a response".into());
         }
     }
     Ok(body.freeze())

@@ -5,6 +5,8 @@ use std::{io, ops::RangeInclusive};
 use gregor_types::ErrorCode;
 use gregor_wire::{DecodeError, EncodeError};
 
+use crate::TlsFailure;
+
 /// A request that got no response. Errors that a broker answers with are in the response, not here.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
@@ -15,6 +17,14 @@ pub enum ChannelError {
         address: String,
         /// What the operating system said.
         source: io::Error,
+    },
+    /// The two sides do not agree on TLS. Asking again would not help.
+    #[error("no TLS with {address}: {failure}")]
+    Tls {
+        /// `host:port` of the peer.
+        address: String,
+        /// What failed, and what to do.
+        failure: TlsFailure,
     },
     /// The connection ended while a request was under way: whether the broker acted on it is unknown.
     #[error("the connection to {address} ended: {reason}")]
@@ -45,7 +55,7 @@ pub enum ChannelError {
         served: Option<RangeInclusive<i16>>,
     },
     /// The peer refused to say what it serves: it is no Kafka broker, or wants another security protocol.
-    #[error("{address} refused the first request with {error}; is it a Kafka listener without TLS and SASL?")]
+    #[error("{address} refused the first request with {error}; is it a Kafka listener without SASL?")]
     Refused {
         /// `host:port` of the peer.
         address: String,

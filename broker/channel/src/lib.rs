@@ -1,4 +1,4 @@
-//! One outgoing connection to a broker: versions, correlation, back-off.
+//! One outgoing connection to a broker: TLS, versions, correlation, back-off.
 //!
 //! The client crate opens one [`Channel`] per broker and purpose, and a broker opens them to its peers. A channel connects when it
 //! is first used, asks the peer which versions it serves (`ApiVersions`), keeps a bounded number of requests in flight and, when
@@ -9,6 +9,7 @@ mod backoff;
 mod connection;
 mod error;
 mod frame;
+mod tls;
 
 use std::{
     ops::RangeInclusive,
@@ -26,13 +27,16 @@ use tokio::{
 pub use backoff::Backoff;
 use connection::Connection;
 pub use error::ChannelError;
+pub use tls::{Security, TlsFailure};
 
 /// How a channel behaves. The defaults are those of Kafka's own clients.
 #[derive(Debug, Clone)]
 pub struct ChannelOptions {
     /// Told to the broker with each request; shows in its metrics, quotas and group descriptions.
     pub client_id: KString,
-    /// How long a TCP connection with its `ApiVersions` exchange may take.
+    /// What the connection speaks below Kafka's protocol.
+    pub security: Security,
+    /// How long a connection may take with its TLS handshake and its `ApiVersions` exchange.
     pub connect_timeout: Duration,
     /// How long a request may wait for its response, connecting included, unless a call says otherwise.
     pub request_timeout: Duration,
@@ -50,6 +54,7 @@ impl Default for ChannelOptions {
     fn default() -> Self {
         Self {
             client_id: KString::from_static("gregor"),
+            security: Security::Plaintext,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             in_flight_max: 5,

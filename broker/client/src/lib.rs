@@ -15,7 +15,7 @@ mod records;
 mod retry;
 mod route;
 
-pub use gregor_channel::{ChannelError, ChannelOptions};
+pub use gregor_channel::{ChannelError, ChannelOptions, Security, TlsFailure};
 pub use gregor_messages as messages;
 pub use gregor_types as types;
 

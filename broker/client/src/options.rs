@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gregor_channel::ChannelOptions;
+use gregor_channel::{ChannelOptions, Security};
 use gregor_types::KString;
 
 pub use gregor_wire::compression::{Compression, CompressionType};
@@ -12,7 +12,9 @@ pub use gregor_wire::compression::{Compression, CompressionType};
 pub struct ClientOptions {
     /// Told to brokers with each request.
     pub client_id: KString,
-    /// How long a TCP connection may take.
+    /// What connections speak below Kafka's protocol.
+    pub security: Security,
+    /// How long a connection may take with its TLS handshake.
     pub connect_timeout: Duration,
     /// How long one request may wait for its response.
     pub request_timeout: Duration,
@@ -30,6 +32,7 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             client_id: KString::from_static("gregor"),
+            security: Security::Plaintext,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             api_timeout: Duration::from_mins(1),
@@ -48,6 +51,13 @@ impl ClientOptions {
         self
     }
 
+    /// The same over connections of another kind.
+    #[must_use]
+    pub fn with_security(mut self, security: Security) -> Self {
+        self.security = security;
+        self
+    }
+
     /// The same, giving up after `timeout`.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
@@ -60,6 +70,7 @@ impl ClientOptions {
     pub(crate) fn channel(&self, in_flight_max: usize) -> ChannelOptions {
         ChannelOptions {
             client_id: self.client_id.clone(),
+            security: self.security.clone(),
             connect_timeout: self.connect_timeout,
             request_timeout: self.request_timeout,
             in_flight_max,
