@@ -3,10 +3,12 @@
 //! The server makes its listeners' TLS of it, the channel its own end. It reads the files that the keys name and nothing else;
 //! it opens no socket and starts no thread.
 
+mod client;
 mod error;
 mod parameters;
 mod pem;
 
+pub use client::client_config;
 pub use error::TlsError;
 pub use parameters::Parameters;
 pub use pem::{KeyStore, Secret, StoreFiles, StoreSettings, TrustStore};

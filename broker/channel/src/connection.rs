@@ -192,7 +192,7 @@ impl Connection {
 
     /// Ends the connection; whoever waits on it is told why.
     pub(crate) fn close(&self, reason: &str) {
-        close(&self.state, &self.address, reason.into());
+        close(&self.state, &self.address, &reason.into());
         self.tasks.iter().for_each(JoinHandle::abort);
     }
 
@@ -300,7 +300,7 @@ fn dropped() -> End {
     "the connection was dropped".into()
 }
 
-fn close(state: &Mutex<State>, address: &str, end: End) {
+fn close(state: &Mutex<State>, address: &str, end: &End) {
     let waiting = {
         let mut state = state.lock().expect("nothing panics while it holds this lock");
         if state.closed.is_none() {
@@ -345,7 +345,7 @@ async fn write_frames(
             Ok(()) => {}
             // The reader meets what the peer said before it closed, which tells more than that it closed.
             Err(error) if is_gone(&error) => return,
-            Err(error) => return close(&state, &address, End::of(&error, &address)),
+            Err(error) => return close(&state, &address, &End::of(&error, &address)),
         }
     }
 }
@@ -368,21 +368,19 @@ async fn read_frames(
                     let mut state = state.lock().expect("nothing panics while it holds this lock");
                     state.waiting.remove(&correlation)
                 };
-                match waiting {
-                    // A caller who gave up needs no answer.
-                    Some(waiting) => drop(waiting.answer.send(Ok(frame))),
-                    None => {
-                        let reason = format!("a response came to a request never sent (correlation id {correlation})");
-                        break End::Other(reason);
-                    }
-                }
+                let Some(waiting) = waiting else {
+                    let reason = format!("a response came to a request never sent (correlation id {correlation})");
+                    break End::Other(reason);
+                };
+                // A caller who gave up needs no answer.
+                let _ = waiting.answer.send(Ok(frame));
             }
             Err(end) => break end,
         }
     };
     let shown = end.clone().error(&address);
     tracing::debug!(error = %shown, "connection ended");
-    close(&state, &address, end);
+    close(&state, &address, &end);
 }
 
 /// One response behind its length. Memory grows as bytes arrive, never by what the length claims.

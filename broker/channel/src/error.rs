@@ -18,7 +18,7 @@ pub enum ChannelError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The two sides do not agree on TLS. Asking again would not help.
+    /// The two sides do not agree on TLS.
     #[error("no TLS with {address}: {failure}")]
     Tls {
         /// `host:port` of the peer.
@@ -89,6 +89,10 @@ pub enum ChannelError {
 impl ChannelError {
     /// Whether the same request may succeed later, if it is safe to send twice.
     pub fn is_retriable(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Disconnected { .. } | Self::TimedOut { .. })
+        match self {
+            Self::Connect { .. } | Self::Disconnected { .. } | Self::TimedOut { .. } => true,
+            Self::Tls { failure, .. } => failure.may_pass(),
+            Self::Unsupported { .. } | Self::Refused { .. } | Self::Encode { .. } | Self::Decode { .. } => false,
+        }
     }
 }

@@ -82,6 +82,13 @@ pub enum TlsFailure {
     Other(String),
 }
 
+impl TlsFailure {
+    /// Whether it may be otherwise the next time: a broker that stops ends connections without a word too.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Ended | Self::EndedAfterwards)
+    }
+}
+
 /// Shakes hands as a client. `address` is `host:port`; the host is the name asked for and checked.
 pub(crate) async fn connect(
     config: &Arc<ClientConfig>,

@@ -43,10 +43,10 @@ impl Authority {
 
     fn sign(&self, names: &[&str]) -> Identity {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-        self.sign_params(CertificateParams::new(names).unwrap())
+        self.sign_params(&CertificateParams::new(names).unwrap())
     }
 
-    fn sign_params(&self, params: CertificateParams) -> Identity {
+    fn sign_params(&self, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Identity { chain: vec![certificate.der().clone()], key: key.serialize_der().try_into().unwrap() }
@@ -113,19 +113,16 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
         let version = i16::from_be_bytes([frame[2], frame[3]]);
         let mut reader = Reader::new(frame.into());
         let header = RequestHeader::read(&mut reader, key.request_header_version(version)).unwrap();
-        match key {
-            ApiKey::ApiVersions => {
-                let row = |key: ApiKey, max| ApiVersion { api_key: key.code(), max_version: max, ..Default::default() };
-                let api_keys = vec![row(ApiKey::ApiVersions, 4), row(ApiKey::Heartbeat, 4)];
-                let response = ApiVersionsResponse { api_keys, ..Default::default() };
-                answer::<ApiVersionsRequest>(&mut stream, &header, version, &response).await;
-            }
-            _ => {
-                let request = HeartbeatRequest::decode(&mut reader, version).unwrap();
-                let response =
-                    HeartbeatResponse { throttle_time_ms: request.member_id.len() as i32, ..Default::default() };
-                answer::<HeartbeatRequest>(&mut stream, &header, version, &response).await;
-            }
+        if key == ApiKey::ApiVersions {
+            let row = |key: ApiKey, max| ApiVersion { api_key: key.code(), max_version: max, ..Default::default() };
+            let api_keys = vec![row(ApiKey::ApiVersions, 4), row(ApiKey::Heartbeat, 4)];
+            let response = ApiVersionsResponse { api_keys, ..Default::default() };
+            answer::<ApiVersionsRequest>(&mut stream, &header, version, &response).await;
+        } else {
+            let request = HeartbeatRequest::decode(&mut reader, version).unwrap();
+            let throttle_time_ms = request.member_id.len() as i32;
+            let response = HeartbeatResponse { throttle_time_ms, ..Default::default() };
+            answer::<HeartbeatRequest>(&mut stream, &header, version, &response).await;
         }
     }
 }
@@ -148,12 +145,13 @@ async fn answer<R: Request>(
     stream.flush().await.unwrap();
 }
 
-/// The TLS failure of a call, which is never worth another try.
+/// The TLS failure of a call. It is worth another try only where the peer may just have stopped.
 fn refused(outcome: Result<i32, ChannelError>) -> TlsFailure {
     match outcome {
         Err(error @ ChannelError::Tls { .. }) => {
-            assert!(!error.is_retriable(), "{error}");
+            let again = error.is_retriable();
             let ChannelError::Tls { failure, .. } = error else { unreachable!() };
+            assert_eq!(again, matches!(failure, TlsFailure::Ended | TlsFailure::EndedAfterwards), "{failure}");
             failure
         }
         other => panic!("expected a failure of TLS, not {other:?}"),
@@ -205,7 +203,7 @@ async fn a_certificate_whose_time_is_over_is_refused() {
     let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2021, 1, 1);
-    let failure = refused(heartbeat(server(authority.sign_params(params)), authority.trusted(), "m").await);
+    let failure = refused(heartbeat(server(authority.sign_params(&params)), authority.trusted(), "m").await);
     assert!(matches!(failure, TlsFailure::NotValidNow(_)), "{failure}");
 }
 

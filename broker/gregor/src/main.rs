@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod broker;
+mod command_config;
 mod consume;
 mod dev;
 mod group;

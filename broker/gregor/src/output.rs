@@ -1,10 +1,12 @@
 //! What commands share: where the cluster is, a runtime to ask it with, tables, and lines that nobody has to read.
 
-use std::{future::Future, io::Write, time::Duration};
+use std::{future::Future, io::Write, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use gregor_client::{Client, ClientOptions};
+use gregor_client::{Client, ClientError, ClientOptions};
+
+use crate::command_config;
 
 /// Where the cluster is.
 #[derive(Args)]
@@ -18,6 +20,14 @@ pub struct Cluster {
         value_name = "HOST:PORT"
     )]
     bootstrap_server: String,
+    /// A file of client properties, as Kafka's tools take it, where the cluster wants TLS.
+    ///
+    /// What counts in it: security.protocol (PLAINTEXT or SSL), client.id, and of the ssl. keys those of the trust store,
+    /// ssl.truststore.type=PEM with ssl.truststore.location; of the key store for a client certificate, ssl.keystore.type=PEM
+    /// with ssl.keystore.location and ssl.key.password; ssl.endpoint.identification.algorithm, ssl.enabled.protocols and
+    /// ssl.cipher.suites. Without a trust store the authorities of this system are trusted. Other keys are named and ignored.
+    #[arg(long, env = "GREGOR_COMMAND_CONFIG", value_name = "FILE")]
+    command_config: Option<PathBuf>,
     /// Give up after so many seconds.
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     timeout: u64,
@@ -26,19 +36,29 @@ pub struct Cluster {
 impl Cluster {
     /// Runs a command that talks to the cluster.
     pub fn run<F: Future<Output = Result<()>>>(&self, command: impl FnOnce(Client) -> F) -> Result<()> {
+        let options = ClientOptions::default()
+            .with_client_id("gregor-cli")
+            .with_timeout(Duration::from_secs(self.timeout.max(1)));
+        let options = match &self.command_config {
+            Some(file) => command_config::read(file, options)?,
+            None => options,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let options = ClientOptions::default()
-                .with_client_id("gregor-cli")
-                .with_timeout(Duration::from_secs(self.timeout.max(1)));
-            let client = Client::connect(&self.bootstrap_server, options).await.with_context(|| {
-                format!(
-                    "no broker answers at {}; is it running, and is this its address? (--bootstrap-server)",
-                    self.bootstrap_server
-                )
+            let client = Client::connect(&self.bootstrap_server, options).await.map_err(|error| {
+                let unreachable = matches!(error, ClientError::NoBroker { .. });
+                let error = anyhow::Error::new(error);
+                if unreachable { error.context(self.advice()) } else { error }
             })?;
             command(client).await
         })
+    }
+
+    fn advice(&self) -> String {
+        format!(
+            "no broker answers at {}; is it running, and is this its address? (--bootstrap-server)",
+            self.bootstrap_server
+        )
     }
 }
 
