@@ -6,9 +6,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use gregor_types::{LeaderEpoch, Offset, Timestamp};
+use gregor_types::{BrokerId, LeaderEpoch, Offset, Timestamp};
 
-use crate::{ControlRecord, ElectionState, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Nanos, Reply, api::LogRead};
+use crate::{ControlRecord, ElectionState, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Nanos, Outgoing, Reply, api::LogRead};
 
 /// Names one write. The driver gives it back with [`Input::Durable`](crate::Input::Durable) once that write is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +109,26 @@ pub enum Effect {
         /// What to append.
         batch: Batch,
     },
+    /// Append batches as the leader sent them, at the end of the log.
+    AppendFetched {
+        /// Where they must land.
+        base: Offset,
+        /// Whole batches that were checked.
+        records: Bytes,
+    },
+    /// Cut the log off here: what is behind it is not in the leader's log, and was never committed.
+    Truncate {
+        /// The new end.
+        end: Offset,
+    },
+    /// Send a request to a voter. The driver answers each one once, by [`Input::Response`](crate::Input::Response), also where it could not be
+    /// sent or nothing came back in time; until then no other is sent to that node.
+    Send {
+        /// The node; its endpoints are in the voter set, or known of the leader.
+        to: BrokerId,
+        /// What to send.
+        request: Outgoing,
+    },
     /// Sync the log, at least up to `end`.
     Flush {
         /// Given back once that is done.
@@ -184,10 +204,12 @@ pub(crate) enum Write {
     OwnVote(LeaderEpoch),
     /// Something that only answers wait for.
     Election,
+    /// What a follower fetched, up to here.
+    Fetched(Offset),
     /// A batch; it can be read up to here.
     Batch(Offset),
-    /// The log up to here.
-    Log(Offset),
+    /// The log up to here, by the leader of an epoch.
+    Log(LeaderEpoch, Offset),
 }
 
 impl Writes {
@@ -202,6 +224,11 @@ impl Writes {
     pub(crate) fn end(&mut self, token: Token) -> Option<Write> {
         let index = self.outstanding.iter().position(|(outstanding, _)| *outstanding == token)?;
         self.outstanding.remove(index).map(|(_, write)| write)
+    }
+
+    /// Whether all of the log is on disk.
+    pub(crate) fn log_is_durable(&self) -> bool {
+        !self.outstanding.iter().any(|(_, write)| matches!(write, Write::Log(..) | Write::Fetched(_)))
     }
 
     fn relative(&self) -> impl Iterator<Item = (u64, Write)> + '_ {

@@ -33,4 +33,10 @@ impl ElectionState {
     pub const fn elected(epoch: LeaderEpoch, leader: BrokerId) -> Self {
         Self { epoch, leader: Some(leader), voted: None }
     }
+
+    /// The same epoch with its leader, now that it is known; whom this node voted for stays on record.
+    #[must_use]
+    pub const fn led_by(self, leader: BrokerId) -> Self {
+        Self { leader: Some(leader), ..self }
+    }
 }

@@ -1,13 +1,18 @@
 //! The leader's books: how far its log is on disk, how far others have fetched, what is committed, who waits for more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use gregor_types::{ErrorCode, LeaderEpoch, Offset};
+use gregor_messages::{
+    BeginQuorumEpochRequest,
+    begin_quorum_epoch_request::{LeaderEndpoint, PartitionData, TopicData},
+};
+use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 
 use crate::{
-    Effect, Effects, LogView, Nanos, Now, Quorum, ReplicaKey, RequestId, Role, Token,
+    Effect, Effects, LogView, METADATA_TOPIC, Nanos, Now, Outgoing, Quorum, ReplicaKey, RequestId, Rng, Role, Token,
     api::{FetchPlan, LogRead},
     effects::Write,
+    peers::Asked,
     time::{Age, Countdown},
 };
 
@@ -28,6 +33,12 @@ pub struct Leader {
     durable: Offset,
     replicas: BTreeMap<ReplicaKey, Progress>,
     waiting: Vec<Waiting>,
+    /// Voters that fetched, or said that they follow, since the others were last told who leads.
+    pub(crate) followed_by: BTreeSet<BrokerId>,
+    /// How much is left of the time in which voters need not have fetched yet.
+    grace: Countdown,
+    /// When the voters that are silent are told again.
+    announce: Countdown,
 }
 
 /// How far another replica has fetched.
@@ -48,8 +59,19 @@ pub(crate) struct Waiting {
 }
 
 impl Leader {
-    pub(crate) fn new(epoch: LeaderEpoch, start: Offset) -> Self {
-        Self { epoch, start, end: start, durable: Offset::ZERO, replicas: BTreeMap::new(), waiting: Vec::new() }
+    /// `grace` is how long voters may take to fetch for the first time.
+    pub(crate) fn new(epoch: LeaderEpoch, start: Offset, grace: Nanos) -> Self {
+        Self {
+            epoch,
+            start,
+            end: start,
+            durable: Offset::ZERO,
+            replicas: BTreeMap::new(),
+            waiting: Vec::new(),
+            followed_by: BTreeSet::new(),
+            grace: Countdown::new(grace),
+            announce: Countdown::new(0),
+        }
     }
 
     pub(crate) fn pass(&mut self, elapsed: Nanos) {
@@ -59,10 +81,33 @@ impl Leader {
         }
         self.replicas.retain(|_, progress| !progress.fetched.is_forgotten());
         self.waiting.iter_mut().for_each(|waiting| waiting.timeout.pass(elapsed));
+        self.announce.pass(elapsed);
+        self.grace.pass(elapsed);
+    }
+
+    /// How long a majority may be silent yet: as long as the voter that completes it with this node may.
+    fn majority_patience(&self, voters: &crate::VoterSet, local: ReplicaKey, patience: Nanos) -> Nanos {
+        let others = voters.iter().filter(|voter| voter.key.id != local.id);
+        let mut left: Vec<Nanos> = others
+            .map(|voter| {
+                let fetched =
+                    self.replicas.get(&voter.key).map(|progress| patience.saturating_sub(progress.fetched.nanos()));
+                fetched.unwrap_or_default().max(self.grace.remaining())
+            })
+            .collect();
+        left.sort_unstable_by(|left, right| right.cmp(left));
+        let needed = voters.len() / 2 + usize::from(!voters.contains(local));
+        needed.checked_sub(1).map_or(patience, |last| left.get(last).copied().unwrap_or(0))
     }
 
     pub(crate) fn next_due(&self) -> Option<Nanos> {
         self.waiting.iter().map(|waiting| waiting.timeout.remaining()).min()
+    }
+
+    /// When a leader of several voters has something to do: say again that it leads, or see that nobody follows.
+    pub(crate) fn next_duty(&self, voters: &crate::VoterSet, local: ReplicaKey, patience: Nanos) -> Option<Nanos> {
+        let alone = voters.iter().all(|voter| voter.key.id == local.id);
+        (!alone).then(|| self.announce.remaining().min(self.majority_patience(voters, local, patience)))
     }
 
     pub(crate) fn replicas(&self) -> impl Iterator<Item = (ReplicaKey, Progress)> + '_ {
@@ -98,14 +143,74 @@ impl Leader {
 }
 
 impl Quorum {
+    /// How long a leader goes on without hearing from a majority (`LeaderState.CHECK_QUORUM_TIMEOUT_FACTOR`).
+    pub(crate) fn patience(&self) -> Nanos {
+        self.config.fetch_timeout + self.config.fetch_timeout / 2
+    }
+
+    /// Says to the voters that do not follow that it leads; gives way once a majority has been silent for too long, as another may lead by
+    /// then.
+    pub(crate) fn pursue_leadership(&mut self, now: Now, rng: &mut dyn Rng, effects: &mut Effects) {
+        self.answer_overdue_fetches(now, effects);
+        let (local, patience) = (self.config.local.key, self.patience());
+        let Role::Leader(leader) = &mut self.role else { return };
+        if leader.majority_patience(self.history.voters(), local, patience) == 0 {
+            self.resign(false, now, rng, effects);
+            self.pursue_resignation(now, rng, effects);
+            return;
+        }
+        if leader.announce.is_due() {
+            leader.announce = Countdown::new(self.config.fetch_timeout / 2);
+            leader.followed_by.clear();
+        }
+        self.announce_leadership(effects);
+    }
+
+    fn announce_leadership(&mut self, effects: &mut Effects) {
+        let Role::Leader(leader) = &self.role else { return };
+        let local = &self.config.local;
+        for voter in self.history.voters().iter().map(|voter| voter.key) {
+            if voter.id == local.key.id || leader.followed_by.contains(&voter.id) || !self.peers.is_free(voter.id) {
+                continue;
+            }
+            self.peers.ask(voter.id, Asked::Begin(leader.epoch));
+            let partition = PartitionData {
+                voter_directory_id: voter.directory_or_zero(),
+                leader_id: local.key.id.value(),
+                leader_epoch: leader.epoch.value(),
+                ..Default::default()
+            };
+            let topic =
+                TopicData { topic_name: METADATA_TOPIC.into(), partitions: vec![partition], ..Default::default() };
+            let endpoints = local.endpoints.iter().map(|endpoint| LeaderEndpoint {
+                name: endpoint.name.clone(),
+                host: endpoint.host.clone(),
+                port: endpoint.port,
+                ..Default::default()
+            });
+            let request = Outgoing::BeginQuorumEpoch(BeginQuorumEpochRequest {
+                cluster_id: Some(self.config.cluster_id.clone()),
+                voter_id: voter.id.value(),
+                topics: vec![topic],
+                leader_endpoints: endpoints.collect(),
+                ..Default::default()
+            });
+            effects.push(Effect::Send { to: voter.id, request });
+        }
+    }
+
     pub(crate) fn on_appended(&mut self, token: Token, log: &dyn LogView, now: Now, effects: &mut Effects) {
         if let Some(Write::Batch(_)) = self.writes.end(token) {
             self.answer_fetches_with_records(log, now, effects);
         }
     }
 
-    pub(crate) fn on_log_durable(&mut self, end: Offset, now: Now, effects: &mut Effects) {
+    /// A write of an earlier epoch says nothing of this log: it may have been cut off and written anew since.
+    pub(crate) fn on_log_durable(&mut self, epoch: LeaderEpoch, end: Offset, now: Now, effects: &mut Effects) {
         let Role::Leader(leader) = &mut self.role else { return };
+        if leader.epoch != epoch {
+            return;
+        }
         leader.durable = leader.durable.max(end);
         if self.update_high_watermark(effects) {
             self.answer_fetches_with_high_watermark(now, effects);

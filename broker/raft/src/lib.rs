@@ -9,25 +9,35 @@
 //! Architecture invariant: nothing here opens a file or a socket, reads a clock or rolls dice. It never holds record bytes longer
 //! than one step, and it knows no metadata record: a record is opaque bytes with an offset.
 //!
-//! Served so far: a quorum of one voter, static (`kraft.version` 0) or dynamic (1), with any number of observers.
+//! Here so far: elections and replication among the voters of a static (`kraft.version` 0) or dynamic (1) quorum, with any number of
+//! observers. A follower does not take a snapshot yet, and voters are not added or removed; the server runs a quorum of one voter
+//! ([`check_sole_voter`]).
 
+mod answers;
 mod api;
+mod candidate;
 pub mod control;
 mod effects;
 mod election;
+mod follower;
 mod leader;
 mod log_view;
+mod peers;
 mod quorum;
+mod resigned;
 pub mod snapshot;
+mod start;
 mod time;
 mod voters;
 
-pub use api::{LogRead, Reply, Request, SnapshotRead};
+pub use answers::Response;
+pub use api::{LogRead, Outgoing, Reply, Request, SnapshotRead};
 pub use control::ControlRecord;
 pub use effects::{AppendError, Batch, Effect, Effects, RequestId, RoleChange, Token};
 pub use election::ElectionState;
 pub use log_view::{LogView, OffsetAndEpoch, SnapshotId};
-pub use quorum::{Config, Input, Quorum, Role, StartError};
+pub use quorum::{Config, Input, Quorum, Role};
+pub use start::{StartError, check_sole_voter};
 pub use time::{Nanos, Now, Rng};
 pub use voters::{Endpoint, ReplicaKey, Voter, VoterHistory, VoterSet};
 

@@ -10,11 +10,17 @@ use gregor_state_records::control::{KRaftVersionRecord, VotersRecord};
 use gregor_types::{BrokerId, KString, LeaderEpoch, Offset};
 
 use crate::{
-    AppendError, Batch, ControlRecord, Effect, Effects, ElectionState, LogView, MAX_BATCH_BYTES, MAX_BATCH_RECORDS,
-    Nanos, Now, OffsetAndEpoch, ReplicaKey, Request, RequestId, Rng, RoleChange, Token, Voter, VoterHistory, VoterSet,
+    AppendError, Batch, ControlRecord, Effect, Effects, ElectionState, Endpoint, LogView, MAX_BATCH_BYTES,
+    MAX_BATCH_RECORDS, Nanos, Now, OffsetAndEpoch, Request, RequestId, Response, Rng, RoleChange, StartError, Token,
+    Voter, VoterHistory, VoterSet,
+    candidate::{Candidate, Prospective},
     control::leader_change,
     effects::{Write, Writes},
+    follower::Follower,
     leader::Leader,
+    peers::Peers,
+    resigned::Resigned,
+    start,
     time::Countdown,
 };
 
@@ -29,6 +35,10 @@ pub struct Config {
     pub election_timeout: Nanos,
     /// `controller.quorum.fetch.timeout.ms`.
     pub fetch_timeout: Nanos,
+    /// `controller.quorum.election.backoff.max.ms`.
+    pub election_backoff_max: Nanos,
+    /// `controller.quorum.retry.backoff.ms`.
+    pub retry_backoff: Nanos,
 }
 
 /// Something that happened.
@@ -62,57 +72,16 @@ pub enum Input {
         /// The request.
         request: Request,
     },
+    /// What another node answered to an [`Effect::Send`]; `None` where no answer came.
+    Response {
+        /// The node that was asked.
+        from: BrokerId,
+        /// Its answer.
+        response: Option<Response>,
+    },
     /// The node stops: give up leadership, start no election.
     Resign,
 }
-
-/// Why a node cannot take part.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StartError {
-    /// Nobody votes.
-    #[error(
-        "the quorum has no voters: format the directory with `gregor storage format --standalone`, or set controller.quorum.voters"
-    )]
-    NoVoters,
-    /// More than one voter.
-    #[error("the quorum has {0} voters; this version of Gregor runs a quorum of one voter")]
-    SeveralVoters(usize),
-    /// Another node is the voter.
-    #[error(
-        "the only voter is node {voter}, but this node has node.id {local}; joining a quorum as an observer is not served yet"
-    )]
-    NotTheVoter {
-        /// The voter.
-        voter: BrokerId,
-        /// This node.
-        local: BrokerId,
-    },
-    /// This node on another disk is the voter.
-    #[error("the voter is node {} in the directory with id {}, but the metadata directory here has directory.id {}",
-        voter.id, voter.directory_or_zero(), local.directory_or_zero())]
-    OtherDirectory {
-        /// The voter.
-        voter: ReplicaKey,
-        /// This replica.
-        local: ReplicaKey,
-    },
-    /// The log's head is gone, and nothing stands for it.
-    #[error(
-        "the metadata log starts at offset {start}, but no snapshot covers what was before it (newest: {newest:?})"
-    )]
-    MissingSnapshot {
-        /// The first offset that the log has.
-        start: Offset,
-        /// The newest snapshot.
-        newest: Option<OffsetAndEpoch>,
-    },
-    /// A `kraft.version` that we do not run.
-    #[error("the quorum runs kraft.version {0}; this version of Gregor runs 0 and 1")]
-    KRaftVersion(i16),
-}
-
-/// The highest `kraft.version` that we run.
-const KRAFT_VERSION_MAX: i16 = 1;
 
 /// One node's part in the quorum.
 #[derive(Debug, Clone)]
@@ -122,18 +91,22 @@ pub struct Quorum {
     pub(crate) role: Role,
     pub(crate) high_watermark: Option<Offset>,
     pub(crate) writes: Writes,
+    pub(crate) peers: Peers,
     /// When the last step was. No part of the state: what is left until something is due is.
     last_step: Nanos,
 }
 
-/// The roles of KRaft, each with what is valid in it. With one voter there is nobody to follow, and nobody to ask before a vote
-/// (`PreVote`), so Follower and Prospective do not occur.
+/// The roles of KRaft, each with what is valid in it. A quorum of one voter has nobody to follow and nobody to ask before a vote.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Knows an epoch, at most its leader.
     Unattached(Unattached),
+    /// Asks whether it would win an election.
+    Prospective(Prospective),
     /// Asks for votes.
     Candidate(Candidate),
+    /// Fetches from the leader.
+    Follower(Follower),
     /// Leads.
     Leader(Leader),
     /// Led, or might have, and gives way.
@@ -147,21 +120,6 @@ pub struct Unattached {
     pub(crate) timeout: Countdown,
 }
 
-/// See [`Role::Candidate`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Candidate {
-    pub(crate) epoch: LeaderEpoch,
-    /// Whether the vote for itself is on disk, so that it counts.
-    pub(crate) own_vote: bool,
-    pub(crate) timeout: Countdown,
-}
-
-/// See [`Role::Resigned`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Resigned {
-    pub(crate) epoch: LeaderEpoch,
-}
-
 impl Quorum {
     /// A node that has read its election state, its log and its newest snapshot.
     pub fn new(
@@ -170,15 +128,7 @@ impl Quorum {
         history: VoterHistory,
         log: &dyn LogView,
     ) -> Result<Self, StartError> {
-        let local = config.local.key;
-        let (start, newest) = (log.start(), log.latest_snapshot());
-        if start > Offset::ZERO && newest.is_none_or(|newest| newest.offset < start) {
-            return Err(StartError::MissingSnapshot { start, newest });
-        }
-        if history.kraft_version() > KRAFT_VERSION_MAX {
-            return Err(StartError::KRaftVersion(history.kraft_version()));
-        }
-        check_sole_voter(history.voters(), local)?;
+        start::check_log(&history, log)?;
         // A log can hold a newer epoch than the election state where that file was lost.
         let epoch = election.epoch.max(log.end().epoch);
         let election = if epoch == election.epoch { election } else { ElectionState::unknown_leader(epoch) };
@@ -189,6 +139,7 @@ impl Quorum {
             role: Role::Unattached(Unattached { election, timeout }),
             high_watermark: None,
             writes: Writes::default(),
+            peers: Peers::default(),
             last_step: 0,
         })
     }
@@ -200,14 +151,15 @@ impl Quorum {
         self.last_step = now.monotonic.max(self.last_step);
         self.pass(elapsed);
         match input {
-            Input::Start => self.stand(log, now, rng, effects),
+            Input::Start => self.begin(log, now, rng, effects),
             // Both are seen by what follows every input: what is due, and what the log view shows.
             Input::Tick | Input::SnapshotReady(_) => {}
-            Input::Durable(token) => self.on_durable(token, log, now, effects),
+            Input::Durable(token) => self.on_durable(token, log, now, rng, effects),
             Input::Appended(token) => self.on_appended(token, log, now, effects),
             Input::Append { epoch, base, records } => self.on_append(epoch, base, records, now, effects),
             Input::Request { id, version, request } => self.on_request(id, version, request, log, now, rng, effects),
-            Input::Resign => self.resign(now, effects),
+            Input::Response { from, response } => self.on_response(from, response.as_ref(), log, now, rng, effects),
+            Input::Resign => self.resign(true, now, rng, effects),
         }
         self.act_on_time(log, now, rng, effects);
         if let Some(remaining) = self.next_due() {
@@ -224,7 +176,9 @@ impl Quorum {
     pub fn epoch(&self) -> LeaderEpoch {
         match &self.role {
             Role::Unattached(role) => role.election.epoch,
+            Role::Prospective(role) => role.election.epoch,
             Role::Candidate(role) => role.epoch,
+            Role::Follower(role) => role.election.epoch,
             Role::Leader(leader) => leader.epoch,
             Role::Resigned(role) => role.epoch,
         }
@@ -234,6 +188,8 @@ impl Quorum {
     pub fn leader_id(&self) -> Option<BrokerId> {
         match &self.role {
             Role::Unattached(role) => role.election.leader,
+            Role::Prospective(role) => role.election.leader,
+            Role::Follower(role) => Some(role.leader),
             Role::Leader(_) => Some(self.config.local.key.id),
             Role::Candidate(_) | Role::Resigned(_) => None,
         }
@@ -257,67 +213,111 @@ impl Quorum {
         &self.history
     }
 
+    /// Where the leader that this node follows listens, if it said so; else the voter set knows.
+    pub fn leader_endpoints(&self) -> &[Endpoint] {
+        match &self.role {
+            Role::Follower(role) => &role.endpoints,
+            _ => &[],
+        }
+    }
+
     fn pass(&mut self, elapsed: Nanos) {
+        self.peers.pass(elapsed);
         match &mut self.role {
             Role::Unattached(role) => role.timeout.pass(elapsed),
+            Role::Prospective(role) => role.timeout.pass(elapsed),
             Role::Candidate(role) => role.timeout.pass(elapsed),
+            Role::Follower(role) => role.timeout.pass(elapsed),
             Role::Leader(leader) => leader.pass(elapsed),
-            Role::Resigned(_) => {}
+            Role::Resigned(role) => role.timeout.iter_mut().for_each(|timeout| timeout.pass(elapsed)),
         }
     }
 
     fn act_on_time(&mut self, log: &dyn LogView, now: Now, rng: &mut dyn Rng, effects: &mut Effects) {
-        match &mut self.role {
-            Role::Unattached(role) if role.timeout.is_due() => self.stand(log, now, rng, effects),
-            // The vote of the only voter is still on its way to the disk: there is nobody to ask again.
-            Role::Candidate(role) if role.timeout.is_due() => {
-                role.timeout = Countdown::new(rng.spread(self.config.election_timeout));
-            }
-            Role::Leader(_) => self.answer_overdue_fetches(now, effects),
-            _ => {}
+        let stands = match &self.role {
+            Role::Unattached(role) => role.timeout.is_due(),
+            Role::Follower(role) => role.timeout.is_due(),
+            _ => false,
+        };
+        // Who does not vote waits for a leader for as long as it takes.
+        if stands && self.is_voter() {
+            self.become_prospective(now, rng, effects);
+        }
+        match &self.role {
+            Role::Unattached(_) => {}
+            Role::Prospective(_) | Role::Candidate(_) => self.pursue_election(log, now, rng, effects),
+            Role::Follower(_) => self.fetch(log, effects),
+            Role::Leader(_) => self.pursue_leadership(now, rng, effects),
+            Role::Resigned(_) => self.pursue_resignation(now, rng, effects),
         }
     }
 
     fn next_due(&self) -> Option<Nanos> {
-        match &self.role {
-            Role::Unattached(role) => Some(role.timeout.remaining()),
+        let own = match &self.role {
+            Role::Unattached(role) => self.is_voter().then(|| role.timeout.remaining()),
+            Role::Prospective(role) => Some(role.timeout.remaining()),
             Role::Candidate(role) => Some(role.timeout.remaining()),
-            Role::Leader(leader) => leader.next_due(),
-            Role::Resigned(_) => None,
+            Role::Follower(role) => self.is_voter().then(|| role.timeout.remaining()),
+            Role::Leader(leader) => {
+                let duty = leader.next_duty(self.voters(), self.config.local.key, self.patience());
+                leader.next_due().into_iter().chain(duty).min()
+            }
+            Role::Resigned(role) => role.timeout.map(Countdown::remaining),
+        };
+        own.into_iter().chain(self.peers.next_due()).min()
+    }
+
+    /// What is to be remembered of elections, as of now.
+    pub(crate) fn election(&self) -> ElectionState {
+        let local = self.config.local.key;
+        match &self.role {
+            Role::Unattached(role) => role.election,
+            Role::Prospective(role) => role.election,
+            Role::Candidate(role) => ElectionState::voted(role.epoch, local),
+            Role::Follower(role) => role.election,
+            Role::Leader(leader) => ElectionState::elected(leader.epoch, local.id),
+            Role::Resigned(role) => ElectionState::elected(role.epoch, local.id),
         }
     }
 
-    /// Stands for election in the next epoch. A vote counts, also one's own, once it is on disk.
-    fn stand(&mut self, log: &dyn LogView, now: Now, rng: &mut dyn Rng, effects: &mut Effects) {
-        let epoch = self.epoch().max(log.end().epoch).next();
-        self.leave_leadership(now, effects);
-        let timeout = Countdown::new(rng.spread(self.config.election_timeout));
-        self.role = Role::Candidate(Candidate { epoch, own_vote: false, timeout });
-        let token = self.writes.begin(Write::OwnVote(epoch));
-        effects.push(Effect::Persist { token, state: ElectionState::voted(epoch, self.config.local.key) });
+    pub(crate) fn is_voter(&self) -> bool {
+        self.voters().contains(self.config.local.key)
     }
 
-    fn on_durable(&mut self, token: Token, log: &dyn LogView, now: Now, effects: &mut Effects) {
+    fn on_durable(&mut self, token: Token, log: &dyn LogView, now: Now, rng: &mut dyn Rng, effects: &mut Effects) {
         match self.writes.end(token) {
             Some(Write::OwnVote(voted)) => {
                 if let Role::Candidate(candidate) = &mut self.role
                     && candidate.epoch == voted
                 {
                     candidate.own_vote = true;
-                    // The only voter has a majority with its own vote.
-                    self.lead(voted, log, now, effects);
+                    self.pursue_election(log, now, rng, effects);
                 }
             }
-            Some(Write::Log(end)) => self.on_log_durable(end, now, effects),
+            Some(Write::Log(epoch, end)) => self.on_log_durable(epoch, end, now, effects),
+            Some(Write::Fetched(end)) => self.follow_high_watermark(end, effects),
             Some(Write::Election | Write::Batch(_)) | None => {}
         }
     }
 
-    fn lead(&mut self, epoch: LeaderEpoch, log: &dyn LogView, now: Now, effects: &mut Effects) {
+    /// A majority has voted for this node.
+    pub(crate) fn lead(
+        &mut self,
+        epoch: LeaderEpoch,
+        log: &dyn LogView,
+        now: Now,
+        rng: &mut dyn Rng,
+        effects: &mut Effects,
+    ) {
         let start = log.end().offset;
         let local = self.config.local.key.id;
-        self.role = Role::Leader(Leader::new(epoch, start));
-        let records = self.first_records_of_epoch(local);
+        let granting: Vec<_> = match &self.role {
+            Role::Candidate(role) => std::iter::once(local).chain(role.votes.granted()).collect(),
+            _ => vec![local],
+        };
+        let grace = if self.voters().len() > 1 { self.patience() } else { 0 };
+        self.role = Role::Leader(Leader::new(epoch, start, grace));
+        let records = self.first_records_of_epoch(local, granting);
         for (offset, record) in (start.value()..).zip(&records) {
             self.history.replay(Offset(offset), record);
         }
@@ -325,13 +325,14 @@ impl Quorum {
         effects.push(Effect::Role(RoleChange::Leader { epoch, start }));
         let token = self.writes.begin(Write::Election);
         effects.push(Effect::Persist { token, state: ElectionState::elected(epoch, local) });
+        self.pursue_leadership(now, rng, effects);
     }
 
     /// An epoch starts with its leader's name, and with the voters where the log has none yet or this node listens elsewhere now
     /// (`LeaderState.appendStartOfEpochControlRecords`).
-    fn first_records_of_epoch(&self, local: BrokerId) -> Vec<ControlRecord> {
+    fn first_records_of_epoch(&self, local: BrokerId, granting: Vec<BrokerId>) -> Vec<ControlRecord> {
         let voters = self.history.voters();
-        let mut records = vec![leader_change(local, voters.iter().map(|voter| voter.key.id), [local])];
+        let mut records = vec![leader_change(local, voters.iter().map(|voter| voter.key.id), granting)];
         let version = self.history.kraft_version();
         if version >= 1 {
             let in_log = self.history.voters_are_in_log();
@@ -378,23 +379,37 @@ impl Quorum {
         let end = leader.end;
         let token = self.writes.begin(Write::Batch(end));
         effects.push(Effect::Append { token, base, epoch, timestamp: now.wall, batch });
-        let token = self.writes.begin(Write::Log(end));
+        let token = self.writes.begin(Write::Log(epoch, end));
         effects.push(Effect::Flush { token, end });
     }
 
-    fn resign(&mut self, now: Now, effects: &mut Effects) {
-        let epoch = self.epoch();
-        self.leave_leadership(now, effects);
-        self.role = Role::Resigned(Resigned { epoch });
-    }
-
     /// Gives up what only a leader holds; the caller sets the next role.
-    fn leave_leadership(&mut self, now: Now, effects: &mut Effects) {
+    pub(crate) fn leave_leadership(&mut self, now: Now, effects: &mut Effects) {
         if matches!(self.role, Role::Leader(_)) {
             let epoch = self.epoch();
             self.fail_waiting_fetches(now, effects);
             effects.push(Effect::Role(RoleChange::NotLeader { epoch }));
         }
+    }
+
+    /// Learns of a newer epoch, or of the leader of one. Returns the token that an answer has to wait for.
+    pub(crate) fn transition(
+        &mut self,
+        epoch: LeaderEpoch,
+        leader: Option<BrokerId>,
+        endpoints: Vec<Endpoint>,
+        now: Now,
+        rng: &mut dyn Rng,
+        effects: &mut Effects,
+    ) -> Token {
+        let known = self.election();
+        let election = if known.epoch == epoch { known } else { ElectionState::unknown_leader(epoch) };
+        let Some(leader) = leader else { return self.become_unattached(election, now, rng, effects) };
+        self.leave_leadership(now, effects);
+        self.follow(election, leader, endpoints);
+        let token = self.writes.begin(Write::Election);
+        effects.push(Effect::Persist { token, state: election.led_by(leader) });
+        token
     }
 
     /// Learns of a newer epoch from somebody else. Returns the token that an answer has to wait for.
@@ -418,21 +433,6 @@ impl Quorum {
     }
 }
 
-/// Whether this replica is the only voter, which is all that is served yet.
-fn check_sole_voter(voters: &VoterSet, local: ReplicaKey) -> Result<(), StartError> {
-    let Some(voter) = voters.iter().next() else { return Err(StartError::NoVoters) };
-    if voters.len() > 1 {
-        return Err(StartError::SeveralVoters(voters.len()));
-    }
-    if voter.key.id != local.id {
-        return Err(StartError::NotTheVoter { voter: voter.key.id, local: local.id });
-    }
-    if !voters.contains(local) {
-        return Err(StartError::OtherDirectory { voter: voter.key, local });
-    }
-    Ok(())
-}
-
 impl PartialEq for Quorum {
     fn eq(&self, other: &Self) -> bool {
         self.config == other.config
@@ -440,6 +440,7 @@ impl PartialEq for Quorum {
             && self.role == other.role
             && self.high_watermark == other.high_watermark
             && self.writes == other.writes
+            && self.peers == other.peers
     }
 }
 
@@ -452,5 +453,6 @@ impl Hash for Quorum {
         self.role.hash(hasher);
         self.high_watermark.hash(hasher);
         self.writes.hash(hasher);
+        self.peers.hash(hasher);
     }
 }

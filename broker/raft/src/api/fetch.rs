@@ -133,8 +133,14 @@ impl Quorum {
         if node.value() < 0 {
             return;
         }
+        let key = ReplicaKey::new(node, directory);
+        // Static voters have no directory in the set.
+        let voter = self.voters().voter(node).filter(|_| self.voters().contains(key)).map(|voter| voter.key);
         if let Role::Leader(leader) = &mut self.role {
-            leader.on_fetched(ReplicaKey::new(node, directory), from);
+            leader.on_fetched(voter.unwrap_or(key), from);
+            if voter.is_some() {
+                leader.followed_by.insert(node);
+            }
         }
         self.update_high_watermark(effects);
     }

@@ -1,12 +1,14 @@
 //! The requests of KRaft that a node answers, each with the checks and in the order of Apache's `KafkaRaftClient`.
 
 mod describe;
+mod epoch;
 mod fetch;
 mod fetch_snapshot;
 mod vote;
 
 use gregor_messages::{
-    DescribeQuorumRequest, DescribeQuorumResponse, FetchRequest, FetchResponse, FetchSnapshotRequest,
+    BeginQuorumEpochRequest, BeginQuorumEpochResponse, DescribeQuorumRequest, DescribeQuorumResponse,
+    EndQuorumEpochRequest, EndQuorumEpochResponse, FetchRequest, FetchResponse, FetchSnapshotRequest,
     FetchSnapshotResponse, VoteRequest, VoteResponse,
 };
 use gregor_types::{ErrorCode, KString, LeaderEpoch, Offset};
@@ -24,8 +26,25 @@ pub enum Request {
     FetchSnapshot(FetchSnapshotRequest),
     /// A vote, or whether one would be given.
     Vote(VoteRequest),
+    /// A leader says that it leads.
+    BeginQuorumEpoch(BeginQuorumEpochRequest),
+    /// A leader says that it leads no more.
+    EndQuorumEpoch(EndQuorumEpochRequest),
     /// Who leads, who votes, who watches, and how far each is.
     DescribeQuorum(DescribeQuorumRequest),
+}
+
+/// A request to another voter; its answer is a [`Response`](crate::Response).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outgoing {
+    /// See [`Request::Vote`].
+    Vote(VoteRequest),
+    /// See [`Request::BeginQuorumEpoch`].
+    BeginQuorumEpoch(BeginQuorumEpochRequest),
+    /// See [`Request::EndQuorumEpoch`].
+    EndQuorumEpoch(EndQuorumEpochRequest),
+    /// See [`Request::Fetch`].
+    Fetch(FetchRequest),
 }
 
 /// The answer to the request of the same name.
@@ -37,6 +56,10 @@ pub enum Reply {
     FetchSnapshot(FetchSnapshotResponse, Option<SnapshotRead>),
     /// See [`Request::Vote`].
     Vote(VoteResponse),
+    /// See [`Request::BeginQuorumEpoch`].
+    BeginQuorumEpoch(BeginQuorumEpochResponse),
+    /// See [`Request::EndQuorumEpoch`].
+    EndQuorumEpoch(EndQuorumEpochResponse),
     /// See [`Request::DescribeQuorum`].
     DescribeQuorum(DescribeQuorumResponse),
 }
@@ -82,6 +105,14 @@ impl Quorum {
             Request::Vote(request) => {
                 let (response, after) = self.on_vote(&request, log, now, rng, effects);
                 effects.reply(after, id, Reply::Vote(response));
+            }
+            Request::BeginQuorumEpoch(request) => {
+                let (response, after) = self.on_begin_epoch(&request, now, rng, effects);
+                effects.reply(after, id, Reply::BeginQuorumEpoch(response));
+            }
+            Request::EndQuorumEpoch(request) => {
+                let (response, after) = self.on_end_epoch(&request, now, rng, effects);
+                effects.reply(after, id, Reply::EndQuorumEpoch(response));
             }
             Request::DescribeQuorum(request) => {
                 let response = self.on_describe(&request, now);

@@ -87,28 +87,36 @@ impl Quorum {
     }
 
     fn would_vote(&self, candidate: ReplicaKey, pre_vote: bool, up_to_date: bool) -> bool {
-        match &self.role {
-            Role::Leader(_) => false,
-            _ if pre_vote => up_to_date,
-            Role::Candidate(_) | Role::Resigned(_) => false,
-            Role::Unattached(role) => match (role.election.voted, role.election.leader) {
-                (Some(voted), _) => {
-                    voted.id == candidate.id && (voted.directory.is_none() || voted.directory == candidate.directory)
-                }
-                (None, Some(_)) => false,
-                (None, None) => up_to_date,
-            },
+        let election = match &self.role {
+            Role::Leader(_) => return false,
+            // A leader that answers is as good as any (KIP-996): who cannot reach it must not bring it down.
+            Role::Follower(role) => return pre_vote && up_to_date && !role.has_fetched,
+            _ if pre_vote => return up_to_date,
+            Role::Candidate(_) | Role::Resigned(_) => return false,
+            Role::Unattached(role) => role.election,
+            Role::Prospective(role) => role.election,
+        };
+        match (election.voted, election.leader) {
+            (Some(voted), _) => {
+                voted.id == candidate.id && (voted.directory.is_none() || voted.directory == candidate.directory)
+            }
+            (None, Some(_)) => false,
+            (None, None) => up_to_date,
         }
     }
 
     /// A vote leaves only once it is on disk; also the answer to a repeated request waits for it.
     fn give_vote(&mut self, candidate: ReplicaKey, effects: &mut Effects, after: &mut Option<Token>) {
-        let Role::Unattached(role) = &mut self.role else { unreachable!("only an unattached node votes") };
-        if role.election.voted.is_none() {
-            role.election = ElectionState::voted(role.election.epoch, candidate);
+        let election = match &mut self.role {
+            Role::Unattached(role) => &mut role.election,
+            Role::Prospective(role) => &mut role.election,
+            _ => unreachable!("only a node that knows no leader votes"),
+        };
+        if election.voted.is_none() {
+            *election = ElectionState::voted(election.epoch, candidate);
         }
         let token = self.writes.begin(Write::Election);
-        effects.push(Effect::Persist { token, state: role.election });
+        effects.push(Effect::Persist { token, state: *election });
         *after = Some(token);
     }
 }

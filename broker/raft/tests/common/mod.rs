@@ -106,6 +106,8 @@ pub fn config() -> Config {
         local: local_voter(),
         election_timeout: 1_000 * MILLISECOND,
         fetch_timeout: 2_000 * MILLISECOND,
+        election_backoff_max: 1_000 * MILLISECOND,
+        retry_backoff: 20 * MILLISECOND,
     }
 }
 
@@ -192,6 +194,9 @@ impl Node {
             Effect::Reply { to, reply, .. } => self.replies.push((to, reply)),
             Effect::HighWatermark(end) => self.commit(end.value() as usize),
             Effect::Timer { .. } | Effect::Role(_) | Effect::Refused { .. } => {}
+            Effect::Send { .. } | Effect::AppendFetched { .. } | Effect::Truncate { .. } => {
+                unreachable!("a quorum of one has nobody to ask")
+            }
         }
     }
 

@@ -109,6 +109,9 @@ pub(super) fn complete(
             ControllerResponse::FetchSnapshot(response)
         }
         Reply::Vote(response) => ControllerResponse::Vote(response),
+        Reply::BeginQuorumEpoch(_) | Reply::EndQuorumEpoch(_) => {
+            unreachable!("these requests are not taken before a quorum may have several voters")
+        }
         Reply::DescribeQuorum(response) => ControllerResponse::DescribeQuorum(response),
     })
 }

@@ -11,7 +11,7 @@ use gregor_metadata::{KRAFT_VERSION_FEATURE, ServedFeature, UnservedFeature};
 use gregor_node::{LifecycleConfig, LifecycleError};
 use gregor_raft::{
     Config, Endpoint, LogView, Quorum, ReplicaKey, SnapshotId, StartError, Voter, VoterHistory, VoterSet,
-    control::Content,
+    check_sole_voter, control::Content,
 };
 use gregor_state_records::{RecordError, metadata::MetadataRecord};
 use gregor_types::{ClusterId, DirectoryId, Offset, Timestamp};
@@ -107,7 +107,10 @@ pub(super) fn open(options: ControlOptions, now: Timestamp) -> Result<Parts, Con
         local,
         election_timeout: millisecond(config.controller_quorum_election_timeout_ms),
         fetch_timeout: millisecond(config.controller_quorum_fetch_timeout_ms),
+        election_backoff_max: millisecond(config.controller_quorum_election_backoff_max_ms),
+        retry_backoff: millisecond(config.controller_quorum_retry_backoff_ms),
     };
+    check_sole_voter(history.voters(), quorum_config.local.key)?;
     let quorum = Quorum::new(quorum_config, election, history, &log)?;
     let bootstrap = bootstrap_records(&options, &log)?;
     if replay.image().features().finalized_metadata_version().is_none() {

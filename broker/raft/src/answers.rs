@@ -1,0 +1,140 @@
+//! The answers of other voters to what this node asked them.
+
+use gregor_messages::{BeginQuorumEpochResponse, EndQuorumEpochResponse, FetchResponse, VoteResponse};
+use gregor_types::{BrokerId, ErrorCode, LeaderEpoch};
+
+use crate::{Effects, LogView, Now, Quorum, Rng, Role, peers::Asked, time::Countdown};
+
+/// The answer to the [`Outgoing`](crate::Outgoing) request of the same name.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Response {
+    /// A vote, or whether one would be given.
+    Vote(VoteResponse),
+    /// Whether the voter follows.
+    BeginQuorumEpoch(BeginQuorumEpochResponse),
+    /// Whether the voter has heard.
+    EndQuorumEpoch(EndQuorumEpochResponse),
+    /// Records.
+    Fetch(FetchResponse),
+}
+
+/// What every answer says: whether it went well, and who leads as far as the other knows.
+struct Common {
+    error: ErrorCode,
+    leader: Option<BrokerId>,
+    epoch: LeaderEpoch,
+}
+
+impl Response {
+    fn common(&self) -> Option<Common> {
+        let (whole, of_partition) = match self {
+            Self::Vote(response) => {
+                let data = response.topics.first().and_then(|topic| topic.partitions.first());
+                (response.error_code, data.map(|data| (data.error_code, data.leader_id, data.leader_epoch)))
+            }
+            Self::BeginQuorumEpoch(response) => {
+                let data = response.topics.first().and_then(|topic| topic.partitions.first());
+                (response.error_code, data.map(|data| (data.error_code, data.leader_id, data.leader_epoch)))
+            }
+            Self::EndQuorumEpoch(response) => {
+                let data = response.topics.first().and_then(|topic| topic.partitions.first());
+                (response.error_code, data.map(|data| (data.error_code, data.leader_id, data.leader_epoch)))
+            }
+            Self::Fetch(response) => {
+                let data = response.responses.first().and_then(|topic| topic.partitions.first());
+                let leader = data.map(|data| &data.current_leader);
+                let said = data.zip(leader);
+                (
+                    response.error_code,
+                    said.map(|(data, leader)| (data.error_code, leader.leader_id, leader.leader_epoch)),
+                )
+            }
+        };
+        if whole != 0 {
+            return None;
+        }
+        let (error, leader, epoch) = of_partition?;
+        let leader = (leader >= 0).then_some(BrokerId(leader));
+        Some(Common { error: ErrorCode::from_code(error)?, leader, epoch: LeaderEpoch(epoch) })
+    }
+}
+
+impl Quorum {
+    /// An answer, or `None` where none came.
+    pub(crate) fn on_response(
+        &mut self,
+        from: BrokerId,
+        response: Option<&Response>,
+        log: &dyn LogView,
+        now: Now,
+        rng: &mut dyn Rng,
+        effects: &mut Effects,
+    ) {
+        let Some(asked) = self.peers.end(from) else { return };
+        let understood = response.and_then(|response| Some((response, response.common()?)));
+        let Some((response, common)) = understood else {
+            self.peers.pause(from, self.config.retry_backoff);
+            return;
+        };
+        self.learn(&common, now, rng, effects);
+        let fails = common.error != ErrorCode::None || !self.take_answer(from, asked, response, log, effects);
+        if fails {
+            self.peers.pause(from, self.config.retry_backoff);
+        }
+    }
+
+    /// Learns of a newer epoch, or of who leads the present one.
+    fn learn(&mut self, common: &Common, now: Now, rng: &mut dyn Rng, effects: &mut Effects) {
+        let Common { leader, epoch, .. } = *common;
+        let leader = leader.filter(|leader| *leader != self.config.local.key.id);
+        if epoch > self.epoch() || (epoch == self.epoch() && leader.is_some() && self.may_follow()) {
+            self.transition(epoch, leader, Vec::new(), now, rng, effects);
+        }
+    }
+
+    /// Whether the present epoch's leader is unknown to this node, and could be another. Who lost sight of a leader goes on to find out
+    /// whether the others have, too, whatever they say of it.
+    pub(crate) fn may_follow(&self) -> bool {
+        let is_open = matches!(&self.role, Role::Unattached(_) | Role::Prospective(_) | Role::Candidate(_));
+        is_open && self.leader_id().is_none()
+    }
+
+    /// Takes an answer for what was asked, in the role and epoch in which it was. Returns whether it was of use.
+    fn take_answer(
+        &mut self,
+        from: BrokerId,
+        asked: Asked,
+        response: &Response,
+        log: &dyn LogView,
+        effects: &mut Effects,
+    ) -> bool {
+        let present = self.epoch();
+        match (asked, response, &mut self.role) {
+            (Asked::PreVote(epoch), Response::Vote(vote), Role::Prospective(role)) if epoch == present => {
+                role.votes.count(from, is_granted(vote));
+            }
+            (Asked::Vote(epoch), Response::Vote(vote), Role::Candidate(role)) if epoch == present => {
+                role.votes.count(from, is_granted(vote));
+            }
+            (Asked::Begin(epoch), _, Role::Leader(leader)) if epoch == present => {
+                leader.followed_by.insert(from);
+            }
+            (Asked::End(epoch), _, Role::Resigned(role)) if epoch == present => {
+                role.told.insert(from);
+            }
+            (Asked::Fetch(epoch), Response::Fetch(fetched), Role::Follower(role))
+                if epoch == present && role.leader == from =>
+            {
+                role.timeout = Countdown::new(self.config.fetch_timeout);
+                return self.on_fetched(fetched, log, effects);
+            }
+            // What was asked in another role or epoch.
+            _ => {}
+        }
+        true
+    }
+}
+
+fn is_granted(vote: &VoteResponse) -> bool {
+    vote.topics.first().and_then(|topic| topic.partitions.first()).is_some_and(|data| data.vote_granted)
+}

@@ -1,0 +1,181 @@
+//! BeginQuorumEpoch and EndQuorumEpoch: a leader says that it leads, or that it does not any more (KIP-595, KIP-853).
+
+use gregor_messages::{
+    BeginQuorumEpochRequest, BeginQuorumEpochResponse, EndQuorumEpochRequest, EndQuorumEpochResponse,
+    begin_quorum_epoch_response, end_quorum_epoch_response,
+};
+use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Uuid};
+
+use crate::{
+    Effects, Endpoint, METADATA_TOPIC, Nanos, Now, Quorum, ReplicaKey, Rng, Role, Token, candidate::Prospective,
+    quorum::Unattached, time::Countdown,
+};
+
+impl Quorum {
+    pub(crate) fn on_begin_epoch(
+        &mut self,
+        request: &BeginQuorumEpochRequest,
+        now: Now,
+        rng: &mut dyn Rng,
+        effects: &mut Effects,
+    ) -> (BeginQuorumEpochResponse, Option<Token>) {
+        let failed =
+            |error: ErrorCode| (BeginQuorumEpochResponse { error_code: error.code(), ..Default::default() }, None);
+        if !self.is_our_cluster(request.cluster_id.as_ref()) {
+            return failed(ErrorCode::InconsistentClusterId);
+        }
+        let [topic] = request.topics.as_slice() else { return failed(ErrorCode::InvalidRequest) };
+        let [partition] = topic.partitions.as_slice() else { return failed(ErrorCode::InvalidRequest) };
+        let mut after = None;
+        let error = if topic.topic_name != METADATA_TOPIC || partition.partition_index != 0 {
+            ErrorCode::UnknownTopicOrPartition
+        } else {
+            let endpoints = request.leader_endpoints.iter().map(|endpoint| Endpoint {
+                name: endpoint.name.clone(),
+                host: endpoint.host.clone(),
+                port: endpoint.port,
+            });
+            let (leader, epoch) = (BrokerId(partition.leader_id), LeaderEpoch(partition.leader_epoch));
+            match self.hear_of_leader(leader, epoch, endpoints.collect(), now, rng, effects) {
+                Err(error) => error,
+                Ok(token) => {
+                    after = token;
+                    self.check_addressee(BrokerId(request.voter_id), partition.voter_directory_id)
+                }
+            }
+        };
+        let data = begin_quorum_epoch_response::PartitionData {
+            partition_index: partition.partition_index,
+            error_code: error.code(),
+            leader_id: self.leader_or_none(),
+            leader_epoch: self.epoch().value(),
+            ..Default::default()
+        };
+        let topic = begin_quorum_epoch_response::TopicData {
+            topic_name: topic.topic_name.clone(),
+            partitions: vec![data],
+            ..Default::default()
+        };
+        (BeginQuorumEpochResponse { topics: vec![topic], ..Default::default() }, after)
+    }
+
+    pub(crate) fn on_end_epoch(
+        &mut self,
+        request: &EndQuorumEpochRequest,
+        now: Now,
+        rng: &mut dyn Rng,
+        effects: &mut Effects,
+    ) -> (EndQuorumEpochResponse, Option<Token>) {
+        let failed =
+            |error: ErrorCode| (EndQuorumEpochResponse { error_code: error.code(), ..Default::default() }, None);
+        if !self.is_our_cluster(request.cluster_id.as_ref()) {
+            return failed(ErrorCode::InconsistentClusterId);
+        }
+        let [topic] = request.topics.as_slice() else { return failed(ErrorCode::InvalidRequest) };
+        let [partition] = topic.partitions.as_slice() else { return failed(ErrorCode::InvalidRequest) };
+        let mut after = None;
+        let error = if topic.topic_name != METADATA_TOPIC || partition.partition_index != 0 {
+            ErrorCode::UnknownTopicOrPartition
+        } else {
+            let (leader, epoch) = (BrokerId(partition.leader_id), LeaderEpoch(partition.leader_epoch));
+            match self.hear_of_leader(leader, epoch, Vec::new(), now, rng, effects) {
+                Err(error) => error,
+                Ok(token) => {
+                    after = token;
+                    let by_key: Vec<_> = partition
+                        .preferred_candidates
+                        .iter()
+                        .map(|info| ReplicaKey::new(BrokerId(info.candidate_id), info.candidate_directory_id))
+                        .collect();
+                    let by_id =
+                        partition.preferred_successors.iter().map(|id| ReplicaKey::new(BrokerId(*id), Uuid::ZERO));
+                    let candidates = if by_key.is_empty() { by_id.collect() } else { by_key };
+                    self.look_for_another_leader(leader, &candidates, rng);
+                    ErrorCode::None
+                }
+            }
+        };
+        let data = end_quorum_epoch_response::PartitionData {
+            partition_index: partition.partition_index,
+            error_code: error.code(),
+            leader_id: self.leader_or_none(),
+            leader_epoch: self.epoch().value(),
+            ..Default::default()
+        };
+        let topic = end_quorum_epoch_response::TopicData {
+            topic_name: topic.topic_name.clone(),
+            partitions: vec![data],
+            ..Default::default()
+        };
+        (EndQuorumEpochResponse { topics: vec![topic], ..Default::default() }, after)
+    }
+
+    /// Follows whoever says that it leads, or led, an epoch. Two leaders of one epoch there cannot be: then nothing changes.
+    fn hear_of_leader(
+        &mut self,
+        leader: BrokerId,
+        epoch: LeaderEpoch,
+        endpoints: Vec<Endpoint>,
+        now: Now,
+        rng: &mut dyn Rng,
+        effects: &mut Effects,
+    ) -> Result<Option<Token>, ErrorCode> {
+        if epoch < self.epoch() {
+            return Err(ErrorCode::FencedLeaderEpoch);
+        }
+        if leader.value() < 0 || leader == self.config.local.key.id {
+            return Err(ErrorCode::InvalidRequest);
+        }
+        if epoch > self.epoch() || self.may_follow() {
+            return Ok(Some(self.transition(epoch, Some(leader), endpoints, now, rng, effects)));
+        }
+        match &mut self.role {
+            Role::Follower(role) if role.leader == leader => {
+                if !endpoints.is_empty() {
+                    role.endpoints = endpoints;
+                }
+                Ok(None)
+            }
+            // It had lost sight of this leader.
+            Role::Unattached(Unattached { election, .. }) | Role::Prospective(Prospective { election, .. })
+                if election.leader == Some(leader) =>
+            {
+                let election = *election;
+                self.follow(election, leader, endpoints);
+                Ok(None)
+            }
+            _ => Err(ErrorCode::InvalidRequest),
+        }
+    }
+
+    fn check_addressee(&self, node: BrokerId, directory: Uuid) -> ErrorCode {
+        let local = self.config.local.key;
+        let other_node = node.value() >= 0 && node != local.id;
+        let other_directory = directory != Uuid::ZERO && Some(directory) != local.directory;
+        if other_node || other_directory { ErrorCode::InvalidVoterKey } else { ErrorCode::None }
+    }
+
+    /// The leader gives way: the one that it would have first stands at once, the others leave it time.
+    fn look_for_another_leader(&mut self, leader: BrokerId, candidates: &[ReplicaKey], rng: &mut dyn Rng) {
+        let local = self.config.local.key;
+        let place = candidates.iter().position(|key| {
+            key.id == local.id && key.directory.is_none_or(|directory| local.directory == Some(directory))
+        });
+        let wait = match place {
+            Some(0) => 0,
+            Some(place) => self.backoff(place, rng),
+            None => self.config.election_backoff_max,
+        };
+        if let Role::Follower(role) = &mut self.role
+            && role.leader == leader
+        {
+            role.timeout = Countdown::new(wait.min(role.timeout.remaining()));
+        }
+    }
+
+    /// Longer the later one stands in the row (`KafkaRaftClient.strictExponentialElectionBackoffMs`).
+    fn backoff(&self, place: usize, rng: &mut dyn Rng) -> Nanos {
+        let step = self.config.retry_backoff.saturating_mul(1 << place.min(16));
+        (step + rng.next_u64() % self.config.retry_backoff.max(1)).min(self.config.election_backoff_max)
+    }
+}
