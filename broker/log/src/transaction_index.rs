@@ -39,6 +39,13 @@ pub(crate) struct TransactionIndex {
     was_cut: bool,
 }
 
+/// The entries that an index had at some time.
+#[derive(Debug)]
+pub(crate) struct WrittenTransactions {
+    path: PathBuf,
+    len: usize,
+}
+
 impl TransactionIndex {
     /// `file_bytes` is `None` where there is no file. An empty one is what a cut left that may never have been synced: the program
     /// that made it has ended since.
@@ -91,23 +98,12 @@ impl TransactionIndex {
     }
 
     pub(crate) fn read(&self, disk: &dyn Disk) -> io::Result<Vec<AbortedTransaction>> {
-        if self.len == 0 {
-            return Ok(Vec::new());
-        }
-        let content = read_file(disk, &self.path, FILE_BYTES_MAX)?;
-        let field = |entry: &[u8], index: usize| {
-            let at = 2 + index * 8;
-            i64::from_be_bytes(entry[at..at + 8].try_into().expect("an entry has four fields of 8 bytes"))
-        };
-        Ok(content
-            .chunks_exact(ENTRY_BYTES)
-            .map(|entry| AbortedTransaction {
-                producer_id: ProducerId(field(entry, 0)),
-                first_offset: Offset(field(entry, 1)),
-                last_offset: Offset(field(entry, 2)),
-                last_stable_offset: Offset(field(entry, 3)),
-            })
-            .collect())
+        self.as_it_is().read(disk)
+    }
+
+    /// What stands in it now, to be read without the lock of the log.
+    pub(crate) fn as_it_is(&self) -> WrittenTransactions {
+        WrittenTransactions { path: self.path.clone(), len: self.len }
     }
 
     /// Drops the transactions that end at or after `end`.
@@ -145,5 +141,36 @@ impl TransactionIndex {
 
     pub(crate) fn release(&mut self) {
         self.file = None;
+    }
+}
+
+impl WrittenTransactions {
+    pub(crate) const fn bytes(&self) -> u64 {
+        (self.len * ENTRY_BYTES) as u64
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn read(&self, disk: &dyn Disk) -> io::Result<Vec<AbortedTransaction>> {
+        if self.len == 0 {
+            return Ok(Vec::new());
+        }
+        let content = read_file(disk, &self.path, FILE_BYTES_MAX)?;
+        let field = |entry: &[u8], index: usize| {
+            let at = 2 + index * 8;
+            i64::from_be_bytes(entry[at..at + 8].try_into().expect("an entry has four fields of 8 bytes"))
+        };
+        Ok(content
+            .chunks_exact(ENTRY_BYTES)
+            .take(self.len)
+            .map(|entry| AbortedTransaction {
+                producer_id: ProducerId(field(entry, 0)),
+                first_offset: Offset(field(entry, 1)),
+                last_offset: Offset(field(entry, 2)),
+                last_stable_offset: Offset(field(entry, 3)),
+            })
+            .collect())
     }
 }

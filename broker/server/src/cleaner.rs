@@ -54,6 +54,17 @@ enum Round {
     Given,
 }
 
+/// Counts a thread that panics.
+struct CountedIfDead<'a>(&'a Shared);
+
+impl Drop for CountedIfDead<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.partitions.metrics().cleaner.on_dead_thread();
+        }
+    }
+}
+
 impl Board {
     fn is_uncleanable(&self, partition: &Arc<Partition>) -> bool {
         self.uncleanable.iter().any(|one| one.as_ptr() == Arc::as_ptr(partition))
@@ -65,6 +76,7 @@ impl Cleaner {
     pub(crate) fn start(partitions: Arc<Partitions>) -> std::io::Result<Self> {
         let (board, wake, threads) = (Mutex::default(), Condvar::new(), Mutex::default());
         let shared = Arc::new(Shared { partitions, board, wake, threads });
+        shared.tell_uncleanable();
         shared.grow_to(1)?;
         Ok(Self(shared))
     }
@@ -94,13 +106,18 @@ impl Shared {
     /// Adds threads up to that number; those that are too many end by themselves.
     fn grow_to(self: &Arc<Self>, count: usize) -> std::io::Result<()> {
         let mut threads = self.threads();
-        while threads.last().is_some_and(thread::JoinHandle::is_finished) {
-            threads.pop();
+        while let Some(finished) = threads.pop_if(|thread| thread.is_finished()) {
+            if finished.join().is_err() {
+                self.partitions.metrics().cleaner.on_replaced_thread();
+            }
         }
         for number in threads.len()..count {
             let shared = Arc::clone(self);
             let thread = thread::Builder::new().name(format!("gregor-cleaner-{number}"));
-            threads.push(thread.spawn(move || shared.run(number))?);
+            threads.push(thread.spawn(move || {
+                let _counted = CountedIfDead(&shared);
+                shared.run(number);
+            })?);
         }
         Ok(())
     }
@@ -143,7 +160,7 @@ impl Shared {
     /// The log with the largest dirty share among those that are due.
     fn choose(&self) -> Option<(Arc<Partition>, Cleanable)> {
         let mut best: Option<(Arc<Partition>, Cleanable)> = None;
-        let (mut dirtiest, all) = (0.0_f64, self.partitions.all());
+        let (mut dirtiest, mut delay_ms, all) = (0.0_f64, 0, self.partitions.all());
         self.forget_uncleanable_but(&all);
         for partition in all.into_iter().filter(|partition| partition.may_be_compacted() && !partition.is_moving()) {
             let name = partition.name();
@@ -169,6 +186,7 @@ impl Shared {
                 None => continue,
             };
             dirtiest = dirtiest.max(cleanable.dirty_ratio());
+            delay_ms = delay_ms.max(cleanable.overdue_ms);
             let is_dirtier = best.as_ref().is_none_or(|(_, other)| {
                 cleanable.dirty_ratio().partial_cmp(&other.dirty_ratio()) == Some(Ordering::Greater)
             });
@@ -176,19 +194,33 @@ impl Shared {
                 best = Some((partition, cleanable));
             }
         }
-        self.partitions.metrics().cleaner.set_max_dirty(dirtiest);
+        self.partitions.metrics().cleaner.on_look(dirtiest, delay_ms);
         let (partition, cleanable) = best?;
         // Another thread may have chosen the same.
         self.board().in_progress.insert(partition.name()).then_some((partition, cleanable))
     }
 
-    /// A deleted partition counts no more.
+    /// A deleted partition counts no more; what the others have changes.
     fn forget_uncleanable_but(&self, all: &[Arc<Partition>]) {
         let mut board = self.board();
-        let before = board.uncleanable.len();
+        if board.uncleanable.is_empty() {
+            return;
+        }
         board.uncleanable.retain(|one| all.iter().any(|partition| one.as_ptr() == Arc::as_ptr(partition)));
-        if board.uncleanable.len() != before {
-            self.partitions.metrics().cleaner.set_uncleanable(board.uncleanable.len());
+        drop(board);
+        self.tell_uncleanable();
+    }
+
+    /// Sets the gauges of every directory.
+    fn tell_uncleanable(&self) {
+        let uncleanable: Vec<_> = self.board().uncleanable.iter().filter_map(Weak::upgrade).collect();
+        for directory in self.partitions.storage().directories() {
+            let here = uncleanable.iter().filter(|partition| Arc::ptr_eq(&partition.directory(), directory));
+            let bytes = here.clone().filter_map(|partition| {
+                let cleanable = partition.with_log(|log, high_watermark| log.cleanable(high_watermark, now()))?;
+                cleanable.ok().map(|cleanable| cleanable.cleanable_bytes)
+            });
+            self.partitions.metrics().cleaner.set_uncleanable(&directory.path, here.clone().count(), bytes.sum());
         }
     }
 
@@ -200,7 +232,7 @@ impl Shared {
         };
         let began = Instant::now();
         let begun = partition.with_log(|log, _| log.begin_cleaning(cleanable, &options));
-        let Some(mut cleaning) = begun.transpose()? else { return Ok(Round::Given) };
+        let Some(mut cleaning) = begun else { return Ok(Round::Given) };
         let (mut before, mut after) = (0, 0);
         let round = loop {
             match cleaning.step(STEP_BYTES)? {
@@ -224,7 +256,7 @@ impl Shared {
         };
         if let Round::Clean(to) = round {
             let took = began.elapsed();
-            self.partitions.metrics().cleaner.on_round(before, after, took);
+            self.partitions.metrics().cleaner.on_round(before, after, took, cleaning.buffer_utilization());
             tracing::info!(
                 partition = %partition.name(),
                 clean_to = to.value(),
@@ -276,9 +308,8 @@ impl Shared {
             partition = %partition.name(), %error,
             "this log cannot be compacted: it is left as it is until the next start"
         );
-        let mut board = self.board();
-        board.uncleanable.push(Arc::downgrade(partition));
-        self.partitions.metrics().cleaner.set_uncleanable(board.uncleanable.len());
+        self.board().uncleanable.push(Arc::downgrade(partition));
+        self.tell_uncleanable();
     }
 }
 

@@ -6,6 +6,7 @@ impl Broker {
     /// Sets every gauge that is asked for, not counted.
     pub(crate) fn sample(&self) {
         let sampled = &self.metrics.sampled;
+        self.metrics.cleaner.sample();
         let image = self.image();
         let mut total = Totals::default();
         sampled.clear_logs();

@@ -109,7 +109,17 @@ fn a_compacted_topic_keeps_the_newest_record_of_each_key_also_over_a_restart() {
     assert_eq!(newest(&records), expected);
     assert!(records.iter().all(|(offset, _, number)| offset == number), "offsets never change: {records:?}");
     let page = node.http("/metrics");
-    assert!(page.contains("kafka_log_logcleanermanager_uncleanable_partitions_count 0"), "{page}");
+    let figure = |name: &str| -> i64 {
+        let line = page.lines().find(|line| line.starts_with(name) && !line.starts_with('#'));
+        let figure = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+        figure.unwrap_or_else(|| panic!("no {name} in {page}"))
+    };
+    assert_eq!(figure("kafka_log_logcleanermanager_uncleanable_partitions_count{logdirectory="), 0);
+    assert_eq!(figure("kafka_log_logcleanermanager_uncleanable_bytes{logdirectory="), 0);
+    assert_eq!(figure("kafka_log_logcleaner_deadthreadcount"), 0);
+    assert_eq!(figure("kafka_log_logcleaner_max_compaction_delay_secs"), 0);
+    assert!(figure("kafka_log_logcleaner_max_buffer_utilization_percent") <= 90);
+    assert!(figure("kafka_log_logcleanermanager_time_since_last_run_ms") < DEADLINE.as_millis() as i64);
     drop(client);
     node.stop();
 
@@ -138,20 +148,28 @@ fn a_topic_that_could_not_be_compacted_can_once_it_is_created_anew() {
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     file.write_all_at(&[0xff; 8], 1_000).unwrap();
     lift_the_lag(&mut client);
-    let wait_for = |count: u32| {
-        let wanted = format!("kafka_log_logcleanermanager_uncleanable_partitions_count {count}\n");
+    let directory = home.folder.path().join("data");
+    let wait_for = |count: u32, has_bytes: bool| {
+        let of = |name: &str| {
+            format!("kafka_log_logcleanermanager_uncleanable_{name}{{logdirectory=\"{}\"}}", directory.display())
+        };
+        let (count, no_bytes) = (format!("{} {count}\n", of("partitions_count")), format!("{} 0\n", of("bytes")));
         let deadline = Instant::now() + DEADLINE;
-        while !node.http("/metrics").contains(&wanted) {
-            assert!(Instant::now() < deadline, "no {wanted}");
+        loop {
+            let page = node.http("/metrics");
+            if page.contains(&count) && page.contains(&no_bytes) != has_bytes {
+                break;
+            }
+            assert!(Instant::now() < deadline, "no {count} in {page}");
             std::thread::sleep(Duration::from_millis(20));
         }
     };
-    wait_for(1);
+    wait_for(1, true);
 
     let topic = DeleteTopicState { name: Some("table".into()), ..Default::default() };
     let request = DeleteTopicsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
     assert_eq!(client.call(6, &request).responses[0].error_code, 0);
-    wait_for(0);
+    wait_for(0, false);
     let mut client = node.with_topic("table", 1, &CONFIGS);
     lift_the_lag(&mut client);
     write(&mut client, 0..RECORDS);

@@ -167,7 +167,7 @@ impl Writer {
         let end = self.log.end_offset();
         let cleanable = self.log.cleanable(end, now).unwrap();
         let options = CleaningOptions { memory_bytes: 1 << 20, load_factor: 0.9, now };
-        let mut cleaning = self.log.begin_cleaning(&cleanable, &options).unwrap();
+        let mut cleaning = self.log.begin_cleaning(&cleanable, &options);
         loop {
             match cleaning.step(u64::MAX).unwrap() {
                 CleaningStep::More => {}

@@ -36,6 +36,7 @@ use crate::{
     file_names::{CLEANED, LOG, offset_file},
     scanner::{BatchScanner, SWEEP_BUFFER_BYTES, Scan},
     segment::Segment,
+    transaction_index::WrittenTransactions,
 };
 
 pub(crate) use filter::LastRecord;
@@ -98,6 +99,8 @@ struct Source {
 
 #[derive(Debug)]
 enum Phase {
+    /// Reading which transactions were aborted: the indexes that are left.
+    Transactions(VecDeque<WrittenTransactions>),
     /// Reading keys: the source at hand.
     Mapping(usize, Option<BatchScanner>),
     Copying(Box<Copying>),
@@ -125,8 +128,8 @@ struct Output {
 }
 
 impl PartitionLog {
-    /// Begins a round over what is cleanable. Reads little.
-    pub fn begin_cleaning(&mut self, cleanable: &Cleanable, options: &CleaningOptions) -> Result<Cleaning, LogError> {
+    /// Begins a round over what is cleanable. Reads nothing.
+    pub fn begin_cleaning(&self, cleanable: &Cleanable, options: &CleaningOptions) -> Cleaning {
         let upper_bound = cleanable.first_uncleanable;
         let sealed = self.segments.len() - 1;
         let next_bases = self.segments.iter().skip(1).map(|next| next.base_offset);
@@ -145,21 +148,18 @@ impl PartitionLog {
                 }
             })
             .collect();
-        let first = self.segments[0].base_offset;
-        let aborted = self.aborted_transactions(first, upper_bound)?;
-        // An older one of the same producer would be taken for the one that is open.
-        let ends_in_dirty_part =
-            aborted.iter().filter(|one| one.last_offset >= cleanable.first_dirty).copied().collect();
+        // Beyond the upper bound too: what begins before it may end there.
+        let indexes = self.segments.iter().map(|segment| segment.transactions.as_it_is());
         let keys_max = upper_bound.0.saturating_sub(cleanable.first_dirty.0).clamp(0, 1 << 40) as usize;
-        Ok(Cleaning {
+        Cleaning {
             disk: self.disk.clone(),
             directory: self.directory.clone(),
             config: self.config.clone(),
             truncations: self.truncations,
             first_dirty: cleanable.first_dirty,
             sources,
-            transactions: CleanedTransactions::new(ends_in_dirty_part),
-            aborted,
+            transactions: CleanedTransactions::new(Vec::new()),
+            aborted: Vec::new(),
             rules: Rules {
                 now: options.now,
                 delete_retention_ms: self.config.delete_retention_ms,
@@ -167,10 +167,10 @@ impl PartitionLog {
                 upper_bound,
             },
             map: OffsetMap::new(options.memory_bytes, options.load_factor, keys_max),
-            phase: Phase::Mapping(0, None),
+            phase: Phase::Transactions(indexes.filter(|index| !index.is_empty()).collect()),
             buffer: Vec::new(),
             bytes: 0,
-        })
+        }
     }
 }
 
@@ -180,6 +180,7 @@ impl Cleaning {
         let until = self.bytes.saturating_add(budget_bytes.max(1));
         while self.bytes < until {
             match &self.phase {
+                Phase::Transactions(_) => self.read_transactions()?,
                 Phase::Mapping(..) => self.map_more(until)?,
                 Phase::Copying(copying) if copying.output.is_none() && copying.groups.is_empty() => {
                     return Ok(CleaningStep::Done(self.map.latest().plus(1).max(self.first_dirty)));
@@ -199,6 +200,11 @@ impl Cleaning {
         self.bytes
     }
 
+    /// The share of the memory for keys that is taken: 0 to 1.
+    pub fn buffer_utilization(&self) -> f64 {
+        self.map.utilization()
+    }
+
     /// Removes what the round has written and not handed over: the log is not to be cleaned after all.
     pub fn abandon(self) -> Result<(), LogError> {
         let Phase::Copying(copying) = self.phase else { return Ok(()) };
@@ -213,6 +219,27 @@ impl Cleaning {
     fn open(&self, source: &Source) -> Result<SharedFile, LogError> {
         let path = self.path(source);
         self.disk.open(&path).map_err(LogError::io(&path))
+    }
+
+    /// Reads one index.
+    fn read_transactions(&mut self) -> Result<(), LogError> {
+        let Phase::Transactions(indexes) = &mut self.phase else { return Ok(()) };
+        let upper_bound = self.rules.upper_bound;
+        if let Some(index) = indexes.pop_front() {
+            let read = index.read(&*self.disk).map_err(LogError::io(&self.directory))?;
+            self.bytes += index.bytes();
+            // No transaction that ends later began before this offset.
+            let is_last = read.last().is_some_and(|last| last.last_stable_offset >= upper_bound);
+            self.aborted.extend(read.into_iter().filter(|transaction| transaction.first_offset < upper_bound));
+            if !is_last {
+                return Ok(());
+            }
+        }
+        // An older one of the same producer would be taken for the one that is open.
+        let ends_in_dirty_part = self.aborted.iter().filter(|one| one.last_offset >= self.first_dirty);
+        self.transactions = CleanedTransactions::new(ends_in_dirty_part.copied().collect());
+        self.phase = Phase::Mapping(0, None);
+        Ok(())
     }
 
     fn map_more(&mut self, until: u64) -> Result<(), LogError> {

@@ -22,6 +22,8 @@ pub(super) struct OffsetMap {
     slots: Vec<Entry>,
     count: usize,
     count_max: usize,
+    /// How many slots the memory that it may use has room for.
+    slots_max: usize,
     /// The newest offset that was looked at: what comes later is not judged.
     latest: Offset,
 }
@@ -33,11 +35,12 @@ impl OffsetMap {
         reason = "a share of slots that fit in memory; one more or less does not matter"
     )]
     pub(super) fn new(memory_bytes: usize, load_factor: f64, keys_max: usize) -> Self {
-        let slots = (memory_bytes / ENTRY_BYTES).min(keys_max.saturating_mul(2)).max(16);
+        let slots_max = (memory_bytes / ENTRY_BYTES).max(16);
+        let slots = slots_max.min(keys_max.saturating_mul(2)).max(16);
         let empty = Entry { hash: [0; 16], offset: Offset::NONE };
         // One slot stays empty, or a search for a key that is not there would never end.
         let count_max = ((slots as f64 * load_factor.clamp(0.01, 1.0)) as usize).clamp(1, slots - 1);
-        Self { slots: vec![empty; slots], count: 0, count_max, latest: Offset::NONE }
+        Self { slots: vec![empty; slots], count: 0, count_max, slots_max, latest: Offset::NONE }
     }
 
     /// Notes a record; `false` where there is no room for a new key.
@@ -63,6 +66,12 @@ impl OffsetMap {
 
     pub(super) const fn latest(&self) -> Offset {
         self.latest
+    }
+
+    /// The share of the memory that is taken: 0 to 1.
+    #[allow(clippy::cast_precision_loss, reason = "a ratio of counts far below 2^52")]
+    pub(super) fn utilization(&self) -> f64 {
+        self.count as f64 / self.slots_max as f64
     }
 
     /// Everything up to here was looked at, also what had no key.
@@ -102,6 +111,7 @@ mod tests {
         assert_eq!(map.newest(&key(4)), Some(Offset(4)));
         assert_eq!(map.newest(&key(90)), None);
         assert_eq!(map.latest(), Offset(91));
+        assert!((map.utilization() - 0.9).abs() < 1e-9);
     }
 
     #[test]

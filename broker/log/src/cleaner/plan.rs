@@ -18,8 +18,8 @@ pub struct Cleanable {
     pub clean_bytes: u64,
     /// What may be cleaned now.
     pub cleanable_bytes: u64,
-    /// Whether a record has waited for longer than `max.compaction.lag.ms`.
-    pub is_overdue: bool,
+    /// For how long a record has waited beyond `max.compaction.lag.ms`; 0 if none has.
+    pub overdue_ms: i64,
 }
 
 impl Cleanable {
@@ -32,7 +32,7 @@ impl Cleanable {
 
     /// Whether a round is due under a log's configuration.
     pub fn is_due(&self, config: &LogConfig) -> bool {
-        self.cleanable_bytes > 0 && (self.is_overdue || self.dirty_ratio() > config.min_cleanable_dirty_ratio)
+        self.cleanable_bytes > 0 && (self.overdue_ms > 0 || self.dirty_ratio() > config.min_cleanable_dirty_ratio)
     }
 }
 
@@ -69,11 +69,12 @@ impl PartitionLog {
             }
         }
         let first_uncleanable = self.segments[self.segment_at(uncleanable.max(first_dirty))].base_offset;
-        let mut is_overdue = false;
+        let mut overdue_ms = 0;
         if config.max_compaction_lag_ms < i64::MAX {
             for segment in &mut self.segments[from..sealed] {
                 let first = segment.first_timestamp(&*disk)?.filter(|first| first.0 > 0);
-                is_overdue |= first.is_some_and(|first| now.since(first) > config.max_compaction_lag_ms);
+                let waited = first.map_or(0, |first| now.since(first).saturating_sub(config.max_compaction_lag_ms));
+                overdue_ms = overdue_ms.max(waited);
             }
         }
         let bytes = |range: Range<Offset>| -> u64 {
@@ -86,7 +87,7 @@ impl PartitionLog {
             first_uncleanable,
             clean_bytes: bytes(Offset::ZERO..dirty_base),
             cleanable_bytes: bytes(dirty_base..first_uncleanable),
-            is_overdue,
+            overdue_ms,
         })
     }
 }
