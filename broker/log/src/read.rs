@@ -9,13 +9,19 @@ use gregor_wire::batch::{BatchHeader, BatchView};
 use crate::{
     LogError, PartitionLog, ReadError,
     checked_bytes::CheckedBytes,
-    disk::SharedFile,
+    disk::{self, SharedFile},
     scanner::{BatchScanner, SWEEP_BUFFER_BYTES, Scan},
     transaction_index::AbortedTransaction,
 };
 
 /// A batch that a look-up by time opens may not decompress to more.
 const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
+
+/// A look whether bytes are in memory is made every so often: about what the kernel reads ahead by itself, and a small part of
+/// what sending them costs.
+const LOOK_EVERY: usize = 128 << 10;
+/// Reading ahead is done in such steps.
+const READ_AHEAD_BYTES: usize = 128 << 10;
 
 /// What to read.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +43,8 @@ pub struct ReadPlan {
     unchecked: Option<Unchecked>,
     /// The base offset of the segment that is read.
     segment: Option<Offset>,
+    /// Whether it begins with one of the batches that were appended last.
+    is_recent: bool,
 }
 
 /// What is needed to check a plan's bytes.
@@ -138,6 +146,26 @@ impl ReadPlan {
         Ok(self)
     }
 
+    /// Whether its bytes are in memory, as far as a look at some of them tells: then sending them waits for no disk. What was
+    /// appended a moment ago is not looked at.
+    pub fn is_cached(&self) -> bool {
+        self.is_recent || disk::without_waiting(|| self.regions().iter().all(is_region_cached))
+    }
+
+    /// Has all of its bytes in memory, as far as there is room for them. Blocks on the disk.
+    pub fn read_ahead(&self) -> io::Result<()> {
+        let mut scratch = vec![0; READ_AHEAD_BYTES];
+        for Region::File { file, position, len } in self.regions() {
+            let (mut at, end) = (*position, position + u64::from(*len));
+            while at < end {
+                let step = (end - at).min(READ_AHEAD_BYTES as u64);
+                file.read_exact_at(&mut scratch[..step as usize], at)?;
+                at += step;
+            }
+        }
+        Ok(())
+    }
+
     /// Reads it all, behind what `output` holds already.
     pub fn read_into(&self, output: &mut Vec<u8>) -> io::Result<()> {
         for Region::File { file, position, len } in self.regions() {
@@ -154,6 +182,12 @@ impl ReadPlan {
         self.read_into(&mut output)?;
         Ok(output.into())
     }
+}
+
+fn is_region_cached(Region::File { file, position, len }: &Region) -> bool {
+    let last = position + u64::from(len.saturating_sub(1));
+    let is_cached = |at| !matches!(file.read_at(&mut [0], at), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+    (*position..last).step_by(LOOK_EVERY).all(is_cached) && is_cached(last)
 }
 
 impl PartitionLog {
@@ -207,7 +241,8 @@ impl PartitionLog {
             checked: Arc::clone(segment.checked()),
         });
         let region = Some(Region::File { file, position: position.into(), len });
-        Ok(ReadPlan { region, unchecked, segment: Some(self.segments[index].base_offset) })
+        let is_recent = self.recent.front().is_some_and(|first| first.base_offset <= from);
+        Ok(ReadPlan { region, unchecked, segment: Some(self.segments[index].base_offset), is_recent })
     }
 
     /// Position and size of the first batch in a segment that ends at `offset` or later.

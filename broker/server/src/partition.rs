@@ -5,16 +5,14 @@
 //! of service, as nothing in it can be trusted any more.
 
 mod future;
+mod reading;
 mod standing;
 mod syncing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::AtomicBool};
 
 use arc_swap::ArcSwap;
-use gregor_log::{
-    AbortedTransaction, AppendError, AppendInfo, Appended, CheckpointKind, EpochEndOffset, LogError, PartitionLog,
-    ReadError, ReadPlan, ReadRequest,
-};
+use gregor_log::{AppendError, AppendInfo, Appended, CheckpointKind, LogError, PartitionLog, ReadError};
 use gregor_replication::{LeaderState, PartitionAssignment, check_leader_epoch};
 use gregor_types::{
     BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId, TopicPartition,
@@ -30,6 +28,7 @@ use crate::{
 };
 
 pub(crate) use future::{CopyStep, Future, MoveError, Swap};
+pub(crate) use reading::{Isolation, Query, Read};
 pub(crate) use standing::Standing;
 
 /// A partition with a replica on this node.
@@ -48,6 +47,9 @@ pub(crate) struct Partition {
     /// Whether the flusher has it in its queue.
     flush_queued: AtomicBool,
     state: Mutex<State>,
+    /// Who waits; locked after the state where both are, and held for no call on the disk: an append that is stuck keeps
+    /// nobody from registering.
+    waiters: Mutex<WaiterList>,
     /// Its copy on the way to another directory; locked before the state where both are.
     future: Mutex<Option<Future>>,
 }
@@ -59,7 +61,6 @@ pub(crate) struct State {
     /// Counts the logs that it had: what was begun with one means nothing for the next.
     generation: u64,
     role: Role,
-    pub(crate) waiters: WaiterList,
     pub(crate) settings: Arc<TopicSettings>,
     /// Bytes appended since the high watermark moved last.
     uncommitted_bytes: u32,
@@ -74,41 +75,6 @@ enum Role {
     Leader(LeaderState),
     /// Another node leads, or none; this is the high watermark that was known last.
     Follower { leader: Option<BrokerId>, leader_epoch: LeaderEpoch, high_watermark: Offset },
-}
-
-/// Which records a reader may see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isolation {
-    /// All that is committed: up to the high watermark.
-    ReadUncommitted,
-    /// Only what no open transaction can undo: up to the last stable offset.
-    ReadCommitted,
-    /// A follower reads all there is.
-    LogEnd,
-}
-
-/// A read, ready to be sent.
-#[derive(Debug)]
-pub(crate) struct Read {
-    /// Where the bytes lie.
-    pub(crate) plan: ReadPlan,
-    /// What the response says beside them.
-    pub(crate) marks: Marks,
-    /// The aborted transactions in the range, for a read-committed reader.
-    pub(crate) aborted: Option<Vec<AbortedTransaction>>,
-    /// The reader's log differs from ours after this point (KIP-595).
-    pub(crate) diverging: Option<EpochEndOffset>,
-}
-
-/// The offsets that a fetch response shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Marks {
-    /// Everything before it is committed.
-    pub(crate) high_watermark: Offset,
-    /// No open transaction began before it.
-    pub(crate) last_stable_offset: Offset,
-    /// The first offset that is kept.
-    pub(crate) log_start: Offset,
 }
 
 /// What a produced batch came to.
@@ -141,15 +107,7 @@ impl Partition {
     ) -> Self {
         let high_watermark = high_watermark.clamp(log.start_offset(), log.end_offset());
         let role = Role::Follower { leader: None, leader_epoch: LeaderEpoch::NONE, high_watermark };
-        let state = State {
-            log,
-            generation: 0,
-            role,
-            waiters: WaiterList::default(),
-            settings,
-            uncommitted_bytes: 0,
-            unflushed: None,
-        };
+        let state = State { log, generation: 0, role, settings, uncommitted_bytes: 0, unflushed: None };
         Self {
             topic,
             topic_id,
@@ -158,6 +116,7 @@ impl Partition {
             metrics,
             flush_queued: AtomicBool::new(false),
             state: Mutex::new(state),
+            waiters: Mutex::default(),
             future: Mutex::default(),
         }
     }
@@ -191,6 +150,12 @@ impl Partition {
         }
     }
 
+    /// Who waits. Whoever looks whether it must wait registers first or looks under the state's lock, so that nothing moves in
+    /// between.
+    pub(crate) fn lock_waiters(&self) -> MutexGuard<'_, WaiterList> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes the role that the metadata gives.
     pub(crate) fn set_role(
         self: &Arc<Self>,
@@ -204,7 +169,7 @@ impl Partition {
             && leading.leader_epoch() == assignment.leader_epoch
         {
             let moved = leading.on_isr_change(&assignment.isr, assignment.partition_epoch, now);
-            state.on_high_watermark(moved);
+            state.on_high_watermark(moved, &self.waiters);
             return;
         }
         let high_watermark = state.high_watermark();
@@ -222,12 +187,12 @@ impl Partition {
             }
             state.role = Role::Leader(leading);
             // Who waits under the former leadership is told that it is over.
-            state.waiters.wake_all();
+            self.lock_waiters().wake_all();
             let committed = state.high_watermark();
-            state.on_high_watermark(Some(committed));
+            state.on_high_watermark(Some(committed), &self.waiters);
         } else {
             state.role = Role::Follower { leader, leader_epoch: assignment.leader_epoch, high_watermark };
-            state.waiters.wake_all();
+            self.lock_waiters().wake_all();
         }
     }
 
@@ -243,7 +208,7 @@ impl Partition {
             let moved = leader.on_limits(settings.limits, now);
             let durable_end = end.filter(|_| settings.syncs_before_acknowledging());
             let moved = leader.on_durability(durable_end, now).or(moved);
-            state.on_high_watermark(moved);
+            state.on_high_watermark(moved, &self.waiters);
         }
         drop(state);
         if settings.syncs_before_acknowledging() {
@@ -304,7 +269,7 @@ impl Partition {
             let moved = leader.on_append(required, now);
             let flush_after = settings.flush_messages;
             state.uncommitted_bytes = state.uncommitted_bytes.saturating_add(batch.size() as u32);
-            state.on_high_watermark(moved);
+            state.on_high_watermark(moved, &self.waiters);
             let (records, since) = state.unflushed.unwrap_or((0, now));
             state.unflushed = Some((records + batch.offsets_count(), since));
             if sealed || records + batch.offsets_count() >= flush_after {
@@ -337,66 +302,14 @@ impl Partition {
 
     /// Registers a waiter unless what it waits for has come already; then counts it down at once.
     pub(crate) fn wait_for(&self, awaits: Awaits, waiter: &Arc<Waiter>) {
-        let mut state = self.lock();
+        let state = self.lock();
         // Looked at under the lock: whoever fails the directory wakes all waiters under it afterwards.
         let checked = if self.is_offline() { Ok(true) } else { state.check(awaits) };
         match (checked, awaits) {
-            (Ok(false), Awaits::Commit(offset, _)) => state.waiters.add_produce(offset, waiter),
-            (Ok(false), Awaits::Sync(offset, _)) => state.waiters.add_sync(offset, waiter),
+            (Ok(false), Awaits::Commit(offset, _)) => self.lock_waiters().add_produce(offset, waiter),
+            (Ok(false), Awaits::Sync(offset, _)) => self.lock_waiters().add_sync(offset, waiter),
             (Ok(true) | Err(_), _) => waiter.count_down(1),
         }
-    }
-
-    /// Plans a read by a consumer (of the leader alone) or by a follower.
-    pub(crate) fn read(
-        &self,
-        from: Offset,
-        current_leader_epoch: LeaderEpoch,
-        last_fetched_epoch: LeaderEpoch,
-        max_bytes: u32,
-        min_one_batch: bool,
-        isolation: Isolation,
-    ) -> Result<Read, ErrorCode> {
-        self.check_online()?;
-        let mut state = self.lock();
-        let leader = state.leader(current_leader_epoch)?;
-        let high_watermark = leader.high_watermark();
-        let State { log, settings, .. } = &mut *state;
-        let log = self.usable(log, settings)?;
-        let marks = Marks {
-            high_watermark,
-            last_stable_offset: log.last_stable_offset(high_watermark),
-            log_start: log.start_offset(),
-        };
-        if let Some(diverging) = log.diverging(from, last_fetched_epoch) {
-            return Ok(Read { plan: ReadPlan::default(), marks, aborted: None, diverging: Some(diverging) });
-        }
-        let upper_bound = match isolation {
-            Isolation::ReadUncommitted => high_watermark,
-            Isolation::ReadCommitted => marks.last_stable_offset,
-            Isolation::LogEnd => log.end_offset(),
-        };
-        // A consumer may stand between the high watermark and the log's end after a change of leaders: it waits there.
-        if from < marks.log_start || from > log.end_offset() {
-            return Err(ErrorCode::OffsetOutOfRange);
-        }
-        let mut read = Read { plan: ReadPlan::default(), marks, aborted: None, diverging: None };
-        if isolation == Isolation::ReadCommitted {
-            read.aborted = Some(Vec::new());
-        }
-        if from < upper_bound && (max_bytes > 0 || min_one_batch) {
-            let request = ReadRequest { from, upper_bound, max_bytes, min_one_batch };
-            read.plan = log.read(&request).map_err(|error| self.on_read_error(&error))?;
-            if isolation == Isolation::ReadCommitted && !read.plan.is_empty() {
-                let aborted = log.aborted_transactions_in(from, upper_bound, &read.plan);
-                read.aborted = Some(aborted.map_err(|error| self.on_log_error(&error))?);
-            }
-        }
-        if read.plan.needs_check() {
-            drop(state);
-            read.plan = std::mem::take(&mut read.plan).check().map_err(|error| self.on_read_error(&error))?;
-        }
-        Ok(read)
     }
 
     /// Runs something on the leader's log.
@@ -457,7 +370,7 @@ impl Partition {
     /// Takes the log out of service: the partition is deleted, or the node stops, or its directory failed.
     pub(crate) fn take_log(&self) -> HeldLog {
         let mut state = self.lock();
-        state.waiters.wake_all();
+        self.lock_waiters().wake_all();
         state.generation += 1;
         state.log.take()
     }
@@ -548,10 +461,10 @@ impl State {
         }
     }
 
-    fn on_high_watermark(&mut self, moved: Option<Offset>) {
+    fn on_high_watermark(&mut self, moved: Option<Offset>, waiters: &Mutex<WaiterList>) {
         if let Some(high_watermark) = moved {
             let bytes = std::mem::take(&mut self.uncommitted_bytes);
-            self.waiters.on_high_watermark(high_watermark, bytes);
+            waiters.lock().unwrap_or_else(PoisonError::into_inner).on_high_watermark(high_watermark, bytes);
         }
     }
 }

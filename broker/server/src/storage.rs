@@ -23,7 +23,10 @@ use gregor_log::{
     PartitionLog, RestingLog,
 };
 use gregor_types::{BrokerEpoch, ClusterId, DirectoryId, Offset, Timestamp, TopicId, TopicPartition, Uuid};
-use tokio::{runtime::Handle, sync::watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+};
 
 use crate::{
     append_mode::AppendMode, append_watch::AppendWatch, clock::now, held_log::HeldLog, pulse::Pulse, recovery::Progress,
@@ -34,6 +37,9 @@ use opening::{Opened, OpenedDirectory, open_all};
 
 /// So many folders are worth a thread to list them.
 const FOLDERS_PER_THREAD_MIN: usize = 64;
+
+/// Threads that wait for reads of one directory; others may be waited for at the same time.
+const READERS: usize = 2;
 
 /// One entry of `log.dirs`.
 #[derive(Debug)]
@@ -47,6 +53,8 @@ pub(crate) struct Directory {
     was_clean: bool,
     /// Where its appends are made.
     pub(crate) appends: Arc<AppendMode>,
+    /// Turns of those who wait for it to read, so that one that is stuck takes no thread from the others.
+    pub(crate) readers: Arc<Semaphore>,
     /// `None` once it is closed.
     open: RwLock<Option<LogDirectory>>,
     failed: AtomicBool,
@@ -140,6 +148,7 @@ impl Storage {
                 open: RwLock::new(directory.ok()),
                 waiting: Mutex::default(),
                 appends: AppendMode::new(Arc::clone(&pulse)),
+                readers: Arc::new(Semaphore::new(READERS)),
                 written: Mutex::default(),
                 failures: Arc::clone(&failures),
                 flushes: Mutex::default(),

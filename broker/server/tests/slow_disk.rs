@@ -12,11 +12,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use gregor_log::disk::{DirectoryEntry, Disk, DiskFile, FileLock, RealDisk, SharedFile, SyncToken};
-use gregor_messages::{MetadataRequest, ProduceRequest};
-use support::{DEADLINE, Home, batch, error, only, produce_request};
+use gregor_log::disk::{DirectoryEntry, Disk, DiskFile, FileLock, RealDisk, SharedFile, SyncToken, may_wait};
+use gregor_messages::{FetchRequest, MetadataRequest, ProduceRequest};
+use support::{DEADLINE, Home, batch, error, fetch_request, only, produce_request};
 
-/// Writes to the log of `stuck-0` wait while this is closed.
+/// What writes to the log of `stuck-0`, or reads it, waits while this is closed.
 #[derive(Debug, Default)]
 struct Gate {
     closed: Mutex<bool>,
@@ -29,16 +29,26 @@ impl Gate {
         self.opened.notify_all();
     }
 
+    fn is_closed(&self) -> bool {
+        *self.closed.lock().unwrap()
+    }
+
     fn pass(&self) {
         drop(self.opened.wait_while(self.closed.lock().unwrap(), |closed| *closed).unwrap());
     }
 }
 
-#[derive(Debug)]
-struct GatedDisk(Arc<Gate>);
+#[derive(Debug, Default)]
+struct Gates {
+    writes: Gate,
+    reads: Gate,
+}
 
 #[derive(Debug)]
-struct GatedFile(SharedFile, Arc<Gate>);
+struct GatedDisk(Arc<Gates>);
+
+#[derive(Debug)]
+struct GatedFile(SharedFile, Arc<Gates>);
 
 impl GatedDisk {
     fn guard(&self, path: &Path, file: SharedFile) -> SharedFile {
@@ -92,11 +102,15 @@ impl Disk for GatedDisk {
 
 impl DiskFile for GatedFile {
     fn write_all_at(&self, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
-        self.1.pass();
+        self.1.writes.pass();
         self.0.write_all_at(slices, position)
     }
 
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        if self.1.reads.is_closed() && !may_wait() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.1.reads.pass();
         self.0.read_at(buffer, position)
     }
 
@@ -136,8 +150,8 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn a_stuck_disk_holds_up_only_who_asks_for_it_and_loses_nothing() {
     const PIPELINED: usize = 5;
-    let gate = Arc::new(Gate::default());
-    let home = Home::on(Arc::new(GatedDisk(Arc::clone(&gate))));
+    let gates = Arc::new(Gates::default());
+    let home = Home::on(Arc::new(GatedDisk(Arc::clone(&gates))));
     let node = home.start();
     let mut other = node.with_topic("free", 1, &[]);
     assert_eq!(other.produce("free", 0, batch(&["before"])).error_code, 0);
@@ -145,7 +159,7 @@ fn a_stuck_disk_holds_up_only_who_asks_for_it_and_loses_nothing() {
     clients[0].create_topic("stuck", 1, &[]);
     let request = |value: &str| produce_request("stuck", 0, -1, batch(&[value]));
 
-    gate.set(true);
+    gates.writes.set(true);
     let first = clients[0].send(9, &request("first"));
     wait_for("the appends are on a thread of their own", || {
         node.http("/metrics")
@@ -156,12 +170,15 @@ fn a_stuck_disk_holds_up_only_who_asks_for_it_and_loses_nothing() {
         .iter_mut()
         .map(|client| (0..PIPELINED).map(|number| client.send(9, &request(&number.to_string()))).collect())
         .collect();
-    // The node has two threads; more than two requests for the disk are stuck now.
+    let mut readers: Vec<_> = (0..4).map(|_| node.client()).collect();
+    let reading: Vec<i32> =
+        readers.iter_mut().map(|reader| reader.send(12, &fetch_request("stuck", &[(0, 0)], 30_000))).collect();
+    // The node has two threads; more than two requests for the disk are stuck now, and as many for what an append has locked.
     let metadata = other.call(12, &MetadataRequest::default());
     assert_eq!(metadata.brokers.len(), 1);
     assert!(!other.fetch("free", 0, 0, 0).records.unwrap().is_empty());
 
-    gate.set(false);
+    gates.writes.set(false);
     let answer = only(clients[0].receive::<ProduceRequest>(9, first));
     assert_eq!(error(answer.error_code), error(0));
     for (client, sent) in clients[1..].iter_mut().zip(waiting) {
@@ -175,6 +192,10 @@ fn a_stuck_disk_holds_up_only_who_asks_for_it_and_loses_nothing() {
             .collect();
         assert!(offsets.is_sorted(), "a connection's appends stay in their order: {offsets:?}");
     }
+    for (reader, request) in readers.iter_mut().zip(reading) {
+        let fetched = reader.receive::<FetchRequest>(12, request);
+        assert!(!fetched.responses[0].partitions[0].records.as_ref().unwrap().is_empty());
+    }
     assert_eq!(other.end_offset("stuck", 0), 1 + 3 * PIPELINED as i64);
     wait_for("a calm disk is written to directly again", || {
         node.http("/metrics")
@@ -183,6 +204,45 @@ fn a_stuck_disk_holds_up_only_who_asks_for_it_and_loses_nothing() {
     });
     assert!(node.http("/metrics").contains("gregor_log_append_duration_seconds_bucket"));
     assert_eq!(other.produce("stuck", 0, batch(&["after"])).error_code, 0);
-    drop((other, clients));
+    drop((other, clients, readers));
+    node.stop();
+}
+
+#[test]
+fn readers_of_what_is_not_in_memory_hold_up_nobody_and_get_it() {
+    /// More than the node knows the places of by heart, which is what the last readers want.
+    const BATCHES: i64 = 100;
+    let gates = Arc::new(Gates::default());
+    let home = Home::on(Arc::new(GatedDisk(Arc::clone(&gates))));
+    let node = home.start();
+    let mut other = node.with_topic("free", 1, &[]);
+    assert_eq!(other.produce("free", 0, batch(&["before"])).error_code, 0);
+    other.create_topic("stuck", 1, &[]);
+    for number in 0..BATCHES {
+        assert_eq!(other.produce("stuck", 0, batch(&[&number.to_string()])).error_code, 0);
+    }
+
+    gates.reads.set(true);
+    let mut readers: Vec<_> = (0..6).map(|_| node.client()).collect();
+    let reading: Vec<i32> =
+        readers.iter_mut().map(|reader| reader.send(12, &fetch_request("stuck", &[(0, 0)], 0))).collect();
+    // The node has two threads; six would be stuck.
+    for _ in 0..20 {
+        let metadata = other.call(12, &MetadataRequest::default());
+        assert_eq!(metadata.brokers.len(), 1);
+        assert!(!other.fetch("free", 0, 0, 0).records.unwrap().is_empty());
+    }
+    assert!(node.http("/metrics").contains("gregor_"));
+
+    gates.reads.set(false);
+    let all = other.fetch("stuck", 0, 0, 0).records.unwrap();
+    for (reader, request) in readers.iter_mut().zip(reading) {
+        let fetched = reader.receive::<FetchRequest>(12, request);
+        let partition = &fetched.responses[0].partitions[0];
+        assert_eq!(error(partition.error_code), error(0));
+        assert_eq!(partition.high_watermark, BATCHES);
+        assert_eq!(partition.records.as_ref().unwrap(), &all);
+    }
+    drop((other, readers));
     node.stop();
 }

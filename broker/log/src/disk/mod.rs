@@ -6,6 +6,7 @@
 
 mod faulty;
 mod real;
+mod waiting;
 
 use std::{
     fmt,
@@ -18,6 +19,7 @@ use std::{
 
 pub use faulty::{Crash, FaultyDisk, Operation};
 pub use real::RealDisk;
+pub use waiting::{may_wait, without_waiting};
 
 /// An open file, shared between a log and the read plans that it gave out: a plan stays readable when the file is deleted.
 pub type SharedFile = Arc<dyn DiskFile>;
@@ -51,7 +53,8 @@ pub trait Disk: fmt::Debug + Send + Sync {
 pub trait DiskFile: fmt::Debug + Send + Sync {
     /// Writes all slices, one behind the other, at `position`: one `pwritev` when the kernel takes all at once.
     fn write_all_at(&self, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()>;
-    /// Reads what is there, at most `buffer`; 0 at the end of the file.
+    /// Reads what is there, at most `buffer`; 0 at the end of the file. Where the thread [may not wait](may_wait) and nothing of
+    /// it is in memory, `WouldBlock`.
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
     /// The file's length.
     fn len(&self) -> io::Result<u64>;

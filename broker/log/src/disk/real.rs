@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, IoSlice},
+    io::{self, IoSlice, IoSliceMut},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::fs::FileExt,
@@ -12,7 +12,10 @@ use std::{
     time::SystemTime,
 };
 
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::{
+    fs::{FlockOperation, fcntl_lock},
+    io::{Errno, ReadWriteFlags},
+};
 
 use super::{DirectoryEntry, Disk, DiskFile, FileLock, SharedFile, SyncToken};
 
@@ -88,7 +91,7 @@ impl Disk for RealDisk {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(FileLock::new(path.to_owned(), file))),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => Ok(None),
+            Err(Errno::AGAIN | Errno::ACCESS) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -105,7 +108,7 @@ impl DiskFile for RealFile {
                     position += written as u64;
                     IoSlice::advance_slices(&mut slices, written);
                 }
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -113,6 +116,13 @@ impl DiskFile for RealFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+        if !super::may_wait() {
+            match rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(buffer)], position, ReadWriteFlags::NOWAIT) {
+                // A file system that cannot tell, and a call that was interrupted: as if it might wait.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::INTR) => {}
+                result => return Ok(result?),
+            }
+        }
         loop {
             match self.0.read_at(buffer, position) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -143,5 +153,31 @@ impl DiskFile for RealFile {
 
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{read_file, without_waiting};
+
+    #[test]
+    fn a_read_that_may_not_wait_gives_what_is_in_memory_and_else_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let file = RealDisk.create(&path).unwrap();
+        let written = vec![7; 1 << 20];
+        file.write_all_at(&mut [IoSlice::new(&written)], 0).unwrap();
+        Arc::clone(&file).sync().complete().unwrap();
+        let descriptor = file.as_fd().unwrap();
+        rustix::fs::fadvise(descriptor, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let mut buffer = [0; 100];
+        // Some file systems keep all of it in memory, or cannot tell.
+        match without_waiting(|| file.read_at(&mut buffer, 4096)) {
+            Ok(read) => assert_eq!(buffer[..read], written[..read]),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+        }
+        assert_eq!(read_file(&RealDisk, &path, 1 << 20).unwrap(), written, "and waits again afterwards");
+        assert_eq!(without_waiting(|| file.read_at(&mut buffer, 4096)).unwrap(), 100);
     }
 }

@@ -1,6 +1,7 @@
 //! Fetch: gives consumers the records of partitions this broker leads.
 //!
-//! The read is planned under each partition's lock, which costs no I/O for warm indexes; the bytes leave later, by the kernel.
+//! The read is planned under each partition's lock; the bytes leave later, by the kernel. What would have to wait, for the
+//! disk or for an append that holds the lock, is planned and read ahead on a thread that may.
 //! Where there is too little the connection's task sleeps on a waiter that every partition asked for knows, until enough is
 //! committed, the request's time is over, or the node stops. What one fetch of a connection used the next one uses again, so
 //! that a warm fetch allocates nothing.
@@ -25,7 +26,7 @@ use crate::{
     api::{Context, leader_of},
     close::Close,
     fetch_sessions::{Opened, SessionRequest, Shown, TopicRef, WantedPartition},
-    partition::{Isolation, Partition},
+    partition::{Isolation, Partition, Query, Read},
     waiters::{Waited, Waiter},
 };
 
@@ -43,6 +44,8 @@ const RETAINED_BYTES: usize = 4 << 10;
 struct Found {
     wanted: WantedPartition,
     partition: Option<Arc<Partition>>,
+    /// Whether it could not be read without waiting when that was tried last.
+    is_blocked: bool,
     error: ErrorCode,
     high_watermark: i64,
     last_stable_offset: i64,
@@ -53,6 +56,7 @@ struct Found {
 }
 
 /// What a whole request asks for, besides its partitions.
+#[derive(Clone, Copy)]
 struct Limits {
     max_bytes: u32,
     min_bytes: u64,
@@ -81,7 +85,7 @@ impl Fetching {
     pub(crate) async fn answer(&mut self, context: &Context, body: Bytes) -> Result<(), Close> {
         match self.begin(context, &body)? {
             Ok(begun) => {
-                self.find(context, &begun).await;
+                self.find(context, &begun).await?;
                 self.finish(context, begun)
             }
             Err(error) => self.refuse(context, error),
@@ -144,20 +148,24 @@ impl Fetching {
     }
 
     /// Reads, and where there is too little sleeps and reads again.
-    async fn find(&mut self, context: &Context, begun: &Begun) {
+    async fn find(&mut self, context: &Context, begun: &Begun) -> Result<(), Close> {
         let Begun { limits, deadline, .. } = begun;
-        let found = &mut self.found;
-        let mut bytes = read_all(found, limits);
+        let mut bytes = self.read(limits).await?;
         while bytes < limits.min_bytes
             && *deadline > Instant::now()
-            && found.iter().all(Found::can_wait)
-            && !found.is_empty()
+            && self.found.iter().all(Found::can_wait)
+            && !self.found.is_empty()
         {
             let missing = u32::try_from(limits.min_bytes - bytes).unwrap_or(u32::MAX);
             let waiter = Waiter::again(&mut self.waiter, missing);
-            let registered = Registered::new(waiter, found);
+            let registered = Registered::new(waiter, &mut self.found);
             // What came between the read and the registration is seen by this second read, and by no other.
-            let before = std::mem::replace(&mut bytes, read_all(registered.found, limits));
+            let Some(found) = read_now(registered.found, limits) else {
+                drop(registered);
+                bytes = self.read(limits).await?;
+                continue;
+            };
+            let before = std::mem::replace(&mut bytes, found);
             registered.waiter.count_down(u32::try_from(bytes.saturating_sub(before)).unwrap_or(u32::MAX));
             if bytes >= limits.min_bytes || !registered.found.iter().all(Found::can_wait) {
                 break;
@@ -167,11 +175,40 @@ impl Fetching {
                 () = context.broker.drained() => false,
             };
             drop(registered);
-            bytes = read_all(found, limits);
+            bytes = self.read(limits).await?;
             if !woken {
                 break;
             }
         }
+        Ok(())
+    }
+
+    /// Plans the reads of all partitions; returns how many bytes there are, in memory if there is room for them.
+    async fn read(&mut self, limits: &Limits) -> Result<u64, Close> {
+        match read_now(&mut self.found, limits) {
+            Some(bytes) => Ok(bytes),
+            None => Box::pin(self.read_elsewhere(*limits)).await,
+        }
+    }
+
+    /// Has a thread that may wait for the disk do it, so that this one serves others. Of those only a few wait for one directory.
+    async fn read_elsewhere(&mut self, limits: Limits) -> Result<u64, Close> {
+        let blocked = self.found.iter().find(|found| found.is_blocked).and_then(|found| found.partition.as_ref());
+        let readers = blocked.map(|partition| Arc::clone(&partition.directory().readers));
+        let turn = match readers {
+            Some(readers) => Some(readers.acquire_owned().await.map_err(std::io::Error::other)?),
+            None => None,
+        };
+        let mut found = std::mem::take(&mut self.found);
+        let read = tokio::task::spawn_blocking(move || {
+            let bytes = read_all(&mut found, &limits);
+            // Whoever asked may be gone: the turn is over when the read is.
+            drop(turn);
+            (found, bytes)
+        });
+        let (found, bytes) = read.await.map_err(std::io::Error::other)?;
+        self.found = found;
+        Ok(bytes)
     }
 
     fn finish(&mut self, context: &Context, begun: Begun) -> Result<(), Close> {
@@ -250,7 +287,7 @@ struct Registered<'a> {
 impl<'a> Registered<'a> {
     fn new(waiter: Arc<Waiter>, found: &'a mut Vec<Found>) -> Self {
         for partition in found.iter().filter_map(|found| found.partition.as_ref()) {
-            partition.lock().waiters.add_fetch(&waiter);
+            partition.lock_waiters().add_fetch(&waiter);
         }
         Self { waiter, found }
     }
@@ -259,7 +296,7 @@ impl<'a> Registered<'a> {
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
         for partition in self.found.iter().filter_map(|found| found.partition.as_ref()) {
-            partition.lock().waiters.remove(&self.waiter);
+            partition.lock_waiters().remove(&self.waiter);
         }
     }
 }
@@ -281,6 +318,7 @@ fn look_up(context: &Context, wanted: WantedPartition) -> Found {
     Found {
         wanted,
         partition,
+        is_blocked: false,
         error,
         high_watermark: -1,
         last_stable_offset: -1,
@@ -291,35 +329,59 @@ fn look_up(context: &Context, wanted: WantedPartition) -> Found {
     }
 }
 
-/// Plans the reads of all partitions within the request's bytes; returns how many bytes there are.
+/// Plans the reads of all partitions within the request's bytes, and has the bytes in memory; returns how many there are.
 fn read_all(found: &mut [Found], limits: &Limits) -> u64 {
     let mut bytes = 0;
     for found in found {
-        let left = u64::from(limits.max_bytes).saturating_sub(bytes);
-        found.read(limits, left as u32, bytes == 0);
+        let Some(partition) = &found.partition else { continue };
+        let query = found.query(limits, bytes);
+        let read = query.and_then(|query| partition.read(&query)).and_then(|read| {
+            if !read.plan.is_cached() {
+                partition.read_ahead(&read.plan)?;
+            }
+            Ok(read)
+        });
+        found.take(read);
         bytes += found.plan.len();
     }
     bytes
 }
 
+/// The same of what is in memory already; nothing where a partition would have to wait.
+fn read_now(found: &mut [Found], limits: &Limits) -> Option<u64> {
+    let mut bytes = 0;
+    for found in found {
+        let Some(partition) = &found.partition else { continue };
+        let read = match found.query(limits, bytes) {
+            Ok(query) => partition.read_now(&query),
+            Err(error) => Some(Err(error)),
+        };
+        found.is_blocked = read.is_none();
+        found.take(read?);
+        bytes += found.plan.len();
+    }
+    Some(bytes)
+}
+
 impl Found {
     /// KIP-74: the first batch of the first partition that has any is given whole, however large it is.
-    fn read(&mut self, limits: &Limits, bytes_left: u32, is_first: bool) {
-        let Some(partition) = &self.partition else { return };
+    fn query(&self, limits: &Limits, bytes_before: u64) -> Result<Query, ErrorCode> {
+        if limits.is_follower {
+            return Err(ErrorCode::from(NotAReplica(BrokerId::NONE)));
+        }
         let wanted = &self.wanted;
-        let max_bytes = bytes_left.min(u32::try_from(wanted.max_bytes).unwrap_or(0));
-        let read = if limits.is_follower {
-            Err(ErrorCode::from(NotAReplica(BrokerId::NONE)))
-        } else {
-            partition.read(
-                Offset(wanted.fetch_offset),
-                LeaderEpoch(wanted.current_leader_epoch),
-                LeaderEpoch(wanted.last_fetched_epoch),
-                max_bytes,
-                is_first,
-                limits.isolation,
-            )
-        };
+        let bytes_left = u64::from(limits.max_bytes).saturating_sub(bytes_before) as u32;
+        Ok(Query {
+            from: Offset(wanted.fetch_offset),
+            current_leader_epoch: LeaderEpoch(wanted.current_leader_epoch),
+            last_fetched_epoch: LeaderEpoch(wanted.last_fetched_epoch),
+            max_bytes: bytes_left.min(u32::try_from(wanted.max_bytes).unwrap_or(0)),
+            min_one_batch: bytes_before == 0,
+            isolation: limits.isolation,
+        })
+    }
+
+    fn take(&mut self, read: Result<Read, ErrorCode>) {
         match read {
             Ok(read) => {
                 self.error = ErrorCode::None;

@@ -217,7 +217,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         if !self.waiter.is_done() {
-            self.waits.iter().for_each(|wait| wait.of.lock().waiters.remove(&self.waiter));
+            self.waits.iter().for_each(|wait| wait.of.lock_waiters().remove(&self.waiter));
         }
     }
 }

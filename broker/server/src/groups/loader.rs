@@ -7,7 +7,7 @@ use gregor_coordinators::{LoggedRecord, Record, ReplayError, Shard, group::Group
 use gregor_types::{ErrorCode, LeaderEpoch, Offset};
 use gregor_wire::batch::{BatchError, BatchView, ControlRecordType, split_batches};
 
-use crate::partition::{Isolation, Partition};
+use crate::partition::{Isolation, Partition, Query};
 
 const READ_BYTES: u32 = 1 << 20;
 const DECOMPRESSED_BYTES_MAX: usize = 256 << 20;
@@ -40,8 +40,15 @@ fn read(partition: &Arc<Partition>, shard: &mut Shard<GroupCoordinator>) -> Resu
     let bounds = partition.with_log(|log, _| (log.start_offset(), log.end_offset()));
     let (mut at, end) = bounds.ok_or(LoadError::Refused(ErrorCode::KafkaStorageError))?;
     while at < end {
-        let none = LeaderEpoch::NONE;
-        let read = partition.read(at, none, none, READ_BYTES, true, Isolation::LogEnd).map_err(LoadError::Refused)?;
+        let read = partition.read(&Query {
+            from: at,
+            current_leader_epoch: LeaderEpoch::NONE,
+            last_fetched_epoch: LeaderEpoch::NONE,
+            max_bytes: READ_BYTES,
+            min_one_batch: true,
+            isolation: Isolation::LogEnd,
+        });
+        let read = read.map_err(LoadError::Refused)?;
         let bytes = read.plan.read_all()?;
         let before = at;
         for batch in split_batches(&bytes) {

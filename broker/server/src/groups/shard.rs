@@ -176,7 +176,7 @@ impl GroupShard {
             let waiter = Waiter::new(1);
             self.partition.wait_for(awaits, &waiter);
             waiter.wait_until(Instant::now() + COMMIT_CHECK).await;
-            self.partition.lock().waiters.remove(&waiter);
+            self.partition.lock_waiters().remove(&waiter);
             if self.partition.check(awaits).is_err() {
                 // Leadership is lost, and the shard with it in a moment; or too few replicas are in sync, and more may come.
                 tokio::time::sleep(COMMIT_CHECK).await;

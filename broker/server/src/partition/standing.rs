@@ -63,7 +63,7 @@ impl Partition {
             start: state.log.start_offset(),
             end: state.log.end_offset(),
             high_watermark: state.high_watermark(),
-            waiting: state.waiters.len(),
+            waiting: self.lock_waiters().len(),
         };
         if let Role::Leader(leader) = &state.role {
             standing.leads = true;

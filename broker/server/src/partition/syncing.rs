@@ -33,20 +33,20 @@ impl Flush for Partition {
         }
         match outcome {
             Ok(flushed) => {
-                let State { log, role, settings, waiters, .. } = &mut *state;
+                let State { log, role, settings, .. } = &mut *state;
                 let Some(log) = log.opened_mut() else { return };
                 log.flushed(flushed);
                 let durable = log.recovery_point();
-                waiters.on_durable(durable);
+                self.lock_waiters().on_durable(durable);
                 if let (Role::Leader(leader), true) = (role, settings.syncs_before_acknowledging()) {
                     let moved = leader.on_durable(durable, now);
-                    state.on_high_watermark(moved);
+                    state.on_high_watermark(moved, &self.waiters);
                 }
             }
             Err(error) => {
                 self.on_log_error(&error);
                 // Who waits for this sync looks at once whether it can still come.
-                state.waiters.wake_all();
+                self.lock_waiters().wake_all();
             }
         }
     }

@@ -1,0 +1,189 @@
+//! Reads of a partition: what a fetch gets, and how it gets it without holding up the thread that asks.
+//!
+//! `api/fetch.rs` first asks by [`Partition::read_now`], which waits for nothing: neither for the disk nor for an append that
+//! holds the lock. What that cannot tell a thread that may block asks by [`Partition::read`], as the group coordinator does.
+
+use std::{io, sync::MutexGuard, thread};
+
+use gregor_log::{AbortedTransaction, EpochEndOffset, LogError, ReadError, ReadPlan, ReadRequest, disk};
+use gregor_types::{ErrorCode, LeaderEpoch, Offset};
+
+use super::{Partition, State};
+
+/// A lock that is still held after so many turns of other threads is held by an append that takes long.
+const LOCK_TRIES: u32 = 20;
+
+/// Which records a reader may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// All that is committed: up to the high watermark.
+    ReadUncommitted,
+    /// Only what no open transaction can undo: up to the last stable offset.
+    ReadCommitted,
+    /// A follower reads all there is.
+    LogEnd,
+}
+
+/// A read, ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// Where the bytes lie.
+    pub(crate) plan: ReadPlan,
+    /// What the response says beside them.
+    pub(crate) marks: Marks,
+    /// The aborted transactions in the range, for a read-committed reader.
+    pub(crate) aborted: Option<Vec<AbortedTransaction>>,
+    /// The reader's log differs from ours after this point (KIP-595).
+    pub(crate) diverging: Option<EpochEndOffset>,
+}
+
+/// The offsets that a fetch response shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// Everything before it is committed.
+    pub(crate) high_watermark: Offset,
+    /// No open transaction began before it.
+    pub(crate) last_stable_offset: Offset,
+    /// The first offset that is kept.
+    pub(crate) log_start: Offset,
+}
+
+/// What is asked of one partition.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Query {
+    /// The first offset wanted.
+    pub(crate) from: Offset,
+    /// The leader epoch that the reader knows.
+    pub(crate) current_leader_epoch: LeaderEpoch,
+    /// The epoch of the last record that it has.
+    pub(crate) last_fetched_epoch: LeaderEpoch,
+    /// Bytes at most.
+    pub(crate) max_bytes: u32,
+    /// Whether the first batch is given even if it is larger.
+    pub(crate) min_one_batch: bool,
+    /// What it may see.
+    pub(crate) isolation: Isolation,
+}
+
+/// Why a read gives nothing.
+enum Failed {
+    /// What to answer.
+    Refused(ErrorCode),
+    /// The log cannot be read, or not without waiting.
+    Read(ReadError),
+}
+
+impl Partition {
+    /// Plans a read by a consumer (of the leader alone) or by a follower. Waits for the disk, and for whoever has the lock.
+    pub(crate) fn read(&self, query: &Query) -> Result<Read, ErrorCode> {
+        self.check_online()?;
+        self.plan(self.lock(), query).map_err(|failed| self.on_failed(failed))
+    }
+
+    /// The same, of what is in memory: `None` where it would have to wait.
+    pub(crate) fn read_now(&self, query: &Query) -> Option<Result<Read, ErrorCode>> {
+        if let Err(error) = self.check_online() {
+            return Some(Err(error));
+        }
+        let mut state = self.try_lock_a_while()?;
+        // Opening one reads small files, and may not fail in the midst.
+        if state.log.opened_mut().is_none() && !state.log.is_gone() {
+            return None;
+        }
+        match disk::without_waiting(|| self.plan(state, query)) {
+            Err(Failed::Read(ReadError::Log(LogError::Io { source, .. })))
+                if source.kind() == io::ErrorKind::WouldBlock =>
+            {
+                None
+            }
+            Ok(read) if !read.plan.is_cached() => None,
+            Ok(read) => Some(Ok(read)),
+            Err(failed) => Some(Err(self.on_failed(failed))),
+        }
+    }
+
+    /// Has a plan's bytes in memory. Waits for the disk.
+    pub(crate) fn read_ahead(&self, plan: &ReadPlan) -> Result<(), ErrorCode> {
+        plan.read_ahead().map_err(|source| {
+            let path = self.directory().path.clone();
+            self.on_read_error(&ReadError::Log(LogError::Io { path, source }))
+        })
+    }
+
+    /// An append in memory takes microseconds: so long is worth a few turns.
+    fn try_lock_a_while(&self) -> Option<MutexGuard<'_, State>> {
+        for _ in 0..LOCK_TRIES {
+            if let Some(state) = self.try_lock() {
+                return Some(state);
+            }
+            thread::yield_now();
+        }
+        self.try_lock()
+    }
+
+    fn plan(&self, mut state: MutexGuard<'_, State>, query: &Query) -> Result<Read, Failed> {
+        let Query { from, current_leader_epoch, last_fetched_epoch, max_bytes, min_one_batch, isolation } = *query;
+        let leader = state.leader(current_leader_epoch)?;
+        let high_watermark = leader.high_watermark();
+        let State { log, settings, .. } = &mut *state;
+        let log = self.usable(log, settings)?;
+        let marks = Marks {
+            high_watermark,
+            last_stable_offset: log.last_stable_offset(high_watermark),
+            log_start: log.start_offset(),
+        };
+        if let Some(diverging) = log.diverging(from, last_fetched_epoch) {
+            return Ok(Read { plan: ReadPlan::default(), marks, aborted: None, diverging: Some(diverging) });
+        }
+        let upper_bound = match isolation {
+            Isolation::ReadUncommitted => high_watermark,
+            Isolation::ReadCommitted => marks.last_stable_offset,
+            Isolation::LogEnd => log.end_offset(),
+        };
+        // A consumer may stand between the high watermark and the log's end after a change of leaders: it waits there.
+        if from < marks.log_start || from > log.end_offset() {
+            return Err(Failed::Refused(ErrorCode::OffsetOutOfRange));
+        }
+        let mut read = Read { plan: ReadPlan::default(), marks, aborted: None, diverging: None };
+        if isolation == Isolation::ReadCommitted {
+            read.aborted = Some(Vec::new());
+        }
+        if from < upper_bound && (max_bytes > 0 || min_one_batch) {
+            let request = ReadRequest { from, upper_bound, max_bytes, min_one_batch };
+            read.plan = log.read(&request)?;
+            if isolation == Isolation::ReadCommitted && !read.plan.is_empty() {
+                read.aborted = Some(log.aborted_transactions_in(from, upper_bound, &read.plan)?);
+            }
+        }
+        drop(state);
+        if read.plan.needs_check() {
+            read.plan = std::mem::take(&mut read.plan).check()?;
+        }
+        Ok(read)
+    }
+
+    fn on_failed(&self, failed: Failed) -> ErrorCode {
+        match failed {
+            Failed::Refused(error) => error,
+            Failed::Read(error) => self.on_read_error(&error),
+        }
+    }
+}
+
+impl From<ErrorCode> for Failed {
+    fn from(error: ErrorCode) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<ReadError> for Failed {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<LogError> for Failed {
+    fn from(error: LogError) -> Self {
+        Self::Read(ReadError::Log(error))
+    }
+}
