@@ -5,7 +5,7 @@
 
 use std::io::IoSlice;
 
-use gregor_types::{LeaderEpoch, Offset, Timestamp};
+use gregor_types::{LeaderEpoch, Offset, Timestamp, planted::planted};
 use gregor_wire::batch::{BatchError, BatchHeader, EndTransactionMarker, TimestampType, ValidatedBatch, split_batches};
 
 use crate::{
@@ -230,7 +230,9 @@ impl PartitionLog {
     fn take_in(&mut self, header: &BatchHeader, marker: Option<EndTransactionMarker>) -> Result<(), LogError> {
         let (disk, config) = (self.disk.clone(), self.config.clone());
         let position = self.active().size();
-        if let Some(aborted) = marker.and_then(|marker| self.producers.aborted_by(header, marker)) {
+        if let Some(aborted) = marker.and_then(|marker| self.producers.aborted_by(header, marker))
+            && !planted("aborted-not-indexed")
+        {
             let segment = self.active();
             segment.transactions.append(&*disk, &aborted).map_err(LogError::io(segment.path()))?;
         }

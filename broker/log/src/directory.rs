@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use gregor_types::{BrokerEpoch, Offset, Timestamp, TopicId, TopicPartition, Uuid};
+use gregor_types::{BrokerEpoch, Offset, Timestamp, TopicId, TopicPartition, Uuid, planted::planted};
 
 use crate::{
     CheckpointKind, Disk, LogConfig, LogError, LogOpening, MetaProperties, PartitionDirectoryKind, PartitionLog,
@@ -119,8 +119,8 @@ impl LogDirectory {
     }
 
     /// Whether the last program that had it shut down cleanly.
-    pub const fn was_clean(&self) -> bool {
-        self.previous_broker_epoch.is_some()
+    pub fn was_clean(&self) -> bool {
+        self.previous_broker_epoch.is_some() || planted("torn-tail-kept")
     }
 
     /// The broker epoch of the last program, if it shut down cleanly; -1 within where it did not know its own (KIP-966).
@@ -155,7 +155,7 @@ impl LogDirectory {
         let offset = |kind| self.checkpoint(kind, &found.topic_partition).unwrap_or(Offset::ZERO);
         let checkpoints = Checkpoints {
             recovery_point: offset(CheckpointKind::RecoveryPoint),
-            log_start: offset(CheckpointKind::LogStart),
+            log_start: if planted("log-start-forgotten") { Offset::ZERO } else { offset(CheckpointKind::LogStart) },
             cleaned_to: offset(CheckpointKind::Cleaner),
         };
         RestingLog::survey(self.disk.clone(), found.path, found.topic_partition, checkpoints, self.was_clean())

@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use gregor_types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
+use gregor_types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition, planted::planted};
 
 use crate::{
     ActiveProducer, Disk, EpochEndOffset, LogConfig, LogError,
@@ -122,7 +122,11 @@ impl FlushToken {
     /// Blocks until it is on the disk. May be called on any thread.
     pub fn complete(self) -> Result<Flushed, LogError> {
         for token in self.tokens {
-            token.complete().map_err(|source| {
+            let synced = token.complete();
+            if planted("sync-error-ignored") {
+                continue;
+            }
+            synced.map_err(|source| {
                 self.sync_failed.store(true, Ordering::Release);
                 LogError::SyncFailed { path: self.directory.clone(), source }
             })?;
@@ -309,6 +313,7 @@ impl PartitionLog {
     /// at the start.
     pub fn last_stable_offset(&mut self, high_watermark: Offset) -> Offset {
         let unstable = self.producers.first_unstable_offset(high_watermark).map(|first| first.max(self.start_offset));
+        let unstable = unstable.filter(|_| !planted("last-stable-too-high"));
         unstable.map_or(high_watermark, |first| first.min(high_watermark))
     }
 
@@ -399,8 +404,8 @@ impl PartitionLog {
         let mut tokens = Vec::new();
         let disk = self.disk.clone();
         if self.end_offset > self.recovery_point || self.truncated_to.is_some() || !indexes_are_synced {
-            let first = self.first_unsynced_segment();
             let active = self.segments.len() - 1;
+            let first = if planted("sealed-segment-unsynced") { active } else { self.first_unsynced_segment() };
             for (index, segment) in self.segments.iter_mut().enumerate().skip(first) {
                 segment.sync(&*disk, index < active, &mut tokens)?;
             }
@@ -430,7 +435,7 @@ impl PartitionLog {
     }
 
     fn push_directory_syncs(&self, target: Synced, tokens: &mut Vec<SyncToken>) {
-        if target.directory_changes != self.synced.directory_changes {
+        if target.directory_changes != self.synced.directory_changes && !planted("folder-unsynced") {
             tokens.push(self.disk.sync_directory(&self.directory));
             if let (0, Some(parent)) = (self.synced.directory_changes, self.directory.parent()) {
                 tokens.push(self.disk.sync_directory(parent));
@@ -467,7 +472,8 @@ impl PartitionLog {
             return;
         }
         if flushed.synced.truncations == self.truncations {
-            self.recovery_point = self.recovery_point.max(flushed.end_offset);
+            let end = if planted("recovery-point-past-unsynced") { self.end_offset } else { flushed.end_offset };
+            self.recovery_point = self.recovery_point.max(end);
             self.truncated_to = None;
             self.indexes_synced_to = self.indexes_synced_to.max(flushed.indexes_to);
         }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
+use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp, planted::planted};
 use gregor_wire::batch::{BatchHeader, EndTransactionMarker};
 
 use crate::{AppendError, MarkerEpoch, Origin, cleaner::LastRecord, transaction_index::AbortedTransaction};
@@ -139,6 +139,9 @@ impl ProducerState {
         if has_sequences && entry.epoch == batch.producer_epoch {
             let known = &entry.batches[..entry.count];
             if let Some(duplicate) = known.iter().find(|b| b.last_sequence == last && b.first_sequence() == first) {
+                if planted("duplicate-accepted") {
+                    return Ok(None);
+                }
                 return Ok(Some(*duplicate));
             }
         }

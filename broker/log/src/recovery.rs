@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use gregor_types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use gregor_types::{LeaderEpoch, Offset, Timestamp, TopicPartition, planted::planted};
 use gregor_wire::batch::BatchHeader;
 
 use crate::{
@@ -351,7 +351,13 @@ impl LogOpening {
                 *seen_end = check.end;
             }
         } else {
-            read = check.step_with(budget_bytes, &mut take_in)?;
+            read = match check.step_with(budget_bytes, &mut take_in) {
+                Err(LogError::Malformed { .. }) if self.options.clean && !work.reindex => {
+                    self.distrust()?;
+                    return Ok(work.file_len);
+                }
+                read => read?,
+            };
         }
         self.checked_bytes += if is_ahead { check.checked_bytes() } else { read };
         if check.is_done() {
@@ -360,6 +366,15 @@ impl LogOpening {
             self.checks.insert(self.next, check);
         }
         Ok(read)
+    }
+
+    /// A log that was closed is damaged where it ends: it is opened as if it had not been closed.
+    fn distrust(&mut self) -> Result<(), LogError> {
+        let (disk, directory) = (self.log.disk.clone(), self.log.directory.clone());
+        let options = OpenOptions { clean: false, ..self.options.clone() };
+        let folder = folder::tidy(&*disk, &directory)?;
+        *self = Self::of(disk, directory, options, folder)?;
+        Ok(())
     }
 
     fn end_segment(&mut self, check: SegmentCheck) -> Result<(), LogError> {
@@ -400,7 +415,7 @@ impl LogOpening {
         let log = &mut self.log;
         log.cleaned_to = (cleaned_to > Offset::ZERO).then_some(cleaned_to);
         log.end_offset = self.log_end.unwrap_or(log.active_segment_base());
-        log.producers = self.producers;
+        log.producers = if planted("producers-not-restored") { ProducerState::default() } else { self.producers };
         log.start_offset = log.segments[0].base_offset.max(log_start_offset);
         if log.end_offset < log.start_offset {
             let start = log.start_offset;
@@ -431,6 +446,9 @@ impl LogOpening {
 /// Notes an epoch of a batch. The checkpoint says better where it begins, and which epochs were before it, if the cleaner has taken
 /// their records; unless what it says is of another history.
 fn begin_epoch(epochs: &mut EpochCache, known: &mut VecDeque<(LeaderEpoch, Offset)>, begin: &EpochBegin) {
+    if planted("epochs-not-recovered") {
+        return;
+    }
     while let Some((epoch, start)) = known.pop_front_if(|(epoch, _)| *epoch <= begin.epoch) {
         if begin.behind <= start && start <= begin.first {
             epochs.assign(epoch, start);

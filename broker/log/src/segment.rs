@@ -10,7 +10,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use gregor_types::{Offset, Timestamp};
+use gregor_types::{Offset, Timestamp, planted::planted};
 use gregor_wire::batch::BatchHeader;
 
 use crate::{
@@ -194,7 +194,8 @@ impl Segment {
             self.max_timestamp = Some(TimeEntry { timestamp: header.max_timestamp, relative_offset });
         }
         if self.bytes_since_index > config.index_interval_bytes {
-            self.offsets.push(OffsetEntry::new(self.base_offset, header.last_offset(), self.size));
+            let position = if planted("index-leads-log") { self.size + header.size } else { self.size };
+            self.offsets.push(OffsetEntry::new(self.base_offset, header.last_offset(), position));
             self.push_time_entry();
             self.bytes_since_index = 0;
         }

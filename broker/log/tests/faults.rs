@@ -389,10 +389,17 @@ fn rotten(seed: u64) -> (FaultyDisk, PartitionLog, Vec<(i64, String)>) {
     log.flushed(flushed);
     let end = log.end_offset();
     drop(log);
-    let logs = files(&disk, ".log");
+    flip_a_bit(&disk, &mut random);
+    let log = reopen(&disk, options(config(), end, true));
+    (disk, log, written)
+}
+
+/// Flips a bit of some batch.
+fn flip_a_bit(disk: &FaultyDisk, random: &mut Random) {
+    let logs = files(disk, ".log");
     let (path, len) = &logs[random.below(logs.len() as u64) as usize];
     let mut content = vec![0; *len as usize];
-    gregor_log::Disk::open(&disk, path).unwrap().read_exact_at(&mut content, 0).unwrap();
+    gregor_log::Disk::open(disk, path).unwrap().read_exact_at(&mut content, 0).unwrap();
     let mut starts = Vec::new();
     let mut at = 0;
     for batch in split_batches(&content) {
@@ -408,8 +415,35 @@ fn rotten(seed: u64) -> (FaultyDisk, PartitionLog, Vec<(i64, String)>) {
         }
     };
     disk.corrupt(path, position, 1 << random.below(8));
-    let log = reopen(&disk, options(config(), end, true));
-    (disk, log, written)
+}
+
+#[test]
+fn a_closed_log_whose_producers_have_to_be_read_anew_opens_whatever_the_disk_has_damaged() {
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let disk = FaultyDisk::new();
+        let mut log = new_log(&disk);
+        for i in 0..40 {
+            append(&mut log, &produced(100, 0, i, false, &[&format!("record {i}")]));
+        }
+        let written = read_all(&mut log);
+        let flushed = log.close().unwrap().complete().unwrap();
+        log.flushed(flushed);
+        let end = log.end_offset();
+        drop(log);
+        for (path, _) in files(&disk, ".snapshot") {
+            gregor_log::Disk::remove_file(&disk, &path).unwrap();
+        }
+        flip_a_bit(&disk, &mut random);
+        let opened = PartitionLog::open(Arc::new(disk.clone()), folder(), options(config(), end, true));
+        let mut log = opened.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let (got, _) = consume(&mut log, Offset(0));
+        assert_eq!(got, written[..got.len()], "seed {seed}: a reader got what nobody wrote");
+        append(&mut log, &batch(&["producers are served"]));
+        let last = log.end_offset().plus(-1);
+        let (behind, _) = consume(&mut log, last);
+        assert_eq!(behind.len(), 1, "seed {seed}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Every method is one step: numbers in, a decision out. The caller holds the partition's lock, does the I/O, sends
 //! what is proposed to the controller and hands its answer back in; nothing here waits or retries.
 
-use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp, planted::planted};
 
 use crate::{EpochError, check_leader_epoch};
 
@@ -354,7 +354,8 @@ impl LeaderState {
                     && follower.log_end.is_some()
                     && now.since(follower.caught_up_at) <= self.max_lag_ms)
         };
-        let own_end = self.durable_end.map_or(self.log_end, |durable| durable.min(self.log_end));
+        let durable_end = self.durable_end.filter(|_| !planted("ack-before-fsync"));
+        let own_end = durable_end.map_or(self.log_end, |durable| durable.min(self.log_end));
         let ends = self.followers.iter().filter(counts).map(|follower| follower.log_end.unwrap_or(Offset::ZERO));
         let committed = ends.fold(own_end, Offset::min);
         if committed <= self.high_watermark {

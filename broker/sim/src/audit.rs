@@ -43,10 +43,11 @@ pub fn audit(node: &Node, process: &Process, promises: &mut Promises, lost_power
         if lost_power && !promises.is_synced(&place.topic) {
             promises.forget_from(&place, log.end_offset());
         }
-        match walk(node, log) {
+        let rotten = promises.rotten_from(&place).map(Offset);
+        match walk(node, log, rotten) {
             Ok(found) => {
                 promises.check(&place, log.start_offset().value(), &found.values);
-                if let Some(wrong) = compare(log, &found) {
+                if let (Some(wrong), None) = (compare(log, &found), rotten) {
                     promises.violated(format!("{place}: {wrong}"));
                 }
             }
@@ -56,7 +57,8 @@ pub fn audit(node: &Node, process: &Process, promises: &mut Promises, lost_power
 }
 
 /// Reads a whole log from its files: a copy is opened, so that nothing of the node's own is moved.
-fn walk(node: &Node, log: &PartitionLog) -> Result<Found, String> {
+/// Of a log that the disk has damaged, the copy is cut there.
+fn walk(node: &Node, log: &PartitionLog, rotten: Option<Offset>) -> Result<Found, String> {
     let disk: Arc<dyn Disk> = Arc::new(node.disk.fork());
     let options = gregor_log::OpenOptions {
         topic_partition: log.topic_partition().clone(),
@@ -69,7 +71,8 @@ fn walk(node: &Node, log: &PartitionLog) -> Result<Found, String> {
     };
     let directory: &Path = log.directory();
     let mut copy = PartitionLog::open(disk, directory.to_owned(), options).map_err(|error| error.to_string())?;
-    if copy.end_offset() != log.end_offset() {
+    let end = rotten.map_or(log.end_offset(), |rotten| rotten.min(log.end_offset()));
+    if copy.end_offset() != log.end_offset() && copy.end_offset() < end {
         return Err(format!("it ends at {}, its files say {}", log.end_offset(), copy.end_offset()));
     }
     let mut found = Found::default();

@@ -17,6 +17,5 @@ mod random;
 mod trace;
 mod world;
 
-pub use node::Sabotage;
 pub use random::Random;
 pub use world::{Finding, Options, Outcome, run};

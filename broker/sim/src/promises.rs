@@ -10,7 +10,7 @@ use std::{
 
 use gregor_types::Offset;
 
-use crate::network::Place;
+use crate::{network::Place, node::OFFSETS_TOPIC};
 
 /// A record, by who made it and when in that client's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +61,11 @@ struct Records {
     known: BTreeMap<i64, Value>,
     /// The highest start that was asked for.
     start_asked: i64,
+    /// Where the log began when the node stopped cleanly the last time.
+    start_kept: i64,
+    /// The first offset of the first batch that the disk has damaged: from there on nothing is promised, but that no reader is
+    /// given what is damaged.
+    rotten_from: Option<i64>,
 }
 
 /// See the module's documentation.
@@ -80,6 +85,16 @@ pub struct Promises {
     /// Offsets that a group may have committed for a partition: the acknowledged one, then those not answered. -1 for none.
     offsets: BTreeMap<(String, Place), Vec<i64>>,
     violation: Option<String>,
+    generations: BTreeMap<String, Generation>,
+    /// How many members of groups were given their partitions.
+    pub assignments_count: u64,
+}
+
+/// The latest generation of a group in which a member was given its partitions.
+#[derive(Debug, Default)]
+struct Generation {
+    number: i32,
+    owners: BTreeMap<Place, String>,
 }
 
 impl fmt::Display for Value {
@@ -156,6 +171,7 @@ impl Promises {
         let records = self.records.entry(place.clone()).or_default();
         if let Some(known) = records.known.insert(offset, value)
             && known != value
+            && records.rotten_from.is_none_or(|rotten| offset < rotten)
         {
             self.violated(format!("{who}: {place} has {value} at {offset}, where {known} was"));
         }
@@ -166,6 +182,23 @@ impl Promises {
         self.records.get(place)?.known.last_key_value().map(|(offset, _)| *offset)
     }
 
+    /// The disk has lost bits of the batch that begins here.
+    pub fn rots(&mut self, place: &Place, base: i64) {
+        let rotten = &mut self.records.entry(place.clone()).or_default().rotten_from;
+        *rotten = Some(rotten.map_or(base, |known| known.min(base)));
+    }
+
+    /// Where the disk has damaged a log, if it has.
+    pub fn rotten_from(&self, place: &Place) -> Option<i64> {
+        self.records.get(place)?.rotten_from
+    }
+
+    /// The node stopped cleanly: where a log begins is known for sure.
+    pub fn stopped_with_start(&mut self, place: &Place, start: i64) {
+        let records = self.records.entry(place.clone()).or_default();
+        records.start_kept = records.start_kept.max(start);
+    }
+
     /// Somebody asks for a later start of a log.
     pub fn start_asked(&mut self, place: &Place, start: i64) {
         let records = self.records.entry(place.clone()).or_default();
@@ -174,7 +207,10 @@ impl Promises {
 
     /// A record was shown to a reader of committed records only.
     pub fn shown_as_committed(&mut self, place: &Place, offset: i64, value: Value) {
-        if let Some(state @ (Transaction::Open | Transaction::Aborted)) = self.transactions.get(&value).copied() {
+        // A marker may be among what a recovery has cut off with the damage.
+        let rotten = self.rotten_from(place).is_some();
+        let state = self.transactions.get(&value).copied().filter(|_| !rotten);
+        if let Some(state @ (Transaction::Open | Transaction::Aborted)) = state {
             self.violated(format!("{place}: {value} at {offset} is shown as committed, its transaction is {state:?}"));
         }
     }
@@ -182,6 +218,32 @@ impl Promises {
     /// What a group may have committed for a partition.
     pub fn committed(&mut self, group: &str, place: &Place) -> &mut Vec<i64> {
         self.offsets.entry((group.to_owned(), place.clone())).or_insert_with(|| vec![-1])
+    }
+
+    /// Whether what the groups' coordinator answered may be lost: power was, and its topic does not sync.
+    pub fn groups_may_be_lost(&self) -> bool {
+        self.power_losses > 0 && !self.is_synced(OFFSETS_TOPIC)
+    }
+
+    /// A member of a group hears which partitions are its own in a generation.
+    pub fn assigned(&mut self, group: &str, number: i32, member: &str, places: &[Place]) {
+        self.assignments_count += 1;
+        let may_be_lost = self.groups_may_be_lost();
+        let latest = self.generations.entry(group.to_owned()).or_default();
+        if number < latest.number && !may_be_lost {
+            let wrong = format!("{group} gives {member} partitions in generation {number} after {}", latest.number);
+            return self.violated(wrong);
+        }
+        if number != latest.number {
+            *latest = Generation { number, owners: BTreeMap::new() };
+        }
+        for place in places {
+            let before = latest.owners.insert(place.clone(), member.to_owned());
+            if let Some(before) = before.filter(|before| before != member && !may_be_lost) {
+                let wrong = format!("{place} is given to {before} and to {member} in generation {number} of {group}");
+                return self.violated(wrong);
+            }
+        }
     }
 
     /// The machine lost power: of a topic that does not sync, what is behind `end` now is lost.
@@ -212,7 +274,12 @@ impl Promises {
         if start > records.start_asked {
             return Some(format!("{place} begins at {start}, nobody asked for more than {}", records.start_asked));
         }
-        let (offset, value) = records.known.range(start..).find(|(offset, value)| found.get(offset) != Some(value))?;
+        if start < records.start_kept && records.rotten_from.is_none() {
+            return Some(format!("{place} begins at {start}, a clean stop left it at {}", records.start_kept));
+        }
+        let end = records.rotten_from.unwrap_or(i64::MAX).max(start);
+        let (offset, value) =
+            records.known.range(start..end).find(|(offset, value)| found.get(offset) != Some(value))?;
         let there = found.get(offset).map_or("nothing".to_owned(), ToString::to_string);
         Some(format!("{place} had {value} at {offset}, and {there} is there now"))
     }

@@ -13,10 +13,10 @@ use gregor_raft::Nanos;
 use crate::{
     Random,
     audit::audit,
-    clients::{Admin, Client, Committer, Consumer, Producer, TransactionalProducer, View},
+    clients::{Admin, Client, Committer, Consumer, Member, Producer, TransactionalProducer, View},
     clock::{Clock, MILLISECOND, SECOND},
     network::{CallId, ClientId, Request, Response},
-    node::{Death, Node, Sabotage},
+    node::{Death, Node},
     promises::Promises,
     trace::Trace,
 };
@@ -35,8 +35,8 @@ const START_TIMEOUT: Nanos = 20 * SECOND;
 pub struct Options {
     /// Whether each line of the trace is printed as it happens.
     pub told: bool,
-    /// A fault that is put into the node, to see that it is found.
-    pub sabotage: Option<Sabotage>,
+    /// A bug of [`gregor_types::planted::BUGS`], to see that it is found; only a build with `--cfg gregor_planted` has them.
+    pub planted: Option<&'static str>,
 }
 
 /// A world that came to its end with every promise kept.
@@ -50,6 +50,8 @@ pub struct Outcome {
     pub acknowledged: u64,
     /// How often a process or the machine went down.
     pub crashes: u64,
+    /// How many members of groups were given their partitions.
+    pub assignments: u64,
     /// How long it lasted, in its own time.
     pub nanos: Nanos,
 }
@@ -115,6 +117,10 @@ struct World {
 
 /// Runs one world from its seed to its end.
 pub fn run(seed: u64, options: Options) -> Result<Outcome, Finding> {
+    #[cfg(gregor_planted)]
+    gregor_types::planted::plant(options.planted);
+    #[cfg(not(gregor_planted))]
+    assert!(options.planted.is_none(), "this build has no planted bugs: see CONTRIBUTING.md");
     let mut world = World::new(seed, options);
     world.live().map_err(|what| Finding { seed, what })?;
     Ok(Outcome {
@@ -122,6 +128,7 @@ pub fn run(seed: u64, options: Options) -> Result<Outcome, Finding> {
         events: world.trace.lines(),
         acknowledged: world.promises.acknowledged_count,
         crashes: world.crashes,
+        assignments: world.promises.assignments_count,
         nanos: world.clock.nanos(),
     })
 }
@@ -130,7 +137,7 @@ impl World {
     fn new(seed: u64, options: Options) -> Self {
         let mut random = Random::new(seed);
         let clock = Clock::default();
-        let node = Node::new(clock.clone(), random.fork(), options.sabotage);
+        let node = Node::new(clock.clone(), random.fork());
         let clients: Vec<Box<dyn Client>> = vec![
             Box::new(Admin::default()),
             Box::new(Producer::default()),
@@ -140,6 +147,9 @@ impl World {
             Box::new(Consumer::new(true)),
             Box::new(Committer::new("one")),
             Box::new(Committer::new("another")),
+            Box::new(Member::default()),
+            Box::new(Member::default()),
+            Box::new(Member::default()),
         ];
         let mut world = Self {
             clock,
@@ -346,6 +356,9 @@ impl World {
             self.promises.power_losses += 1;
         }
         self.node.crash(crash);
+        if !self.winding_down && self.random.chance(8) {
+            self.rot();
+        }
         self.audit_since = None;
         for call in self.open_calls.clone() {
             self.answer(call, Response::Disconnected);
@@ -407,10 +420,28 @@ impl World {
         self.node.disk.set_capacity(None);
     }
 
+    /// The disk loses a bit of a batch while nothing runs on the node; whoever reads it next must notice.
+    fn rot(&mut self) {
+        let places = self.promises.places_for_data(false);
+        if places.is_empty() {
+            return;
+        }
+        let place = self.random.pick(&places).clone();
+        if let Some((path, base)) = self.node.rot(&place, &mut self.random) {
+            self.trace.note(format_args!("{path} loses a bit of the batch at {base}"));
+            self.promises.rots(&place, base);
+        }
+    }
+
     fn stop_cleanly(&mut self) {
         let Some(process) = self.node.process.take() else { return };
+        let starts = process.broker().partitions().iter().map(|(place, held)| (place.clone(), held.log.start_offset()));
+        let starts: Vec<_> = starts.collect();
         match process.stop() {
             Ok(()) if !self.node.disk.is_off() => {
+                for (place, start) in starts {
+                    self.promises.stopped_with_start(&place, start.value());
+                }
                 self.promises.clean_stops += 1;
                 self.go_down(Crash::KeepAll, "by a clean stop");
             }

@@ -6,6 +6,7 @@
 mod error_code;
 mod ids;
 mod kstring;
+pub mod planted;
 mod topic;
 mod uuid;
 

@@ -113,12 +113,25 @@ fn sim(full: bool) -> Vec<Step> {
     let worlds = if full { "1000" } else { "40" };
     vec![
         with("simulated worlds", "worlds", "GREGOR_SIM_SEEDS", worlds),
+        planted(if full { "10" } else { "3" }),
         with("crashes of the log", "crashes", "GREGOR_CRASH_SEEDS", crashes),
         with("crashes of the control thread", "control_crashes", "GREGOR_CRASH_SEEDS", crashes),
         with("images of records in any order", "image", "PROPTEST_CASES", cases),
         with("brokers that come and go", "brokers", "PROPTEST_CASES", cases),
         with("hostile bytes", "hostile", "GREGOR_FUZZ_ROUNDS", rounds),
     ]
+}
+
+/// Whether the simulator finds the bugs that are planted for it. That takes a build of its own, in release: many worlds are played.
+fn planted(ranges: &'static str) -> Step {
+    Step::new("planted bugs", 20, true, move |_| {
+        let mut command = cargo(&["test", "--release", "-p", "gregor-sim", "--test", "planted"]);
+        command.env("RUSTFLAGS", "--cfg gregor_planted").env("CARGO_TARGET_DIR", paths::target().join("planted"));
+        // Nobody keeps this program: what it would gain by them, linking would lose.
+        command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+        command.env("GREGOR_PLANTED_RANGES", ranges);
+        Ok(command)
+    })
 }
 
 /// The operator's tests that need an API server read `KUBECONFIG`, which is set here, and are skipped without it.

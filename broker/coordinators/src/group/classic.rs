@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use gregor_messages::{ConsumerProtocolSubscription, join_group_response::JoinGroupResponseMember};
 use gregor_state_records::group::{GroupMetadataValue, group_metadata_value::MemberMetadata};
-use gregor_types::{ErrorCode, KString, Timestamp};
+use gregor_types::{ErrorCode, KString, Timestamp, planted::planted};
 use gregor_wire::{Message, Reader};
 
 use crate::Token;
@@ -326,7 +326,7 @@ impl ClassicGroup {
 
     /// The next generation: agree on a protocol, or be empty.
     pub(super) fn next_generation(&mut self, now: Timestamp) {
-        self.generation += 1;
+        self.generation += i32::from(!planted("generation-kept"));
         self.pending_sync.clear();
         if self.members.is_empty() {
             self.protocol = None;

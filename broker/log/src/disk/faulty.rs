@@ -305,6 +305,18 @@ impl State {
             }
             node.content = node.durable.clone();
         }
+        // What was synced in a folder of which the name was not is on the disk, and nobody comes to it any more. A folder of the
+        // root is where a disk is mounted.
+        let root = Path::new("/");
+        let is_mount = |folder: &Path| folder == root || parent(folder) == root;
+        let mut reached = BTreeSet::new();
+        for folder in &self.durable_folders {
+            if is_mount(parent(folder)) || reached.contains(parent(folder)) {
+                reached.insert(folder.clone());
+            }
+        }
+        self.durable_names.retain(|name, _| is_mount(parent(name)) || reached.contains(parent(name)));
+        self.durable_folders = reached;
         self.names = self.durable_names.clone();
         self.folders = self.durable_folders.clone();
     }

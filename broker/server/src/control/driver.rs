@@ -18,7 +18,7 @@ use gregor_node::{BrokerLifecycle, LifecycleEffect, LifecycleInput};
 use gregor_raft::{
     Effect, Effects, ElectionState, Input, LogRead, LogView, Nanos, Now, Quorum, Reply, RequestId, RoleChange, Token,
 };
-use gregor_types::Offset;
+use gregor_types::{Offset, planted::planted};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
@@ -324,7 +324,9 @@ impl Driver {
                 let (logs, others) = self.syncs.drain(..).partition(|sync| matches!(sync, Sync::Log(_)));
                 self.syncs = others;
                 let logs: VecDeque<Sync> = logs;
-                self.log.flush()?;
+                if !planted("metadata-ack-before-fsync") {
+                    self.log.flush()?;
+                }
                 for sync in logs {
                     if let Sync::Log(token) = sync {
                         self.durable(token)?;

@@ -83,6 +83,9 @@ impl Client for Consumer {
             Response::Refused(ErrorCode::OffsetOutOfRange) => {
                 (reading.from, reading.aborted) = (None, BTreeSet::new());
             }
+            Response::Refused(ErrorCode::CorruptMessage) if world.promises.rotten_from(&reading.place).is_some() => {
+                self.reading = None;
+            }
             Response::Refused(ErrorCode::CorruptMessage) => {
                 let what = format!("{}: a damaged batch, on a disk that loses no bits", reading.place);
                 world.promises.violated(what);

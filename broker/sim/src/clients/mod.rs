@@ -3,6 +3,7 @@
 mod admin;
 mod committer;
 mod consumer;
+mod member;
 mod producer;
 mod transactional;
 
@@ -12,6 +13,7 @@ use gregor_types::ErrorCode;
 pub use admin::Admin;
 pub use committer::Committer;
 pub use consumer::Consumer;
+pub use member::Member;
 pub use producer::Producer;
 pub use transactional::TransactionalProducer;
 

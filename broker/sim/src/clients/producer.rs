@@ -125,7 +125,8 @@ impl Client for Producer {
                 let there = world.promises.is_there(&session.place.topic);
                 let snapshot = error == ErrorCode::OutOfOrderSequenceNumber
                     && session.in_flight[index].clean_stops < world.promises.clean_stops;
-                if there && !snapshot && (synced || session.power_losses == world.promises.power_losses) {
+                let rotten = world.promises.rotten_from(&session.place).is_some();
+                if there && !snapshot && !rotten && (synced || session.power_losses == world.promises.power_losses) {
                     let (place, id) = (&session.place, session.id);
                     let what = format!("{place} refuses sequence {sequence} of producer {id}: {error}");
                     world.promises.violated(what);

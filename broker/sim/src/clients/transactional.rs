@@ -125,7 +125,8 @@ impl Client for TransactionalProducer {
                 }
             }
             (Response::Refused(error), _) if !is_retriable(error) => {
-                if world.promises.is_there(&session.place.topic) {
+                let rotten = world.promises.rotten_from(&session.place).is_some();
+                if world.promises.is_there(&session.place.topic) && !rotten {
                     let what = format!("{} refuses transactional producer {}: {error}", session.place, session.id);
                     world.promises.violated(what);
                 }

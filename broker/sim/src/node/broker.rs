@@ -15,7 +15,7 @@ use gregor_replication::PartitionAssignment;
 use gregor_server::{TopicSettings, control::ImageUpdate};
 use gregor_types::{BrokerEpoch, BrokerId, Offset, PartitionIndex, Timestamp, TopicPartition, Uuid};
 
-use super::{Partition, Sabotage, partition::Answer, process::Death};
+use super::{Partition, partition::Answer, process::Death};
 use crate::{
     Random,
     clock::{Clock, MILLISECOND, SECOND},
@@ -41,7 +41,6 @@ pub struct Broker {
     next_checkpoint: Nanos,
     next_retention: Nanos,
     first: bool,
-    sabotage: Option<Sabotage>,
 }
 
 impl From<LogError> for Death {
@@ -65,7 +64,6 @@ impl Broker {
         random: Random,
         config: Arc<BrokerConfig>,
         directory: LogDirectory,
-        sabotage: Option<Sabotage>,
     ) -> Result<Self, Death> {
         let mut found = BTreeMap::new();
         for entry in directory.find_partitions()? {
@@ -97,7 +95,6 @@ impl Broker {
             next_checkpoint: clock.nanos() + CHECKPOINT_EVERY,
             next_retention: clock.nanos() + RETENTION_EVERY,
             first: true,
-            sabotage,
         })
     }
 
@@ -175,7 +172,7 @@ impl Broker {
         };
         let checkpoint = self.directory.checkpoint(CheckpointKind::HighWatermark, &name);
         let high_watermark = checkpoint.unwrap_or_else(|| log.start_offset());
-        Ok(Some(Partition::new((topic, topic_id, index), log, high_watermark, settings, self.sabotage)))
+        Ok(Some(Partition::new((topic, topic_id, index), log, high_watermark, settings)))
     }
 
     fn delete(&mut self, place: &Place, topic_id: Uuid) -> Result<(), Death> {
@@ -213,7 +210,7 @@ impl Broker {
         let mut answers = Vec::new();
         for partition in self.partitions.values_mut() {
             partition.complete_flush(now, wall)?;
-            partition.begin_flush(now + self.random.between(MILLISECOND / 10, 8 * MILLISECOND))?;
+            partition.begin_flush(now + self.random.between(MILLISECOND / 10, 25 * MILLISECOND))?;
             answers.extend(partition.take_answers());
         }
         if self.next_retention <= now {

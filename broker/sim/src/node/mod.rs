@@ -14,11 +14,12 @@ use std::{path::Path, sync::Arc};
 use gregor_config::{BrokerConfig, Properties};
 use gregor_log::{
     Disk,
-    disk::{Crash, FaultyDisk, replace_file},
+    disk::{Crash, FaultyDisk, read_file},
 };
 use gregor_raft::{Endpoint, ReplicaKey, Voter};
 use gregor_server::control::{FormatOptions, InitialVoters, format_storage};
 use gregor_types::{BrokerId, Uuid};
+use gregor_wire::batch::split_batches;
 
 pub(crate) use process::OFFSETS_TOPIC;
 
@@ -26,24 +27,15 @@ pub use broker::Broker;
 pub use partition::Partition;
 pub use process::{Death, Process};
 
-use crate::{Random, clock::Clock};
+use crate::{Random, clock::Clock, network::Place};
 
 /// Where a node keeps everything.
 pub const DIRECTORY: &str = "/data";
 /// The cluster.
 pub(crate) const CLUSTER: &str = "simulated";
+/// Where in a batch begins what its checksum covers, the checksum itself included.
+const CHECKED_FROM: u64 = 17;
 const DIRECTORY_ID: Uuid = Uuid(0x1111_2222_3333_4444_8555_6666_7777_8888);
-
-/// A fault that can be put into a node, to see that the world finds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sabotage {
-    /// A batch is acknowledged before it is on the disk, also where that was promised.
-    AcknowledgesBeforeSync,
-    /// A start takes every stop for a clean one, and so a torn tail for records.
-    TrustsEveryStop,
-    /// A batch that is sent again is appended again.
-    ForgetsProducers,
-}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -57,12 +49,11 @@ pub struct Node {
     config: Arc<BrokerConfig>,
     random: Random,
     starts: u128,
-    sabotage: Option<Sabotage>,
 }
 
 impl Node {
     /// A formatted node on which nothing runs.
-    pub fn new(clock: Clock, random: Random, sabotage: Option<Sabotage>) -> Self {
+    pub fn new(clock: Clock, random: Random) -> Self {
         let disk = FaultyDisk::new();
         let endpoint = controller_endpoint();
         let voter = Voter {
@@ -84,27 +75,43 @@ impl Node {
         format_storage(&disk, &options).expect("a new disk takes a format");
         let whole = disk.sync_file_system(Path::new("/")).complete();
         whole.expect("a new disk syncs");
-        Self { disk, clock, process: None, config: Arc::new(config()), random, starts: 0, sabotage }
+        Self { disk, clock, process: None, config: Arc::new(config()), random, starts: 0 }
     }
 
     /// Starts a process. A disk that stops or fails meanwhile ends it at once.
     pub fn start(&mut self) -> Result<(), Death> {
         self.starts += 1;
-        if self.sabotage == Some(Sabotage::TrustsEveryStop) {
-            let marker = Path::new(DIRECTORY).join(".kafka_cleanshutdown");
-            // A disk that is off or full keeps its own.
-            let _ = replace_file(&self.disk, &marker, b"{}");
-        }
         let process = Process::start(
             &self.disk,
             &self.clock,
             self.random.fork(),
             &self.config,
             (DIRECTORY_ID, Uuid(self.starts)),
-            self.sabotage,
         )?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Flips a bit of a batch of a partition, of what its checksum covers. The file and the batch's first offset.
+    pub(crate) fn rot(&self, place: &Place, random: &mut Random) -> Option<(String, i64)> {
+        let folder = Path::new(DIRECTORY).join(place.to_string());
+        let files = self.disk.list(&folder).ok()?;
+        let is_log = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "log");
+        let logs: Vec<_> = files.iter().filter(|file| is_log(&file.name) && file.len > 0).collect();
+        if logs.is_empty() {
+            return None;
+        }
+        let path = folder.join(&random.pick(&logs).name);
+        let content = read_file(&self.disk, &path, 1 << 20).ok()?;
+        let batches: Vec<_> = split_batches(&content).map_while(Result::ok).collect();
+        if batches.is_empty() {
+            return None;
+        }
+        let batch = random.pick(&batches);
+        let position = batch.bytes().as_ptr() as usize - content.as_ptr() as usize;
+        let byte = random.between(CHECKED_FROM, batch.bytes().len() as u64);
+        self.disk.corrupt(&path, position as u64 + byte, 1 << random.below(8));
+        Some((path.display().to_string(), batch.base_offset.value()))
     }
 
     /// The process dies where it stands, or the machine with it.

@@ -4,15 +4,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use gregor_log::{AppendError, Appended, FlushToken, Flushed, LogConfig, LogError, PartitionLog, ReadRequest};
 use gregor_raft::Nanos;
 use gregor_replication::{LeaderState, PartitionAssignment};
 use gregor_server::TopicSettings;
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId};
-use gregor_wire::batch::{BatchOptions, RecordBatchBuilder, ValidatedBatch, split_batches, validate_produced};
+use gregor_wire::batch::{ValidatedBatch, validate_produced};
 
-use super::Sabotage;
 use crate::network::{CallId, Fetched, Response};
 
 const FETCH_BYTES: u32 = 2_000;
@@ -36,7 +34,6 @@ pub struct Partition {
     unflushed: i64,
     flush_wanted: bool,
     flushing: Option<(Nanos, FlushToken)>,
-    sabotage: Option<Sabotage>,
 }
 
 /// What an acknowledgement waits for, and under which leadership.
@@ -55,7 +52,6 @@ impl Partition {
         mut log: PartitionLog,
         high_watermark: Offset,
         settings: Arc<TopicSettings>,
-        sabotage: Option<Sabotage>,
     ) -> Self {
         log.set_config(small(&settings.log));
         let high_watermark = high_watermark.clamp(log.start_offset(), log.end_offset());
@@ -71,7 +67,6 @@ impl Partition {
             unflushed: 0,
             flush_wanted: false,
             flushing: None,
-            sabotage,
         }
     }
 
@@ -124,13 +119,6 @@ impl Partition {
     ) -> Result<Option<Answer>, LogError> {
         let settings = Arc::clone(&self.settings);
         let mut scratch = Vec::new();
-        let forgotten;
-        let bytes = if self.sabotage == Some(Sabotage::ForgetsProducers) {
-            forgotten = without_producer(bytes);
-            &forgotten
-        } else {
-            bytes
-        };
         match validate_produced(bytes, &settings.rules, now, &mut scratch) {
             Ok(batch) => self.append(call, &batch, acks_all, now, None),
             Err(error) => Ok(Some((call, Response::Refused(error.error_code())))),
@@ -176,7 +164,7 @@ impl Partition {
         } else {
             (syncs && self.log.recovery_point() < required).then_some(Awaits::Sync(required, epoch))
         };
-        Ok(match awaits.filter(|_| self.sabotage != Some(Sabotage::AcknowledgesBeforeSync)) {
+        Ok(match awaits {
             None => Some((call, response)),
             Some(awaits) => {
                 self.flush_wanted |= syncs;
@@ -346,14 +334,4 @@ impl Partition {
 /// A topic's settings with segments a thousandth as large: what takes Kafka a gibibyte happens here within a minute.
 fn small(config: &LogConfig) -> Arc<LogConfig> {
     Arc::new(LogConfig { segment_bytes: config.segment_bytes / 1_000, ..config.clone() })
-}
-
-fn without_producer(bytes: &[u8]) -> Bytes {
-    let mut builder = RecordBatchBuilder::new(BatchOptions::default());
-    for batch in split_batches(bytes).flatten() {
-        for record in batch.records(1 << 20).iter().flat_map(|records| records.iter().flatten()) {
-            builder.append(record.timestamp, record.key, record.value, &[]);
-        }
-    }
-    builder.build()
 }

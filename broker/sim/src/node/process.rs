@@ -22,7 +22,7 @@ use gregor_types::{BrokerEpoch, DirectoryId, ErrorCode, ProducerId, Uuid};
 use gregor_wire::batch::{EndTransactionMarker, RecordBatchBuilder};
 use tokio::sync::oneshot;
 
-use super::{Broker, CLUSTER, DIRECTORY, Sabotage, controller_endpoint, groups::Groups, partition::Answer};
+use super::{Broker, CLUSTER, DIRECTORY, controller_endpoint, groups::Groups, partition::Answer};
 use crate::{
     Random,
     clock::{Clock, SECOND, SimulatedMachine},
@@ -83,12 +83,11 @@ impl Process {
         mut random: Random,
         config: &Arc<BrokerConfig>,
         (directory_id, incarnation): (DirectoryId, Uuid),
-        sabotage: Option<Sabotage>,
     ) -> Result<Self, Death> {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         let directory = LogDirectory::open(Arc::clone(&shared), DIRECTORY.into())?;
         let previous_epoch = directory.previous_broker_epoch().unwrap_or(BrokerEpoch::NONE);
-        let broker = Broker::open(disk, clock, random.fork(), Arc::clone(config), directory, sabotage)?;
+        let broker = Broker::open(disk, clock, random.fork(), Arc::clone(config), directory)?;
         let updates = Updates::default();
         let milliseconds = |time: i64| time.max(1).unsigned_abs() * 1_000_000;
         let options = ControlOptions {

@@ -1,0 +1,51 @@
+//! Bugs that are planted on purpose, so that the simulator proves that it finds them.
+//!
+//! Compiled in by `--cfg gregor_planted` alone, never by a feature: no build that anybody runs has them, and there
+//! [`planted`] is a constant `false`. With it, a test chooses one bug at run time for its own thread.
+
+/// Every bug that can be planted, by name, and what it does.
+pub const BUGS: [(&str, &str); 18] = [
+    ("ack-before-fsync", "the high watermark does not wait for the sync that flush.messages=1 promises"),
+    ("metadata-ack-before-fsync", "the metadata log's records count as durable before they are synced"),
+    ("torn-tail-kept", "every stop is taken for a clean one, and so a torn tail for records"),
+    ("producers-not-restored", "a start forgets the producers of a log"),
+    ("duplicate-accepted", "a batch that is sent again is appended again"),
+    ("index-leads-log", "an index entry points behind the batch that it is for"),
+    ("sealed-segment-unsynced", "a flush syncs the active segment only"),
+    ("folder-unsynced", "a flush does not sync the folder of the files that it made"),
+    ("sync-error-ignored", "a sync that failed counts as one that succeeded"),
+    ("recovery-point-past-unsynced", "a flush counts what was appended while it ran as synced"),
+    ("aborted-not-indexed", "an aborted transaction is not written to the index that readers look into"),
+    ("last-stable-too-high", "a reader of committed records sees up to the high watermark"),
+    ("log-start-forgotten", "a start does not know which records were deleted"),
+    ("commit-answered-early", "a coordinator answers before its records are committed"),
+    ("epochs-not-recovered", "a recovery does not look which leader epochs the batches have"),
+    ("rot-served", "what the disk has damaged is served without a look at its checksum"),
+    ("generation-kept", "a rebalance does not count the group's generation up"),
+    ("retention-too-early", "a segment is deleted although the log's start lies within it"),
+];
+
+/// Whether this bug is planted here and now.
+#[cfg(not(gregor_planted))]
+#[inline]
+pub const fn planted(_name: &str) -> bool {
+    false
+}
+
+/// Whether this bug is planted here and now.
+#[cfg(gregor_planted)]
+pub fn planted(name: &str) -> bool {
+    debug_assert!(BUGS.iter().any(|(known, _)| *known == name), "{name} is not in the list of bugs");
+    PLANTED.get() == Some(name)
+}
+
+/// Plants a bug for all that the calling thread does from now on, or none.
+#[cfg(gregor_planted)]
+pub fn plant(name: Option<&'static str>) {
+    PLANTED.set(name);
+}
+
+#[cfg(gregor_planted)]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
+}
