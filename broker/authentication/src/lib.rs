@@ -4,11 +4,16 @@
 //! it opens no socket and starts no thread.
 
 mod client;
+mod distinguished_name;
 mod error;
 mod parameters;
 mod pem;
+mod principal;
+mod server;
 
 pub use client::client_config;
 pub use error::TlsError;
 pub use parameters::Parameters;
 pub use pem::{KeyStore, Secret, StoreFiles, StoreSettings, TrustStore};
+pub use principal::{Principal, PrincipalRules};
+pub use server::ServerSettings;
