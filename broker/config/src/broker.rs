@@ -9,6 +9,7 @@ use crate::{
     cordons::cordoned,
     key::{ConfigKey, Support, Update},
     listener::{Listener, SecurityProtocol, parse_endpoints, parse_protocol_map},
+    listener_keys::{Values, check_names, of_listener, prefixed_broker_key},
     tables::broker_key,
     value::{ConfigError, split_list},
 };
@@ -117,7 +118,7 @@ pub struct BrokerConfig {
     pub alter_log_dirs_replication_quota_window_size_seconds: u32,
     pub producer_id_expiration_ms: i64,
     pub request_timeout_ms: i64,
-    values: BTreeMap<String, String>,
+    values: Values,
 }
 
 impl fmt::Display for Warning {
@@ -131,7 +132,7 @@ impl fmt::Display for Warning {
 
 /// Keys outside the table, by prefix, that guard access or data.
 const GUARDED_PREFIXES: [(&str, &str); 5] = [
-    ("listener.name.", "Security settings of a listener are not served yet."),
+    ("listener.name.", "Of a listener's own keys, only those that begin with ssl. are served yet."),
     ("super.users", "Authorization is not served yet: every client may do everything."),
     ("allow.everyone.if.no.acl.found", "Authorization is not served yet: every client may do everything."),
     ("zookeeper.", "ZooKeeper is gone since Apache Kafka 4.0; migrate to KRaft with Kafka 3.9 first."),
@@ -145,10 +146,10 @@ impl BrokerConfig {
         let mut warnings = Vec::new();
         let mut values = BTreeMap::new();
         for (name, value) in properties.iter() {
-            if let Some((_, why)) = GUARDED_PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix)) {
-                return Err(not_served(name, value, why, "unset"));
-            }
-            let Some(key) = broker_key(name) else {
+            let Some(key) = prefixed_broker_key(name) else {
+                if let Some((_, why)) = GUARDED_PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix)) {
+                    return Err(not_served(name, value, why, "unset"));
+                }
                 warnings.push(Warning::Unknown(name.to_owned()));
                 continue;
             };
@@ -164,20 +165,22 @@ impl BrokerConfig {
             }
             values.insert(name.to_owned(), value.trim().to_owned());
         }
-        Ok((Self::from_values(values)?, warnings))
+        let config = Self::from_values(values)?;
+        check_names(&config.values, &config.listeners)?;
+        Ok((config, warnings))
     }
 
     /// This configuration with what was set at run time laid over it: `dynamic` looks a key up in the broker's own dynamic
     /// configuration, then in the cluster's default. Keys that cannot change at run time, and values that do not parse, count
     /// as absent.
     pub fn with_dynamic<'a>(&self, dynamic: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, ConfigError> {
-        let mut values = self.values.clone();
+        let mut values = self.values.0.clone();
         for (name, value) in dynamic {
             let changes = |key: &&ConfigKey| key.update != Update::ReadOnly && key.support == Support::Served;
-            if let Some(key) = broker_key(name).filter(changes)
+            if let Some(key) = prefixed_broker_key(name).filter(changes)
                 && key.check(value).is_ok()
             {
-                values.insert(key.name.to_owned(), value.trim().to_owned());
+                values.insert(name.to_owned(), value.trim().to_owned());
             }
         }
         Self::from_values(values)
@@ -185,7 +188,12 @@ impl BrokerConfig {
 
     /// The text that a key was set to, if it was set.
     pub fn set_value(&self, key: &str) -> Option<&str> {
-        self.values.get(key).map(String::as_str)
+        self.values.0.get(key).map(String::as_str)
+    }
+
+    /// The text that a key was set to for one listener, under its prefix or in common.
+    pub fn listener_value(&self, listener: &str, key: &str) -> Option<&str> {
+        of_listener(&self.values, listener, key)
     }
 
     /// The listener of this name.
@@ -306,7 +314,7 @@ impl BrokerConfig {
                 .number("alter.log.dirs.replication.quota.window.size.seconds")?,
             producer_id_expiration_ms: read.number("producer.id.expiration.ms")?,
             request_timeout_ms: read.number("request.timeout.ms")?,
-            values,
+            values: Values(values),
         })
     }
 }
@@ -378,11 +386,11 @@ impl<'a> Reader<'a> {
                     bind.name
                 ))
             })?;
-            if protocol != SecurityProtocol::Plaintext {
+            if let Some(why) = protocol.not_served(controller) {
                 return Err(ConfigError::NotServed {
                     key: "listener.security.protocol.map".to_owned(),
                     value: format!("{}:{protocol:?}", bind.name),
-                    why: "Only PLAINTEXT listeners are served yet.",
+                    why,
                     default: "PLAINTEXT",
                 });
             }
@@ -511,12 +519,14 @@ mod tests {
                 "authorizer.class.name",
             ),
             ("super.users=User:admin\n", "super.users"),
-            ("ssl.client.auth=required\n", "ssl.client.auth"),
+            ("ssl.engine.factory.class=com.example.Factory\n", "ssl.engine.factory.class"),
             ("sasl.enabled.mechanisms=PLAIN\n", "sasl.enabled.mechanisms"),
             ("listener.name.plaintext.sasl.enabled.mechanisms=PLAIN\n", "listener.name."),
             ("remote.log.storage.system.enable=true\n", "remote.log.storage.system.enable"),
             ("create.topic.policy.class.name=com.example.Policy\n", "create.topic.policy.class.name"),
-            ("listener.security.protocol.map=PLAINTEXT:SSL,CONTROLLER:PLAINTEXT\n", "listener.security.protocol.map"),
+            ("listener.security.protocol.map=PLAINTEXT:SASL_SSL,CONTROLLER:PLAINTEXT\n", "SASL is not served yet"),
+            ("listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:SSL\n", "controller listener"),
+            ("listener.name.plaintext.ssl.provider=X\n", "listener.name.plaintext.ssl.provider"),
             ("zookeeper.connect=zk:2181\n", "zookeeper.connect"),
         ] {
             assert!(refusal(extra).contains(name), "{extra}: {}", refusal(extra));
@@ -525,7 +535,9 @@ mod tests {
 
     #[test]
     fn secrets_stay_out_of_errors() {
-        assert!(!refusal("ssl.keystore.password=hunter2\n").contains("hunter2"));
+        let named = "listener.name.plaintext.ssl.client.auth=hunter2\nssl.key.password=hunter3\n";
+        assert!(!refusal(named).contains("hunter3"));
+        assert!(!format!("{:?}", parse("ssl.key.password=hunter2\n").unwrap().0).contains("hunter2"));
     }
 
     #[test]
@@ -554,6 +566,25 @@ mod tests {
         ] {
             assert!(refusal(extra).contains(words), "{extra}: {}", refusal(extra));
         }
+    }
+
+    #[test]
+    fn a_listener_has_tls_keys_of_its_own_and_the_common_ones() {
+        let (config, warnings) = parse(
+            "listener.security.protocol.map=PLAINTEXT:SSL,CONTROLLER:PLAINTEXT\nssl.client.auth=required\n\
+             ssl.keystore.type=PEM\nlistener.name.plaintext.ssl.client.auth=requested\n",
+        )
+        .unwrap();
+        assert_eq!(warnings, []);
+        assert_eq!(config.listener("PLAINTEXT").unwrap().protocol, SecurityProtocol::Ssl);
+        let dynamic = [("listener.name.plaintext.ssl.keystore.type", "JKS")];
+        let changed = config.with_dynamic(dynamic).unwrap();
+        for (config, store) in [(config, "PEM"), (changed, "JKS")] {
+            assert_eq!(config.listener_value("PLAINTEXT", "ssl.client.auth"), Some("requested"));
+            assert_eq!(config.listener_value("OTHER", "ssl.client.auth"), Some("required"));
+            assert_eq!(config.listener_value("PLAINTEXT", "ssl.keystore.type"), Some(store));
+        }
+        assert!(refusal("listener.name.PLAINTEXT.ssl.client.auth=none\n").contains("in lower case"));
     }
 
     #[test]

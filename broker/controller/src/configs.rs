@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gregor_config::{
-    ConfigKey, Kind, Support, Update, broker_key, cordoned, group_key, topic_key, validate_topic_config,
+    ConfigKey, Kind, Support, Update, changes_per_listener_only, cordoned, group_key, prefixed_broker_key, topic_key,
+    validate_topic_config,
 };
 use gregor_messages::{
     AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
@@ -185,7 +186,7 @@ fn edited(list: &str, items: &str, append: bool) -> String {
 fn key_of(resource_type: ResourceType, name: &str) -> Option<&'static ConfigKey> {
     match resource_type {
         ResourceType::Topic => topic_key(name),
-        ResourceType::Broker => broker_key(name),
+        ResourceType::Broker => prefixed_broker_key(name),
         ResourceType::Group => group_key(name),
         _ => None,
     }
@@ -282,7 +283,7 @@ fn check_topic(before: &Values, values: &Values) -> Result<(), Refusal> {
 fn check_broker(plan: &Plan<'_>, resource: &ConfigResource, before: &Values, values: &Values) -> Result<(), Refusal> {
     for (name, value) in altered(before, values) {
         // As in Apache Kafka, a key that it does not know is stored: plug-ins of other nodes may read it.
-        let Some(key) = broker_key(name) else {
+        let Some(key) = prefixed_broker_key(name) else {
             check_dynamic_only(name, value)?;
             continue;
         };
@@ -295,6 +296,11 @@ fn check_broker(plan: &Plan<'_>, resource: &ConfigResource, before: &Values, val
             return Err(Refusal::new(ErrorCode::InvalidRequest, message));
         }
         let invalid = |message: String| Refusal::new(ErrorCode::InvalidRequest, message);
+        if changes_per_listener_only(key) && key.name == name.as_str() {
+            return Err(invalid(format!(
+                "These security configs can be dynamically updated only per-listener using the listener prefix: [{name}]"
+            )));
+        }
         key.check(value).map_err(|error| invalid(error.to_string()))?;
         if key.support == Support::Refused && key.default != Some(value.trim()) {
             return Err(invalid(format!("{name} cannot be set: {}", key.documentation)));

@@ -33,6 +33,23 @@ pub(crate) enum Close {
     /// The peer reads nothing of its response.
     #[error("the peer does not read its response")]
     Stalled,
+    /// The TLS handshake failed.
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(#[source] rustls::Error),
+    /// The peer closed in the middle of the TLS handshake.
+    #[error("the peer closed in the middle of the TLS handshake")]
+    HandshakeEnded,
+    /// The TLS handshake took too long.
+    #[error("the TLS handshake was not done in time")]
+    HandshakeTime,
+    /// A TLS record is not what it should be.
+    #[error("a TLS record cannot be read: {0}")]
+    Tls(#[source] rustls::Error),
+    /// Nobody can be made of the peer's certificate.
+    #[error(
+        "the peer's certificate has no subject that can be read, or no rule of ssl.principal.mapping.rules fits it"
+    )]
+    NoPrincipal,
     /// A header or a body is not what its version says.
     #[error("a request cannot be read: {0}")]
     Malformed(#[from] DecodeError),
@@ -65,6 +82,10 @@ impl Close {
             Self::FrameTime => "frame_time",
             Self::Idle => "idle",
             Self::Stalled => "stalled",
+            Self::Handshake(_) | Self::HandshakeEnded => "handshake",
+            Self::HandshakeTime => "handshake_time",
+            Self::Tls(_) => "tls",
+            Self::NoPrincipal => "principal",
             Self::Malformed(_) => "malformed",
             Self::UnknownApi(_) => "unknown_api",
             Self::UnknownVersion { .. } => "unknown_version",

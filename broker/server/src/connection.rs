@@ -16,6 +16,7 @@ use crate::{
     dispatch::{self, Handler},
     frame::FrameReader,
     memory::MemoryPool,
+    metrics::Metrics,
     reply::send_fetched,
     transport::Transport,
 };
@@ -38,16 +39,23 @@ pub(crate) async fn serve(
     let labels = vec![("listener".to_owned(), info.listener.name.clone())];
     let gauge = metrics.connections.get_or_create_owned(&labels);
     gauge.inc();
+    tracing::debug!(%peer, principal = %info.principal, listener = %info.listener.name, "connected");
     let reader = FrameReader::new(memory.grant(), broker.frame_bytes_max, broker.connection_idle);
     let context = Context::new(broker, info);
-    let connection =
+    let mut connection =
         Connection { context, stream, reader, pending: VecDeque::new(), response: BytesMut::new(), fetching: None };
     if let Err(close) = connection.run(draining).await {
-        let labels = vec![("reason".to_owned(), close.reason().to_owned())];
-        metrics.closed.get_or_create(&labels).inc();
-        report(peer, &close);
+        count_closed(&metrics, peer, &close);
     }
+    connection.stream.close();
     gauge.dec();
+}
+
+/// Counts and reports a connection that ended before its peer ended it.
+pub(crate) fn count_closed(metrics: &Metrics, peer: SocketAddr, close: &Close) {
+    let labels = vec![("reason".to_owned(), close.reason().to_owned())];
+    metrics.closed.get_or_create(&labels).inc();
+    report(peer, close);
 }
 
 fn report(peer: SocketAddr, close: &Close) {
@@ -71,7 +79,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(mut self, mut draining: watch::Receiver<bool>) -> Result<(), Close> {
+    async fn run(&mut self, mut draining: watch::Receiver<bool>) -> Result<(), Close> {
         // Asked about in every turn, begun once.
         let drained = drained(&mut draining);
         tokio::pin!(drained);

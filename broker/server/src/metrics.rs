@@ -87,6 +87,8 @@ pub(crate) struct Metrics {
     pub(crate) connections: GaugeFamily,
     /// Connections that we closed, by reason.
     pub(crate) closed: CounterFamily,
+    /// How often TLS stores that had changed were read again, by listener and outcome.
+    pub(crate) tls_reloads: CounterFamily,
     /// Log compaction.
     pub(crate) cleaner: CleanerMetrics,
     /// What is asked when the page is read.
@@ -210,6 +212,10 @@ impl Metrics {
         let requests = counter("kafka_network_requestmetrics_requests", "Requests, by API");
         let errors = counter("kafka_network_requestmetrics_errors", "Errors in responses, by error");
         let closed = counter("gregor_connections_closed", "Connections that this node closed, by reason");
+        let tls_reloads = counter(
+            "gregor_tls_reloads",
+            "How often changed TLS settings or files were taken over by a listener, or could not be",
+        );
         let append_offloads = counter(
             "gregor_log_append_offloads",
             "How often slow appends of a log directory were moved to a thread of their own",
@@ -272,6 +278,7 @@ impl Metrics {
             by_api: (0..API_KEYS_MAX).map(|_| OnceLock::new()).collect(),
             connections,
             closed,
+            tls_reloads,
             cleaner,
             sampled,
         }

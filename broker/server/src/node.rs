@@ -7,37 +7,38 @@
 use std::{
     collections::HashSet,
     io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     thread,
     time::{Duration, UNIX_EPOCH},
 };
 
-use gregor_config::{BrokerConfig, Endpoint, Listener, ProcessRoles, SecurityProtocol};
+use gregor_authentication::TlsError;
+use gregor_config::{BrokerConfig, Endpoint, Listener, ProcessRoles};
 use gregor_log::{Disk, disk::RealDisk};
 use gregor_node::LifecycleConfig;
 use gregor_types::{DirectoryId, KString, Offset};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
-    api::{Broker, ConnectionInfo, ListenerInfo},
+    api::Broker,
     cleaner::Cleaner,
-    connection,
     control::{self, BrokerState, ControlHandle, ControlOptions, ControlThread},
     directory_reports,
+    doors::{Door, bind_all, connection_limits},
     fetch_sessions::FetchSessions,
     groups::Groups,
     health::{self, HealthSource},
     housekeeper::Housekeeper,
-    listener::{self, ConnectionLimits, SocketOptions, accept_loop},
+    listener::ConnectionLimits,
     memory::MemoryPool,
     metrics::Metrics,
     moves::Mover,
     partitions::{Partitions, Publisher, random_uuid},
     producer_ids::ProducerIds,
     storage::{Storage, StorageError},
-    transport::Transport,
+    tls_listener,
 };
 
 /// What requests on the controller's listeners may hold while they arrive.
@@ -108,8 +109,16 @@ pub enum StartError {
     #[error("process.roles has to be broker,controller: nodes with one of the roles alone are not served yet")]
     Roles,
     /// A listener that is not served.
-    #[error("the listener {0} is not PLAINTEXT: TLS and SASL are not served yet")]
+    #[error("the listener {0} is neither PLAINTEXT nor SSL: SASL is not served yet")]
     Protocol(String),
+    /// A listener's certificates.
+    #[error("the listener {listener} cannot do TLS: {source}")]
+    Tls {
+        /// Its name.
+        listener: String,
+        /// Why.
+        source: TlsError,
+    },
     /// The health listener's address.
     #[error("--health-listen {address} cannot be used: {source}")]
     Health {
@@ -153,7 +162,7 @@ impl Node {
         // Those that failed before the start are not in the broker's registration: there is nothing to tell of them.
         let failed = storage.directories().iter().filter(|directory| directory.is_failed());
         let unregistered: HashSet<_> = failed.map(|directory| directory.id).collect();
-        let sockets = bind_all(&mut config).await?;
+        let doors = bind_all(&mut config).await?;
         let config = Arc::new(config);
         let metrics = Arc::new(Metrics::new());
         for directory in storage.directories() {
@@ -235,7 +244,7 @@ impl Node {
             directory_failures,
             control_failure,
         };
-        node.open_doors(sockets, applied).await?;
+        node.open_doors(doors, applied).await?;
         Ok(node)
     }
 
@@ -302,20 +311,16 @@ impl Node {
     }
 
     /// The controller's doors open at once, the broker's when it is unfenced.
-    async fn open_doors(
-        &mut self,
-        sockets: Vec<(Listener, TcpListener)>,
-        mut applied: watch::Receiver<Offset>,
-    ) -> Result<(), StartError> {
+    async fn open_doors(&mut self, doors: Vec<Door>, mut applied: watch::Receiver<Offset>) -> Result<(), StartError> {
         let config = Arc::clone(&self.broker.config);
         let limits = Arc::new(connection_limits(&config));
         let client_memory = self.broker.request_memory.clone();
         // The control plane has a pool of its own, so that clients cannot starve it.
         let control_memory = MemoryPool::new(CONTROL_MEMORY_BYTES);
-        let (controllers, brokers): (Vec<_>, Vec<_>) =
-            sockets.into_iter().partition(|(listener, _)| listener.controller);
-        for (listener, socket) in controllers {
-            self.open_door(&listener, socket, &limits, &control_memory);
+        let tls: Vec<_> = doors.iter().filter_map(|door| door.tls().cloned()).collect();
+        let (controllers, brokers): (Vec<_>, Vec<_>) = doors.into_iter().partition(Door::is_controllers);
+        for door in controllers {
+            self.open_door(door, &limits, &control_memory);
         }
         let timeout_ms = config.initial_broker_registration_timeout_ms;
         let limit = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
@@ -324,10 +329,21 @@ impl Node {
             Ok(None) => return Err(StartError::ControlEnded),
             Err(_) => return Err(StartError::Registration(timeout_ms)),
         }
-        for (listener, socket) in brokers {
-            self.open_door(&listener, socket, &limits, &client_memory);
+        // What was changed at run time is there before the first client.
+        let looked_after = tls_listener::look_after(tls, Arc::clone(&self.broker)).await;
+        tokio::spawn(looked_after);
+        for door in brokers {
+            self.open_door(door, &limits, &client_memory);
         }
         Ok(())
+    }
+
+    fn open_door(&mut self, door: Door, limits: &Arc<ConnectionLimits>, memory: &MemoryPool) {
+        if let Some((listener, address)) = door.address() {
+            tracing::info!(%listener, %address, "listening");
+            self.addresses.push((listener, address));
+        }
+        self.acceptors.push(door.open(&self.broker, limits, memory));
     }
 
     /// Waits until the broker is unfenced and what the metadata gave it to lead is led; `None` if the node ends before.
@@ -339,39 +355,6 @@ impl Node {
         let unfenced = images.wait_for(|image| image.cluster().is_unfenced(me)).await.ok()?.position.last_offset;
         applied.wait_for(|applied| *applied >= unfenced).await.ok()?;
         Some(())
-    }
-
-    fn open_door(
-        &mut self,
-        listener: &Listener,
-        socket: TcpListener,
-        limits: &Arc<ConnectionLimits>,
-        memory: &MemoryPool,
-    ) {
-        let name = listener.bind.name.clone();
-        if let Ok(address) = socket.local_addr() {
-            tracing::info!(listener = %name, %address, "listening");
-            self.addresses.push((name.clone(), address));
-        }
-        let info = Arc::new(ListenerInfo { name, controller: listener.controller });
-        let (broker, memory) = (Arc::clone(&self.broker), memory.clone());
-        let draining = self.broker.draining.clone();
-        let options = socket_options(&self.broker.config);
-        let serve = move |stream, peer, slot| {
-            let info = Arc::new(ConnectionInfo { peer, listener: Arc::clone(&info) });
-            let serving = connection::serve(
-                Arc::clone(&broker),
-                info,
-                Transport::Plain(stream),
-                memory.clone(),
-                broker.draining.clone(),
-            );
-            async move {
-                serving.await;
-                drop(slot);
-            }
-        };
-        self.acceptors.push(tokio::spawn(accept_loop(socket, options, Arc::clone(limits), draining, serve)));
     }
 }
 
@@ -388,31 +371,6 @@ impl Failures {
     }
 }
 
-/// Binds every listener, and puts the port that it got in place of a 0 in what clients are told.
-async fn bind_all(config: &mut BrokerConfig) -> Result<Vec<(Listener, TcpListener)>, StartError> {
-    let options = socket_options(config);
-    let mut sockets = Vec::with_capacity(config.listeners.len());
-    for listener in &mut config.listeners {
-        if listener.protocol != SecurityProtocol::Plaintext {
-            return Err(StartError::Protocol(listener.bind.name.clone()));
-        }
-        let bind = &listener.bind;
-        let failed =
-            |source| StartError::Bind { listener: bind.name.clone(), host: bind.host.clone(), port: bind.port, source };
-        let socket = listener::bind(&bind.host, bind.port, options).await.map_err(failed)?;
-        let port = socket.local_addr().map_err(failed)?.port();
-        if listener.advertised.port == 0 {
-            listener.advertised.port = port;
-        }
-        if listener.advertised.host.is_empty() {
-            listener.advertised.host = host_name();
-        }
-        listener.bind.port = port;
-        sockets.push((listener.clone(), socket));
-    }
-    Ok(sockets)
-}
-
 /// Logs and connections take many descriptors: use all that the system allows, as the JVM does.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
@@ -422,13 +380,6 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         tracing::warn!(%error, "the limit of open files stays at {:?}", limit.current);
     }
-}
-
-/// What a listener on every interface advertises, as Kafka does: this machine's name.
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }
 
 fn controller_endpoints(config: &BrokerConfig) -> Vec<gregor_raft::Endpoint> {
@@ -577,22 +528,4 @@ fn idle_time(config: &BrokerConfig) -> Duration {
     // A negative time means never in Kafka; a year is never enough for a connection.
     const NEVER: Duration = Duration::from_hours(365 * 24);
     u64::try_from(config.connections_max_idle_ms).map_or(NEVER, Duration::from_millis).min(NEVER)
-}
-
-fn socket_options(config: &BrokerConfig) -> SocketOptions {
-    SocketOptions {
-        backlog: config.socket_listen_backlog_size,
-        send_buffer_bytes: config.socket_send_buffer_bytes,
-        receive_buffer_bytes: config.socket_receive_buffer_bytes,
-    }
-}
-
-fn connection_limits(config: &BrokerConfig) -> ConnectionLimits {
-    let limit = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let overrides = config
-        .max_connections_per_ip_overrides
-        .iter()
-        .filter_map(|(address, number)| Some((address.parse::<IpAddr>().ok()?, limit(*number))))
-        .collect();
-    ConnectionLimits::new(config.max_connections, limit(config.max_connections_per_ip), overrides)
 }

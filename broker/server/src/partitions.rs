@@ -453,7 +453,7 @@ impl Partitions {
     }
 
     /// `server.properties` with what was set at run time over it: for all brokers, then for this one.
-    fn effective_config(&self, image: &Image) -> Arc<BrokerConfig> {
+    pub(crate) fn effective_config(&self, image: &Image) -> Arc<BrokerConfig> {
         let own = ConfigResource::new(ResourceType::Broker, self.node_id.to_string());
         let common = ConfigResource::all_brokers();
         let values = image.configs().of(&common).chain(image.configs().of(&own));

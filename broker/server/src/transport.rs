@@ -13,12 +13,12 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::close::Close;
+use crate::{close::Close, tls::TlsStream};
 
 /// One `sendfile` copies at most this much: measured best on loopback.
 const SENDFILE_STEP: u64 = 64 << 10;
 /// After so much the task lets others run.
-const FAIR_SHARE: u64 = 256 << 10;
+pub(crate) const FAIR_SHARE: u64 = 256 << 10;
 /// How long a peer may take no byte at all.
 const STALL_TIME: Duration = Duration::from_mins(1);
 
@@ -27,6 +27,8 @@ const STALL_TIME: Duration = Duration::from_mins(1);
 pub(crate) enum Transport {
     /// Bytes as they are.
     Plain(TcpStream),
+    /// Bytes under TLS.
+    Tls(Box<TlsStream>),
 }
 
 /// What came of a wait for the peer.
@@ -39,10 +41,11 @@ pub(crate) enum Received {
 
 impl Transport {
     /// Waits for bytes, and takes them where there is memory for them. A wait that is dropped has taken nothing.
-    pub(crate) async fn receive(&mut self, buffer: &mut BytesMut, has_memory: bool) -> io::Result<Received> {
+    pub(crate) async fn receive(&mut self, buffer: &mut BytesMut, has_memory: bool) -> Result<Received, Close> {
         match self {
-            Self::Plain(stream) if has_memory => stream.read_buf(buffer).await.map(Received::Bytes),
-            Self::Plain(stream) => stream.readable().await.map(|()| Received::Readable),
+            Self::Plain(stream) if has_memory => Ok(Received::Bytes(stream.read_buf(buffer).await?)),
+            Self::Plain(stream) => Ok(stream.readable().await.map(|()| Received::Readable)?),
+            Self::Tls(stream) => stream.receive(buffer, has_memory).await,
         }
     }
 
@@ -50,13 +53,15 @@ impl Transport {
     pub(crate) async fn send(&mut self, bytes: &[u8], more: bool) -> Result<(), Close> {
         match self {
             Self::Plain(stream) => send_plain(stream, bytes, more).await,
+            Self::Tls(stream) => stream.send(bytes, more).await,
         }
     }
 
-    /// How many of the bytes are on their way at once; the rest is for [`send`](Self::send).
+    /// How many of the bytes are on their way at once; the rest, if only none, is for [`send`](Self::send).
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(stream) => try_send_plain(stream, bytes, SendFlags::NOSIGNAL),
+            Self::Tls(stream) => stream.try_send(bytes),
         }
     }
 
@@ -64,6 +69,15 @@ impl Transport {
     pub(crate) async fn send_region(&mut self, file: &SharedFile, start: u64, len: u64) -> Result<(), Close> {
         match self {
             Self::Plain(stream) => send_file(stream, file, start, len).await,
+            Self::Tls(stream) => stream.send_region(file, start, len).await,
+        }
+    }
+
+    /// Says goodbye where the protocol has a word for it.
+    pub(crate) fn close(&mut self) {
+        match self {
+            Self::Plain(_) => {}
+            Self::Tls(stream) => stream.close(),
         }
     }
 }
@@ -129,7 +143,8 @@ async fn send_read(stream: &TcpStream, file: &SharedFile, start: u64, len: u64) 
     Ok(())
 }
 
-async fn writable(stream: &TcpStream) -> Result<(), Close> {
+/// Waits until the peer takes bytes again, but not longer than [`STALL_TIME`].
+pub(crate) async fn writable(stream: &TcpStream) -> Result<(), Close> {
     match tokio::time::timeout(STALL_TIME, stream.writable()).await {
         Ok(ready) => Ok(ready?),
         Err(_) => Err(Close::Stalled),

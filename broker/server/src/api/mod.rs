@@ -5,6 +5,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use gregor_authentication::Principal;
 use gregor_config::BrokerConfig;
 use gregor_messages::ApiKey;
 use gregor_metadata::MetadataImage;
@@ -97,6 +98,8 @@ pub(crate) struct ConnectionInfo {
     pub(crate) peer: SocketAddr,
     /// Where it came in.
     pub(crate) listener: Arc<ListenerInfo>,
+    /// Who it belongs to.
+    pub(crate) principal: Principal,
 }
 
 /// A request's surroundings. A connection has one, which each request changes.

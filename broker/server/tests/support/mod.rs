@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "a panic is how a test fails")]
 
+pub mod certificates;
 pub mod directories;
 
 use std::{
@@ -55,8 +56,8 @@ pub struct Running {
 }
 
 /// A connection that speaks frames.
-pub struct Client {
-    pub stream: TcpStream,
+pub struct Client<S = TcpStream> {
+    pub stream: S,
     next_correlation_id: i32,
 }
 
@@ -150,6 +151,11 @@ impl Running {
         client
     }
 
+    /// Where the listener of this name is.
+    pub fn address_of(&self, listener: &str) -> SocketAddr {
+        self.node.as_ref().unwrap().addresses().iter().find(|(name, _)| name == listener).unwrap().1
+    }
+
     pub fn stop(mut self) {
         let node = self.node.take().unwrap();
         self.runtime.block_on(node.shutdown()).unwrap();
@@ -184,6 +190,12 @@ impl Client {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(stream)
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    pub fn over(stream: S) -> Self {
         Self { stream, next_correlation_id: 1 }
     }
 
