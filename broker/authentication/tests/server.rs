@@ -20,7 +20,9 @@ type Identity = (String, String);
 
 fn named(names: &[(DnType, &str)]) -> DistinguishedName {
     let mut name = DistinguishedName::new();
-    names.iter().for_each(|(kind, value)| name.push(kind.clone(), *value));
+    for (kind, value) in names {
+        name.push(kind.clone(), *value);
+    }
     name
 }
 
