@@ -180,6 +180,25 @@ fn a_coordinator_that_takes_over_in_any_moment_comes_to_the_same_state() {
 }
 
 /// The record of a commit, as it lies in the log.
+/// Only a later Kafka knows their types; the log keeps them, and what is known counts as if they were not there.
+#[test]
+fn records_of_unknown_types_are_passed_over_when_a_coordinator_loads() {
+    let of_type = |kind: i16, value: Option<&'static [u8]>| {
+        let key = Bytes::from([&kind.to_be_bytes()[..], b"whatever"].concat());
+        let record = Record { key, value: value.map(Bytes::from_static) };
+        LoggedRecord { offset: Offset(0), transaction: None, record }
+    };
+    let mut world = World::loading(|shard| {
+        shard.replay(of_type(4711, Some(b"of tomorrow"))).unwrap();
+        shard.replay(logged(1, 5, None)).unwrap();
+        shard.replay(of_type(i16::MAX, None)).unwrap();
+        shard.replay(LoggedRecord { transaction: Some(ProducerId(7)), ..of_type(4711, Some(b"")) }).unwrap();
+        shard.replay_end(ProducerId(7), true);
+    });
+    assert_eq!(world.fetch("orders"), 5);
+    assert_eq!(world.shard.machine().durable_state().len(), 1, "{:?}", world.shard.machine().durable_state());
+}
+
 fn logged(at: i64, committed: i64, transaction: Option<i64>) -> LoggedRecord {
     let mut world = World::new();
     world.commit(&outsider(), "orders", committed);

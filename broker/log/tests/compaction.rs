@@ -12,23 +12,14 @@ use std::{
 use bytes::Bytes;
 use common::*;
 use gregor_log::{
-    CleaningOptions, CleaningStep, Disk, LogConfig, LogError, OpenOptions, PartitionLog, ReadRequest,
+    CleaningOptions, CleaningStep, Disk, LogConfig, OpenOptions, PartitionLog, ReadRequest,
     disk::{Crash, FaultyDisk},
 };
 use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
 use gregor_wire::{
-    batch::{BatchChecksum, BatchOptions, EndTransactionMarker, ProducerStamp, RecordBatchBuilder, split_batches},
+    batch::{BatchOptions, EndTransactionMarker, ProducerStamp, RecordBatchBuilder, split_batches},
     compression::{CompressionType, compress},
 };
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
 
 fn config() -> LogConfig {
     LogConfig {
@@ -50,6 +41,10 @@ struct Model {
     open: HashMap<i64, Vec<i64>>,
     aborted: BTreeSet<i64>,
     sequences: HashMap<i64, i32>,
+    /// The last record of each producer.
+    last: HashMap<i64, i64>,
+    /// Where the log begins.
+    start: i64,
 }
 
 impl Model {
@@ -57,7 +52,7 @@ impl Model {
     fn state(&self) -> BTreeMap<String, String> {
         let stable = self.open.values().flatten().min().copied().unwrap_or(i64::MAX);
         let mut state = BTreeMap::new();
-        for (offset, (key, value)) in self.records.range(..stable) {
+        for (offset, (key, value)) in self.records.range(self.start..stable) {
             if !self.aborted.contains(offset) {
                 update(&mut state, key, value.clone());
             }
@@ -90,6 +85,7 @@ impl Model {
             if transactional {
                 self.open.entry(producer.unwrap()).or_default().push(base + i);
             }
+            self.last.extend(producer.map(|id| (id, base + i)));
         }
         append(log, &builder.build());
     }
@@ -164,102 +160,164 @@ fn committed_state(log: &mut PartitionLog, high_watermark: Offset) -> BTreeMap<S
     state
 }
 
-/// One round; each swap as the shell does it. The offset up to which the log is clean.
-fn clean(log: &mut PartitionLog, now: Timestamp, memory_bytes: usize, budget: u64) -> Result<Offset, LogError> {
-    let end = log.end_offset();
-    let cleanable = log.cleanable(end, now)?;
-    let mut cleaning = log.begin_cleaning(&cleanable, &CleaningOptions { memory_bytes, load_factor: 0.9, now });
-    loop {
-        match cleaning.step(budget)? {
-            CleaningStep::More => {}
-            CleaningStep::Swap(cleaned) => {
-                let token = log.begin_swap(&cleaned)?.expect("nobody else changes the log");
-                token.complete().map_err(|source| LogError::Io { path: folder(), source })?;
-                assert!(log.complete_swap(&cleaned, now)?);
-            }
-            CleaningStep::Done(to) => {
-                assert!(log.note_cleaned(&cleaning, to));
-                return Ok(to);
-            }
-        }
-    }
-}
-
 /// Files that bear one of these marks.
 fn leftovers(disk: &FaultyDisk, marks: &[&str]) -> Vec<String> {
     names(disk, &folder()).into_iter().filter(|name| marks.iter().any(|mark| name.ends_with(mark))).collect()
 }
 
+/// Messages of magic 0 and 1, alone or several in a wrapper, where a log is to begin.
+fn old_messages(model: &mut Model, random: &mut Random) -> Vec<u8> {
+    let (mut bytes, mut next) = (Vec::new(), 0);
+    for i in 0..random.below(20) {
+        let magic = u8::from(i >= 8);
+        let codec = [CompressionType::None, CompressionType::Gzip, CompressionType::Snappy][random.below(3) as usize];
+        let is_packed = codec != CompressionType::None;
+        let (first, count) = (next, if is_packed { 1 + random.below(4) as i64 } else { 1 });
+        let mut messages = Vec::new();
+        for offset in first..first + count {
+            let key = format!("key {}", random.below(9));
+            let value = (random.below(4) > 0).then(|| format!("old {offset}"));
+            let within = if is_packed && magic == 1 { offset - first } else { offset };
+            let value_bytes = value.as_deref().map(str::as_bytes);
+            messages.extend(message(magic, within, CompressionType::None, Some(&key), value_bytes));
+            model.records.insert(offset, (key, value));
+        }
+        next = first + count;
+        if is_packed {
+            let mut packed = Vec::new();
+            compress(codec.into(), &messages, &mut packed).unwrap();
+            messages = message(magic, next - 1, codec, None, Some(&packed));
+        }
+        bytes.extend(messages);
+    }
+    bytes
+}
+
+/// One log through rounds of writing, deleting, cleaning and restarting.
+struct Life {
+    seed: u64,
+    random: Random,
+    disk: FaultyDisk,
+    log: PartitionLog,
+    model: Model,
+    cleaned_to: Option<Offset>,
+    now: Timestamp,
+}
+
+impl Life {
+    fn new(seed: u64) -> Self {
+        let (mut random, disk, mut model) = (Random(seed), FaultyDisk::new(), Model::default());
+        let mut log = create(&disk, config());
+        if random.below(3) == 0 {
+            drop(log);
+            let bytes = old_messages(&mut model, &mut random);
+            let file = disk.open(&folder().join(format!("{:020}.log", 0))).unwrap();
+            file.write_all_at(&mut [std::io::IoSlice::new(&bytes)], 0).unwrap();
+            log = reopen(&disk, options(config(), Offset(0), false));
+            assert_eq!(log.end_offset().0 as usize, model.records.len());
+        }
+        Self { seed, random, disk, log, model, cleaned_to: None, now: NOW }
+    }
+
+    fn write(&mut self) {
+        let Self { random, log, model, now, .. } = self;
+        for _ in 0..random.below(40) {
+            *now = now.plus_ms(random.below(50) as i64);
+            match random.below(10) {
+                0..4 => model.append(log, random, *now, None),
+                4 | 5 => model.append(log, random, *now, Some(7)),
+                6 | 7 => {
+                    let producer = 100 + random.below(2) as i64;
+                    model.append(log, random, *now, Some(producer));
+                }
+                8 => {
+                    let (producer, commit) = (100 + random.below(2) as i64, random.below(2) == 0);
+                    model.end_transaction(log, *now, producer, commit);
+                }
+                _ => log.roll(*now).unwrap(),
+            }
+        }
+    }
+
+    /// Records are deleted by request, up to some offset that is stable.
+    fn delete(&mut self) {
+        let Self { random, log, model, now, .. } = self;
+        let end = log.end_offset();
+        let room = log.last_stable_offset(end).0 - log.start_offset().0;
+        let start = log.start_offset().plus(random.below(room as u64 + 1) as i64);
+        log.advance_start(start).unwrap();
+        log.retain(end, *now, 1 + random.below(3) as usize).unwrap();
+        model.start = log.start_offset().0;
+        assert_eq!(model.start, start.0, "seed {}: no more was deleted than was asked for", self.seed);
+    }
+
+    fn clean(&mut self, round: u32) {
+        let Self { seed, random, log, model, now, .. } = self;
+        let end = log.end_offset();
+        let uncleanable = log.cleanable(end, *now).unwrap().first_uncleanable;
+        let stable = log.last_stable_offset(end);
+        assert!(uncleanable <= stable && uncleanable <= log.active_segment_base());
+        let memory = [24 * 5, 1 << 20][random.below(2) as usize];
+        let to = clean(log, *now, memory, 1 + random.below(2_000)).unwrap();
+        let before = self.cleaned_to.replace(to);
+        assert!(before.is_none_or(|before| to >= before), "seed {seed}, round {round}: cleaning goes back");
+        let place = format!("seed {seed}, round {round}, clean to {to}, {uncleanable} uncleanable");
+        assert_eq!(committed_state(log, end), model.state(), "{place}");
+        let start = log.start_offset();
+        let found = read(log, start);
+        let mut seen = BTreeSet::new();
+        for (offset, key, value, _) in &found {
+            assert_eq!(model.records.get(offset), Some(&(key.clone(), value.clone())), "{place}: offset {offset}");
+            let is_new = seen.insert(key) || *offset >= to.0;
+            assert!(is_new, "{place}: {key} is there twice below what is clean, again at {offset}");
+        }
+        let kept: BTreeSet<_> = found.iter().map(|(offset, ..)| *offset).collect();
+        let untouched = model.records.range(uncleanable.max(start).0..).find(|(offset, _)| !kept.contains(offset));
+        assert_eq!(untouched, None, "{place}: what may not be cleaned is as it was");
+        let from = start.plus(random.below((end.0 - start.0) as u64 + 1) as i64);
+        let suffix: Vec<_> = found.iter().filter(|(offset, ..)| *offset >= from.0).cloned().collect();
+        assert_eq!(read(log, from), suffix, "{place}: read from {from}");
+    }
+
+    /// What is known of each producer whose last record was not deleted.
+    fn producers(&self) -> Vec<impl PartialEq + std::fmt::Debug + use<>> {
+        let is_there = |id: ProducerId| self.model.last.get(&id.0).is_some_and(|last| *last >= self.model.start);
+        let active = self.log.active_producers().filter(|producer| is_there(producer.producer_id));
+        let mut active: Vec<_> =
+            active.map(|p| (p.producer_id, p.producer_epoch, p.last_sequence, p.current_transaction_start)).collect();
+        active.sort_by_key(|(id, ..)| *id);
+        active
+    }
+
+    /// Everything is read anew, as after the loss of all checkpoints but two.
+    fn restart(&mut self, round: u32) {
+        let place = format!("seed {}, round {round}, after a restart", self.seed);
+        let (end, start, before) = (self.log.end_offset(), self.log.start_offset(), self.producers());
+        let cleaned_to = self.cleaned_to.unwrap_or(Offset(0));
+        self.disk.crash(Crash::KeepAll);
+        let options = OpenOptions { cleaned_to, log_start_offset: start, ..options(config(), Offset(0), false) };
+        self.log = reopen(&self.disk, options);
+        assert_eq!((self.log.start_offset(), self.log.end_offset()), (start, end), "{place}");
+        assert_eq!(self.producers(), before, "{place}");
+        assert_eq!(self.log.cleaned_to(), Some(cleaned_to).filter(|to| to.0 > 0), "{place}: nothing is dirty anew");
+        assert_eq!(committed_state(&mut self.log, end), self.model.state(), "{place}");
+    }
+}
+
 #[test]
 fn a_reader_ends_with_the_same_state_whatever_is_cleaned() {
-    let seeds = std::env::var("GREGOR_CRASH_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(60);
-    for seed in 0..seeds {
-        let mut random = Random(seed);
-        let disk = FaultyDisk::new();
-        let mut log = create(&disk, config());
-        let mut model = Model::default();
-        let mut cleaned_to = None;
-        let mut now = NOW;
+    let number = |name: &str| std::env::var(name).ok().and_then(|number| number.parse().ok());
+    let (first, seeds) = (number("GREGOR_CRASH_FROM").unwrap_or(0), number("GREGOR_CRASH_SEEDS").unwrap_or(60));
+    for seed in first..first + seeds {
+        let mut life = Life::new(seed);
         for round in 0..8 {
-            for _ in 0..random.below(40) {
-                now = now.plus_ms(random.below(50) as i64);
-                match random.below(10) {
-                    0..4 => model.append(&mut log, &mut random, now, None),
-                    4 | 5 => model.append(&mut log, &mut random, now, Some(7)),
-                    6 | 7 => {
-                        let producer = 100 + random.below(2) as i64;
-                        model.append(&mut log, &mut random, now, Some(producer));
-                    }
-                    8 => {
-                        let (producer, commit) = (100 + random.below(2) as i64, random.below(2) == 0);
-                        model.end_transaction(&mut log, now, producer, commit);
-                    }
-                    _ => log.roll(now).unwrap(),
-                }
+            life.write();
+            if life.random.below(4) == 0 {
+                life.delete();
             }
-            let end = log.end_offset();
-            let uncleanable = log.cleanable(end, now).unwrap().first_uncleanable;
-            let stable = log.last_stable_offset(end);
-            assert!(uncleanable <= stable && uncleanable <= log.active_segment_base());
-            let memory = [24 * 5, 1 << 20][random.below(2) as usize];
-            let to = clean(&mut log, now, memory, 1 + random.below(2_000)).unwrap();
-            assert!(cleaned_to.is_none_or(|before| to >= before), "seed {seed}, round {round}: cleaning goes back");
-            cleaned_to = Some(to);
-            let place = format!("seed {seed}, round {round}, clean to {to}, {uncleanable} uncleanable");
-            assert_eq!(committed_state(&mut log, end), model.state(), "{place}");
-            let start = log.start_offset();
-            let found = read(&mut log, start);
-            let mut seen = BTreeSet::new();
-            for (offset, key, value, _) in &found {
-                assert_eq!(model.records.get(offset), Some(&(key.clone(), value.clone())), "{place}: offset {offset}");
-                let is_new = seen.insert(key) || *offset >= to.0;
-                assert!(is_new, "{place}: {key} is there twice below what is clean, again at {offset}");
-            }
-            let kept: BTreeSet<_> = found.iter().map(|(offset, ..)| *offset).collect();
-            let untouched = model.records.range(uncleanable.0..).find(|(offset, _)| !kept.contains(offset));
-            assert_eq!(untouched, None, "{place}: what may not be cleaned is as it was");
-            let from = Offset(random.below(end.0 as u64 + 1) as i64);
-            let suffix: Vec<_> = found.iter().filter(|(offset, ..)| *offset >= from.0).cloned().collect();
-            assert_eq!(read(&mut log, from), suffix, "{place}: read from {from}");
-            if random.below(3) == 0 {
-                let producers = |log: &PartitionLog| {
-                    let mut active: Vec<_> = log
-                        .active_producers()
-                        .map(|p| (p.producer_id, p.producer_epoch, p.last_sequence, p.current_transaction_start))
-                        .collect();
-                    active.sort_by_key(|(id, ..)| *id);
-                    active
-                };
-                let before = producers(&log);
-                drop(log);
-                disk.crash(Crash::KeepAll);
-                // Everything is read anew, as after the loss of all checkpoints.
-                log = reopen(&disk, OpenOptions { cleaned_to: to, ..options(config(), Offset(0), false) });
-                assert_eq!(log.end_offset(), end, "{place}: the end after a restart");
-                assert_eq!(producers(&log), before, "{place}: producers after a restart");
-                let cleaned_to = cleaned_to.filter(|to| to.0 > 0);
-                assert_eq!(log.cleaned_to(), cleaned_to, "{place}: a restart makes nothing dirty");
-                assert_eq!(committed_state(&mut log, end), model.state(), "{place}: after a restart");
+            life.clean(round);
+            if life.random.below(3) == 0 {
+                life.restart(round);
             }
         }
     }
@@ -408,37 +466,17 @@ fn young_records_wait_and_old_ones_are_overdue() {
     assert!(at(&mut log, 200).first_uncleanable < later.first_uncleanable);
 }
 
-/// A message as Kafka before 0.11 wrote it, of magic 1.
-fn message(offset: i64, codec: CompressionType, key: Option<&str>, value: Option<&[u8]>) -> Vec<u8> {
-    let field = |bytes: Option<&[u8]>| {
-        let mut field = bytes.map_or(-1, |bytes| bytes.len() as i32).to_be_bytes().to_vec();
-        field.extend(bytes.unwrap_or_default());
-        field
-    };
-    let mut content = vec![1, codec.id() as u8];
-    content.extend(NOW.0.to_be_bytes());
-    content.extend(field(key.map(str::as_bytes)));
-    content.extend(field(value));
-    let mut checksum = BatchChecksum::new(1);
-    checksum.update(&content);
-    let mut bytes = offset.to_be_bytes().to_vec();
-    bytes.extend((content.len() as i32 + 4).to_be_bytes());
-    bytes.extend(checksum.finish().to_be_bytes());
-    bytes.extend(content);
-    bytes
-}
-
 #[test]
 fn a_key_that_was_deleted_does_not_come_back_from_among_old_compressed_messages() {
     let disk = FaultyDisk::new();
     drop(create(&disk, config()));
     let inner = [
-        message(0, CompressionType::None, Some("deleted later"), Some(b"old")),
-        message(1, CompressionType::None, Some("stays"), Some(b"kept")),
+        message(1, 0, CompressionType::None, Some("deleted later"), Some(b"old")),
+        message(1, 1, CompressionType::None, Some("stays"), Some(b"kept")),
     ];
     let mut packed = Vec::new();
     compress(CompressionType::Gzip.into(), &inner.concat(), &mut packed).unwrap();
-    let wrapper = message(1, CompressionType::Gzip, None, Some(&packed));
+    let wrapper = message(1, 1, CompressionType::Gzip, None, Some(&packed));
     let file = disk.open(&folder().join(format!("{:020}.log", 0))).unwrap();
     file.write_all_at(&mut [std::io::IoSlice::new(&wrapper)], 0).unwrap();
     let mut log = reopen(&disk, options(config(), Offset(0), false));

@@ -8,11 +8,15 @@ use std::{
 
 use bytes::Bytes;
 use gregor_log::{
-    AppendError, AppendInfo, Appended, Disk, LogConfig, OpenOptions, PartitionLog, ReadRequest,
+    AppendError, AppendInfo, Appended, CleaningOptions, CleaningStep, Disk, LogConfig, LogError, OpenOptions,
+    PartitionLog, ReadRequest,
     disk::{Crash, FaultyDisk},
 };
 use gregor_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, Timestamp, TopicPartition};
-use gregor_wire::batch::{BatchOptions, ProducerStamp, RecordBatchBuilder, ValidatedBatch, split_batches};
+use gregor_wire::{
+    batch::{BatchChecksum, BatchOptions, ProducerStamp, RecordBatchBuilder, ValidatedBatch, split_batches},
+    compression::CompressionType,
+};
 
 pub const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -163,4 +167,47 @@ pub fn names(disk: &FaultyDisk, folder: &Path) -> Vec<String> {
     let mut names: Vec<_> = disk.list(folder).unwrap().into_iter().map(|entry| entry.name).collect();
     names.sort();
     names
+}
+
+/// A message as Kafka before 0.11 wrote it, of magic 0 or 1.
+pub fn message(magic: u8, offset: i64, codec: CompressionType, key: Option<&str>, value: Option<&[u8]>) -> Vec<u8> {
+    let field = |bytes: Option<&[u8]>| {
+        let mut field = bytes.map_or(-1, |bytes| bytes.len() as i32).to_be_bytes().to_vec();
+        field.extend(bytes.unwrap_or_default());
+        field
+    };
+    let mut content = vec![magic, codec.id() as u8];
+    if magic == 1 {
+        content.extend(NOW.0.to_be_bytes());
+    }
+    content.extend(field(key.map(str::as_bytes)));
+    content.extend(field(value));
+    let mut checksum = BatchChecksum::new(magic as i8);
+    checksum.update(&content);
+    let mut bytes = offset.to_be_bytes().to_vec();
+    bytes.extend((content.len() as i32 + 4).to_be_bytes());
+    bytes.extend(checksum.finish().to_be_bytes());
+    bytes.extend(content);
+    bytes
+}
+
+/// One round; each swap as the shell does it. The offset up to which the log is clean.
+pub fn clean(log: &mut PartitionLog, now: Timestamp, memory_bytes: usize, budget: u64) -> Result<Offset, LogError> {
+    let end = log.end_offset();
+    let cleanable = log.cleanable(end, now)?;
+    let mut cleaning = log.begin_cleaning(&cleanable, &CleaningOptions { memory_bytes, load_factor: 0.9, now });
+    loop {
+        match cleaning.step(budget)? {
+            CleaningStep::More => {}
+            CleaningStep::Swap(cleaned) => {
+                let token = log.begin_swap(&cleaned)?.expect("nobody else changes the log");
+                token.complete().map_err(|source| LogError::Io { path: folder(), source })?;
+                assert!(log.complete_swap(&cleaned, now)?);
+            }
+            CleaningStep::Done(to) => {
+                assert!(log.note_cleaned(&cleaning, to));
+                return Ok(to);
+            }
+        }
+    }
 }
