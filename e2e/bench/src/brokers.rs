@@ -17,7 +17,14 @@ use rustix::{
     thread::{CpuSet, sched_setaffinity},
 };
 
-use crate::{account::Account, load::Connection};
+use crate::{
+    account::Account,
+    certificate::Certificate,
+    load::{Address, Connection},
+};
+
+/// How long a start may take.
+const START_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Which broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +40,9 @@ pub struct Broker {
     kind: Kind,
     program: PathBuf,
     folder: tempfile::TempDir,
-    address: String,
+    address: Address,
+    /// The properties that it had before it was given a TLS listener, while it has one.
+    without_tls: Option<String>,
     /// The one processor that it may use.
     processor: Option<usize>,
     running: Option<(Child, Account)>,
@@ -66,21 +75,52 @@ impl Kind {
             kind: self,
             program: gregor.to_owned(),
             folder,
-            address: format!("127.0.0.1:{port}"),
+            address: Address::plain(format!("127.0.0.1:{port}")),
+            without_tls: None,
             processor,
             running: None,
         };
         broker.format()?;
         broker.start()?;
-        broker.wait_until_it_answers(Duration::from_mins(1))?;
+        broker.wait_until_it_answers(START_DEADLINE)?;
         Ok(broker)
     }
 }
 
 impl Broker {
     /// Where it listens.
-    pub fn address(&self) -> &str {
+    pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Starts anew with a TLS listener beside the plaintext one, and says where it is.
+    pub fn restart_with_tls(&mut self, certificate: &Certificate) -> Result<Address> {
+        self.stop()?;
+        let before = fs::read_to_string(self.properties())?;
+        let socket = format!("127.0.0.1:{}", free_port()?);
+        let store = self.folder.path().join("keystore.pem");
+        fs::write(&store, certificate.key_store())?;
+        let listeners = format!("listeners=SSL://{socket},");
+        let properties = before.replacen("listeners=", &listeners, 1)
+            + &format!(
+                "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SSL:SSL,CONTROLLER:PLAINTEXT\n\
+                 inter.broker.listener.name=PLAINTEXT\nssl.keystore.type=PEM\nssl.keystore.location={}\n",
+                store.display()
+            );
+        fs::write(self.properties(), properties)?;
+        self.without_tls = Some(before);
+        self.start()?;
+        self.wait_until_it_answers(START_DEADLINE)?;
+        Ok(Address::tls(socket, certificate.trusted()?))
+    }
+
+    /// Starts anew without it.
+    pub fn restart_without_tls(&mut self) -> Result<()> {
+        let Some(properties) = self.without_tls.take() else { return Ok(()) };
+        self.stop()?;
+        fs::write(self.properties(), properties)?;
+        self.start()?;
+        self.wait_until_it_answers(START_DEADLINE)
     }
 
     /// What the running process costs.

@@ -9,7 +9,10 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 
-use crate::{load::Connection, open_loop::empty};
+use crate::{
+    load::{Address, Connection},
+    open_loop::empty,
+};
 
 /// How a loop went.
 pub struct Outcome {
@@ -20,7 +23,7 @@ pub struct Outcome {
 }
 
 /// Runs so many connections, each with one request in flight, for a time. Connection n sends the n-th frame first.
-pub fn run(address: &str, connections: usize, frames: &[Bytes], time: Duration) -> Result<Outcome> {
+pub fn run(address: &Address, connections: usize, frames: &[Bytes], time: Duration) -> Result<Outcome> {
     let outcomes: Result<Vec<Outcome>> = thread::scope(|scope| {
         let clients: Vec<_> = (0..connections)
             .map(|connection| {
@@ -39,7 +42,7 @@ pub fn run(address: &str, connections: usize, frames: &[Bytes], time: Duration) 
     Ok(all)
 }
 
-fn run_one(address: &str, connection: usize, frames: &[Bytes], time: Duration) -> Result<Outcome> {
+fn run_one(address: &Address, connection: usize, frames: &[Bytes], time: Duration) -> Result<Outcome> {
     let mut stream = Connection::open(address)?;
     let mut outcome = Outcome { requests: 0, latencies: empty()? };
     let begun = Instant::now();

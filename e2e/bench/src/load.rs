@@ -1,9 +1,10 @@
 //! A raw client: frames built once, sent again and again over blocking sockets, so that the broker has the machine.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     io::{Read, Write},
     net::TcpStream,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,6 +24,7 @@ use gregor_wire::{
     batch::{BatchOptions, RecordBatchBuilder, split_batches},
     compression::CompressionType,
 };
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
 
 /// Versions that both brokers speak, with topics by name.
 const PRODUCE_VERSION: i16 = 9;
@@ -31,10 +33,56 @@ const CREATE_TOPICS_VERSION: i16 = 7;
 const METADATA_VERSION: i16 = 12;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Where a broker listens, and how it is spoken to there.
+#[derive(Debug, Clone)]
+pub struct Address {
+    socket: String,
+    tls: Option<Arc<ClientConfig>>,
+}
+
 /// One connection with requests in flight.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     answer: Vec<u8>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+impl Address {
+    /// A plaintext listener.
+    pub fn plain(socket: String) -> Self {
+        Self { socket, tls: None }
+    }
+
+    /// A TLS listener.
+    pub fn tls(socket: String, config: Arc<ClientConfig>) -> Self {
+        Self { socket, tls: Some(config) }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.socket)
+    }
+}
+
+impl Stream {
+    fn reads(&mut self) -> &mut dyn Read {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream,
+        }
+    }
+
+    fn writes(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream,
+        }
+    }
 }
 
 /// A whole request, length in front.
@@ -138,31 +186,41 @@ pub fn fetch_frame(topic: &str, partition: i32, offset: i64) -> Result<Bytes> {
 }
 
 impl Connection {
-    /// Connects.
-    pub fn open(address: &str) -> Result<Self> {
-        let stream = TcpStream::connect(address)?;
+    /// Connects; a TLS handshake is made with what is sent first.
+    pub fn open(address: &Address) -> Result<Self> {
+        let stream = TcpStream::connect(&address.socket)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
+        let stream = match &address.tls {
+            None => Stream::Plain(stream),
+            Some(config) => {
+                let name = ServerName::from(stream.peer_addr()?.ip());
+                Stream::Tls(Box::new(StreamOwned::new(ClientConnection::new(Arc::clone(config), name)?, stream)))
+            }
+        };
         Ok(Self { stream, answer: Vec::new() })
     }
 
     /// Sends a whole frame.
     pub fn send(&mut self, frame: &[u8]) -> Result<()> {
-        Ok(self.stream.write_all(frame)?)
+        let stream = self.stream.writes();
+        stream.write_all(frame)?;
+        Ok(stream.flush()?)
     }
 
     /// Reads the next answer: everything behind its length.
     pub fn receive(&mut self) -> Result<&[u8]> {
         let mut length = [0; 4];
-        self.stream.read_exact(&mut length)?;
+        let stream = self.stream.reads();
+        stream.read_exact(&mut length)?;
         self.answer.resize(u32::from_be_bytes(length) as usize, 0);
-        self.stream.read_exact(&mut self.answer)?;
+        stream.read_exact(&mut self.answer)?;
         Ok(&self.answer)
     }
 
     /// Reads and throws away so many bytes of answers, or what has come.
     pub fn trickle(&mut self, bytes: &mut [u8]) -> Result<usize> {
-        Ok(self.stream.read(bytes)?)
+        Ok(self.stream.reads().read(bytes)?)
     }
 
     fn ask<R: Request>(&mut self, request: &R, version: i16) -> Result<R::Response> {

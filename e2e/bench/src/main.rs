@@ -15,6 +15,7 @@ use clap::Parser;
 
 mod account;
 mod brokers;
+mod certificate;
 mod closed_loop;
 mod flame;
 mod load;

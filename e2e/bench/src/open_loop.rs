@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 
-use crate::load::Connection;
+use crate::load::{Address, Connection};
 
 /// A minute in nanoseconds; a request that takes longer counts as so long.
 const LATENCY_MAX: u64 = 60_000_000_000;
@@ -37,7 +37,7 @@ impl Schedule {
     }
 
     /// Runs the schedule. `frames` are sent in turn; connection n begins with the n-th.
-    pub fn run(&self, address: &str, frames: &[Bytes]) -> Result<Histogram<u64>> {
+    pub fn run(&self, address: &Address, frames: &[Bytes]) -> Result<Histogram<u64>> {
         let begin = Instant::now() + Duration::from_millis(20);
         let histograms: Result<Vec<Histogram<u64>>> = thread::scope(|scope| {
             let clients: Vec<_> = (0..self.connections)
@@ -55,7 +55,7 @@ impl Schedule {
 
     fn run_connection(
         &self,
-        address: &str,
+        address: &Address,
         connection: usize,
         frames: &[Bytes],
         begin: Instant,

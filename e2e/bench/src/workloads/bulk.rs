@@ -9,7 +9,7 @@ use gregor_wire::compression::CompressionType;
 use super::{Scale, topic};
 use crate::{
     brokers::Broker,
-    load::{Connection, Shape, produce_frame},
+    load::{Address, Connection, Shape, produce_frame},
 };
 
 const IN_FLIGHT: usize = 5;
@@ -18,66 +18,79 @@ const GIB: f64 = (1_u64 << 30) as f64;
 /// Produce, consume, and what is left in memory.
 pub fn bulk(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
     let shape = Shape::plain(15, 1024);
-    let produced = produce(broker, "bulk", shape, scale.bulk_bytes)?;
-    let before = broker.account()?.cpu()?;
-    let bytes = read(broker.address(), "bulk", 0, None)?;
-    let used = broker.account()?.cpu()?.saturating_sub(before);
-    ensure!(bytes >= scale.bulk_bytes, "only {bytes} bytes were read back");
-    Ok(vec![produced, used.as_secs_f64() / bytes as f64 * GIB, broker.account()?.resident_mib()?])
+    let produced = produce(broker, broker.address(), "bulk", shape, scale.bulk_bytes)?;
+    let consumed = consume(broker, broker.address(), "bulk", scale.bulk_bytes)?;
+    Ok(vec![produced, consumed, broker.account()?.resident_mib()?])
 }
 
 /// A consumer that reads what is being written.
 pub fn tail(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
-    topic(broker, "tail", 1, &[])?;
-    let (batch, _) = Shape::plain(15, 1024).batch()?;
-    let frame = produce_frame("tail", 0..1, &batch)?;
-    write(broker.address(), &frame, scale.bulk_bytes / 4)?;
-    let address = broker.address();
-    let end = read_end(address, "tail")?;
-    let before = broker.account()?.cpu()?;
-    let batches = scale.bulk_bytes.div_ceil(batch.len() as u64);
-    thread::scope(|scope| -> Result<()> {
-        let reader = scope.spawn(|| read(address, "tail", end, Some(scale.bulk_bytes)));
-        write(address, &frame, batches * frame.len() as u64)?;
-        reader.join().ok().context("the consumer ended early")?.map(drop)
-    })?;
-    let used = broker.account()?.cpu()?.saturating_sub(before);
-    Ok(vec![used.as_secs_f64() / scale.bulk_bytes as f64 * GIB])
+    Ok(vec![produce_and_consume(broker, broker.address(), "tail", scale.bulk_bytes)?])
 }
 
 /// Requests of one record of 16 KiB.
 pub fn medium_records(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
-    Ok(vec![produce(broker, "medium", Shape::plain(1, 16 << 10), scale.bulk_bytes / 2)?])
+    Ok(vec![produce(broker, broker.address(), "medium", Shape::plain(1, 16 << 10), scale.bulk_bytes / 2)?])
 }
 
 /// Requests of one record, as large as the default `message.max.bytes` lets it be.
 pub fn large_records(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
-    Ok(vec![produce(broker, "large", Shape::plain(1, 1_040_000), scale.bulk_bytes)?])
+    Ok(vec![produce(broker, broker.address(), "large", Shape::plain(1, 1_040_000), scale.bulk_bytes)?])
 }
 
 /// Batches that the client has compressed; the broker looks into them all the same.
 pub fn codecs(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
     [CompressionType::Gzip, CompressionType::Snappy, CompressionType::Lz4, CompressionType::Zstd]
         .into_iter()
-        .map(|codec| produce(broker, "codecs", Shape { records: 64, size: 1024, codec }, scale.bulk_bytes))
+        .map(|codec| {
+            let shape = Shape { records: 64, size: 1024, codec };
+            produce(broker, broker.address(), "codecs", shape, scale.bulk_bytes)
+        })
         .collect()
 }
 
 /// CPU seconds per GiB of values, after a warm-up of half as much.
-fn produce(broker: &Broker, name: &str, shape: Shape, bytes: u64) -> Result<f64> {
+pub fn produce(broker: &Broker, address: &Address, name: &str, shape: Shape, bytes: u64) -> Result<f64> {
     topic(broker, name, 1, &[])?;
     let (batch, value_bytes) = shape.batch()?;
     let frame = produce_frame(name, 0..1, &batch)?;
     let requests = bytes.div_ceil(value_bytes as u64);
-    write(broker.address(), &frame, requests * frame.len() as u64 / 2)?;
+    write(address, &frame, requests * frame.len() as u64 / 2)?;
     let before = broker.account()?.cpu()?;
-    write(broker.address(), &frame, requests * frame.len() as u64)?;
+    write(address, &frame, requests * frame.len() as u64)?;
     let used = broker.account()?.cpu()?.saturating_sub(before);
     Ok(used.as_secs_f64() / (requests * value_bytes as u64) as f64 * GIB)
 }
 
+/// CPU seconds per GiB of a topic that is read from its beginning; it holds at least so many bytes.
+pub fn consume(broker: &Broker, address: &Address, name: &str, at_least: u64) -> Result<f64> {
+    let before = broker.account()?.cpu()?;
+    let bytes = read(address, name, 0, None)?;
+    let used = broker.account()?.cpu()?.saturating_sub(before);
+    ensure!(bytes >= at_least, "only {bytes} bytes were read back");
+    Ok(used.as_secs_f64() / bytes as f64 * GIB)
+}
+
+/// CPU seconds per GiB that is written and read at once.
+pub fn produce_and_consume(broker: &Broker, address: &Address, name: &str, bytes: u64) -> Result<f64> {
+    topic(broker, name, 1, &[])?;
+    let (batch, _) = Shape::plain(15, 1024).batch()?;
+    let frame = produce_frame(name, 0..1, &batch)?;
+    write(address, &frame, bytes / 4)?;
+    let end = read_end(address, name)?;
+    let before = broker.account()?.cpu()?;
+    let batches = bytes.div_ceil(batch.len() as u64);
+    thread::scope(|scope| -> Result<()> {
+        let reader = scope.spawn(|| read(address, name, end, Some(bytes)));
+        write(address, &frame, batches * frame.len() as u64)?;
+        reader.join().ok().context("the consumer ended early")?.map(drop)
+    })?;
+    let used = broker.account()?.cpu()?.saturating_sub(before);
+    Ok(used.as_secs_f64() / bytes as f64 * GIB)
+}
+
 /// Sends a frame until at least so many bytes are sent, with a few requests in flight.
-pub fn write(address: &str, frame: &Bytes, bytes: u64) -> Result<()> {
+pub fn write(address: &Address, frame: &Bytes, bytes: u64) -> Result<()> {
     let mut connection = Connection::open(address)?;
     let mut in_flight = 0;
     for request in 0..bytes.div_ceil(frame.len() as u64) {
@@ -98,7 +111,7 @@ pub fn write(address: &str, frame: &Bytes, bytes: u64) -> Result<()> {
 }
 
 /// Reads from an offset to the end, or so many bytes; returns how many.
-pub fn read(address: &str, name: &str, from: i64, until: Option<u64>) -> Result<u64> {
+pub fn read(address: &Address, name: &str, from: i64, until: Option<u64>) -> Result<u64> {
     let mut connection = Connection::open(address)?;
     let (mut offset, mut total) = (from, 0);
     loop {
@@ -112,7 +125,7 @@ pub fn read(address: &str, name: &str, from: i64, until: Option<u64>) -> Result<
     }
 }
 
-fn read_end(address: &str, name: &str) -> Result<i64> {
+fn read_end(address: &Address, name: &str) -> Result<i64> {
     let mut connection = Connection::open(address)?;
     let mut offset = 0;
     loop {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::{Scale, bulk, topic};
 use crate::{
     brokers::Broker,
-    load::{Connection, Shape, fetch_frame, metadata_frame, produce_frame},
+    load::{Address, Connection, Shape, fetch_frame, metadata_frame, produce_frame},
     open_loop::{Schedule, percentile_ms},
 };
 
@@ -53,7 +53,7 @@ pub fn all(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
 
 /// The p99 in milliseconds while something else goes on.
 fn beside(
-    address: &str,
+    address: &Address,
     scale: &Scale,
     frames: &[Bytes],
     disturb: impl Fn(&AtomicBool) -> Result<()> + Sync,
@@ -75,7 +75,7 @@ fn beside(
 }
 
 /// Asks for a MiB and takes a few KiB of it a second, so that the broker's side is always full.
-fn slow_consumer(address: &str, fetch: &Bytes, done: &AtomicBool) -> Result<()> {
+fn slow_consumer(address: &Address, fetch: &Bytes, done: &AtomicBool) -> Result<()> {
     let mut connection = Connection::open(address)?;
     for _ in 0..8 {
         connection.send(fetch)?;
@@ -88,7 +88,7 @@ fn slow_consumer(address: &str, fetch: &Bytes, done: &AtomicBool) -> Result<()> 
     Ok(())
 }
 
-fn ask_again_and_again(address: &str, ask: &Bytes, done: &AtomicBool) -> Result<()> {
+fn ask_again_and_again(address: &Address, ask: &Bytes, done: &AtomicBool) -> Result<()> {
     thread::scope(|scope| {
         let askers: Vec<_> = (0..ASKERS)
             .map(|_| {

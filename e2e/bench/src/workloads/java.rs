@@ -13,7 +13,7 @@ const GIB: f64 = (1_u64 << 30) as f64;
 pub fn both(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
     let jars = jars(&Release::complete(Release::COMPLETE))?;
     topic(broker, "java", 1, &[])?;
-    let (address, records) = (broker.address().to_owned(), scale.bulk_bytes / RECORD_BYTES);
+    let (address, records) = (broker.address().to_string(), scale.bulk_bytes / RECORD_BYTES);
     let (count, size) = (records.to_string(), RECORD_BYTES.to_string());
     let bootstrap = format!("bootstrap.servers={address}");
     let produce = ["--topic", "java", "--num-records", &count, "--record-size", &size, "--throughput", "-1"];

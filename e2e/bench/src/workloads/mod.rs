@@ -10,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     brokers::Broker,
-    load::{Connection, Shape, produce_frame},
+    load::{Address, Connection, Shape, produce_frame},
 };
 
 mod bulk;
@@ -21,6 +21,7 @@ mod java;
 mod latency;
 mod many;
 mod small;
+mod tls;
 
 pub use latency::knee;
 
@@ -233,6 +234,17 @@ pub const ALL: &[Workload] = &[
         measure: disturbed::all,
     },
     Workload {
+        name: "tls",
+        figures: &[
+            row("tls-produce", "CPU per GiB produced over TLS, as in bulk", "s", None),
+            row("tls-consume", "CPU per GiB consumed over TLS, just written", "s", Some(2.85)),
+            row("tls-tail", "CPU per GiB produced and consumed at once at the tail, both over TLS", "s", None),
+            row("tls-connect", "CPU per TLS connection with a full handshake and one Metadata request", "us", None),
+        ],
+        seconds: 70,
+        measure: tls::tls,
+    },
+    Workload {
         name: "java",
         figures: &[
             row("java-produce", "CPU per GiB from Kafka's own producer-perf, 1 KiB records", "s", None),
@@ -290,7 +302,7 @@ fn topic(broker: &Broker, name: &str, partitions: i32, configs: &[(&str, &str)])
 }
 
 /// Sends one Produce again and again, with new connections where need be, until all of it is acknowledged.
-fn first_stored(address: &str, frame: &[u8]) -> Result<()> {
+fn first_stored(address: &Address, frame: &[u8]) -> Result<()> {
     let deadline = Instant::now() + LED_DEADLINE;
     while Instant::now() < deadline {
         let attempt = Connection::open(address).and_then(|mut connection| {
