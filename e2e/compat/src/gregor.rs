@@ -19,6 +19,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(30);
 pub struct Gregor {
     child: Child,
     bootstrap: String,
+    /// What it says of its listeners.
+    listeners: String,
     folder: PathBuf,
     owned: Option<tempfile::TempDir>,
 }
@@ -60,14 +62,21 @@ impl Gregor {
             let _ = send.send(first);
             let _ = lines.read_to_end(&mut Vec::new());
         });
-        let mut broker = Self { child, bootstrap: String::new(), folder: folder.to_owned(), owned: None };
+        let mut broker =
+            Self { child, bootstrap: String::new(), listeners: String::new(), folder: folder.to_owned(), owned: None };
         let first = receive.recv_timeout(START_DEADLINE).with_context(|| broker.story("said nothing in time"))?;
-        // `gregor broker` names each listener, that of the controller too.
-        let clients = first.split("PLAINTEXT on ").last().unwrap_or_default();
-        let address = clients.split_whitespace().find(|word| word.starts_with("127.0.0.1:"));
-        let address = address.with_context(|| broker.story("did not say where it listens"))?;
-        broker.bootstrap = address.trim_end_matches([',', '.']).to_owned();
+        broker.listeners = first;
+        broker.bootstrap = broker.listener("PLAINTEXT")?;
         Ok(broker)
+    }
+
+    /// Where a listener of this name is, as `host:port`.
+    pub fn listener(&self, name: &str) -> Result<String> {
+        // `gregor broker` names each listener, that of the controller too; `gregor dev` tells of one.
+        let on = self.listeners.split(&format!("{name} on ")).last().unwrap_or_default();
+        let address = on.split_whitespace().find(|word| word.starts_with("127.0.0.1:"));
+        let address = address.with_context(|| self.story(&format!("did not say where {name} listens")))?;
+        Ok(address.trim_end_matches([',', '.']).to_owned())
     }
 
     /// Where clients connect, as `host:port`.

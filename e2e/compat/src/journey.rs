@@ -15,6 +15,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use gregor_apache::Release;
 
+use crate::TlsStores;
+
 /// Both Python clients live in one environment; tests run side by side.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
@@ -97,6 +99,13 @@ impl Journey {
     #[must_use]
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.command.args(arguments);
+        self
+    }
+
+    /// Has it go over TLS, with a certificate of its own.
+    #[must_use]
+    pub fn over_tls(mut self, stores: &TlsStores) -> Self {
+        self.command.env("JOURNEY_TLS", format!("{}:{}", stores.trusted().display(), stores.identity().display()));
         self
     }
 

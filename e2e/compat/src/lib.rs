@@ -5,6 +5,8 @@
 
 mod gregor;
 mod journey;
+mod tls_stores;
 
 pub use gregor::{Gregor, program};
 pub use journey::Journey;
+pub use tls_stores::TlsStores;

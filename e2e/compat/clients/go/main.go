@@ -1,11 +1,14 @@
 // A journey through franz-go: create, by default and by first use, produce, consume, commit, resume, delete.
-// Usage: journey BOOTSTRAP. Prints "ok STEP" after each step; any failure ends with exit code 1.
+// Usage: journey BOOTSTRAP. With JOURNEY_TLS=TRUSTED.pem:IDENTITY.pem it goes over TLS. Prints "ok STEP" after each step; any failure ends with exit code 1.
 package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -26,7 +29,17 @@ func check(err error) {
 func ok(step string) { fmt.Println("ok", step) }
 
 func client(options ...kgo.Opt) *kgo.Client {
-	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(bootstrap)}, options...)...)
+	options = append([]kgo.Opt{kgo.SeedBrokers(bootstrap)}, options...)
+	if stores := strings.Split(os.Getenv("JOURNEY_TLS"), ":"); len(stores) == 2 {
+		trusted, err := os.ReadFile(stores[0])
+		check(err)
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(trusted)
+		identity, err := tls.LoadX509KeyPair(stores[1], stores[1])
+		check(err)
+		options = append(options, kgo.DialTLSConfig(&tls.Config{RootCAs: roots, Certificates: []tls.Certificate{identity}}))
+	}
+	c, err := kgo.NewClient(options...)
 	check(err)
 	return c
 }

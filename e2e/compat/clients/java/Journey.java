@@ -10,11 +10,24 @@ import org.apache.kafka.common.serialization.*;
 
 /**
  * A journey through Apache's own Java client: create, by default and by first use, produce, consume, commit, resume, configure,
- * grow, delete records, delete. Usage: Journey BOOTSTRAP. Prints "ok STEP" after each step; any failure is an exception.
+ * grow, delete records, delete. Usage: Journey BOOTSTRAP. With JOURNEY_TLS=TRUSTED.pem:IDENTITY.pem it goes over TLS. Prints "ok STEP" after each step; any failure is an exception.
  */
 public class Journey {
     static final int COUNT = 300;
     static String bootstrap;
+
+    /** The given settings and how to connect. */
+    static Map<String, Object> connecting(Map<String, Object> options) {
+        Map<String, Object> config = new HashMap<>(options);
+        config.put("bootstrap.servers", bootstrap);
+        String tls = System.getenv("JOURNEY_TLS");
+        if (tls != null) {
+            String[] stores = tls.split(":");
+            config.putAll(Map.of("security.protocol", "SSL", "ssl.truststore.type", "PEM", "ssl.truststore.location", stores[0],
+                "ssl.keystore.type", "PEM", "ssl.keystore.location", stores[1]));
+        }
+        return config;
+    }
 
     static void ok(String step) {
         System.out.println("ok " + step);
@@ -25,9 +38,7 @@ public class Journey {
     }
 
     static void produce(String topic, Map<String, Object> options) throws Exception {
-        Map<String, Object> config = new HashMap<>(options);
-        config.put("bootstrap.servers", bootstrap);
-        try (var producer = new KafkaProducer<>(config, new StringSerializer(), new StringSerializer())) {
+        try (var producer = new KafkaProducer<>(connecting(options), new StringSerializer(), new StringSerializer())) {
             var futures = new ArrayList<java.util.concurrent.Future<RecordMetadata>>();
             for (int i = 0; i < COUNT; i++) {
                 var record = new ProducerRecord<>(topic, "k" + i, "v" + i);
@@ -39,8 +50,8 @@ public class Journey {
     }
 
     static Map<String, String> consume(String topic, String group, int wanted, Map<String, Object> options) {
-        Map<String, Object> config = new HashMap<>(options);
-        config.putAll(Map.of("bootstrap.servers", bootstrap, "group.id", group, "auto.offset.reset", "earliest", "enable.auto.commit", "false"));
+        Map<String, Object> config = connecting(options);
+        config.putAll(Map.of("group.id", group, "auto.offset.reset", "earliest", "enable.auto.commit", "false"));
         Map<String, String> seen = new HashMap<>();
         try (var consumer = new KafkaConsumer<>(config, new StringDeserializer(), new StringDeserializer())) {
             consumer.subscribe(List.of(topic));
@@ -62,7 +73,7 @@ public class Journey {
         bootstrap = arguments[0];
         String run = UUID.randomUUID().toString().substring(0, 8);
         String topic = "java-" + run, byDefault = "java-default-" + run, firstUse = "java-first-" + run, group = "java-group-" + run;
-        try (var admin = Admin.create(Map.<String, Object>of("bootstrap.servers", bootstrap))) {
+        try (var admin = Admin.create(connecting(Map.of()))) {
             admin.createTopics(List.of(new NewTopic(topic, 3, (short) 1).configs(Map.of("retention.ms", "86400000")))).all().get();
             ok("create");
             admin.createTopics(List.of(new NewTopic(byDefault, Optional.empty(), Optional.empty()))).all().get();
@@ -120,7 +131,7 @@ public class Journey {
             check(admin.describeProducers(List.of(new TopicPartition(topic, 1))).all().get().get(new TopicPartition(topic, 1)).activeProducers() != null, "producers");
             ok("describe");
 
-            var transactional = new HashMap<String, Object>(Map.of("bootstrap.servers", bootstrap, "transactional.id", "t-" + run, "max.block.ms", 20000));
+            var transactional = connecting(Map.of("transactional.id", "t-" + run, "max.block.ms", 20000));
             if (arguments.length > 1 && arguments[1].equals("refuses-transactions")) {
                 long started = System.nanoTime();
                 try (var producer = new KafkaProducer<>(transactional, new StringSerializer(), new StringSerializer())) {

@@ -1,8 +1,9 @@
 """A journey through librdkafka (confluent-kafka): create, by default and by first use, produce, consume, commit, resume, delete.
 
-Usage: librdkafka_journey.py BOOTSTRAP. Prints "ok STEP" after each step; any failure is an exception.
+Usage: librdkafka_journey.py BOOTSTRAP. With JOURNEY_TLS=TRUSTED.pem:IDENTITY.pem it goes over TLS. Prints "ok STEP" after each step; any failure is an exception.
 """
 
+import os
 import sys
 import time
 import uuid
@@ -10,7 +11,11 @@ import uuid
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-bootstrap = sys.argv[1]
+connecting = {"bootstrap.servers": sys.argv[1]}
+if "JOURNEY_TLS" in os.environ:
+    trusted, identity = os.environ["JOURNEY_TLS"].split(":")
+    connecting |= {"security.protocol": "ssl", "ssl.ca.location": trusted}
+    connecting |= {"ssl.certificate.location": identity, "ssl.key.location": identity}
 run = uuid.uuid4().hex[:8]
 topic, by_default, first_use = f"rd-{run}", f"rd-default-{run}", f"rd-first-{run}"
 group = f"rd-group-{run}"
@@ -21,7 +26,7 @@ def ok(step):
     print("ok", step, flush=True)
 
 
-admin = AdminClient({"bootstrap.servers": bootstrap})
+admin = AdminClient(connecting)
 for future in admin.create_topics([NewTopic(topic, 3, 1, config={"retention.ms": "86400000"})]).values():
     future.result(20)
 ok("create")
@@ -32,7 +37,7 @@ ok("create-default-replication")
 
 def produce(to, config):
     failures, done = [], []
-    producer = Producer({"bootstrap.servers": bootstrap, **config})
+    producer = Producer({**connecting, **config})
     for i in range(COUNT):
         producer.produce(
             to, key=f"k{i}", value=f"v{i}", headers={"n": str(i)}, on_delivery=lambda e, m: (failures if e else done).append(e or m.offset())
@@ -56,7 +61,7 @@ ok("first-use")
 
 def consume(from_topic, wanted, group_id, commit):
     consumer = Consumer(
-        {"bootstrap.servers": bootstrap, "group.id": group_id, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+        {**connecting, "group.id": group_id, "auto.offset.reset": "earliest", "enable.auto.commit": False}
     )
     consumer.subscribe([from_topic])
     seen, deadline = [], time.monotonic() + 40
@@ -78,7 +83,7 @@ ok("consume")
 assert len(consume(by_default, 5 * COUNT, group + "-z", False)) == 5 * COUNT
 ok("consume-compressed")
 
-committed = Consumer({"bootstrap.servers": bootstrap, "group.id": group})
+committed = Consumer({**connecting, "group.id": group})
 offsets = committed.committed([TopicPartition(topic, p) for p in range(3)], timeout=20)
 assert sum(o.offset for o in offsets) == COUNT, offsets
 committed.close()
