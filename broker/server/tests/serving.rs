@@ -528,3 +528,27 @@ fn health_and_metrics_tell_how_the_node_is() {
     }
     node.stop();
 }
+
+#[test]
+fn many_partitions_are_closed_at_the_same_time_and_start_cleanly() {
+    const PARTITIONS: i32 = 100;
+    let home = Home::new();
+    let node = home.start();
+    let mut client = node.with_topic("t", PARTITIONS, &[]);
+    for partition in 0..PARTITIONS {
+        assert_eq!(client.produce("t", partition, batch(&["kept"])).error_code, 0);
+    }
+    node.stop();
+    let data = home.folder.path().join("data");
+    assert!(data.join(".kafka_cleanshutdown").exists());
+    let recovered = std::fs::read_to_string(data.join("recovery-point-offset-checkpoint")).unwrap();
+    for partition in 0..PARTITIONS {
+        assert!(recovered.contains(&format!("\nt {partition} 1\n")), "all of it is on the disk: {recovered}");
+    }
+    let node = home.start();
+    let mut client = node.client();
+    for partition in 0..PARTITIONS {
+        assert_eq!(client.end_offset("t", partition), 1);
+    }
+    node.stop();
+}

@@ -1,6 +1,12 @@
 //! What is written down of all partitions now and then, how they are closed, and how the folders of deleted ones go.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use gregor_log::{CheckpointKind, DeletedPartition, FlushToken};
 use gregor_types::{Offset, Timestamp, TopicPartition};
@@ -15,6 +21,10 @@ use crate::{
 
 /// Files of a deleted partition that are removed in one step.
 const FILES_PER_STEP: usize = 8;
+/// Threads that close logs at the same time.
+const CLOSING_THREADS: usize = 16;
+/// So many logs are worth a thread to close them.
+const PARTITIONS_PER_THREAD_MIN: usize = 16;
 
 impl Partitions {
     /// Writes the checkpoint files: one kind, every directory.
@@ -39,23 +49,11 @@ impl Partitions {
     /// Closes every log: syncs, writes producer snapshots, then the checkpoints.
     pub(crate) fn close(&self) {
         let partitions = self.all();
-        for partition in &partitions {
-            partition.flush(now());
-        }
+        for_all(&partitions, |partition| partition.flush(now()));
         for kind in CheckpointKind::ALL {
             self.checkpoint(kind);
         }
-        let mut ends: Vec<(Arc<Directory>, TopicPartition, Offset)> = Vec::new();
-        for partition in &partitions {
-            let future = partition.take_future();
-            let logs = std::iter::once((partition.directory(), partition.take_log()))
-                .chain(future.map(|future| (Arc::clone(&future.directory), future.into_log())));
-            for (directory, log) in logs {
-                if let Some(end) = close(&directory, log) {
-                    ends.push((directory, partition.name(), end));
-                }
-            }
-        }
+        let ends: Vec<_> = for_all(&partitions, close_partition).into_iter().flatten().collect();
         for directory in self.storage.directories() {
             let Some(mut waiting) = directory.waiting(CheckpointKind::RecoveryPoint) else { continue };
             let here = ends.iter().filter(|(of, ..)| Arc::ptr_eq(of, directory));
@@ -110,6 +108,36 @@ fn entry(partition: &Partition, directory: &Arc<Directory>, kind: CheckpointKind
         CheckpointKind::HighWatermark => Some(partition.high_watermark().min(end)),
         CheckpointKind::Cleaner => None,
     }
+}
+
+/// Closes a partition's log, and its copy if it is on its way; where each ends whose all is on the disk.
+fn close_partition(partition: &Arc<Partition>) -> Vec<(Arc<Directory>, TopicPartition, Offset)> {
+    let future = partition.take_future();
+    let logs = std::iter::once((partition.directory(), partition.take_log()))
+        .chain(future.map(|future| (Arc::clone(&future.directory), future.into_log())));
+    let ends = logs.filter_map(|(directory, log)| close(&directory, log).map(|end| (directory, partition.name(), end)));
+    ends.collect()
+}
+
+/// Does something with each partition that mostly waits for syncs: those that wait at the same time share what the file system writes
+/// down for them.
+fn for_all<T: Send>(partitions: &[Arc<Partition>], act: impl Fn(&Arc<Partition>) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let act_on_some = || {
+        let of_next = || Some(act(partitions.get(next.fetch_add(1, Ordering::Relaxed))?));
+        std::iter::from_fn(of_next).collect::<Vec<_>>()
+    };
+    thread::scope(|scope| {
+        let threads = CLOSING_THREADS.min(partitions.len() / PARTITIONS_PER_THREAD_MIN);
+        // Where no thread can be had, this one does it all.
+        let start = |_| thread::Builder::new().name("gregor-close".to_owned()).spawn_scoped(scope, act_on_some).ok();
+        let others: Vec<_> = (1..threads).filter_map(start).collect();
+        let mut done = act_on_some();
+        for other in others {
+            done.append(&mut other.join().expect("closing a log does not panic"));
+        }
+        done
+    })
 }
 
 /// Closes a log; its end, if all of it is on the disk.
