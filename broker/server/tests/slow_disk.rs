@@ -13,10 +13,13 @@ use std::{
 };
 
 use gregor_log::disk::{DirectoryEntry, Disk, DiskFile, FileLock, RealDisk, SharedFile, SyncToken, may_wait};
-use gregor_messages::{FetchRequest, MetadataRequest, ProduceRequest};
+use gregor_messages::{
+    FetchRequest, FindCoordinatorRequest, MetadataRequest, OffsetCommitRequest, ProduceRequest,
+    offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
+};
 use support::{DEADLINE, Home, batch, error, fetch_request, only, produce_request};
 
-/// What writes to the log of `stuck-0`, or reads it, waits while this is closed.
+/// What writes to the log of `stuck-0` or of a group, or reads it, waits while this is closed.
 #[derive(Debug, Default)]
 struct Gate {
     closed: Mutex<bool>,
@@ -52,8 +55,9 @@ struct GatedFile(SharedFile, Arc<Gates>);
 
 impl GatedDisk {
     fn guard(&self, path: &Path, file: SharedFile) -> SharedFile {
-        let is_stuck =
-            path.to_string_lossy().contains("/stuck-0/") && path.extension().is_some_and(|kind| kind == "log");
+        let text = path.to_string_lossy();
+        let is_gated = text.contains("/stuck-0/") || text.contains("/__consumer_offsets-");
+        let is_stuck = is_gated && path.extension().is_some_and(|kind| kind == "log");
         if is_stuck { Arc::new(GatedFile(file, Arc::clone(&self.0))) } else { file }
     }
 }
@@ -137,6 +141,24 @@ impl DiskFile for GatedFile {
     fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.0.as_fd()
     }
+}
+
+/// A commit of a group that has no members.
+fn commit_request(offset: i64) -> OffsetCommitRequest {
+    OffsetCommitRequest {
+        group_id: "group".into(),
+        generation_id_or_member_epoch: -1,
+        topics: vec![OffsetCommitRequestTopic {
+            name: "free".into(),
+            partitions: vec![OffsetCommitRequestPartition { committed_offset: offset, ..Default::default() }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn find_coordinator_request() -> FindCoordinatorRequest {
+    FindCoordinatorRequest { key: "group".into(), ..Default::default() }
 }
 
 fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
@@ -244,5 +266,43 @@ fn readers_of_what_is_not_in_memory_hold_up_nobody_and_get_it() {
         assert_eq!(partition.records.as_ref().unwrap(), &all);
     }
     drop((other, readers));
+    node.stop();
+}
+
+#[test]
+fn groups_on_a_stuck_disk_hold_up_nobody_else_and_lose_nothing() {
+    let gates = Arc::new(Gates::default());
+    let disk = Arc::new(GatedDisk(Arc::clone(&gates)));
+    let home = Home::on(disk).with("offsets.topic.replication.factor", "1").with("offsets.topic.num.partitions", "1");
+    let node = home.start();
+    let mut other = node.with_topic("free", 1, &[]);
+    assert_eq!(other.produce("free", 0, batch(&["before"])).error_code, 0);
+    wait_for("the groups are coordinated", || {
+        let _created = other.call(3, &find_coordinator_request());
+        other.call(8, &commit_request(0)).topics[0].partitions[0].error_code == 0
+    });
+    let mut clients: Vec<_> = (0..5).map(|_| node.client()).collect();
+
+    gates.writes.set(true);
+    let first = clients[0].send(8, &commit_request(1));
+    wait_for("the appends are on a thread of their own", || {
+        node.http("/metrics")
+            .lines()
+            .any(|line| line.starts_with("gregor_log_append_offloaded") && line.ends_with(" 1"))
+    });
+    // The node has two threads; five commits wait for the disk.
+    let later: Vec<i32> = clients[1..].iter_mut().map(|client| client.send(8, &commit_request(2))).collect();
+    for _ in 0..20 {
+        let metadata = other.call(12, &MetadataRequest::default());
+        assert_eq!(metadata.brokers.len(), 1);
+        assert!(!other.fetch("free", 0, 0, 0).records.unwrap().is_empty());
+    }
+
+    gates.writes.set(false);
+    for (client, request) in clients.iter_mut().zip([first].into_iter().chain(later)) {
+        let answer = client.receive::<OffsetCommitRequest>(8, request);
+        assert_eq!(error(answer.topics[0].partitions[0].error_code), error(0));
+    }
+    drop((other, clients));
     node.stop();
 }

@@ -134,7 +134,9 @@ impl Groups {
     }
 
     async fn ask_shard(&self, shard: &Arc<GroupShard>, request: GroupRequest) -> Result<GroupResponse, ErrorCode> {
-        let answer = shard.ask(request, self.clock.now())?;
+        let now = self.clock.now();
+        let asked = shard.run(move |shard| shard.ask(request, now)).await;
+        let answer = asked.ok_or(ErrorCode::UnknownServerError)??;
         self.look_at_timer(shard);
         let mut draining = self.draining.clone();
         tokio::select! {
@@ -180,7 +182,7 @@ impl Groups {
             let now = self.clock.now();
             for shard in self.all() {
                 if shard.next_time().is_some_and(|next| next <= now) {
-                    shard.on_time(now);
+                    shard.run(move |shard| shard.on_time(now)).await;
                 }
             }
         }
@@ -201,7 +203,8 @@ impl Groups {
             if !gone.is_empty() {
                 for shard in self.all() {
                     // A shard that is loading takes in what is left of such offsets; they expire.
-                    drop(shard.ask(GroupRequest::ForgetTopics(gone.clone()), self.clock.now()));
+                    let (now, request) = (self.clock.now(), GroupRequest::ForgetTopics(gone.clone()));
+                    drop(shard.run(move |shard| shard.ask(request, now)).await);
                 }
             }
         }

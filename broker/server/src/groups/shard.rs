@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,7 +14,7 @@ use gregor_coordinators::{
     group::{GroupConfig, GroupCoordinator, GroupCounts, GroupRequest, GroupResponse},
 };
 use gregor_types::{ErrorCode, LeaderEpoch};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 
 use super::{journal::PartitionJournal, loader};
 use crate::{
@@ -24,12 +27,19 @@ use crate::{
 /// How often a shard whose answers wait for followers looks whether it still leads.
 const COMMIT_CHECK: Duration = Duration::from_secs(1);
 
+/// No time at all.
+const NEVER: u64 = u64::MAX;
+
 /// A partition of `__consumer_offsets` as one epoch's leader keeps it.
 #[derive(Debug)]
 pub(super) struct GroupShard {
     partition: Arc<Partition>,
     epoch: LeaderEpoch,
     inner: Mutex<Inner>,
+    /// When it wants to be called next, known without the lock, which an append may hold.
+    next_time: AtomicU64,
+    /// What it held when that was asked last.
+    counted: Mutex<GroupCounts>,
 }
 
 #[derive(Debug)]
@@ -59,7 +69,8 @@ impl GroupShard {
             condition: Condition::Loading,
             committing: false,
         };
-        Arc::new(Self { partition, epoch, inner: Mutex::new(inner) })
+        let (next_time, counted) = (AtomicU64::new(NEVER), Mutex::default());
+        Arc::new(Self { partition, epoch, inner: Mutex::new(inner), next_time, counted })
     }
 
     /// Whether it is the shard of this partition in this epoch.
@@ -98,6 +109,7 @@ impl GroupShard {
     pub(super) fn unload(&self) {
         let mut inner = self.lock();
         inner.condition = Condition::Gone;
+        self.next_time.store(NEVER, Ordering::Release);
         // Dropping a sender tells its receiver.
         inner.waiting.clear();
     }
@@ -129,13 +141,41 @@ impl GroupShard {
         }
     }
 
+    /// Runs something that may append, or wait for an append: on the directory's own thread where its appends are slow. Nothing
+    /// where it panicked there.
+    pub(super) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
+    ) -> Option<T> {
+        let appends = Arc::clone(&self.partition.directory().appends);
+        if !appends.is_slow() {
+            return Some(act(self));
+        }
+        let (shard, runtime) = (Arc::clone(self), Handle::current());
+        let (sender, done) = oneshot::channel();
+        let job = Box::new(move || {
+            let _context = runtime.enter();
+            // Whoever asked may be gone.
+            let _ = sender.send(act(&shard));
+        });
+        if let Err(job) = appends.submit(job) {
+            job();
+        }
+        done.await.ok()
+    }
+
+    /// What it holds; what it held where an append has the lock.
     pub(super) fn counts(&self) -> GroupCounts {
-        self.lock().shard.machine().counts()
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(inner) = self.inner.try_lock() {
+            *counted = inner.shard.machine().counts();
+        }
+        *counted
     }
 
     pub(super) fn next_time(&self) -> Option<Moment> {
-        let inner = self.lock();
-        (inner.condition == Condition::Active).then(|| inner.shard.next_time())?
+        let next_time = self.next_time.load(Ordering::Acquire);
+        (next_time != NEVER).then_some(Moment(next_time))
     }
 
     fn step(
@@ -151,6 +191,7 @@ impl GroupShard {
         inner.deliver(answers);
         let committed = inner.shard.committed(self.partition.high_watermark());
         inner.deliver(committed);
+        self.next_time.store(inner.shard.next_time().map_or(NEVER, |next| next.0), Ordering::Release);
         if inner.shard.waits_for().is_some() && !inner.committing {
             inner.committing = true;
             // Loading steps run outside the runtime's workers, but within its context.
@@ -161,25 +202,29 @@ impl GroupShard {
     /// Lets answers go as the high watermark passes what they stand on.
     async fn wait_for_commits(self: Arc<Self>) {
         loop {
-            let awaits = {
-                let mut inner = self.lock();
-                let committed = inner.shard.committed(self.partition.high_watermark());
-                inner.deliver(committed);
-                match inner.shard.waits_for() {
-                    Some(offset) if inner.condition == Condition::Active => Awaits::Commit(offset, self.epoch),
-                    _ => {
-                        inner.committing = false;
-                        return;
-                    }
-                }
-            };
+            let Some(Some(awaits)) = self.run(Self::deliver_committed).await else { return };
             let waiter = Waiter::new(1);
-            self.partition.wait_for(awaits, &waiter);
+            let registered = Arc::clone(&waiter);
+            self.run(move |shard| shard.partition.wait_for(awaits, &registered)).await;
             waiter.wait_until(Instant::now() + COMMIT_CHECK).await;
             self.partition.lock_waiters().remove(&waiter);
-            if self.partition.check(awaits).is_err() {
+            if self.run(move |shard| shard.partition.check(awaits)).await.is_none_or(|check| check.is_err()) {
                 // Leadership is lost, and the shard with it in a moment; or too few replicas are in sync, and more may come.
                 tokio::time::sleep(COMMIT_CHECK).await;
+            }
+        }
+    }
+
+    /// Lets go what is committed; returns what the rest waits for.
+    fn deliver_committed(self: &Arc<Self>) -> Option<Awaits> {
+        let mut inner = self.lock();
+        let committed = inner.shard.committed(self.partition.high_watermark());
+        inner.deliver(committed);
+        match inner.shard.waits_for() {
+            Some(offset) if inner.condition == Condition::Active => Some(Awaits::Commit(offset, self.epoch)),
+            _ => {
+                inner.committing = false;
+                None
             }
         }
     }
