@@ -26,14 +26,15 @@ const PENDING_MAX: usize = 16;
 /// A Produce response's memory is kept for the next one up to this size.
 const RESPONSE_RETAINED: usize = 4 << 10;
 
-/// Serves a connection until it ends.
-pub(crate) async fn serve(
+/// Serves a connection until it ends. What it keeps is moved into the task once: a future that takes it as arguments would
+/// hold room for it twice.
+pub(crate) fn serve(
     broker: Arc<Broker>,
     info: Arc<ConnectionInfo>,
     stream: Transport,
-    memory: MemoryPool,
+    memory: &MemoryPool,
     draining: watch::Receiver<bool>,
-) {
+) -> impl Future<Output = ()> + Send + use<> {
     let peer = info.peer;
     let metrics = Arc::clone(&broker.metrics);
     let labels = vec![("listener".to_owned(), info.listener.name.clone())];
@@ -44,11 +45,13 @@ pub(crate) async fn serve(
     let context = Context::new(broker, info);
     let mut connection =
         Connection { context, stream, reader, pending: VecDeque::new(), response: BytesMut::new(), fetching: None };
-    if let Err(close) = connection.run(draining).await {
-        count_closed(&metrics, peer, &close);
+    async move {
+        if let Err(close) = connection.run(draining).await {
+            count_closed(&metrics, peer, &close);
+        }
+        connection.stream.close();
+        gauge.dec();
     }
-    connection.stream.close();
-    gauge.dec();
 }
 
 /// Counts and reports a connection that ended before its peer ended it.
@@ -178,5 +181,23 @@ async fn drained(draining: &mut watch::Receiver<bool>) {
 async fn committed(pending: &VecDeque<produce::Pending>) {
     if let Some(oldest) = pending.front() {
         oldest.committed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The future of an idle connection, in bytes, beside its socket and a timer.
+    const TASK_BYTES_MAX: usize = 1_792;
+
+    fn size_of_future<A, B, C, D, E, F>(_: impl Fn(A, B, C, &D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn the_task_of_a_connection_is_small() {
+        let bytes = size_of_future(serve);
+        assert!(bytes <= TASK_BYTES_MAX, "{bytes} bytes");
     }
 }

@@ -96,7 +96,7 @@ impl Door {
                 if let Some((transport, principal)) = entered {
                     let info = Arc::new(ConnectionInfo { peer, listener, principal });
                     let draining = broker.draining.clone();
-                    connection::serve(broker, info, transport, memory, draining).await;
+                    connection::serve(broker, info, transport, &memory, draining).await;
                 }
                 drop(slot);
             }
