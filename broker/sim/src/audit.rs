@@ -3,10 +3,12 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use gregor_log::{Disk, PartitionLog, ReadPlan, ReadRequest};
+use gregor_metadata::ConfigResource;
 use gregor_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use gregor_wire::batch::{BatchError, split_batches};
 
 use crate::{
+    network::Place,
     node::{Node, Process},
     promises::{Existence, Promises, Value},
 };
@@ -35,6 +37,9 @@ pub fn audit(node: &Node, process: &Process, promises: &mut Promises, lost_power
         let wrong = format!("the topic {name} {wrong}");
         return promises.violated(wrong);
     }
+    if let Some(wrong) = wrong_setting(process, promises) {
+        return promises.violated(wrong);
+    }
     for place in promises.places() {
         let Some(partition) = process.broker().partitions().get(&place) else {
             return promises.violated(format!("{place} is not served"));
@@ -54,6 +59,35 @@ pub fn audit(node: &Node, process: &Process, promises: &mut Promises, lost_power
             Err(error) => promises.violated(format!("{place} cannot be read: {error}")),
         }
     }
+}
+
+/// A topic's setting that is not as was acknowledged: as DescribeConfigs would say it, or in force in a partition.
+fn wrong_setting(process: &Process, promises: &Promises) -> Option<String> {
+    let image = process.image();
+    let there = promises.topics.iter().filter(|(_, topic)| topic.existence == Existence::There);
+    for (name, topic) in there {
+        let resource = ConfigResource::topic(name.as_str());
+        for (key, expected) in &topic.configs {
+            let Some(value) = image.configs().get(&resource, key).map(ToString::to_string) else {
+                if expected.iter().all(|value| !value.is_empty()) {
+                    return Some(format!("{key} of {name} is not set, {expected:?} was"));
+                }
+                continue;
+            };
+            // Which value a topic was created with, nobody has written down.
+            if !expected.contains(&value) && !expected.contains(&String::new()) {
+                return Some(format!("{key} of {name} is {value}, and was set to one of {expected:?}"));
+            }
+            for partition in 0..topic.partitions {
+                let held = process.broker().partitions().get(&Place { topic: name.clone(), partition })?;
+                let in_force = held.setting(key);
+                if in_force.as_ref().is_some_and(|in_force| *in_force != value) {
+                    return Some(format!("{key} of {name} is {value}, and {in_force:?} is in force"));
+                }
+            }
+        }
+    }
+    None
 }
 
 /// Reads a whole log from its files: a copy is opened, so that nothing of the node's own is moved.

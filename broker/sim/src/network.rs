@@ -8,6 +8,7 @@ use gregor_controller::{ControllerRequest, ControllerResponse};
 use gregor_coordinators::group::{GroupRequest, GroupResponse};
 use gregor_log::AbortedTransaction;
 use gregor_types::{ErrorCode, Offset, ProducerEpoch, ProducerId};
+use gregor_wire::batch::split_batches;
 
 /// A client, by number.
 pub type ClientId = usize;
@@ -38,6 +39,25 @@ impl fmt::Display for Place {
     }
 }
 
+/// Batches on their way. A story tells of each where it stands, how many records it has and whose they are, and not its bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Batches(pub Bytes);
+
+impl fmt::Debug for Batches {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("[")?;
+        for batch in split_batches(&self.0) {
+            let Ok(batch) = batch else { return formatter.write_str(" and a part]") };
+            let (base, records, crc) = (batch.base_offset, batch.records_count, batch.crc);
+            write!(formatter, " {base}: {records} records ({crc:08x})")?;
+            if batch.has_producer_id() {
+                write!(formatter, " of {} from {}", batch.producer_id, batch.base_sequence)?;
+            }
+        }
+        formatter.write_str(" ]")
+    }
+}
+
 /// What a client asks.
 #[derive(Debug, Clone)]
 pub enum Request {
@@ -46,7 +66,7 @@ pub enum Request {
         /// Where.
         place: Place,
         /// The batch.
-        batch: Bytes,
+        batch: Batches,
         /// `acks=all`, or else `acks=1`.
         acks_all: bool,
     },
@@ -94,7 +114,7 @@ pub enum Request {
 #[derive(Debug, Clone)]
 pub struct Fetched {
     /// Whole batches, and maybe part of one.
-    pub records: Bytes,
+    pub records: Batches,
     /// The high watermark.
     pub high_watermark: Offset,
     /// The last stable offset.

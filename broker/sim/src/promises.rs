@@ -52,6 +52,8 @@ pub struct Topic {
     pub synced: bool,
     /// How many partitions it has.
     pub partitions: i32,
+    /// What its settings that were changed may be: the acknowledged value, then those not answered.
+    pub configs: BTreeMap<&'static str, Vec<String>>,
 }
 
 /// A partition's part.
@@ -130,6 +132,20 @@ impl Promises {
     /// Whether a topic syncs before it acknowledges.
     pub fn is_synced(&self, topic: &str) -> bool {
         self.topics.get(topic).is_some_and(|topic| topic.synced)
+    }
+
+    /// Somebody asks for another value of a topic's setting. One that was never changed may still be as it was: an empty text.
+    pub fn configured(&mut self, topic: &str, key: &'static str, value: &str) {
+        if let Some(topic) = self.topics.get_mut(topic) {
+            topic.configs.entry(key).or_insert_with(|| vec![String::new()]).push(value.to_owned());
+        }
+    }
+
+    /// Another value of a topic's setting is acknowledged.
+    pub fn set_configured(&mut self, topic: &str, key: &'static str, value: String) {
+        if let Some(topic) = self.topics.get_mut(topic) {
+            topic.configs.insert(key, vec![value]);
+        }
     }
 
     /// Somebody deletes a topic. What it held is of no more interest.

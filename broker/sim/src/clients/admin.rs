@@ -1,5 +1,7 @@
 //! An administrator: creates topics and deletes them, changes their configuration, deletes records.
 
+use std::collections::BTreeMap;
+
 use gregor_controller::{ControllerRequest, ControllerResponse};
 use gregor_messages::{
     CreateTopicsRequest, DeleteTopicsRequest, IncrementalAlterConfigsRequest,
@@ -33,7 +35,7 @@ pub struct Admin {
 enum Asked {
     Create { name: String, partitions: i32, synced: bool, segment_bytes: u32 },
     Delete { name: String },
-    Configure { name: String, segment_bytes: u32 },
+    Configure { name: String, key: &'static str, value: String },
     DeleteRecords { place: Place, before: i64 },
 }
 
@@ -62,7 +64,14 @@ impl Admin {
         let name = place.topic.clone();
         match world.random.below(10) {
             0 if topics > 1 => Some(Asked::Delete { name }),
-            1..4 => Some(Asked::Configure { name, segment_bytes }),
+            1..4 => {
+                let (key, value) = match world.random.below(3) {
+                    0 => ("min.insync.replicas", world.random.between(1, 3)),
+                    1 => ("retention.bytes", world.random.between(1 << 40, 1 << 41)),
+                    _ => ("segment.bytes", u64::from(segment_bytes)),
+                };
+                Some(Asked::Configure { name, key, value: value.to_string() })
+            }
             4..7 => {
                 let last = world.promises.last_known(&place)?;
                 Some(Asked::DeleteRecords { place, before: world.random.below(last as u64 + 1) as i64 })
@@ -82,11 +91,11 @@ impl Asked {
                 let topic_names = vec![name.as_str().into()];
                 DeleteTopicsRequest { topic_names, timeout_ms: 10_000, ..Default::default() }.into()
             }
-            Self::Configure { name, segment_bytes } => {
+            Self::Configure { name, key, value } => {
                 let config = AlterableConfig {
-                    name: "segment.bytes".into(),
+                    name: (*key).into(),
                     config_operation: 0,
-                    value: Some(segment_bytes.to_string().into()),
+                    value: Some(value.as_str().into()),
                     ..Default::default()
                 };
                 let resource = AlterConfigsResource {
@@ -141,7 +150,9 @@ impl Client for Admin {
         match &asked {
             Asked::Delete { name } => world.promises.set_existence(name, Existence::Leaving),
             Asked::DeleteRecords { place, before } => world.promises.start_asked(place, *before),
-            Asked::Create { .. } | Asked::Configure { .. } => {}
+            // From now on it may be so, whatever is answered.
+            Asked::Configure { name, key, value } => world.promises.configured(name, key, value),
+            Asked::Create { .. } => {}
         }
         let number = world.ask(asked.request());
         self.asking = Some((number, asked));
@@ -164,13 +175,16 @@ impl Client for Admin {
         };
         match (asked, ErrorCode::from(code)) {
             (Asked::Create { name, partitions, synced, .. }, ErrorCode::None | ErrorCode::TopicAlreadyExists) => {
-                let existence = Existence::There;
-                world.promises.topics.insert(name, Topic { existence, synced, partitions });
+                let topic = Topic { existence: Existence::There, synced, partitions, configs: BTreeMap::new() };
+                world.promises.topics.insert(name, topic);
             }
             (Asked::Delete { name }, ErrorCode::None | ErrorCode::UnknownTopicOrPartition) => {
                 world.promises.set_existence(&name, Existence::Gone);
             }
             (asked @ (Asked::Create { .. } | Asked::Delete { .. }), _) => self.again = Some(asked),
+            (Asked::Configure { name, key, value }, ErrorCode::None) => {
+                world.promises.set_configured(&name, key, value);
+            }
             (Asked::Configure { .. } | Asked::DeleteRecords { .. }, _) => {}
         }
     }

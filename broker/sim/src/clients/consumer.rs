@@ -105,7 +105,7 @@ impl Reading {
         aborted.sort_by_key(|transaction| transaction.first_offset);
         let mut aborted = aborted.into_iter().peekable();
         let mut from = self.from.unwrap_or(fetched.log_start);
-        for batch in split_batches(&fetched.records) {
+        for batch in split_batches(&fetched.records.0) {
             let Ok(batch) = batch else { break };
             batch.check_crc().map_err(|error| format!("a damaged batch is served: {error}"))?;
             if batch.base_offset > from {

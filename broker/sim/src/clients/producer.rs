@@ -8,7 +8,7 @@ use gregor_wire::batch::{BatchOptions, ProducerStamp, RecordBatchBuilder};
 
 use super::{Client, View, is_retriable};
 use crate::{
-    network::{Place, Request, Response},
+    network::{Batches, Place, Request, Response},
     promises::Value,
 };
 
@@ -147,7 +147,7 @@ impl Session {
     fn send(&mut self, index: usize, world: &mut View<'_>) {
         let batch = &self.in_flight[index];
         let (place, bytes, acks_all) = (self.place.clone(), batch.bytes.clone(), batch.acks_all);
-        let call = world.ask(Request::Produce { place, batch: bytes, acks_all });
+        let call = world.ask(Request::Produce { place, batch: Batches(bytes), acks_all });
         self.calls.insert(call, batch.sequence);
     }
 }

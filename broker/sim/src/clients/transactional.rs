@@ -11,7 +11,7 @@ use super::{
     producer::{batch, new_values},
 };
 use crate::{
-    network::{Place, Request, Response},
+    network::{Batches, Place, Request, Response},
     promises::{Transaction, Value},
 };
 
@@ -93,7 +93,7 @@ impl Client for TransactionalProducer {
             Step::Idle => None,
             Step::Write { values, sequence } => {
                 let stamp = ProducerStamp { id: producer, epoch, base_sequence: *sequence };
-                Some(world.ask(Request::Produce { place, batch: batch(values, stamp, true), acks_all: true }))
+                Some(world.ask(Request::Produce { place, batch: Batches(batch(values, stamp, true)), acks_all: true }))
             }
             Step::End { commit } => {
                 Some(world.ask(Request::EndTransaction { place, producer, epoch, commit: *commit }))

@@ -11,7 +11,7 @@ use gregor_server::TopicSettings;
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId};
 use gregor_wire::batch::{ValidatedBatch, validate_produced};
 
-use crate::network::{CallId, Fetched, Response};
+use crate::network::{Batches, CallId, Fetched, Response};
 
 const FETCH_BYTES: u32 = 2_000;
 
@@ -73,6 +73,16 @@ impl Partition {
     /// Everything before it is committed.
     pub fn high_watermark(&self) -> Offset {
         self.leader.as_ref().map_or(self.high_watermark, LeaderState::high_watermark)
+    }
+
+    /// The value of a setting that is in force here, if it is one that can be seen.
+    pub fn setting(&self, key: &str) -> Option<String> {
+        match key {
+            "min.insync.replicas" => Some(self.settings.limits.min_isr.to_string()),
+            "retention.bytes" => Some(self.log.config().retention_bytes.to_string()),
+            "segment.bytes" => Some(self.settings.log.segment_bytes.to_string()),
+            _ => None,
+        }
     }
 
     pub(super) fn set_role(&mut self, me: BrokerId, leads: bool, assignment: &PartitionAssignment, now: Timestamp) {
@@ -247,7 +257,7 @@ impl Partition {
         } else {
             Vec::new()
         };
-        Ok(Response::Fetched(Fetched { records, high_watermark, last_stable, log_start, aborted }))
+        Ok(Response::Fetched(Fetched { records: Batches(records), high_watermark, last_stable, log_start, aborted }))
     }
 
     pub(super) fn delete_records(&mut self, before: Offset) -> Result<Response, LogError> {

@@ -188,7 +188,7 @@ impl Process {
                 None
             }
             Request::Produce { place, batch, acks_all } => match self.broker.partition(&place) {
-                Some(partition) => partition.produce(call, &batch, acks_all, now)?,
+                Some(partition) => partition.produce(call, &batch.0, acks_all, now)?,
                 None => Some((call, missing)),
             },
             Request::EndTransaction { place, producer, epoch, commit } => {
