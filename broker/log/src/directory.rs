@@ -83,6 +83,9 @@ impl LogDirectory {
         let lock = disk.try_lock(&lock_path).map_err(LogError::io(&lock_path))?;
         let lock = lock.ok_or(DirectoryError::Locked(lock_path))?;
         let meta_properties = MetaProperties::read(&*disk, &path)?;
+        if meta_properties.is_none() {
+            sync_names_above(&*disk, &path)?;
+        }
         let mut checkpoints = BTreeMap::new();
         for kind in CheckpointKind::ALL {
             let offsets = match read_offsets(&*disk, &path.join(kind.file_name())) {
@@ -98,6 +101,7 @@ impl LogDirectory {
     /// Gives a directory its identity.
     pub fn format(disk: &dyn Disk, path: &Path, properties: &MetaProperties) -> Result<(), LogError> {
         disk.create_directory(path).map_err(LogError::io(path))?;
+        sync_names_above(disk, path)?;
         properties.write(disk, path)
     }
 
@@ -306,4 +310,16 @@ fn take_marker(disk: &dyn Disk, directory: &Path) -> Result<Option<BrokerEpoch>,
     disk.remove_file(&path).map_err(LogError::io(&path))?;
     disk.sync_directory(directory).complete().map_err(LogError::io(&path))?;
     Ok(Some(epoch.map_or(BrokerEpoch::NONE, BrokerEpoch)))
+}
+
+/// A folder that was just made, and those above it, have to be found after a loss of power: nothing in it is durable before.
+fn sync_names_above(disk: &dyn Disk, path: &Path) -> Result<(), LogError> {
+    for folder in path.ancestors().skip(1).filter(|folder| folder.is_absolute()) {
+        match disk.sync_directory(folder).complete() {
+            // A folder that we may not list was there before us.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            synced => synced.map_err(LogError::io(folder))?,
+        }
+    }
+    Ok(())
 }
