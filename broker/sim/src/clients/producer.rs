@@ -126,7 +126,15 @@ impl Client for Producer {
                 let snapshot = error == ErrorCode::OutOfOrderSequenceNumber
                     && session.in_flight[index].clean_stops < world.promises.clean_stops;
                 let rotten = world.promises.rotten_from(&session.place).is_some();
-                if there && !snapshot && !rotten && (synced || session.power_losses == world.promises.power_losses) {
+                // Of a producer that a partition does not know, any sequence may be the first: one in flight behind it was taken when the
+                // partition began to be served in between. Kafka's brokers do the same.
+                let unknown = sequence == 0;
+                if there
+                    && !snapshot
+                    && !rotten
+                    && !unknown
+                    && (synced || session.power_losses == world.promises.power_losses)
+                {
                     let (place, id) = (&session.place, session.id);
                     let what = format!("{place} refuses sequence {sequence} of producer {id}: {error}");
                     world.promises.violated(what);
