@@ -491,8 +491,9 @@ impl Segment {
         self.release();
         let directory = self.path.parent().unwrap_or(Path::new("/")).to_owned();
         let mut marked = Vec::new();
-        // The log goes last: without its indexes it is a segment still, indexes without a log are nobody's.
-        for kind in [OFFSET_INDEX, TIME_INDEX, TRANSACTION_INDEX, LOG] {
+        // The log goes behind the indexes that can be made anew: without them it is a segment still. But not behind its aborted
+        // transactions: were power lost in between, they would come back as committed. An index without a log is nobody's.
+        for kind in [OFFSET_INDEX, TIME_INDEX, LOG, TRANSACTION_INDEX] {
             let from = offset_file(&directory, self.base_offset, kind);
             let to = with_suffix(&from, suffix);
             match disk.rename(&from, &to) {

@@ -506,3 +506,35 @@ fn what_this_program_appended_or_recovered_itself_is_not_checked_again() {
     let request = whole(log.active_segment_base().0);
     assert!(!log.read(&request).unwrap().needs_check(), "a reader has looked at it");
 }
+
+#[test]
+fn a_segment_that_comes_back_because_power_was_lost_as_it_was_deleted_has_its_aborted_transactions() {
+    let mut came_back = 0;
+    for seed in 0..200 {
+        let disk = FaultyDisk::new();
+        let mut log = new_log(&disk);
+        for i in 0..20 {
+            append(&mut log, &produced(100, 0, i * 2, true, &["value of it", "value of it too"]));
+            let marker = EndTransactionMarker { commit: false, coordinator_epoch: 0 };
+            append(
+                &mut log,
+                &RecordBatchBuilder::end_transaction_marker(marker, ProducerId(100), ProducerEpoch(0), NOW),
+            );
+        }
+        try_flush(&mut log).unwrap();
+        let end = log.end_offset();
+        log.advance_start(Offset(30)).unwrap();
+        log.retain(end, NOW, 100).unwrap();
+        drop(log);
+        disk.crash(Crash::Tear(seed));
+        let mut log = open_again(&disk, end);
+        came_back += usize::from(log.start_offset() < Offset(30));
+        let aborted = log.aborted_transactions(log.start_offset(), end).unwrap();
+        for (offset, _) in data(&mut log) {
+            let is_listed =
+                |aborted: &AbortedTransaction| (aborted.first_offset.0..aborted.last_offset.0).contains(&offset);
+            assert!(aborted.iter().any(is_listed), "seed {seed}: {offset} is shown as committed");
+        }
+    }
+    assert!(came_back > 20, "no segment came back in most of the worlds");
+}
