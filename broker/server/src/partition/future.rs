@@ -273,9 +273,11 @@ impl Partition {
         }
         let home = self.directory();
         let restore = |log: &mut PartitionLog| {
-            if let Err(error) = home.restore(log) {
+            let restored = home.restore(log);
+            if let Err(error) = &restored {
                 home.fail(&error.to_string());
             }
+            restored.is_ok()
         };
         let retired = match home.retire(log, unique) {
             Ok(retired) => Some(retired),
@@ -290,7 +292,10 @@ impl Partition {
             }
         };
         if let Err(error) = target.promote(copy) {
-            restore(log);
+            if !restore(log) {
+                // Its folder is one to be removed: a sync of it that is under way must acknowledge nothing.
+                state.generation += 1;
+            }
             return Err(MoveError::Target(error));
         }
         copy.take_over(log).map_err(MoveError::Target)?;

@@ -11,7 +11,7 @@ use gregor_types::{ErrorCode, LeaderEpoch, Offset};
 use super::{Partition, State};
 
 /// A lock that is still held after so many turns of other threads is held by an append that takes long.
-const LOCK_TRIES: u32 = 20;
+const LOCK_TRIES: u32 = 1_000;
 
 /// Which records a reader may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
