@@ -12,7 +12,10 @@ use gregor_log::{
     disk::{Crash, FaultyDisk, Operation, read_file, replace_file},
 };
 use gregor_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId};
-use gregor_wire::batch::{BatchChecksum, BatchHeader, EndTransactionMarker, RecordBatchBuilder, split_batches};
+use gregor_wire::{
+    batch::{BatchHeader, EndTransactionMarker, RecordBatchBuilder, split_batches},
+    compression::CompressionType,
+};
 
 fn config() -> LogConfig {
     LogConfig { segment_bytes: 1200, index_interval_bytes: 200, ..LogConfig::default() }
@@ -164,25 +167,11 @@ fn records_before_the_log_start_stay_deleted() {
 
 #[test]
 fn messages_of_magic_0_and_1_are_read_and_recovered() {
-    let message = |offset: i64, magic: u8, value: &[u8]| {
-        let mut content = vec![magic, 0];
-        if magic == 1 {
-            content.extend(NOW.0.to_be_bytes());
-        }
-        content.extend((-1_i32).to_be_bytes());
-        content.extend((value.len() as i32).to_be_bytes());
-        content.extend(value);
-        let mut checksum = BatchChecksum::new(magic as i8);
-        checksum.update(&content);
-        let mut bytes = offset.to_be_bytes().to_vec();
-        bytes.extend((content.len() as i32 + 4).to_be_bytes());
-        bytes.extend(checksum.finish().to_be_bytes());
-        bytes.extend(content);
-        bytes
-    };
     let disk = FaultyDisk::new();
     drop(create(&disk, config()));
-    let old: Vec<u8> = (0..40).flat_map(|i| message(i, (i / 20) as u8, format!("old {i}").as_bytes())).collect();
+    let old: Vec<u8> = (0..40)
+        .flat_map(|i| message((i / 20) as u8, i, CompressionType::None, None, Some(format!("old {i}").as_bytes())))
+        .collect();
     let file = disk.open(&path("00000000000000000000.log")).unwrap();
     file.write_all_at(&mut [IoSlice::new(&old)], 0).unwrap();
     assert_eq!(BatchHeader::parse(&old).unwrap().magic, 0);

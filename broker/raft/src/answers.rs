@@ -42,12 +42,9 @@ impl Response {
             }
             Self::Fetch(response) => {
                 let data = response.responses.first().and_then(|topic| topic.partitions.first());
-                let leader = data.map(|data| &data.current_leader);
-                let said = data.zip(leader);
-                (
-                    response.error_code,
-                    said.map(|(data, leader)| (data.error_code, leader.leader_id, leader.leader_epoch)),
-                )
+                let said =
+                    data.map(|data| (data.error_code, data.current_leader.leader_id, data.current_leader.leader_epoch));
+                (response.error_code, said)
             }
         };
         if whole != 0 {

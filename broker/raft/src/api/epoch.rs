@@ -40,7 +40,8 @@ impl Quorum {
                 Err(error) => error,
                 Ok(token) => {
                     after = token;
-                    self.check_addressee(BrokerId(request.voter_id), partition.voter_directory_id)
+                    let addressee = self.check_addressee(BrokerId(request.voter_id), partition.voter_directory_id);
+                    addressee.err().unwrap_or(ErrorCode::None)
                 }
             }
         };
@@ -146,13 +147,6 @@ impl Quorum {
             }
             _ => Err(ErrorCode::InvalidRequest),
         }
-    }
-
-    fn check_addressee(&self, node: BrokerId, directory: Uuid) -> ErrorCode {
-        let local = self.config.local.key;
-        let other_node = node.value() >= 0 && node != local.id;
-        let other_directory = directory != Uuid::ZERO && Some(directory) != local.directory;
-        if other_node || other_directory { ErrorCode::InvalidVoterKey } else { ErrorCode::None }
     }
 
     /// The leader gives way: the one that it would have first stands at once, the others leave it time.

@@ -11,7 +11,7 @@ use gregor_messages::{
     EndQuorumEpochRequest, EndQuorumEpochResponse, FetchRequest, FetchResponse, FetchSnapshotRequest,
     FetchSnapshotResponse, VoteRequest, VoteResponse,
 };
-use gregor_types::{ErrorCode, KString, LeaderEpoch, Offset};
+use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, Uuid};
 
 use crate::{Effects, LogView, Now, Quorum, RequestId, Rng, Role, SnapshotId};
 
@@ -134,6 +134,14 @@ impl Quorum {
             std::cmp::Ordering::Equal if matches!(self.role, Role::Leader(_)) => Ok(()),
             std::cmp::Ordering::Equal => Err(ErrorCode::NotLeaderOrFollower),
         }
+    }
+
+    /// Whether a request is meant for this voter, where it says for which it is: a node on another disk is another one (KIP-853).
+    fn check_addressee(&self, node: BrokerId, directory: Uuid) -> Result<(), ErrorCode> {
+        let local = self.config.local.key;
+        let other_node = node.value() >= 0 && node != local.id;
+        let other_directory = directory != Uuid::ZERO && Some(directory) != local.directory;
+        if other_node || other_directory { Err(ErrorCode::InvalidVoterKey) } else { Ok(()) }
     }
 
     /// The leader as it stands on the wire. Naming oneself without leading would stop an Apache node for good.

@@ -5,7 +5,7 @@ use gregor_messages::{
     vote_request::PartitionData as Ballot,
     vote_response::{PartitionData, TopicData},
 };
-use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Uuid};
+use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 
 use crate::{
     Effect, Effects, ElectionState, LogView, METADATA_TOPIC, Now, OffsetAndEpoch, Quorum, ReplicaKey, Rng, Role, Token,
@@ -69,13 +69,7 @@ impl Quorum {
         if epoch > self.epoch() {
             *after = Some(self.become_unattached(ElectionState::unknown_leader(epoch), now, rng, effects));
         }
-        let local = self.config.local.key;
-        let other_node = addressee.value() >= 0 && addressee != local.id;
-        let other_directory =
-            ballot.voter_directory_id != Uuid::ZERO && Some(ballot.voter_directory_id) != local.directory;
-        if other_node || other_directory {
-            return Err(ErrorCode::InvalidVoterKey);
-        }
+        self.check_addressee(addressee, ballot.voter_directory_id)?;
         // The candidate need not be in our voter set: we may not have read yet that it was added (KIP-853).
         let candidate = ReplicaKey::new(BrokerId(ballot.replica_id), ballot.replica_directory_id);
         let up_to_date = theirs >= log.end();
