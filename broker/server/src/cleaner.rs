@@ -85,8 +85,9 @@ impl Cleaner {
     pub(crate) fn stop(self) {
         self.0.board().stopped = true;
         self.0.wake.notify_all();
-        // The first thread adds others: with it gone, none is left out.
-        while let Some(thread) = self.0.threads().pop() {
+        // The first thread adds others: with it gone, none is left out. It needs the list for that, which is not held meanwhile.
+        let next = || self.0.threads().pop();
+        while let Some(thread) = next() {
             if thread.join().is_err() {
                 tracing::error!("a cleaner had panicked");
             }
@@ -106,6 +107,9 @@ impl Shared {
     /// Adds threads up to that number; those that are too many end by themselves.
     fn grow_to(self: &Arc<Self>, count: usize) -> std::io::Result<()> {
         let mut threads = self.threads();
+        if self.board().stopped {
+            return Ok(());
+        }
         while let Some(finished) = threads.pop_if(|thread| thread.is_finished()) {
             if finished.join().is_err() {
                 self.partitions.metrics().cleaner.on_replaced_thread();

@@ -177,3 +177,11 @@ fn a_topic_that_could_not_be_compacted_can_once_it_is_created_anew() {
     drop(client);
     node.stop();
 }
+
+#[test]
+fn a_node_stops_whatever_its_cleaner_is_about_to_do() {
+    let home = Home::new().with("log.cleaner.backoff.ms", "0").with("log.cleaner.threads", "3");
+    for _ in 0..20 {
+        home.start().stop();
+    }
+}

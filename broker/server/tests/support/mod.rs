@@ -158,7 +158,10 @@ impl Running {
 
     pub fn stop(mut self) {
         let node = self.node.take().unwrap();
-        self.runtime.block_on(node.shutdown()).unwrap();
+        let stopped = self.runtime.block_on(async { tokio::time::timeout(DEADLINE, node.shutdown()).await });
+        // A thread that hangs must not hold up the test that tells of it.
+        self.runtime.shutdown_background();
+        stopped.expect("the node stops in time").unwrap();
     }
 
     /// Why the node cannot go on, once it says so.
