@@ -1,6 +1,8 @@
 //! The answers of other voters to what this node asked them.
 
-use gregor_messages::{BeginQuorumEpochResponse, EndQuorumEpochResponse, FetchResponse, VoteResponse};
+use gregor_messages::{
+    BeginQuorumEpochResponse, EndQuorumEpochResponse, FetchResponse, FetchSnapshotResponse, VoteResponse,
+};
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch};
 
 use crate::{Effects, LogView, Now, Quorum, Rng, Role, peers::Asked, time::Countdown};
@@ -16,6 +18,8 @@ pub enum Response {
     EndQuorumEpoch(EndQuorumEpochResponse),
     /// Records.
     Fetch(FetchResponse),
+    /// A piece of a snapshot.
+    FetchSnapshot(FetchSnapshotResponse),
 }
 
 /// What every answer says: whether it went well, and who leads as far as the other knows.
@@ -42,6 +46,12 @@ impl Response {
             }
             Self::Fetch(response) => {
                 let data = response.responses.first().and_then(|topic| topic.partitions.first());
+                let said =
+                    data.map(|data| (data.error_code, data.current_leader.leader_id, data.current_leader.leader_epoch));
+                (response.error_code, said)
+            }
+            Self::FetchSnapshot(response) => {
+                let data = response.topics.first().and_then(|topic| topic.partitions.first());
                 let said =
                     data.map(|data| (data.error_code, data.current_leader.leader_id, data.current_leader.leader_epoch));
                 (response.error_code, said)
@@ -74,6 +84,9 @@ impl Quorum {
             return;
         };
         self.learn(&common, now, rng, effects);
+        if common.error != ErrorCode::None && matches!(asked, Asked::FetchSnapshot(_)) {
+            self.give_up_download();
+        }
         let fails = common.error != ErrorCode::None || !self.take_answer(from, asked, response, log, effects);
         if fails {
             self.peers.pause(from, self.config.retry_backoff);
@@ -124,6 +137,12 @@ impl Quorum {
             {
                 role.timeout = Countdown::new(self.config.fetch_timeout);
                 return self.on_fetched(fetched, log, effects);
+            }
+            (Asked::FetchSnapshot(epoch), Response::FetchSnapshot(piece), Role::Follower(role))
+                if epoch == present && role.leader == from =>
+            {
+                role.timeout = Countdown::new(self.config.fetch_timeout);
+                return self.on_piece(piece, effects);
             }
             // What was asked in another role or epoch.
             _ => {}

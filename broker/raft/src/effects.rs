@@ -8,7 +8,9 @@ use std::{
 use bytes::Bytes;
 use gregor_types::{BrokerId, LeaderEpoch, Offset, Timestamp};
 
-use crate::{ControlRecord, ElectionState, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Nanos, Outgoing, Reply, api::LogRead};
+use crate::{
+    ControlRecord, ElectionState, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Nanos, Outgoing, Reply, SnapshotId, api::LogRead,
+};
 
 /// Names one write. The driver gives it back with [`Input::Durable`](crate::Input::Durable) once that write is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,6 +123,30 @@ pub enum Effect {
         /// The new end.
         end: Offset,
     },
+    /// Write a piece of the leader's snapshot behind those before it. One at position 0 begins a new file (`.checkpoint.part`); what was begun
+    /// before is given up.
+    SnapshotPiece {
+        /// Which snapshot.
+        id: SnapshotId,
+        /// From which byte on.
+        position: u64,
+        /// The bytes, as many as were asked for at most.
+        bytes: Bytes,
+    },
+    /// All pieces of this snapshot are written: read it as a whole, sync it, give it its name and sync the folder; then say so by
+    /// [`Input::SnapshotReceived`](crate::Input::SnapshotReceived).
+    CompleteSnapshot {
+        /// Given back once that is done, or once the file has turned out not to be a snapshot, and is gone.
+        token: Token,
+        /// Which snapshot.
+        id: SnapshotId,
+    },
+    /// Cut off all of the log: the next record lands at the end that this snapshot stands for. A start does the same, where the newest
+    /// snapshot is not the end of something in the log ([`SnapshotId::is_end_in`]): a crash may have come in between.
+    InstallSnapshot {
+        /// A complete snapshot.
+        id: SnapshotId,
+    },
     /// Send a request to a voter. The driver answers each one once, by [`Input::Response`](crate::Input::Response), also where it could not be
     /// sent or nothing came back in time; until then no other is sent to that node.
     Send {
@@ -206,6 +232,8 @@ pub(crate) enum Write {
     Election,
     /// What a follower fetched, up to here.
     Fetched(Offset),
+    /// A snapshot of the leader, checked and with its name.
+    Snapshot(SnapshotId),
     /// A batch; it can be read up to here.
     Batch(Offset),
     /// The log up to here, by the leader of an epoch.
@@ -226,9 +254,10 @@ impl Writes {
         self.outstanding.remove(index).map(|(_, write)| write)
     }
 
-    /// Whether all of the log is on disk.
+    /// Whether all of the log is on disk, and no snapshot is about to take its place.
     pub(crate) fn log_is_durable(&self) -> bool {
-        !self.outstanding.iter().any(|(_, write)| matches!(write, Write::Log(..) | Write::Fetched(_)))
+        let is_of_log = |write: &Write| matches!(write, Write::Log(..) | Write::Fetched(_) | Write::Snapshot(_));
+        !self.outstanding.iter().any(|(_, write)| is_of_log(write))
     }
 
     fn relative(&self) -> impl Iterator<Item = (u64, Write)> + '_ {

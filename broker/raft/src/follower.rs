@@ -9,6 +9,7 @@ use gregor_types::{BrokerId, LeaderEpoch, Offset, Uuid};
 use crate::{
     Effect, Effects, ElectionState, Endpoint, LogView, METADATA_TOPIC, OffsetAndEpoch, Outgoing, Quorum, Role,
     control::{Content, ControlError, Entry, read_batches},
+    download::Download,
     effects::Write,
     peers::Asked,
     time::Countdown,
@@ -33,6 +34,8 @@ pub struct Follower {
     pub(crate) has_fetched: bool,
     /// The high watermark of the leader's last answer.
     pub(crate) leaders_high_watermark: Offset,
+    /// The snapshot that is being taken from the leader, instead of records.
+    pub(crate) download: Option<Download>,
 }
 
 impl Quorum {
@@ -45,6 +48,7 @@ impl Quorum {
             timeout: Countdown::new(self.config.fetch_timeout),
             has_fetched: false,
             leaders_high_watermark: Offset::NONE,
+            download: None,
         });
     }
 
@@ -53,6 +57,9 @@ impl Quorum {
         let Role::Follower(role) = &self.role else { return };
         if !self.writes.log_is_durable() || !self.peers.is_free(role.leader) {
             return;
+        }
+        if let Some(download) = role.download {
+            return self.fetch_piece(download, effects);
         }
         let (leader, epoch, end) = (role.leader, role.election.epoch, log.end());
         let local = self.config.local.key;
@@ -100,10 +107,15 @@ impl Quorum {
             role.heard();
             self.history.truncate(end);
             effects.push(Effect::Truncate { end });
+            // The next fetch says what is left, so it waits until the log is that on the disk, too.
+            let token = self.writes.begin(Write::Fetched(end));
+            effects.push(Effect::Flush { token, end });
             return true;
         }
         if data.snapshot_id.epoch >= 0 {
-            return false;
+            let id = OffsetAndEpoch::new(Offset(data.snapshot_id.end_offset), LeaderEpoch(data.snapshot_id.epoch));
+            role.heard();
+            return self.begin_download(id);
         }
         let base = log.end().offset;
         let records = data.records.clone().unwrap_or_default();

@@ -125,6 +125,12 @@ impl Leader {
         self.replicas.insert(replica, Progress { end, fetched: Age::NOW, caught_up });
     }
 
+    /// A voter takes a snapshot: it is there, whatever it has.
+    pub(crate) fn on_snapshot_fetched(&mut self, voter: ReplicaKey) {
+        let unknown = Progress { end: Offset::ZERO, fetched: Age::NOW, caught_up: Age::NEVER };
+        self.replicas.entry(voter).or_insert(unknown).fetched = Age::NOW;
+    }
+
     /// What a majority of voters has on disk, this node among them: the offset at which, sorted from the most, half of the voters
     /// stand before it.
     fn majority_end(&self, quorum_voters: &crate::VoterSet, local: ReplicaKey) -> Offset {

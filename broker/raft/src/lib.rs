@@ -10,13 +10,14 @@
 //! than one step, and it knows no metadata record: a record is opaque bytes with an offset.
 //!
 //! Here so far: elections and replication among the voters of a static (`kraft.version` 0) or dynamic (1) quorum, with any number of
-//! observers. A follower does not take a snapshot yet, and voters are not added or removed; the server runs a quorum of one voter
-//! ([`check_sole_voter`]).
+//! observers; a follower that is too far behind takes the leader's snapshot. Voters are not added or removed yet; the server runs a quorum of
+//! one voter ([`check_sole_voter`]).
 
 mod answers;
 mod api;
 mod candidate;
 pub mod control;
+mod download;
 mod effects;
 mod election;
 mod follower;
@@ -45,5 +46,7 @@ pub use voters::{Endpoint, ReplicaKey, Voter, VoterHistory, VoterSet};
 pub const METADATA_TOPIC: &str = "__cluster_metadata";
 /// The most bytes of one batch that a leader appends (`KafkaRaftClient.MAX_BATCH_SIZE_BYTES`).
 pub const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// How many bytes of a snapshot one request asks for, unless told otherwise (`controller.quorum.fetch.snapshot.max.bytes`, KIP-1219).
+pub const SNAPSHOT_PIECE_BYTES: u32 = 1024 * 1024;
 /// The most records of one atomic append (`QuorumController.DEFAULT_MAX_RECORDS_PER_BATCH`).
 pub const MAX_BATCH_RECORDS: usize = 10_000;

@@ -45,7 +45,8 @@ pub trait LogView {
     /// The first offset that the log still has.
     fn start(&self) -> Offset;
 
-    /// The end of the records of the largest epoch that is not above `epoch`.
+    /// The end of the records of the largest epoch that is not above `epoch`. A log that starts with a snapshot's end has that of its epoch,
+    /// and none of an earlier one: then it is [`OffsetAndEpoch::BOOTSTRAP`].
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> OffsetAndEpoch;
 
     /// The newest complete snapshot, that of formatting included.

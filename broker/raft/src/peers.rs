@@ -19,6 +19,8 @@ pub(crate) enum Asked {
     End(LeaderEpoch),
     /// Records of the leader of an epoch.
     Fetch(LeaderEpoch),
+    /// A piece of a snapshot of the leader of an epoch.
+    FetchSnapshot(LeaderEpoch),
 }
 
 /// See the module. A node that is not in it may be asked.

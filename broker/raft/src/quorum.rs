@@ -39,6 +39,8 @@ pub struct Config {
     pub election_backoff_max: Nanos,
     /// `controller.quorum.retry.backoff.ms`.
     pub retry_backoff: Nanos,
+    /// The most bytes of a snapshot that one request asks for.
+    pub snapshot_piece_bytes: u32,
 }
 
 /// Something that happened.
@@ -52,8 +54,15 @@ pub enum Input {
     Durable(Token),
     /// A batch has been appended and can be read, synced or not.
     Appended(Token),
-    /// A snapshot of this node is complete.
+    /// A snapshot of this node is complete, or the log has been cut up to one: what the log view shows of them has changed.
     SnapshotReady(OffsetAndEpoch),
+    /// An [`Effect::CompleteSnapshot`] is done.
+    SnapshotReceived {
+        /// The one of the effect.
+        token: Token,
+        /// The control records of the snapshot; `None` where the file was no snapshot.
+        control: Option<Vec<ControlRecord>>,
+    },
     /// Append framed metadata records as one batch, if this node still leads this epoch and the batch lands at `base`.
     Append {
         /// The epoch in which the records were decided.
@@ -152,8 +161,12 @@ impl Quorum {
         self.pass(elapsed);
         match input {
             Input::Start => self.begin(log, now, rng, effects),
-            // Both are seen by what follows every input: what is due, and what the log view shows.
-            Input::Tick | Input::SnapshotReady(_) => {}
+            // Seen by what follows every input: what is due.
+            Input::Tick => {}
+            Input::SnapshotReady(_) => self.history.forget_before(log.start()),
+            Input::SnapshotReceived { token, control } => {
+                self.on_snapshot_received(token, control.as_deref(), log, effects);
+            }
             Input::Durable(token) => self.on_durable(token, log, now, rng, effects),
             Input::Appended(token) => self.on_appended(token, log, now, effects),
             Input::Append { epoch, base, records } => self.on_append(epoch, base, records, now, effects),
@@ -296,7 +309,7 @@ impl Quorum {
             }
             Some(Write::Log(epoch, end)) => self.on_log_durable(epoch, end, now, effects),
             Some(Write::Fetched(end)) => self.follow_high_watermark(end, effects),
-            Some(Write::Election | Write::Batch(_)) | None => {}
+            Some(Write::Election | Write::Batch(_) | Write::Snapshot(_)) | None => {}
         }
     }
 

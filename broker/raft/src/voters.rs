@@ -201,6 +201,14 @@ impl VoterHistory {
         self.kraft_versions.retain(|(offset, _)| *offset < end);
     }
 
+    /// Forgets what was overwritten before the start of the log: nobody asks for it any more.
+    pub(crate) fn forget_before(&mut self, start: Offset) {
+        let overwritten = self.voters.iter().filter(|(offset, _)| *offset < start).count().saturating_sub(1);
+        self.voters.drain(..overwritten);
+        let overwritten = self.kraft_versions.iter().filter(|(offset, _)| *offset < start).count().saturating_sub(1);
+        self.kraft_versions.drain(..overwritten);
+    }
+
     /// The voters now.
     pub fn voters(&self) -> &VoterSet {
         match self.voters.last() {

@@ -113,13 +113,13 @@ fn a_follower_that_hears_its_leader_but_is_not_heard_brings_nobody_down() {
 }
 
 /// One life of a quorum with everything going wrong, then healed: it must converge with all that was committed.
-fn chaos(size: i32, seed: u64) -> usize {
+fn chaos(size: i32, seed: u64) -> (usize, usize) {
     let mut cluster = Cluster::new(size, seed.is_multiple_of(2), seed);
     let mut dice = Dice(seed.wrapping_mul(31));
     let ids = cluster.ids();
     let any = |dice: &mut Dice| ids[dice.below(ids.len() as u64) as usize];
     for _ in 0..150 {
-        match dice.below(14) {
+        match dice.below(16) {
             0 => cluster.kill(any(&mut dice)),
             1 => ids.iter().for_each(|id| {
                 if dice.percent(70) {
@@ -139,6 +139,8 @@ fn chaos(size: i32, seed: u64) -> usize {
             }
             7 => cluster.disk_ms = 1 + dice.below(600),
             8 => cluster.heal(),
+            9 => ids.iter().for_each(|id| cluster.snapshot(*id)),
+            10 => cluster.clean(any(&mut dice)),
             _ => ids.iter().for_each(|id| cluster.append(*id)),
         }
         let longest = if dice.percent(50) { 50 } else { 1_500 };
@@ -147,18 +149,21 @@ fn chaos(size: i32, seed: u64) -> usize {
     cluster.heal();
     cluster.ids().into_iter().for_each(|id| cluster.start(id));
     cluster.run_until("all agree after all faults have ended", 60_000, Cluster::has_converged);
-    cluster.truncations
+    (cluster.truncations, cluster.transfers)
 }
 
 #[test]
 fn whatever_goes_wrong_nothing_committed_is_lost_and_all_agree_in_the_end() {
     let seeds = std::env::var("GREGOR_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(60);
-    let mut truncations = 0;
+    let (mut truncations, mut transfers) = (0, 0);
     for seed in 0..seeds {
         for size in [2, 3, 5] {
             let outcome = std::panic::catch_unwind(|| chaos(size, seed));
-            truncations += outcome.unwrap_or_else(|_| panic!("seed {seed} with {size} voters"));
+            let (cut, transferred) = outcome.unwrap_or_else(|_| panic!("seed {seed} with {size} voters"));
+            truncations += cut;
+            transfers += transferred;
         }
     }
     assert!(truncations > 0, "some log had to be cut off");
+    assert!(transfers > 0, "some log was too far behind, and a snapshot took its place");
 }

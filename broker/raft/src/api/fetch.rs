@@ -10,8 +10,8 @@ use gregor_messages::{
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Uuid};
 
 use crate::{
-    Effect, Effects, LogView, METADATA_TOPIC, Now, OffsetAndEpoch, Quorum, ReplicaKey, Reply, RequestId, Role,
-    SnapshotId, api::LogRead, leader::Waiting, time::Countdown,
+    Effect, Effects, Endpoint, LogView, METADATA_TOPIC, Now, OffsetAndEpoch, Quorum, ReplicaKey, Reply, RequestId,
+    Role, SnapshotId, api::LogRead, leader::Waiting, time::Countdown,
 };
 
 /// The version from which a topic is named by id.
@@ -181,26 +181,26 @@ impl Quorum {
         } else {
             topic.topic = METADATA_TOPIC.into();
         }
-        let node_endpoints = if plan.version >= VERSION_OF_ENDPOINTS { self.leader_endpoint() } else { Vec::new() };
+        let endpoint = if plan.version >= VERSION_OF_ENDPOINTS { self.leader_endpoint() } else { None };
+        let node_endpoints = endpoint.map(|(id, endpoint)| NodeEndpoint {
+            node_id: id.value(),
+            host: endpoint.host,
+            port: i32::from(endpoint.port),
+            ..Default::default()
+        });
+        let node_endpoints = node_endpoints.into_iter().collect();
         FetchResponse { responses: vec![topic], node_endpoints, ..Default::default() }
     }
 
-    fn leader_endpoint(&self) -> Vec<NodeEndpoint> {
-        let Some(leader) = self.leader_id() else { return Vec::new() };
+    /// The leader and where it listens, as far as this node knows.
+    pub(crate) fn leader_endpoint(&self) -> Option<(BrokerId, Endpoint)> {
+        let leader = self.leader_id()?;
         let endpoints = match self.voters().voter(leader) {
-            Some(voter) if !voter.endpoints.is_empty() => &voter.endpoints,
-            _ => &self.config.local.endpoints,
+            Some(voter) if !voter.endpoints.is_empty() => &voter.endpoints[..],
+            _ if leader == self.config.local.key.id => &self.config.local.endpoints,
+            _ => self.leader_endpoints(),
         };
-        endpoints
-            .iter()
-            .take(1)
-            .map(|endpoint| NodeEndpoint {
-                node_id: leader.value(),
-                host: endpoint.host.clone(),
-                port: i32::from(endpoint.port),
-                ..Default::default()
-            })
-            .collect()
+        Some((leader, endpoints.first()?.clone()))
     }
 }
 

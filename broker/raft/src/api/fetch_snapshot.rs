@@ -2,15 +2,21 @@
 
 use gregor_messages::{
     FetchSnapshotRequest, FetchSnapshotResponse,
-    fetch_snapshot_response::{LeaderIdAndEpoch, PartitionSnapshot, SnapshotId as SnapshotIdField, TopicSnapshot},
+    fetch_snapshot_response::{
+        LeaderIdAndEpoch, NodeEndpoint, PartitionSnapshot, SnapshotId as SnapshotIdField, TopicSnapshot,
+    },
 };
-use gregor_types::{ErrorCode, LeaderEpoch, Offset};
+use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 
-use crate::{LogView, METADATA_TOPIC, OffsetAndEpoch, Quorum, api::SnapshotRead};
+use crate::{LogView, METADATA_TOPIC, OffsetAndEpoch, Quorum, ReplicaKey, Role, api::SnapshotRead};
+
+/// The version from which an answer can name the leader's address.
+const VERSION_OF_ENDPOINTS: i16 = 1;
 
 impl Quorum {
     pub(crate) fn on_fetch_snapshot(
-        &self,
+        &mut self,
+        version: i16,
         request: &FetchSnapshotRequest,
         log: &dyn LogView,
     ) -> (FetchSnapshotResponse, Option<SnapshotRead>) {
@@ -49,6 +55,8 @@ impl Quorum {
                 None
             }
             Ok(size) => {
+                let replica = ReplicaKey::new(BrokerId(request.replica_id), partition.replica_directory_id);
+                self.note_snapshot_fetch(replica);
                 answer.size = size;
                 answer.position = partition.position;
                 Some(SnapshotRead {
@@ -59,7 +67,24 @@ impl Quorum {
             }
         };
         let topic = TopicSnapshot { name: topic.name.clone(), partitions: vec![answer], ..Default::default() };
-        (FetchSnapshotResponse { topics: vec![topic], ..Default::default() }, read)
+        let endpoints = if version >= VERSION_OF_ENDPOINTS { self.leader_endpoint() } else { None };
+        let node_endpoints = endpoints.map(|(id, endpoint)| NodeEndpoint {
+            node_id: id.value(),
+            host: endpoint.host,
+            port: endpoint.port,
+            ..Default::default()
+        });
+        let node_endpoints = node_endpoints.into_iter().collect();
+        (FetchSnapshotResponse { topics: vec![topic], node_endpoints, ..Default::default() }, read)
+    }
+
+    /// A voter that takes a snapshot follows: it must not look dead while it has no time to fetch records.
+    fn note_snapshot_fetch(&mut self, replica: ReplicaKey) {
+        let voter = self.voters().voter(replica.id).filter(|_| self.voters().contains(replica)).map(|voter| voter.key);
+        if let (Role::Leader(leader), Some(voter)) = (&mut self.role, voter) {
+            leader.on_snapshot_fetched(voter);
+            leader.followed_by.insert(voter.id);
+        }
     }
 }
 

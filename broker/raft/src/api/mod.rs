@@ -45,6 +45,8 @@ pub enum Outgoing {
     EndQuorumEpoch(EndQuorumEpochRequest),
     /// See [`Request::Fetch`].
     Fetch(FetchRequest),
+    /// See [`Request::FetchSnapshot`].
+    FetchSnapshot(FetchSnapshotRequest),
 }
 
 /// The answer to the request of the same name.
@@ -99,7 +101,7 @@ impl Quorum {
         match request {
             Request::Fetch(request) => self.on_fetch(id, version, &request, log, now, effects),
             Request::FetchSnapshot(request) => {
-                let (response, read) = self.on_fetch_snapshot(&request, log);
+                let (response, read) = self.on_fetch_snapshot(version, &request, log);
                 effects.reply(None, id, Reply::FetchSnapshot(response, read));
             }
             Request::Vote(request) => {

@@ -2,6 +2,9 @@
 //! same, checked as it runs.
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+mod log;
 
 use std::{
     cmp::Reverse,
@@ -10,14 +13,12 @@ use std::{
 
 use bytes::Bytes;
 use gregor_raft::{
-    Batch, Config, ControlRecord, Effect, Effects, ElectionState, Input, LogView, Now, OffsetAndEpoch, Outgoing,
-    Quorum, ReplicaKey, Reply, Request, RequestId, Response, Rng, Role, RoleChange, SnapshotId, Token, Voter,
-    VoterHistory, VoterSet,
-    control::{Content, ControlError, read_batches},
+    Config, ControlRecord, Effect, Effects, ElectionState, Input, Now, Outgoing, Quorum, ReplicaKey, Reply, Request,
+    RequestId, Response, Rng, Role, RoleChange, SnapshotId, Token, Voter, VoterHistory, VoterSet,
 };
 use gregor_state_records::control::KRaftVersionRecord;
 use gregor_types::{BrokerId, LeaderEpoch, Offset, Timestamp, Uuid};
-use gregor_wire::batch::split_batches;
+use log::{Log, Stored};
 
 pub const MS: u64 = 1_000_000;
 /// How long a driver waits for an answer.
@@ -46,92 +47,12 @@ impl Dice {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stored {
-    base: i64,
-    end: i64,
-    epoch: LeaderEpoch,
-    bytes: Bytes,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Log {
-    batches: Vec<Stored>,
-    /// How many of the batches are on the disk.
-    durable: usize,
-}
-
-impl Log {
-    fn end_offset(&self) -> i64 {
-        self.batches.last().map_or(0, |batch| batch.end)
-    }
-
-    fn append(&mut self, base: Offset, bytes: &Bytes) {
-        assert_eq!(base.value(), self.end_offset(), "an append lands at the end");
-        for batch in split_batches(bytes) {
-            let batch = batch.expect("a whole batch");
-            let stored = Stored {
-                base: batch.base_offset.value(),
-                end: batch.next_offset().value(),
-                epoch: batch.leader_epoch,
-                bytes: Bytes::new(),
-            };
-            assert_eq!(stored.base, self.end_offset(), "batches follow each other");
-            self.batches.push(stored);
-        }
-        let mut rest = bytes.clone();
-        let count = split_batches(bytes).count();
-        let first = self.batches.len() - count;
-        for (index, batch) in split_batches(bytes).enumerate() {
-            self.batches[first + index].bytes = rest.split_to(batch.expect("a whole batch").size as usize);
-        }
-    }
-
-    fn read(&self, from: Offset, max_bytes: u32) -> Bytes {
-        let mut read = Vec::new();
-        for batch in self.batches.iter().filter(|batch| batch.end > from.value()) {
-            if !read.is_empty() && read.len() + batch.bytes.len() > max_bytes as usize {
-                break;
-            }
-            read.extend_from_slice(&batch.bytes);
-        }
-        read.into()
-    }
-
-    fn truncate(&mut self, end: Offset) {
-        self.batches.retain(|batch| batch.base < end.value());
-        assert_eq!(self.end_offset(), end.value(), "logs are cut between batches");
-        self.durable = self.durable.min(self.batches.len());
-    }
-}
-
-impl LogView for Log {
-    fn end(&self) -> OffsetAndEpoch {
-        let epoch = self.batches.last().map_or(LeaderEpoch(0), |batch| batch.epoch);
-        OffsetAndEpoch::new(Offset(self.end_offset()), epoch)
-    }
-    fn start(&self) -> Offset {
-        Offset::ZERO
-    }
-    fn end_of_epoch(&self, epoch: LeaderEpoch) -> OffsetAndEpoch {
-        let last = self.batches.iter().rev().find(|batch| batch.epoch <= epoch);
-        last.map_or(OffsetAndEpoch::BOOTSTRAP, |batch| OffsetAndEpoch::new(Offset(batch.end), batch.epoch))
-    }
-    fn latest_snapshot(&self) -> Option<SnapshotId> {
-        None
-    }
-    fn earliest_snapshot(&self) -> Option<SnapshotId> {
-        None
-    }
-    fn snapshot_size(&self, _: SnapshotId) -> Option<u64> {
-        None
-    }
-}
-
 enum Write {
     Election(ElectionState),
-    /// So many batches of the log: those that it had when the sync began and that were not cut off since.
-    Log(usize),
+    /// The log up to here: what it had when the sync began, and what was not cut off since.
+    Log(i64),
+    /// A snapshot that was received.
+    Snapshot(SnapshotId),
 }
 
 struct Member {
@@ -147,6 +68,17 @@ struct Member {
     timer: Option<u64>,
     /// When its disk has done all that it was asked.
     busy_until: u64,
+}
+
+impl Member {
+    /// A sync under way says nothing of what was cut off since.
+    fn forget_syncs_behind(&mut self, end: Offset) {
+        for (_, write) in &mut self.writes {
+            if let Write::Log(synced) = write {
+                *synced = end.value().min(*synced);
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -186,6 +118,12 @@ pub struct Cluster {
     leaders: BTreeMap<LeaderEpoch, BrokerId>,
     committed: BTreeMap<i64, Stored>,
     pub truncations: usize,
+    /// How many snapshots took the place of a log.
+    pub transfers: usize,
+    /// How many pieces of snapshots came.
+    pub pieces: usize,
+    /// Whether a node dies where it should cut its log for a snapshot.
+    pub crash_at_install: bool,
 }
 
 impl Cluster {
@@ -214,6 +152,9 @@ impl Cluster {
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
             truncations: 0,
+            transfers: 0,
+            pieces: 0,
+            crash_at_install: false,
         };
         for id in 1..=size {
             cluster.start(BrokerId(id));
@@ -244,15 +185,7 @@ impl Cluster {
         } else {
             VoterHistory::new(VoterSet::new(self.voters.clone()))
         };
-        for batch in &log.batches {
-            read_batches::<ControlError>(&batch.bytes, |entry| {
-                if let Content::Control(control) = entry.content {
-                    history.replay(entry.offset, &control);
-                }
-                Ok(())
-            })
-            .unwrap();
-        }
+        log.replay(&mut history);
         let local = Voter { key: ReplicaKey::new(id, directory(id)), endpoints: Vec::new(), kraft_versions: (0, 1) };
         let config = Config {
             cluster_id: "cluster".into(),
@@ -261,6 +194,7 @@ impl Cluster {
             fetch_timeout: 2_000 * MS,
             election_backoff_max: 1_000 * MS,
             retry_backoff: 20 * MS,
+            snapshot_piece_bytes: 700,
         };
         let quorum = Quorum::new(config, election, history, &log).unwrap();
         let member = Member {
@@ -283,13 +217,16 @@ impl Cluster {
     /// The node dies; of what was not synced, a part at the log's end may be on the disk all the same.
     pub fn kill(&mut self, id: BrokerId) {
         let Some(mut member) = self.members.remove(&id) else { return };
-        let volatile = member.log.batches.len() - member.log.durable;
-        let lucky = if self.dice.percent(30) { self.dice.below(volatile as u64 + 1) as usize } else { 0 };
-        let kept = member.log.durable + lucky;
-        member.log.batches.truncate(kept);
-        member.log.durable = kept;
+        let volatile = member.log.volatile_batches() as u64;
+        let lucky = if self.dice.percent(30) { self.dice.below(volatile + 1) as usize } else { 0 };
+        member.log.crash(lucky);
         self.disks.insert(id, (member.log, member.election));
         *self.lives.entry(id).or_default() += 1;
+    }
+
+    /// The log and the snapshots of a node that is down are gone, its votes are not.
+    pub fn wipe_log(&mut self, id: BrokerId) {
+        self.disks.get_mut(&id).expect("a node that is down").0 = Log::default();
     }
 
     /// Cuts the way from one node to another.
@@ -340,6 +277,24 @@ impl Cluster {
         let value = self.dice.next_u64().to_be_bytes();
         let records = vec![Bytes::copy_from_slice(&value); 1 + self.dice.below(3) as usize];
         self.step(id, Input::Append { epoch, base, records });
+    }
+
+    /// Makes a snapshot of what a node knows to be committed, and cuts its log up to there.
+    pub fn snapshot(&mut self, id: BrokerId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(high_watermark) = member.quorum.high_watermark() else { return };
+        let history = member.quorum.history();
+        if let Some(snapshot) = member.log.make_snapshot(high_watermark, history, self.committed.values()) {
+            self.step(id, Input::SnapshotReady(snapshot));
+        }
+    }
+
+    /// Cuts a node's log up to its newest snapshot and deletes the others.
+    pub fn clean(&mut self, id: BrokerId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.log.clean();
+        let start = member.log.start;
+        self.step(id, Input::SnapshotReady(start));
     }
 
     /// Lets time pass.
@@ -402,7 +357,11 @@ impl Cluster {
                 if self.is_up(to) {
                     let life = self.lives[&to];
                     self.origins.insert(number, (from, life));
-                    let version = if matches!(request, Request::Fetch(_)) { FETCH_VERSION } else { 2 };
+                    let version = match request {
+                        Request::Fetch(_) => FETCH_VERSION,
+                        Request::FetchSnapshot(_) => 1,
+                        _ => 2,
+                    };
                     self.step(to, Input::Request { id: RequestId(number), version, request });
                 }
             }
@@ -427,7 +386,9 @@ impl Cluster {
         let mut effects = std::mem::take(&mut member.effects);
         member.quorum.step(input, &member.log, now, &mut self.dice, &mut effects);
         while let Some(effect) = effects.pop() {
-            self.carry_out(id, effect);
+            if self.is_up(id) {
+                self.carry_out(id, effect);
+            }
         }
         if let Some(member) = self.members.get_mut(&id) {
             member.effects = effects;
@@ -440,14 +401,11 @@ impl Cluster {
         match effect {
             Effect::Persist { token, state } => self.begin_write(id, token, Write::Election(state)),
             Effect::Flush { token, .. } => {
-                let batches = member.log.batches.len();
-                self.begin_write(id, token, Write::Log(batches));
+                let end = member.log.end_offset();
+                self.begin_write(id, token, Write::Log(end));
             }
             Effect::Append { token, base, epoch, timestamp, batch } => {
-                let bytes = match &batch {
-                    Batch::Control(_) | Batch::Data(_) => batch.encode(base, epoch, timestamp),
-                };
-                member.log.append(base, &bytes);
+                member.log.append(base, &batch.encode(base, epoch, timestamp));
                 self.step(id, Input::Appended(token));
             }
             Effect::AppendFetched { base, records } => member.log.append(base, &records),
@@ -457,13 +415,20 @@ impl Cluster {
                     "{id} cut what is committed"
                 );
                 member.log.truncate(end);
-                let left = member.log.batches.len();
-                for (_, write) in &mut member.writes {
-                    if let Write::Log(batches) = write {
-                        *batches = left.min(*batches);
-                    }
-                }
+                member.forget_syncs_behind(end);
                 self.truncations += 1;
+            }
+            Effect::SnapshotPiece { id: snapshot, position, bytes } => {
+                member.log.add_piece(snapshot, position, &bytes);
+                self.pieces += 1;
+            }
+            Effect::CompleteSnapshot { token, id: snapshot } => self.begin_write(id, token, Write::Snapshot(snapshot)),
+            Effect::InstallSnapshot { .. } if self.crash_at_install => self.kill(id),
+            Effect::InstallSnapshot { id: snapshot } => {
+                member.log.install(snapshot);
+                member.forget_syncs_behind(snapshot.offset);
+                member.log.check_start(self.committed.values());
+                self.transfers += 1;
             }
             Effect::Reply { after, to, reply, read } => {
                 let reply = match (reply, read) {
@@ -471,6 +436,11 @@ impl Cluster {
                         let records = member.log.read(read.from, read.max_bytes);
                         response.responses[0].partitions[0].records = Some(records);
                         Reply::Fetch(response)
+                    }
+                    (Reply::FetchSnapshot(mut response, Some(read)), _) => {
+                        response.topics[0].partitions[0].unaligned_records =
+                            member.log.snapshot_bytes(read.id, read.position, read.max_bytes);
+                        Reply::FetchSnapshot(response, None)
                     }
                     (reply, _) => reply,
                 };
@@ -510,7 +480,11 @@ impl Cluster {
                 assert!(state.epoch >= member.election.epoch, "{id}: epochs never go back");
                 member.election = state;
             }
-            Write::Log(batches) => member.log.durable = member.log.durable.max(batches),
+            Write::Log(end) => member.log.durable = member.log.durable.max(end),
+            Write::Snapshot(snapshot) => {
+                let control = member.log.complete_part(snapshot);
+                return self.step(id, Input::SnapshotReceived { token, control });
+            }
         }
         member.volatile.remove(&token);
         let (ready, held) = member.held.drain(..).partition(|(waited_for, ..)| *waited_for == token);
@@ -532,6 +506,7 @@ impl Cluster {
             Outgoing::BeginQuorumEpoch(request) => Request::BeginQuorumEpoch(request),
             Outgoing::EndQuorumEpoch(request) => Request::EndQuorumEpoch(request),
             Outgoing::Fetch(request) => Request::Fetch(request),
+            Outgoing::FetchSnapshot(request) => Request::FetchSnapshot(request),
         };
         self.transmit(from, to, number, Message::Request(request));
         // A node that is down refuses the connection at once.
@@ -549,7 +524,8 @@ impl Cluster {
             Reply::BeginQuorumEpoch(response) => Response::BeginQuorumEpoch(response),
             Reply::EndQuorumEpoch(response) => Response::EndQuorumEpoch(response),
             Reply::Fetch(response) => Response::Fetch(response),
-            other => panic!("nobody asks for {other:?}"),
+            Reply::FetchSnapshot(response, _) => Response::FetchSnapshot(response),
+            Reply::DescribeQuorum(_) => panic!("nobody asks who leads"),
         };
         self.transmit(from, asker, to.0, Message::Response(response));
     }
@@ -566,7 +542,8 @@ impl Cluster {
         let before = self.leaders.insert(epoch, id);
         assert!(before.is_none_or(|before| before == id), "{id} and {before:?} both lead epoch {epoch}");
         let log = &self.members[&id].log;
-        for batch in self.committed.values() {
+        log.check_start(self.committed.values());
+        for batch in self.committed.values().filter(|batch| batch.end > log.start.offset.value()) {
             assert!(log.batches.contains(batch), "{id} leads epoch {epoch} without {} to {}", batch.base, batch.end);
         }
     }

@@ -108,6 +108,7 @@ pub fn config() -> Config {
         fetch_timeout: 2_000 * MILLISECOND,
         election_backoff_max: 1_000 * MILLISECOND,
         retry_backoff: 20 * MILLISECOND,
+        snapshot_piece_bytes: 1_000,
     }
 }
 
@@ -194,7 +195,12 @@ impl Node {
             Effect::Reply { to, reply, .. } => self.replies.push((to, reply)),
             Effect::HighWatermark(end) => self.commit(end.value() as usize),
             Effect::Timer { .. } | Effect::Role(_) | Effect::Refused { .. } => {}
-            Effect::Send { .. } | Effect::AppendFetched { .. } | Effect::Truncate { .. } => {
+            Effect::Send { .. }
+            | Effect::AppendFetched { .. }
+            | Effect::Truncate { .. }
+            | Effect::SnapshotPiece { .. }
+            | Effect::CompleteSnapshot { .. }
+            | Effect::InstallSnapshot { .. } => {
                 unreachable!("a quorum of one has nobody to ask")
             }
         }

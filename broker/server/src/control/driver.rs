@@ -397,7 +397,11 @@ impl Driver {
             }
             // The start refuses a quorum of several voters: there is nobody who could answer, or send records.
             Effect::Send { to, .. } => self.step_quorum(Input::Response { from: to, response: None }),
-            Effect::AppendFetched { .. } | Effect::Truncate { .. } => unreachable!("nobody sent records"),
+            Effect::AppendFetched { .. }
+            | Effect::Truncate { .. }
+            | Effect::SnapshotPiece { .. }
+            | Effect::CompleteSnapshot { .. }
+            | Effect::InstallSnapshot { .. } => unreachable!("nobody sent records"),
             Effect::HighWatermark(end) => self.commit(end)?,
             Effect::Timer { at } => self.quorum_timer = Some(at),
             Effect::Role(RoleChange::Leader { epoch, start }) => {

@@ -10,8 +10,8 @@ use gregor_log::Disk;
 use gregor_metadata::{KRAFT_VERSION_FEATURE, ServedFeature, UnservedFeature};
 use gregor_node::{LifecycleConfig, LifecycleError};
 use gregor_raft::{
-    Config, Endpoint, LogView, Quorum, ReplicaKey, SnapshotId, StartError, Voter, VoterHistory, VoterSet,
-    check_sole_voter, control::Content,
+    Config, Endpoint, LogView, Quorum, ReplicaKey, SNAPSHOT_PIECE_BYTES, SnapshotId, StartError, Voter, VoterHistory,
+    VoterSet, check_sole_voter, control::Content,
 };
 use gregor_state_records::{RecordError, metadata::MetadataRecord};
 use gregor_types::{ClusterId, DirectoryId, Offset, Timestamp};
@@ -109,6 +109,7 @@ pub(super) fn open(options: ControlOptions, now: Timestamp) -> Result<Parts, Con
         fetch_timeout: millisecond(config.controller_quorum_fetch_timeout_ms),
         election_backoff_max: millisecond(config.controller_quorum_election_backoff_max_ms),
         retry_backoff: millisecond(config.controller_quorum_retry_backoff_ms),
+        snapshot_piece_bytes: SNAPSHOT_PIECE_BYTES,
     };
     check_sole_voter(history.voters(), quorum_config.local.key)?;
     let quorum = Quorum::new(quorum_config, election, history, &log)?;
