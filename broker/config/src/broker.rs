@@ -75,6 +75,8 @@ pub struct BrokerConfig {
     pub metadata_max_retention_bytes: i64,
     pub metadata_max_retention_ms: i64,
     pub auto_create_topics_enable: bool,
+    pub auto_leader_rebalance_enable: bool,
+    pub leader_imbalance_check_interval_seconds: i64,
     pub delete_topic_enable: bool,
     pub num_partitions: i32,
     pub num_recovery_threads_per_data_dir: usize,
@@ -270,6 +272,8 @@ impl BrokerConfig {
             metadata_max_retention_bytes: read.number("metadata.max.retention.bytes")?,
             metadata_max_retention_ms: read.number("metadata.max.retention.ms")?,
             auto_create_topics_enable: read.boolean("auto.create.topics.enable"),
+            auto_leader_rebalance_enable: read.boolean("auto.leader.rebalance.enable"),
+            leader_imbalance_check_interval_seconds: read.number("leader.imbalance.check.interval.seconds")?,
             delete_topic_enable: read.boolean("delete.topic.enable"),
             num_partitions: read.number("num.partitions")?,
             num_recovery_threads_per_data_dir: read.number("num.recovery.threads.per.data.dir")?,
@@ -514,10 +518,7 @@ mod tests {
     #[test]
     fn what_guards_access_data_or_durability_and_is_not_served_stops_the_start_by_name() {
         for (extra, name) in [
-            (
-                "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n",
-                "authorizer.class.name",
-            ),
+            ("authorizer.class.name=com.example.Authorizer\n", "authorizer.class.name"),
             ("super.users=User:admin\n", "super.users"),
             ("ssl.engine.factory.class=com.example.Factory\n", "ssl.engine.factory.class"),
             ("sasl.enabled.mechanisms=PLAIN\n", "sasl.enabled.mechanisms"),

@@ -118,10 +118,15 @@ fn try_register(
         ..Default::default()
     };
     let is_new = same.is_none();
+    // KIP-966: it says so that it stopped in peace, and has on its disks what it had then.
+    let stopped_cleanly =
+        existing.as_ref().is_some_and(|existing| existing.epoch.value() == request.previous_broker_epoch);
     // The registration comes first in its batch: its offset is the broker's epoch.
     plan.push(MetadataRecord::RegisterBroker(record));
-    if is_new {
+    if is_new && stopped_cleanly {
         elections::leave(plan, id, |_, _, _| true);
+    } else if is_new {
+        elections::lose(plan, id);
     }
     Ok(epoch)
 }
@@ -314,7 +319,7 @@ pub(crate) fn unregister(
     let result = match plan.image.cluster().broker(id).cloned() {
         Some(broker) => {
             let mark = plan.mark();
-            elections::leave(plan, id, |_, _, _| true);
+            elections::lose(plan, id);
             plan.push(MetadataRecord::UnregisterBroker(UnregisterBrokerRecord {
                 broker_id: id.value(),
                 broker_epoch: broker.epoch.value(),

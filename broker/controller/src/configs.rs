@@ -13,7 +13,7 @@ use gregor_messages::{
     alter_configs_response, incremental_alter_configs_request, incremental_alter_configs_response,
 };
 use gregor_metadata::{ConfigResource, ResourceType};
-use gregor_state_records::metadata::{ConfigRecord, MetadataRecord};
+use gregor_state_records::metadata::{ClearElrRecord, ConfigRecord, MetadataRecord};
 use gregor_types::{BrokerId, ErrorCode, KString};
 
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
 const MAX_VALUE_BYTES: usize = 32_767;
 
 const CORDONED_LOG_DIRS: &str = "cordoned.log.dirs";
+const MIN_IN_SYNC_REPLICAS: &str = "min.insync.replicas";
 
 type Values = BTreeMap<KString, KString>;
 
@@ -204,6 +205,11 @@ fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: &Values) -> Resul
         ));
     }
     check_resource(plan, resource)?;
+    let clears_elr = plan.image.features().has_eligible_leader_replicas()
+        && before.get(MIN_IN_SYNC_REPLICAS) != values.get(MIN_IN_SYNC_REPLICAS);
+    if clears_elr {
+        check_min_in_sync(resource, values)?;
+    }
     match resource.resource_type {
         ResourceType::Topic => check_topic(&before, values)?,
         ResourceType::Broker => check_broker(plan, resource, &before, values)?,
@@ -224,7 +230,28 @@ fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: &Values) -> Resul
     for name in before.keys().filter(|name| !values.contains_key(*name)) {
         plan.push(record(name, None));
     }
+    if clears_elr {
+        let topic_name = match resource.resource_type {
+            ResourceType::Topic => resource.name.compact(),
+            _ => KString::default(),
+        };
+        plan.push(MetadataRecord::ClearElr(ClearElrRecord { topic_name, ..Default::default() }));
+    }
     Ok(())
+}
+
+/// KIP-966: who is eligible follows from how many have to be in sync, so all nodes must see the same number.
+fn check_min_in_sync(resource: &ConfigResource, values: &Values) -> Result<(), Refusal> {
+    let refused = |message: &str| Err(Refusal::new(ErrorCode::InvalidConfig, message));
+    match resource.resource_type {
+        ResourceType::Broker if !resource.name.is_empty() => {
+            refused("Broker-level min.insync.replicas cannot be altered while ELR is enabled.")
+        }
+        ResourceType::Broker if !values.contains_key(MIN_IN_SYNC_REPLICAS) => {
+            refused("Cluster-level min.insync.replicas cannot be removed while ELR is enabled.")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_resource(plan: &Plan<'_>, resource: &ConfigResource) -> Result<(), Refusal> {

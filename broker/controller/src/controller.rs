@@ -24,8 +24,8 @@ pub type Nanos = u64;
 const MILLISECOND: Nanos = 1_000_000;
 /// How many answers may wait for commits.
 const MAX_PENDING: usize = 10_000;
-/// `leader.imbalance.check.interval.seconds`.
-const ELECTION_INTERVAL: Nanos = 300_000 * MILLISECOND;
+/// How often partitions without a leader are looked at again (`unclean.leader.election.interval.ms`).
+const RESCUE_INTERVAL: Nanos = 300_000 * MILLISECOND;
 
 /// What does not change while the controller runs.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct ControllerConfig {
     pub session_timeout: Nanos,
     /// `metadata.max.idle.interval.ms`; 0 for never.
     pub max_idle_interval: Nanos,
+    /// `leader.imbalance.check.interval.seconds`; `None` for never (`auto.leader.rebalance.enable`).
+    pub rebalance_interval: Option<Nanos>,
     /// What the first leader of an empty log writes first: the feature levels that formatting chose.
     pub bootstrap: Vec<MetadataRecord>,
 }
@@ -133,7 +135,10 @@ struct Active {
     pending: VecDeque<Pending>,
     sessions: Sessions,
     last_append: Nanos,
-    next_election: Nanos,
+    /// When leadership goes back to preferred leaders, if it does so by itself.
+    next_rebalance: Option<Nanos>,
+    /// When partitions without a leader are looked at.
+    next_rescue: Nanos,
 }
 
 #[derive(Debug, Clone)]
@@ -152,6 +157,9 @@ impl ControllerConfig {
             cluster_id,
             session_timeout: nanos(broker.broker_session_timeout_ms),
             max_idle_interval: nanos(broker.metadata_max_idle_interval_ms),
+            rebalance_interval: broker
+                .auto_leader_rebalance_enable
+                .then(|| nanos(broker.leader_imbalance_check_interval_seconds.saturating_mul(1_000))),
             broker: broker.clone(),
             bootstrap,
         }
@@ -229,7 +237,7 @@ impl Controller {
         let idle = self.config.max_idle_interval;
         let no_op = (idle > 0).then(|| active.last_append + idle);
         let session = active.sessions.next_expiry(&active.speculative);
-        [no_op, session, Some(active.next_election)].into_iter().flatten().min()
+        [no_op, session, active.next_rebalance, Some(active.next_rescue)].into_iter().flatten().min()
     }
 
     #[allow(clippy::too_many_arguments, reason = "what a step is given, passed on")]
@@ -272,7 +280,8 @@ impl Controller {
             pending: VecDeque::new(),
             sessions: Sessions::new(&self.committed, now + self.config.session_timeout),
             last_append: now,
-            next_election: now + ELECTION_INTERVAL,
+            next_rebalance: self.config.rebalance_interval.map(|interval| now.saturating_add(interval)),
+            next_rescue: now + RESCUE_INTERVAL,
         };
         let mut plan = Plan::new(active.speculative.clone(), &self.config, next_offset, now, random);
         if plan.image.in_transaction() {
@@ -308,9 +317,14 @@ impl Controller {
         if let Some(expired) = active.sessions.first_expired(&plan.image, now) {
             brokers::fence(&mut plan, expired);
         }
-        if now >= active.next_election {
-            elections::balance(&mut plan);
-            active.next_election = now + ELECTION_INTERVAL;
+        // What one batch does not take goes on at the next tick.
+        if active.next_rebalance.is_some_and(|next| now >= next) {
+            let pause = if elections::prefer(&mut plan) { Some(0) } else { self.config.rebalance_interval };
+            active.next_rebalance = pause.map(|pause| now.saturating_add(pause));
+        }
+        if now >= active.next_rescue {
+            let pause = if elections::rescue(&mut plan) { 0 } else { RESCUE_INTERVAL };
+            active.next_rescue = now + pause;
         }
         let idle = self.config.max_idle_interval;
         if idle > 0 && now >= active.last_append + idle {

@@ -12,13 +12,13 @@ use gregor_types::{BrokerId, ErrorCode, KString, PartitionIndex, TopicId};
 
 use crate::{
     Refusal, effective,
-    partition_change::{Election, PartitionChange},
+    partition_change::{Election, PartitionChange, Rules},
     plan::Plan,
     refusal::{code_of, text_of},
 };
 
-/// How many leaders move per check of the balance (`MAX_ELECTIONS_PER_IMBALANCE`).
-const MAX_ELECTIONS_PER_BALANCE: usize = 1_000;
+/// How many leaders change at once when nobody asked for it (`MAX_ELECTIONS_PER_IMBALANCE`).
+const MAX_ELECTIONS_PER_CHECK: usize = 1_000;
 
 /// Takes a broker out of the in-sync replicas of the partitions that `concerned` chooses, and away from leading them.
 pub(crate) fn leave(
@@ -26,20 +26,26 @@ pub(crate) fn leave(
     broker: BrokerId,
     concerned: impl Fn(TopicId, PartitionIndex, &Partition) -> bool,
 ) {
-    let involved = |_: TopicId, _: PartitionIndex, partition: &Partition| {
-        partition.leader == Some(broker) || partition.isr.contains(&broker)
-    };
     let partitions = collect(&plan.image, |topic, index, partition| {
-        involved(topic, index, partition) && concerned(topic, index, partition)
+        let involved = partition.leader == Some(broker) || partition.isr.contains(&broker);
+        involved && concerned(topic, index, partition)
     });
-    change_each(plan, &partitions, Some(broker), None);
+    change_each(plan, &partitions, &Move { leaving: Some(broker), ..Move::default() });
+}
+
+/// The same for a broker that may have lost what it had: it is no eligible leader replica any more either (KIP-966).
+pub(crate) fn lose(plan: &mut Plan<'_>, broker: BrokerId) {
+    let partitions = collect(&plan.image, |_, _, partition| {
+        partition.leader == Some(broker) || partition.isr.contains(&broker) || partition.elr.contains(&broker)
+    });
+    change_each(plan, &partitions, &Move { leaving: Some(broker), lost: Some(broker), ..Move::default() });
 }
 
 /// Lets a broker that has just been unfenced lead what has no leader.
 pub(crate) fn join(plan: &mut Plan<'_>, broker: BrokerId) {
     let leaderless =
         collect(&plan.image, |_, _, partition| partition.leader.is_none() && partition.replicas.contains(&broker));
-    change_each(plan, &leaderless, None, Some(broker));
+    change_each(plan, &leaderless, &Move { joining: Some(broker), ..Move::default() });
 }
 
 /// Who may lead a partition: a broker that is up, and whose replica is not in a log directory that is offline (KIP-858).
@@ -57,22 +63,41 @@ pub(crate) fn leads_any(image: &Image, broker: BrokerId) -> bool {
     image.topics().iter().any(|topic| topic.partitions().any(|(_, partition)| partition.leader == Some(broker)))
 }
 
-/// Gives leadership back to preferred leaders that are in sync again, and, where the configuration allows it, to a replica that was
-/// not in sync.
-pub(crate) fn balance(plan: &mut Plan<'_>) {
-    let mut partitions = collect(&plan.image, |_, _, partition| partition.leader != partition.preferred_leader());
-    partitions.truncate(MAX_ELECTIONS_PER_BALANCE);
-    for (topic, index) in partitions {
-        let image = plan.image.clone();
+/// Gives leadership back to preferred leaders that are in sync again. Returns whether there may be more to do than one batch takes.
+pub(crate) fn prefer(plan: &mut Plan<'_>) -> bool {
+    let imbalanced = collect(&plan.image, |_, _, partition| {
+        partition.leader.is_some() && partition.leader != partition.preferred_leader()
+    });
+    elect_some(plan, &imbalanced, Election::Preferred)
+}
+
+/// Elects a leader for what has none, also from replicas that were not in sync where the configuration allows it. Returns whether
+/// there may be more to do than one batch takes.
+pub(crate) fn rescue(plan: &mut Plan<'_>) -> bool {
+    let leaderless = collect(&plan.image, |_, _, partition| partition.leader.is_none());
+    elect_some(plan, &leaderless, Election::Online)
+}
+
+fn elect_some(plan: &mut Plan<'_>, partitions: &[(TopicId, PartitionIndex)], election: Election) -> bool {
+    let image = plan.image.clone();
+    let mut elected = 0;
+    let mut known = RulesOfTopics::default();
+    for &(topic, index) in partitions {
         let Some(partition) = image.topics().partition(topic, index) else { continue };
-        let unclean = partition.leader.is_none() && unclean_allowed(plan, topic);
-        let election = if unclean { Election::Unclean } else { Election::Preferred };
+        let rules = known.of(plan, topic);
+        let election = if rules.unclean && election == Election::Online { Election::Unclean } else { election };
         let may_lead = acceptable(&image, partition);
-        let change = PartitionChange { election, ..PartitionChange::new(partition, &may_lead, plan.version()) };
+        let mut change = PartitionChange::new(partition, &may_lead, rules);
+        change.election = election;
         if let Some(record) = change.build(topic, index, image.cluster()) {
             plan.push(MetadataRecord::PartitionChange(record));
+            elected += 1;
+        }
+        if elected == MAX_ELECTIONS_PER_CHECK {
+            return true;
         }
     }
+    false
 }
 
 /// Elects leaders as a user asked (`ReplicationControlManager.electLeaders`).
@@ -136,7 +161,8 @@ fn elect_one(plan: &mut Plan<'_>, topic: &str, index: PartitionIndex, election: 
         return Err(Refusal::new(ErrorCode::ElectionNotNeeded, "Leader election not needed for topic partition."));
     }
     let may_lead = acceptable(&image, partition);
-    let change = PartitionChange { election, ..PartitionChange::new(partition, &may_lead, plan.version()) };
+    let mut change = PartitionChange::new(partition, &may_lead, rules_of(plan, topic.id));
+    change.election = election;
     let record = change.build(topic.id, index, image.cluster()).filter(|record| record.leader >= 0);
     match record {
         Some(record)
@@ -156,35 +182,67 @@ fn elect_one(plan: &mut Plan<'_>, topic: &str, index: PartitionIndex, election: 
     }
 }
 
-fn change_each(
-    plan: &mut Plan<'_>,
-    partitions: &[(TopicId, PartitionIndex)],
+/// What happens to brokers while partitions change.
+#[derive(Debug, Clone, Copy, Default)]
+struct Move {
+    /// Leaves the in-sync replicas, and leads nothing.
     leaving: Option<BrokerId>,
+    /// May lead, though the image does not say so yet.
     joining: Option<BrokerId>,
-) {
+    /// May have lost what it had.
+    lost: Option<BrokerId>,
+}
+
+fn change_each(plan: &mut Plan<'_>, partitions: &[(TopicId, PartitionIndex)], brokers: &Move) {
+    let Move { leaving, joining, lost } = *brokers;
     let image = plan.image.clone();
+    let mut known = RulesOfTopics::default();
     for &(topic, index) in partitions {
         let Some(partition) = image.topics().partition(topic, index) else { continue };
         let may_lead = |broker| {
             let is_up = joining == Some(broker) || image.cluster().is_active(broker);
             is_up && leaving != Some(broker) && is_directory_online(&image, partition, broker)
         };
-        let unclean = unclean_allowed(plan, topic);
-        let mut change = PartitionChange::new(partition, &may_lead, plan.version());
-        change.election = if unclean { Election::Unclean } else { Election::Online };
+        let mut change = PartitionChange::new(partition, &may_lead, known.of(plan, topic));
         change.isr.retain(|replica| Some(*replica) != leaving);
+        change.lost = lost;
+        if change.allows_unclean() {
+            change.election = Election::Unclean;
+        }
         if let Some(record) = change.build(topic, index, image.cluster()) {
             plan.push(MetadataRecord::PartitionChange(record));
         }
     }
 }
 
-/// Whether the topic's configuration lets a replica lead that was not in sync.
-pub(crate) fn unclean_allowed(plan: &Plan<'_>, topic: TopicId) -> bool {
-    let Some(topic) = plan.image.topics().by_id(topic) else { return false };
-    let config =
-        effective::topic_config(&plan.image, &plan.config.broker, &topic.name, "unclean.leader.election.enable");
-    config.and_then(|config| config.value).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+/// What the configuration says about changes of a topic's partitions.
+pub(crate) fn rules_of(plan: &Plan<'_>, topic: TopicId) -> Rules {
+    let version = plan.version();
+    let Some(topic) = plan.image.topics().by_id(topic) else { return Rules { version, unclean: false, min_isr: None } };
+    let value = |key| {
+        let config = effective::topic_config(&plan.image, &plan.config.broker, &topic.name, key);
+        config.and_then(|config| config.value)
+    };
+    let unclean = value("unclean.leader.election.enable").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let min_isr = plan.image.features().has_eligible_leader_replicas().then(|| {
+        let replicas = topic.partition(PartitionIndex(0)).map_or(1, |partition| partition.replicas.len());
+        let wanted = value("min.insync.replicas").and_then(|value| value.trim().parse::<usize>().ok()).unwrap_or(1);
+        wanted.min(replicas)
+    });
+    Rules { version, unclean, min_isr }
+}
+
+/// The rules of the topic that was asked for last: partitions come topic by topic.
+#[derive(Debug, Default)]
+struct RulesOfTopics(Option<(TopicId, Rules)>);
+
+impl RulesOfTopics {
+    fn of(&mut self, plan: &Plan<'_>, topic: TopicId) -> Rules {
+        match self.0 {
+            Some((known, rules)) if known == topic => rules,
+            _ => self.0.insert((topic, rules_of(plan, topic))).1,
+        }
+    }
 }
 
 fn collect(

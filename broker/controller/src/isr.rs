@@ -1,6 +1,8 @@
 //! What a partition's leader and a replica's broker tell the controller: the in-sync replicas (KIP-497, KIP-903) and the log
 //! directories (KIP-858).
 
+use std::collections::BTreeSet;
+
 use gregor_messages::{
     AlterPartitionRequest, AlterPartitionResponse, AssignReplicasToDirsRequest, AssignReplicasToDirsResponse,
     alter_partition_request, alter_partition_response, assign_replicas_to_dirs_response,
@@ -62,12 +64,13 @@ fn alter_one(
         Err(error) => return answer(error),
     };
     let may_lead = elections::acceptable(&image, partition);
-    let change = PartitionChange {
-        isr: new_isr.iter().map(|(member, _)| *member).collect(),
-        election: Election::Online,
-        recovery,
-        ..PartitionChange::new(partition, &may_lead, plan.version())
-    };
+    let rules = elections::rules_of(plan, topic);
+    let mut change = PartitionChange::new(partition, &may_lead, rules);
+    change.isr = new_isr.iter().map(|(member, _)| *member).collect();
+    change.recovery = recovery;
+    if rules.unclean {
+        change.election = Election::Unclean;
+    }
     if let Some(record) = change.build(topic, index, image.cluster()) {
         let mark = plan.mark();
         plan.push(MetadataRecord::PartitionChange(record));
@@ -113,7 +116,8 @@ fn check(
         return Err(ErrorCode::InvalidUpdateVersion);
     }
     let known = |member: &(BrokerId, BrokerEpoch)| partition.replicas.contains(&member.0);
-    if !new_isr.iter().all(known) || !new_isr.iter().any(|(member, _)| *member == leader) {
+    let distinct: BTreeSet<_> = new_isr.iter().map(|(member, _)| *member).collect();
+    if !new_isr.iter().all(known) || distinct.len() != new_isr.len() || !distinct.contains(&leader) {
         return Err(ErrorCode::InvalidRequest);
     }
     let recovery = LeaderRecoveryState::from_code(request.leader_recovery_state).ok_or(ErrorCode::InvalidRequest)?;
@@ -127,9 +131,7 @@ fn check(
         // KIP-903: a broker that restarted since the leader saw it may have lost what made it in sync.
         broker.is_some_and(|broker| *epoch == BrokerEpoch::NONE || *epoch == broker.epoch)
     };
-    // Brokers that are already in sync stay so; the check is for those that join.
-    let joins = |member: &&(BrokerId, BrokerEpoch)| !partition.isr.contains(&member.0);
-    if new_isr.iter().filter(joins).all(eligible) { Ok(recovery) } else { Err(ErrorCode::IneligibleReplica) }
+    if new_isr.iter().all(eligible) { Ok(recovery) } else { Err(ErrorCode::IneligibleReplica) }
 }
 
 pub(crate) fn assign_directories(

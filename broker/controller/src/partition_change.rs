@@ -18,12 +18,25 @@ pub(crate) enum Election {
     Unclean,
 }
 
+/// What the cluster's features and the topic's configuration say about a change.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    /// The finalized level.
+    pub(crate) version: MetadataVersion,
+    /// Whether a replica may lead that was not in sync (`unclean.leader.election.enable`).
+    pub(crate) unclean: bool,
+    /// KIP-966: how many in-sync replicas make all others dispensable, if eligible leader replicas are kept at all.
+    pub(crate) min_isr: Option<usize>,
+}
+
 /// A change in the making.
 pub(crate) struct PartitionChange<'a> {
     /// What is.
     pub(crate) partition: &'a Partition,
     /// The in-sync replicas to be.
     pub(crate) isr: Vec<BrokerId>,
+    /// A replica that may have lost what it had: it is neither in sync nor eligible.
+    pub(crate) lost: Option<BrokerId>,
     /// Whether a broker may lead.
     pub(crate) may_lead: &'a dyn Fn(BrokerId) -> bool,
     /// How to choose the leader.
@@ -36,28 +49,42 @@ pub(crate) struct PartitionChange<'a> {
     pub(crate) removing: Vec<BrokerId>,
     /// Replicas that are new.
     pub(crate) adding: Vec<BrokerId>,
-    /// The finalized level.
-    pub(crate) version: MetadataVersion,
+    rules: Rules,
+    elr: Vec<BrokerId>,
+    last_known_elr: Vec<BrokerId>,
+}
+
+/// Whom an election chose.
+enum Elected {
+    /// A replica that has everything.
+    Clean(BrokerId),
+    /// A replica that may lack records.
+    Unclean(BrokerId),
+    Nobody,
 }
 
 impl<'a> PartitionChange<'a> {
     /// A change of nothing yet.
-    pub(crate) fn new(
-        partition: &'a Partition,
-        may_lead: &'a dyn Fn(BrokerId) -> bool,
-        version: MetadataVersion,
-    ) -> Self {
+    pub(crate) fn new(partition: &'a Partition, may_lead: &'a dyn Fn(BrokerId) -> bool, rules: Rules) -> Self {
         Self {
             partition,
             isr: partition.isr.clone(),
+            lost: None,
             may_lead,
             election: Election::Online,
             recovery: partition.leader_recovery,
             replicas: partition.replicas.clone(),
             removing: partition.removing.clone(),
             adding: partition.adding.clone(),
-            version,
+            rules,
+            elr: partition.elr.clone(),
+            last_known_elr: partition.last_known_elr.clone(),
         }
+    }
+
+    /// Whether a replica may lead that was not in sync.
+    pub(crate) const fn allows_unclean(&self) -> bool {
+        self.rules.unclean
     }
 
     /// The record; none if nothing would change.
@@ -68,15 +95,13 @@ impl<'a> PartitionChange<'a> {
         cluster: &Cluster,
     ) -> Option<PartitionChangeRecord> {
         self.complete_reassignment();
-        // Without eligible leader replicas the last in-sync replica stays the last one: it alone has everything.
-        if self.isr.is_empty() {
+        if self.rules.min_isr.is_none() && self.isr.is_empty() {
+            // Without eligible leader replicas the last in-sync replica stays the last one: it alone has everything.
             self.isr.clone_from(&self.partition.isr);
         }
-        let (leader, unclean) = self.elect();
-        if unclean {
-            self.isr = leader.into_iter().collect();
-            self.recovery = LeaderRecoveryState::Recovering;
-        }
+        self.keep_eligible();
+        let leader = self.install_leader();
+        self.remember_leader(leader);
         let mut record = PartitionChangeRecord {
             partition_id: index.value(),
             topic_id: topic,
@@ -88,36 +113,90 @@ impl<'a> PartitionChange<'a> {
         let shrunk = self.partition.isr.iter().any(|replica| !self.isr.contains(replica));
         // A replica that goes must not be waited for any more by a leader that has not heard of it.
         let leaves = self.partition.replicas.iter().any(|replica| !self.replicas.contains(replica));
-        let bump = leaves || (shrunk && self.version.bumps_leader_epoch_on_isr_shrink());
+        let bump = leaves || (shrunk && self.rules.version.bumps_leader_epoch_on_isr_shrink());
         if leader != self.partition.leader || bump {
             record.leader = leader.unwrap_or(BrokerId::NONE).value();
             changed = true;
         }
-        let numbers = |brokers: &[BrokerId]| Some(brokers.iter().map(|broker| broker.value()).collect());
-        if self.isr != self.partition.isr {
-            record.isr = numbers(&self.isr);
-            changed = true;
-        }
-        if self.replicas != self.partition.replicas {
-            record.replicas = numbers(&self.replicas);
-            if self.version.has_directory_assignment() {
-                record.directories = Some(self.directories(cluster));
+        let mut put = |before: &[BrokerId], after: &[BrokerId], field: &mut Option<Vec<i32>>| {
+            if before != after {
+                *field = Some(after.iter().map(|broker| broker.value()).collect());
+                changed = true;
             }
-            changed = true;
-        }
-        if self.removing != self.partition.removing {
-            record.removing_replicas = numbers(&self.removing);
-            changed = true;
-        }
-        if self.adding != self.partition.adding {
-            record.adding_replicas = numbers(&self.adding);
-            changed = true;
+        };
+        let before = self.partition;
+        put(&before.isr, &self.isr, &mut record.isr);
+        put(&before.replicas, &self.replicas, &mut record.replicas);
+        put(&before.removing, &self.removing, &mut record.removing_replicas);
+        put(&before.adding, &self.adding, &mut record.adding_replicas);
+        put(&before.elr, &self.elr, &mut record.eligible_leader_replicas);
+        put(&before.last_known_elr, &self.last_known_elr, &mut record.last_known_elr);
+        if record.replicas.is_some() && self.rules.version.has_directory_assignment() {
+            record.directories = Some(self.directories(cluster));
         }
         if self.recovery != self.partition.leader_recovery {
             record.leader_recovery_state = self.recovery.code();
             changed = true;
         }
         changed.then_some(record)
+    }
+
+    /// KIP-966: with fewer in-sync replicas than a record needs to be acknowledged, nothing is acknowledged, and who leaves them has
+    /// all that ever was: it stays eligible until there are enough again.
+    fn keep_eligible(&mut self) {
+        if self.rules.min_isr.is_some_and(|min_isr| self.isr.len() >= min_isr) {
+            self.elr.clear();
+            return;
+        }
+        if self.rules.min_isr.is_some() {
+            self.elr.extend(&self.partition.isr);
+            self.elr.sort_unstable();
+            self.elr.dedup();
+        }
+        let (isr, replicas, lost) = (&self.isr, &self.replicas, self.lost);
+        self.elr.retain(|replica| !isr.contains(replica) && replicas.contains(replica) && Some(*replica) != lost);
+    }
+
+    /// Elects a leader, and makes the in-sync replicas what follows from that.
+    fn install_leader(&mut self) -> Option<BrokerId> {
+        let leader = match self.elect() {
+            Elected::Nobody => return None,
+            Elected::Clean(leader) => {
+                // An eligible leader replica leads alone: nobody else is known to have what it has.
+                if self.isr.is_empty() {
+                    self.isr = vec![leader];
+                }
+                leader
+            }
+            Elected::Unclean(leader) => {
+                self.isr = vec![leader];
+                self.elr.clear();
+                self.recovery = LeaderRecoveryState::Recovering;
+                leader
+            }
+        };
+        let enough = self.rules.min_isr.is_none_or(|min_isr| self.isr.len() >= min_isr);
+        self.elr.retain(|replica| *replica != leader && !enough);
+        Some(leader)
+    }
+
+    /// KIP-966: who led last is remembered while nobody is in sync, and may lead when nobody is eligible either.
+    fn remember_leader(&mut self, leader: Option<BrokerId>) {
+        if self.rules.min_isr.is_none() {
+            return;
+        }
+        if leader.is_some() {
+            self.last_known_elr.clear();
+        } else if self.isr.is_empty() {
+            // Where nobody led, the last in-sync replica is who would have.
+            let only = match self.partition.isr[..] {
+                [only] => Some(only),
+                _ => None,
+            };
+            self.last_known_elr.extend(self.partition.leader.or(only));
+            let latest = self.last_known_elr.len().saturating_sub(1);
+            self.last_known_elr.drain(..latest);
+        }
     }
 
     /// Lets the replicas go that leave, once all others are in sync.
@@ -144,25 +223,37 @@ impl<'a> PartitionChange<'a> {
         self.replicas.iter().map(directory).collect()
     }
 
-    /// The leader to be, and whether it may lack records.
-    fn elect(&self) -> (Option<BrokerId>, bool) {
-        let valid = |replica: &BrokerId| self.isr.contains(replica) && (self.may_lead)(*replica);
+    fn elect(&self) -> Elected {
+        let valid = |replica: &BrokerId| {
+            let has_everything =
+                if self.isr.is_empty() { self.elr.contains(replica) } else { self.isr.contains(replica) };
+            has_everything && self.replicas.contains(replica) && (self.may_lead)(*replica)
+        };
         if self.election == Election::Preferred
             && let Some(preferred) = self.replicas.first().copied().filter(valid)
         {
-            return (Some(preferred), false);
+            return Elected::Clean(preferred);
         }
         if let Some(leader) = self.partition.leader.filter(valid) {
-            return (Some(leader), false);
+            return Elected::Clean(leader);
         }
         if let Some(replica) = self.replicas.iter().copied().find(valid) {
-            return (Some(replica), false);
+            return Elected::Clean(replica);
+        }
+        let up = |replica: &BrokerId| self.replicas.contains(replica) && (self.may_lead)(*replica);
+        if self.rules.min_isr.is_some()
+            && self.isr.is_empty()
+            && self.elr.is_empty()
+            && let [last] = self.last_known_elr[..]
+            && up(&last)
+        {
+            return Elected::Unclean(last);
         }
         if self.election == Election::Unclean
-            && let Some(replica) = self.replicas.iter().copied().find(|replica| (self.may_lead)(*replica))
+            && let Some(replica) = self.replicas.iter().copied().find(up)
         {
-            return (Some(replica), true);
+            return Elected::Unclean(replica);
         }
-        (None, false)
+        Elected::Nobody
     }
 }

@@ -78,7 +78,7 @@ fn create_for(plan: &mut Plan<'_>, request: &CreatePartitionsTopic) -> Result<()
         })?;
     let placed = match &request.assignments {
         Some(assignments) => manual(&image, assignments, additional, current, replication_factor)?,
-        None => placement::place(&image, plan.random, current, additional, replication_factor)?,
+        None => placement::place(&image, plan.random, additional, replication_factor)?,
     };
     for (offset, replicas) in placed.into_iter().enumerate() {
         push_partition(plan, topic.id, PartitionIndex((current + offset) as i32), replicas)?;

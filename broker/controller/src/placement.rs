@@ -1,76 +1,162 @@
 //! On which brokers the replicas of new partitions go: spread over racks, then over brokers (`StripedReplicaPlacer`).
 //!
-//! Brokers are dealt round-robin over their racks, so that neighbours in the list are in different racks wherever possible; partition
-//! `n` begins `n` places after a random start, and its replicas are the next ones. Each pass through all brokers shifts the followers
-//! by one more place, so that no two brokers share all their partitions. Fenced brokers come last, and never first.
+//! Partition by partition the first replica goes to the next rack, and the others to the racks after it, one each for as long as there
+//! are racks; within its rack every broker has its turn. Fenced brokers come after all others of their rack, and never first. When
+//! every broker had its turn at being first, racks and brokers are shuffled, so that not the same ones share all their partitions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use gregor_metadata::{BrokerRegistration, Image};
+use gregor_metadata::Image;
 use gregor_types::{BrokerId, ErrorCode, KString};
 
 use crate::Refusal;
 
-/// The replicas of `count` new partitions, the first of which is partition `first` of its topic.
+type Random<'a> = &'a mut dyn FnMut() -> u64;
+
+/// The replicas of `count` new partitions.
 pub(crate) fn place(
     image: &Image,
     random: &mut dyn FnMut() -> u64,
-    first: usize,
     count: usize,
     replication_factor: usize,
 ) -> Result<Vec<Vec<BrokerId>>, Refusal> {
-    let usable = image.cluster().brokers().filter(|broker| !broker.is_cordoned());
-    let (active, fenced): (Vec<_>, Vec<_>) = usable.partition(|broker| !broker.fenced);
     let refuse = |why: String| {
         let message = format!("Unable to replicate the partition {replication_factor} time(s): {why}");
         Err(Refusal::new(ErrorCode::InvalidReplicationFactor, message))
     };
-    if active.is_empty() {
+    let mut racks = Racks::new(image, random);
+    if racks.unfenced == 0 {
         return refuse("All brokers are currently fenced, or have all their log directories cordoned.".to_owned());
     }
-    let known = active.len() + fenced.len();
-    if replication_factor > known {
+    if replication_factor > racks.brokers {
         return refuse(format!(
-            "The target replication factor of {replication_factor} cannot be reached because only {known} broker(s) are \
-             registered or some brokers have all their log directories cordoned."
+            "The target replication factor of {replication_factor} cannot be reached because only {} broker(s) are \
+             registered or some brokers have all their log directories cordoned.",
+            racks.brokers
         ));
     }
-    let active = dealt(active.into_iter().map(AsRef::as_ref), random);
-    let fenced = dealt(fenced.into_iter().map(AsRef::as_ref), random);
-    let start = (random() % active.len() as u64) as usize;
-    let partitions = first..first + count;
-    Ok(partitions.map(|partition| replicas(&active, &fenced, start + partition, replication_factor)).collect())
+    Ok((0..count).map(|_| racks.place(replication_factor, random)).collect())
 }
 
-fn replicas(active: &[BrokerId], fenced: &[BrokerId], turn: usize, replication_factor: usize) -> Vec<BrokerId> {
-    let leader = turn % active.len();
-    let shift = if active.len() > 1 { (turn / active.len()) % (active.len() - 1) } else { 0 };
-    let followers = (0..active.len().saturating_sub(1))
-        .map(|place| active[(leader + 1 + (shift + place) % (active.len() - 1)) % active.len()]);
-    let last_resort = (0..fenced.len()).map(|place| fenced[(turn + place) % fenced.len()]);
-    std::iter::once(active[leader]).chain(followers).chain(last_resort).take(replication_factor).collect()
+/// Brokers in a circle: each partition begins one further, and takes each broker once.
+#[derive(Debug, Default)]
+struct Circle {
+    brokers: Vec<BrokerId>,
+    start: usize,
+    taken: usize,
+    turn: usize,
 }
 
-/// Brokers in random order within their racks, dealt round-robin over the racks.
-fn dealt<'a>(brokers: impl Iterator<Item = &'a BrokerRegistration>, random: &mut dyn FnMut() -> u64) -> Vec<BrokerId> {
-    let mut racks: BTreeMap<Option<KString>, Vec<BrokerId>> = BTreeMap::new();
-    for broker in brokers {
-        racks.entry(broker.rack.clone()).or_default().push(broker.id);
-    }
-    let mut racks: VecDeque<Vec<BrokerId>> = racks.into_values().collect();
-    for rack in &mut racks {
-        for last in (1..rack.len()).rev() {
-            rack.swap(last, (random() % (last as u64 + 1)) as usize);
+#[derive(Debug, Default)]
+struct Rack {
+    unfenced: Circle,
+    fenced: Circle,
+}
+
+struct Racks {
+    all: Vec<Rack>,
+    /// The rack that the next partition begins with.
+    next: usize,
+    /// Which partition it is since the last shuffle.
+    turn: usize,
+    brokers: usize,
+    unfenced: usize,
+}
+
+impl Circle {
+    fn begin_anywhere(&mut self, random: Random<'_>) {
+        if !self.brokers.is_empty() {
+            self.start = below(random, self.brokers.len());
         }
     }
-    let mut order = Vec::new();
-    while let Some(mut rack) = racks.pop_front() {
-        if let Some(broker) = rack.pop() {
-            order.push(broker);
-            racks.push_back(rack);
+
+    fn next(&mut self, turn: usize) -> Option<BrokerId> {
+        let size = self.brokers.len();
+        if self.turn != turn && size > 0 {
+            self.turn = turn;
+            self.taken = 0;
+            self.start = (self.start + 1) % size;
+        }
+        if self.taken == size {
+            return None;
+        }
+        let broker = self.brokers[(self.start + self.taken) % size];
+        self.taken += 1;
+        Some(broker)
+    }
+}
+
+impl Racks {
+    fn new(image: &Image, random: Random<'_>) -> Self {
+        let mut racks: BTreeMap<Option<KString>, Rack> = BTreeMap::new();
+        let (mut brokers, mut unfenced) = (0, 0);
+        // A broker that is on its way down is to hold nothing new; a fenced one may be back soon.
+        let usable = image.cluster().brokers().filter(|broker| !broker.is_cordoned());
+        for broker in usable.filter(|broker| broker.fenced || broker.is_active()) {
+            let rack = racks.entry(broker.rack.clone()).or_default();
+            let circle = if broker.fenced { &mut rack.fenced } else { &mut rack.unfenced };
+            circle.brokers.push(broker.id);
+            brokers += 1;
+            unfenced += usize::from(!broker.fenced);
+        }
+        let mut racks: Vec<Rack> = racks.into_values().collect();
+        for rack in &mut racks {
+            rack.unfenced.begin_anywhere(random);
+            rack.fenced.begin_anywhere(random);
+        }
+        let next = if racks.is_empty() { 0 } else { below(random, racks.len()) };
+        Self { all: racks, next, turn: 0, brokers, unfenced }
+    }
+
+    /// The replicas of the next partition: one at least and no more than there are brokers, one of which is unfenced.
+    fn place(&mut self, replication_factor: usize, random: Random<'_>) -> Vec<BrokerId> {
+        if self.turn == self.unfenced && self.unfenced > 1 {
+            self.shuffle(random);
+            self.turn = 0;
+        }
+        let (turn, racks) = (self.turn, self.all.len());
+        let mut first = self.next;
+        let leader = loop {
+            if let Some(leader) = self.all[first].unfenced.next(turn) {
+                break leader;
+            }
+            first = (first + 1) % racks;
+        };
+        let mut replicas = vec![leader];
+        // The leader's rack has its turn already the first time round.
+        let mut skip = Some(first);
+        let mut rack = self.next;
+        while replicas.len() < replication_factor {
+            if skip == Some(rack) {
+                skip = None;
+            } else {
+                let Rack { unfenced, fenced } = &mut self.all[rack];
+                replicas.extend(unfenced.next(turn).or_else(|| fenced.next(turn)));
+            }
+            rack = (rack + 1) % racks;
+        }
+        self.turn += 1;
+        self.next = (self.next + 1) % racks;
+        replicas
+    }
+
+    fn shuffle(&mut self, random: Random<'_>) {
+        shuffle(&mut self.all, random);
+        for rack in &mut self.all {
+            shuffle(&mut rack.unfenced.brokers, random);
+            shuffle(&mut rack.fenced.brokers, random);
         }
     }
-    order
+}
+
+fn below(random: Random<'_>, bound: usize) -> usize {
+    (random() % bound as u64) as usize
+}
+
+fn shuffle<T>(items: &mut [T], random: Random<'_>) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, below(random, last + 1));
+    }
 }
 
 #[cfg(test)]
@@ -114,7 +200,7 @@ mod tests {
             (4, "c", false),
             (5, "c", false),
         ]);
-        let placed = place(&image, &mut random(), 0, 60, 3).unwrap();
+        let placed = place(&image, &mut random(), 60, 3).unwrap();
         let mut leaders = vec![0; 6];
         for replicas in placed {
             assert_eq!(replicas.iter().collect::<BTreeSet<_>>().len(), 3, "{replicas:?}");
@@ -124,24 +210,59 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_in_different_racks_while_racks_are_even() {
-        let image = cluster(&[(0, "a", false), (1, "b", false), (2, "c", false)]);
-        for replicas in place(&image, &mut random(), 0, 12, 3).unwrap() {
-            assert_eq!(replicas.len(), 3);
+    fn replicas_are_in_as_many_racks_as_there_are_however_uneven_the_racks_are() {
+        let layouts: [&[(i32, &str, bool)]; 4] = [
+            &[(0, "a", false), (1, "a", false), (2, "a", false), (3, "a", false), (4, "b", false)],
+            &[(0, "a", false), (1, "b", false), (2, "b", false), (3, "c", false), (4, "c", false), (5, "c", false)],
+            &[(0, "a", false), (1, "b", false), (2, "c", false)],
+            &[(0, "a", false), (1, "b", false), (2, "b", true), (3, "c", true)],
+        ];
+        for brokers in layouts {
+            let image = cluster(brokers);
+            let racks: BTreeSet<&str> = brokers.iter().map(|(_, rack, _)| *rack).collect();
+            for replication_factor in 1..=brokers.len() {
+                for replicas in place(&image, &mut random(), 50, replication_factor).unwrap() {
+                    assert_eq!(replicas.iter().collect::<BTreeSet<_>>().len(), replication_factor, "{replicas:?}");
+                    let used: BTreeSet<&str> =
+                        replicas.iter().map(|replica| brokers[replica.value() as usize].1).collect();
+                    assert_eq!(used.len(), racks.len().min(replication_factor), "{replicas:?} of {brokers:?}");
+                    assert!(!brokers[replicas[0].value() as usize].2, "a fenced broker is not first: {replicas:?}");
+                }
+            }
         }
-        let two = cluster(&[(0, "a", false), (1, "a", false), (2, "b", false), (3, "b", false)]);
-        let order = dealt(two.cluster().brokers().map(AsRef::as_ref), &mut random());
-        let rack = |broker: BrokerId| broker.value() / 2;
-        assert!(order.windows(2).all(|pair| rack(pair[0]) != rack(pair[1])), "{order:?}");
+    }
+
+    #[test]
+    fn brokers_do_not_share_all_their_partitions_with_the_same_others() {
+        let image = cluster(&[(0, "a", false), (1, "a", false), (2, "b", false), (3, "b", false)]);
+        let pairs: BTreeSet<_> = place(&image, &mut random(), 100, 2)
+            .unwrap()
+            .into_iter()
+            .map(|mut replicas| {
+                replicas.sort_unstable();
+                replicas
+            })
+            .collect();
+        assert_eq!(pairs.len(), 4, "each broker of one rack is with each of the other: {pairs:?}");
+    }
+
+    #[test]
+    fn a_broker_on_its_way_down_gets_nothing_new() {
+        let mut image = cluster(&[(1, "a", false)]);
+        let leaving =
+            RegisterBrokerRecord { broker_id: 2, fenced: false, in_controlled_shutdown: true, ..Default::default() };
+        image.apply(&MetadataRecord::RegisterBroker(leaving)).unwrap();
+        assert!(place(&image, &mut random(), 5, 1).unwrap().iter().all(|replicas| replicas == &[BrokerId(1)]));
+        assert!(place(&image, &mut random(), 1, 2).is_err());
     }
 
     #[test]
     fn fenced_brokers_lead_nothing_and_hold_only_what_others_cannot() {
         let image = cluster(&[(0, "a", true), (1, "a", false), (2, "a", false)]);
-        for replicas in place(&image, &mut random(), 0, 10, 2).unwrap() {
+        for replicas in place(&image, &mut random(), 10, 2).unwrap() {
             assert!(!replicas.contains(&BrokerId(0)), "{replicas:?}");
         }
-        for replicas in place(&image, &mut random(), 0, 10, 3).unwrap() {
+        for replicas in place(&image, &mut random(), 10, 3).unwrap() {
             assert_eq!(replicas[2], BrokerId(0), "{replicas:?}");
         }
     }
@@ -159,20 +280,20 @@ mod tests {
             };
             image.apply(&MetadataRecord::RegisterBroker(record)).unwrap();
         }
-        for replicas in place(&image, &mut random(), 0, 4, 1).unwrap() {
+        for replicas in place(&image, &mut random(), 4, 1).unwrap() {
             assert_eq!(replicas, [BrokerId(2)], "one of its directories is free");
         }
-        let refusal = place(&image, &mut random(), 0, 1, 2).unwrap_err();
+        let refusal = place(&image, &mut random(), 1, 2).unwrap_err();
         assert!(refusal.message.contains("some brokers have all their log directories cordoned"), "{refusal}");
     }
 
     #[test]
     fn too_few_brokers_are_named_as_kafka_names_them() {
         let image = cluster(&[(0, "a", false)]);
-        let refusal = place(&image, &mut random(), 0, 1, 3).unwrap_err();
+        let refusal = place(&image, &mut random(), 1, 3).unwrap_err();
         assert_eq!(refusal.code, ErrorCode::InvalidReplicationFactor);
         assert!(refusal.message.contains("only 1 broker(s) are registered"), "{refusal}");
-        let refusal = place(&cluster(&[(0, "a", true)]), &mut random(), 0, 1, 1).unwrap_err();
+        let refusal = place(&cluster(&[(0, "a", true)]), &mut random(), 1, 1).unwrap_err();
         assert!(refusal.message.contains("All brokers are currently fenced"), "{refusal}");
     }
 }

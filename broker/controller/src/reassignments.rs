@@ -65,16 +65,18 @@ fn alter_one(
     let partition =
         topic.partition(index).ok_or_else(|| unknown(format!("Unable to find partition {name}:{index}.")))?;
     let may_lead = elections::acceptable(&image, partition);
-    let mut change = PartitionChange::new(partition, &may_lead, plan.version());
+    let mut change = PartitionChange::new(partition, &may_lead, elections::rules_of(plan, topic.id));
     match &request.replicas {
-        None => revert(plan, &mut change, topic, index)?,
+        None => revert(&mut change, topic, index)?,
         Some(target) => {
             let target = check_brokers(&image, target, None)?;
             if !may_change_count {
                 check_count(partition, &target)?;
             }
             change.removing = missing(&partition.replicas, &target);
-            change.adding = missing(&target, &partition.replicas);
+            // What an earlier reassignment added is not where the partition was: to take this one back leads there still.
+            change.adding.extend(missing(&target, &partition.replicas));
+            change.adding.sort_unstable();
             change.replicas = target.into_iter().chain(change.removing.iter().copied()).collect();
         }
     }
@@ -85,33 +87,27 @@ fn alter_one(
 }
 
 /// Back to the replicas from before the reassignment.
-fn revert(
-    plan: &Plan<'_>,
-    change: &mut PartitionChange<'_>,
-    topic: &Topic,
-    index: PartitionIndex,
-) -> Result<(), Refusal> {
+fn revert(change: &mut PartitionChange<'_>, topic: &Topic, index: PartitionIndex) -> Result<(), Refusal> {
     if change.removing.is_empty() && change.adding.is_empty() {
         return Err(Refusal::new(ErrorCode::NoReassignmentInProgress, "No partition reassignment is in progress."));
     }
-    let unclean = elections::unclean_allowed(plan, topic.id);
     let adding = std::mem::take(&mut change.adding);
     change.removing.clear();
     change.replicas.retain(|replica| !adding.contains(replica));
     change.isr.retain(|replica| !adding.contains(replica));
-    if change.isr.is_empty() {
-        if !unclean {
-            return Err(Refusal::new(
-                ErrorCode::InvalidReplicaAssignment,
-                format!(
-                    "Unable to revert partition assignment for {}:{index} because it would require an unclean leader election.",
-                    topic.name
-                ),
-            ));
-        }
-        change.isr.extend(change.replicas.first());
+    let refused = |why: &str| {
+        Err(Refusal::new(
+            ErrorCode::InvalidReplicaAssignment,
+            format!("Unable to revert partition assignment for {}:{index} because {why}.", topic.name),
+        ))
+    };
+    if change.isr.is_empty() && !change.allows_unclean() {
+        return refused("it would require an unclean leader election");
     }
-    if unclean {
+    if change.isr.is_empty() && !change.replicas.iter().any(|replica| (change.may_lead)(*replica)) {
+        return refused("no replica from before it is up");
+    }
+    if change.allows_unclean() {
         change.election = Election::Unclean;
     }
     Ok(())

@@ -169,7 +169,7 @@ fn placed_by_us(
     if partitions > partitions_left {
         return Err(too_many());
     }
-    placement::place(&plan.image, plan.random, 0, partitions, replication_factor)
+    placement::place(&plan.image, plan.random, partitions, replication_factor)
 }
 
 fn placed_by_hand(

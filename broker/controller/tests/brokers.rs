@@ -4,14 +4,14 @@
 
 mod common;
 
-use common::{Rig, SECOND, SET, alter, assert_error, assigned, ids, replace, topic};
+use common::{Rig, SECOND, SET, alter, alter_isr, assert_error, assigned, ids, replace, topic};
 use gregor_controller::Input;
 use gregor_messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterConfigsResponse, AlterPartitionRequest,
     AlterPartitionResponse, ControllerRegistrationRequest, ControllerRegistrationResponse, CreateTopicsRequest,
     CreateTopicsResponse, ElectLeadersRequest, ElectLeadersResponse, IncrementalAlterConfigsResponse,
     UnregisterBrokerRequest, UnregisterBrokerResponse,
-    alter_partition_request::{BrokerState, PartitionData, TopicData},
+    alter_partition_request::{BrokerState, PartitionData},
     elect_leaders_request,
 };
 use gregor_metadata::{ConfigResource, Image, LeaderRecoveryState};
@@ -172,29 +172,6 @@ fn an_unclean_leader_is_elected_only_where_the_configuration_allows_it() {
     assert_eq!(unclean.leader_recovery, LeaderRecoveryState::Recovering);
 }
 
-fn alter_isr(rig: &mut Rig, change: impl FnOnce(&mut PartitionData)) -> (ErrorCode, i32) {
-    let partition = rig.partition("t", 0);
-    let leader = partition.leader.unwrap().value();
-    let member = |id: i32| BrokerState { broker_id: id, broker_epoch: rig.epoch(id), ..Default::default() };
-    let mut data = PartitionData {
-        leader_epoch: partition.leader_epoch.value(),
-        partition_epoch: partition.partition_epoch,
-        new_isr_with_epochs: vec![member(1), member(2)],
-        ..Default::default()
-    };
-    change(&mut data);
-    let topic_id = rig.image.topics().by_name("t").unwrap().id;
-    let request = AlterPartitionRequest {
-        broker_id: leader,
-        broker_epoch: rig.epoch(leader),
-        topics: vec![TopicData { topic_id, partitions: vec![data], ..Default::default() }],
-        ..Default::default()
-    };
-    let response: AlterPartitionResponse = rig.ask(3, request);
-    let partition = &response.topics[0].partitions[0];
-    (ErrorCode::from_code(partition.error_code).unwrap(), partition.partition_epoch)
-}
-
 #[test]
 fn a_leader_changes_its_isr_only_with_the_right_epochs_and_members() {
     let mut rig = Rig::at(30).brokers(2);
@@ -214,6 +191,11 @@ fn a_leader_changes_its_isr_only_with_the_right_epochs_and_members() {
         ErrorCode::InvalidRequest
     );
     assert_eq!(error(&mut rig, &|data| data.leader_recovery_state = 1), ErrorCode::InvalidRequest);
+    assert_eq!(
+        error(&mut rig, &|data| data.new_isr_with_epochs[1].broker_id = 1),
+        ErrorCode::InvalidRequest,
+        "nobody is in sync twice"
+    );
     // KIP-903: the epoch of an incarnation that is gone.
     assert_eq!(error(&mut rig, &|data| data.new_isr_with_epochs[1].broker_epoch -= 1), ErrorCode::IneligibleReplica);
     assert_eq!(error(&mut rig, &|_| ()), ErrorCode::None);
@@ -251,6 +233,75 @@ fn preferred_leaders_are_elected_when_asked_and_after_a_while_by_themselves() {
         rig.tick_after(7 * SECOND);
     }
     assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(1)));
+}
+
+#[test]
+fn only_brokers_that_are_up_and_stay_up_join_an_isr() {
+    let mut rig = Rig::at(30).brokers(3);
+    rig.create(vec![assigned("t", &[(0, &[1, 2])]), assigned("u", &[(0, &[2, 3])])]);
+    alter_isr(&mut rig, |data| data.new_isr_with_epochs.truncate(1));
+    rig.heartbeat(2, |request| request.want_fence = true);
+    assert_eq!(alter_isr(&mut rig, |_| ()).0, ErrorCode::IneligibleReplica, "it is fenced");
+    rig.heartbeat(2, |_| ());
+    assert_eq!(alter_isr(&mut rig, |_| ()).0, ErrorCode::None);
+
+    rig.heartbeat(2, |request| request.want_fence = true);
+    rig.heartbeat(2, |_| ());
+    let _: IncrementalAlterConfigsResponse =
+        rig.ask(1, alter(2, "u", &[("unclean.leader.election.enable", SET, Some("true"))]));
+    rig.heartbeat(3, |request| request.want_fence = true);
+    assert_eq!(rig.partition("u", 0).leader, Some(BrokerId(2)));
+    rig.heartbeat(2, |request| request.want_shut_down = true);
+    let broker = rig.image.cluster().broker(BrokerId(2)).unwrap();
+    assert!(broker.in_controlled_shutdown && !broker.fenced);
+    assert_eq!(alter_isr(&mut rig, |_| ()).0, ErrorCode::IneligibleReplica, "it is on its way down");
+    let sender = |rig: &Rig, id: i32, epoch: i64| AlterPartitionRequest {
+        broker_id: id,
+        broker_epoch: rig.epoch(1) + epoch,
+        ..Default::default()
+    };
+    let stale = sender(&rig, 1, -1);
+    let response: AlterPartitionResponse = rig.ask(3, stale);
+    assert_eq!(response.error_code, ErrorCode::StaleBrokerEpoch as i16);
+    let unknown = sender(&rig, 9, 0);
+    let response: AlterPartitionResponse = rig.ask(3, unknown);
+    assert_eq!(response.error_code, ErrorCode::StaleBrokerEpoch as i16);
+}
+
+#[test]
+fn partitions_whose_preferred_leader_is_away_do_not_keep_others_from_theirs() {
+    let mut rig = Rig::with(30, "leader.imbalance.check.interval.seconds=60\n").brokers(3);
+    let many: Vec<(i32, &[i32])> = (0..1_500).map(|index| (index, &[1, 2][..])).collect();
+    rig.create(vec![assigned("a", &many), assigned("t", &[(0, &[3, 2])])]);
+    rig.heartbeat(1, |request| request.want_fence = true);
+    rig.heartbeat(3, |request| request.want_fence = true);
+    rig.heartbeat(3, |_| ());
+    let member = |rig: &Rig, id: i32| BrokerState { broker_id: id, broker_epoch: rig.epoch(id), ..Default::default() };
+    let members = vec![member(&rig, 2), member(&rig, 3)];
+    assert_eq!(alter_isr(&mut rig, |data| data.new_isr_with_epochs = members).0, ErrorCode::None);
+    assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(2)));
+    for _ in 0..10 {
+        rig.heartbeat(2, |_| ());
+        rig.heartbeat(3, |_| ());
+        rig.tick_after(7 * SECOND);
+    }
+    assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(3)));
+}
+
+#[test]
+fn preferred_leaders_come_back_by_themselves_only_where_the_configuration_says_so() {
+    let mut rig = Rig::with(30, "auto.leader.rebalance.enable=false\nleader.imbalance.check.interval.seconds=1\n");
+    rig = rig.brokers(2);
+    rig.create(vec![assigned("t", &[(0, &[1, 2])])]);
+    rig.heartbeat(1, |request| request.want_fence = true);
+    rig.heartbeat(1, |_| ());
+    alter_isr(&mut rig, |_| ());
+    for _ in 0..100 {
+        rig.heartbeat(1, |_| ());
+        rig.heartbeat(2, |_| ());
+        rig.tick_after(7 * SECOND);
+    }
+    assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(2)));
 }
 
 #[test]

@@ -122,7 +122,14 @@ fn a_reassignment_can_be_taken_back_and_changed_on_the_way() {
 
     reassign(&mut rig, Some(&[3, 4]));
     assert_eq!(reassign(&mut rig, Some(&[1, 4])), ErrorCode::None);
-    assert_eq!(under_way(&mut rig), [[vec![1, 4, 2, 3], vec![], vec![2, 3]]]);
+    assert_eq!(under_way(&mut rig), [[vec![1, 4, 2, 3], vec![3, 4], vec![2, 3]]]);
+    assert_eq!(reassign(&mut rig, None), ErrorCode::None);
+    assert_eq!(rig.partition("t", 0).replicas, ids(&[1, 2]), "back to where it was before the first of the two");
+
+    reassign(&mut rig, Some(&[3, 4]));
+    assert_eq!(reassign(&mut rig, Some(&[1, 2, 3, 4])), ErrorCode::None);
+    assert_eq!(under_way(&mut rig), [[vec![1, 2, 3, 4], vec![3, 4], vec![]]], "it is not done before all are in sync");
+    assert_eq!(reassign(&mut rig, Some(&[1, 4])), ErrorCode::None);
     in_sync(&mut rig, &[1, 2, 4]);
     assert_eq!(rig.partition("t", 0).replicas, ids(&[1, 4]));
     // All that is in sync is new: there is nothing clean to go back to.

@@ -6,7 +6,9 @@ use gregor_state_records::metadata::{FeatureLevelRecord, MetadataRecord};
 use gregor_types::KString;
 use rpds::RedBlackTreeMapSync;
 
-use crate::{ApplyError, KRAFT_VERSION_FEATURE, METADATA_VERSION_FEATURE, MetadataVersion};
+use crate::{
+    ApplyError, ELIGIBLE_LEADER_REPLICAS_FEATURE, KRAFT_VERSION_FEATURE, METADATA_VERSION_FEATURE, MetadataVersion,
+};
 
 /// A feature with the levels that this program serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +76,11 @@ impl Features {
             return self.metadata_version.map_or(0, MetadataVersion::level);
         }
         self.levels.get(name).copied().unwrap_or(0)
+    }
+
+    /// KIP-966: whether partitions keep eligible leader replicas, and may have no in-sync replica at all.
+    pub fn has_eligible_leader_replicas(&self) -> bool {
+        self.level(ELIGIBLE_LEADER_REPLICAS_FEATURE) > 0 && self.metadata_version().has_eligible_leader_replicas()
     }
 
     /// Every finalized feature with its level, `metadata.version` first.

@@ -29,3 +29,5 @@ pub use version::MetadataVersion;
 pub const METADATA_VERSION_FEATURE: &str = "metadata.version";
 /// The feature that a control record of the quorum finalizes, never a metadata record.
 pub const KRAFT_VERSION_FEATURE: &str = "kraft.version";
+/// KIP-966: the feature whose level 1 keeps eligible leader replicas.
+pub const ELIGIBLE_LEADER_REPLICAS_FEATURE: &str = "eligible.leader.replicas.version";

@@ -263,8 +263,15 @@ impl Topics {
                 if partition.elr.is_empty() && partition.last_known_elr.is_empty() {
                     continue;
                 }
-                let without = Partition { elr: Vec::new(), last_known_elr: Vec::new(), ..Partition::clone(partition) };
-                self.put_partition(topic.id, index, without)?;
+                // As Kafka replays it: a change like any other, which raises the partition epoch.
+                let change = PartitionChangeRecord {
+                    leader: NO_LEADER_CHANGE,
+                    leader_recovery_state: -1,
+                    eligible_leader_replicas: Some(Vec::new()),
+                    last_known_elr: Some(Vec::new()),
+                    ..Default::default()
+                };
+                self.put_partition(topic.id, index, partition.with_change(&change)?)?;
                 cleared.push((topic.id, index));
             }
         }

@@ -10,8 +10,10 @@ use gregor_controller::{
     Controller, ControllerConfig, ControllerRequest, ControllerResponse, Effect, Effects, Input, Nanos, RequestId,
 };
 use gregor_messages::{
-    AlterConfigsRequest, BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest,
-    BrokerRegistrationResponse, CreateTopicsRequest, CreateTopicsResponse, IncrementalAlterConfigsRequest,
+    AlterConfigsRequest, AlterPartitionRequest, AlterPartitionResponse, BrokerHeartbeatRequest,
+    BrokerHeartbeatResponse, BrokerRegistrationRequest, BrokerRegistrationResponse, CreateTopicsRequest,
+    CreateTopicsResponse, IncrementalAlterConfigsRequest,
+    alter_partition_request::{BrokerState, PartitionData, TopicData},
     broker_registration_request::{Feature, Listener},
     create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
     incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
@@ -44,15 +46,27 @@ impl Rig {
 
     /// The same with further configuration.
     pub fn with(level: i16, properties: &str) -> Self {
+        Self::with_features(&[("metadata.version", level)], properties)
+    }
+
+    /// The same where partitions keep eligible leader replicas (KIP-966).
+    pub fn with_elr(level: i16, properties: &str) -> Self {
+        Self::with_features(&[("metadata.version", level), ("eligible.leader.replicas.version", 1)], properties)
+    }
+
+    fn with_features(features: &[(&str, i16)], properties: &str) -> Self {
         let base = "node.id=1\nprocess.roles=broker,controller\ncontroller.listener.names=C\nlisteners=PLAINTEXT://:0,C://:0\n\
                     listener.security.protocol.map=C:PLAINTEXT,PLAINTEXT:PLAINTEXT\ncontroller.quorum.bootstrap.servers=h:1\n";
         let properties = Properties::parse(&format!("{base}{properties}")).unwrap();
         let (broker, _) = BrokerConfig::from_properties(&properties).unwrap();
-        let bootstrap = vec![MetadataRecord::FeatureLevel(FeatureLevelRecord {
-            name: "metadata.version".into(),
-            feature_level: level,
-            ..Default::default()
-        })];
+        let feature = |(name, level): &(&str, i16)| {
+            MetadataRecord::FeatureLevel(FeatureLevelRecord {
+                name: (*name).into(),
+                feature_level: *level,
+                ..Default::default()
+            })
+        };
+        let bootstrap = features.iter().map(feature).collect();
         let mut rig = Self {
             controller: Controller::new(ControllerConfig::new("cluster".into(), &broker, bootstrap)),
             log: Vec::new(),
@@ -169,12 +183,14 @@ impl Rig {
             cluster_id: "cluster".into(),
             incarnation_id: Uuid(incarnation),
             listeners: vec![Listener { name: "PLAINTEXT".into(), host: "h".into(), port: 9092, ..Default::default() }],
-            features: vec![Feature {
-                name: "metadata.version".into(),
-                min_supported_version: 7,
-                max_supported_version: 33,
-                ..Default::default()
-            }],
+            features: [("metadata.version", 7, 33), ("eligible.leader.replicas.version", 0, 1)]
+                .map(|(name, min_supported_version, max_supported_version)| Feature {
+                    name: name.into(),
+                    min_supported_version,
+                    max_supported_version,
+                    ..Default::default()
+                })
+                .to_vec(),
             log_dirs: vec![Uuid(1000 + u128::from(id.unsigned_abs()))],
             ..Default::default()
         };
@@ -215,6 +231,31 @@ impl Rig {
         let topic = self.image.topics().by_name(topic).unwrap_or_else(|| panic!("no topic {topic}"));
         topic.partition(PartitionIndex(index)).unwrap().as_ref().clone()
     }
+}
+
+/// The leader of partition 0 of topic "t" says that brokers 1 and 2 are in sync, or what `change` makes of that. Returns the error and
+/// the partition's epoch.
+pub fn alter_isr(rig: &mut Rig, change: impl FnOnce(&mut PartitionData)) -> (ErrorCode, i32) {
+    let partition = rig.partition("t", 0);
+    let leader = partition.leader.unwrap().value();
+    let member = |id: i32| BrokerState { broker_id: id, broker_epoch: rig.epoch(id), ..Default::default() };
+    let mut data = PartitionData {
+        leader_epoch: partition.leader_epoch.value(),
+        partition_epoch: partition.partition_epoch,
+        new_isr_with_epochs: vec![member(1), member(2)],
+        ..Default::default()
+    };
+    change(&mut data);
+    let topic_id = rig.image.topics().by_name("t").unwrap().id;
+    let request = AlterPartitionRequest {
+        broker_id: leader,
+        broker_epoch: rig.epoch(leader),
+        topics: vec![TopicData { topic_id, partitions: vec![data], ..Default::default() }],
+        ..Default::default()
+    };
+    let response: AlterPartitionResponse = rig.ask(3, request);
+    let partition = &response.topics[0].partitions[0];
+    (ErrorCode::from_code(partition.error_code).unwrap(), partition.partition_epoch)
 }
 
 pub fn topic(name: &str, num_partitions: i32, replication_factor: i16) -> CreatableTopic {
