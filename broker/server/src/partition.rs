@@ -168,7 +168,7 @@ impl Partition {
         if let (Role::Leader(leading), true) = (&mut state.role, leader == Some(me))
             && leading.leader_epoch() == assignment.leader_epoch
         {
-            let moved = leading.on_isr_change(&assignment.isr, assignment.partition_epoch, now);
+            let moved = leading.on_assignment(assignment, now);
             state.on_high_watermark(moved, &self.waiters);
             return;
         }

@@ -477,6 +477,7 @@ impl Partitions {
             partition_epoch: state.partition_epoch,
             replicas: state.replicas.clone(),
             isr: state.isr.clone(),
+            adding: state.adding.clone(),
         };
         partition.set_role(self.node_id, leader, &assignment, now());
     }

@@ -134,6 +134,7 @@ impl Broker {
                         partition_epoch: partition.partition_epoch,
                         replicas: partition.replicas.clone(),
                         isr: partition.isr.clone(),
+                        adding: partition.adding.clone(),
                     };
                     let held = self.partitions.get_mut(&place).expect("it was just put there");
                     held.set_role(self.me, role == ReplicaRole::Leader, &assignment, self.clock.wall());

@@ -89,7 +89,7 @@ impl Partition {
         if let (Some(leader), true) = (&mut self.leader, leads)
             && leader.leader_epoch() == assignment.leader_epoch
         {
-            leader.on_isr_change(&assignment.isr, assignment.partition_epoch, now);
+            leader.on_assignment(assignment, now);
             return;
         }
         self.high_watermark = self.high_watermark();
