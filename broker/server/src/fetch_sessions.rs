@@ -3,12 +3,17 @@
 //! `api/fetch.rs` opens a session for each request and closes it over the response. The node keeps at most
 //! `max.incremental.fetch.session.cache.slots` of them; a client without one simply names everything each time.
 
+mod session;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use gregor_types::{ErrorCode, KString, Timestamp, TopicId};
+use gregor_types::{ErrorCode, Timestamp};
+
+use session::remembered;
+pub(crate) use session::{Session, SessionRequest, Shown, TopicRef, Waiters, WantedPartition};
 
 /// The epoch of a request that opens a session, and of one that will have none.
 const INITIAL_EPOCH: i32 = 0;
@@ -18,45 +23,6 @@ const MIN_EVICTION_MS: i64 = 120_000;
 /// No session.
 const NO_SESSION: i32 = 0;
 
-/// A topic as the request names it: by name before version 13, by id since.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum TopicRef {
-    /// By name.
-    Name(KString),
-    /// By id.
-    Id(TopicId),
-}
-
-/// What a client wants of a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WantedPartition {
-    /// Its topic.
-    pub(crate) topic: TopicRef,
-    /// Its number.
-    pub(crate) partition: i32,
-    /// The first offset wanted.
-    pub(crate) fetch_offset: i64,
-    /// The leader epoch that the client knows, or -1.
-    pub(crate) current_leader_epoch: i32,
-    /// The epoch of the last record that it has, or -1.
-    pub(crate) last_fetched_epoch: i32,
-    /// Bytes at most.
-    pub(crate) max_bytes: i32,
-}
-
-/// What a response says of a partition, as far as sessions compare it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shown {
-    /// The high watermark in it.
-    pub(crate) high_watermark: i64,
-    /// The log start offset in it.
-    pub(crate) log_start: i64,
-    /// Whether it carries records.
-    pub(crate) has_records: bool,
-    /// Whether it carries an error or a diverging epoch.
-    pub(crate) is_remarkable: bool,
-}
-
 /// How a request stands to sessions.
 #[derive(Debug)]
 pub(crate) enum Opened {
@@ -64,8 +30,15 @@ pub(crate) enum Opened {
     Sessionless,
     /// Everything named is answered, and a session may begin.
     Full,
-    /// Only what changed is answered.
-    Incremental(Arc<Mutex<Session>>),
+    /// Only what changed is answered. The session's epoch from this request on, until the next one.
+    Incremental(Arc<Mutex<Session>>, i32),
+}
+
+impl Opened {
+    /// Whether it is a request of a session that runs: it waits for partitions that it does not look at.
+    pub(crate) const fn is_incremental(&self) -> bool {
+        matches!(self, Self::Incremental(..))
+    }
 }
 
 /// All sessions of a node.
@@ -75,44 +48,9 @@ pub(crate) struct FetchSessions {
     sessions: Mutex<HashMap<i32, Arc<Mutex<Session>>>>,
 }
 
-/// One client's session.
-#[derive(Debug)]
-pub(crate) struct Session {
-    id: i32,
-    epoch: i32,
-    uses_topic_ids: bool,
-    privileged: bool,
-    created_at: Timestamp,
-    last_used_at: Timestamp,
-    next_order: u64,
-    /// In the order in which they are answered; who got records goes to the end, so that all get their turn.
-    partitions: BTreeMap<u64, SessionPartition>,
-    order_of: HashMap<(TopicRef, i32), u64>,
-}
-
-#[derive(Debug)]
-struct SessionPartition {
-    wanted: WantedPartition,
-    /// What the client was told last; `None` before the first time, and after an error.
-    shown: Option<(i64, i64)>,
-}
-
-/// A request's part that concerns sessions.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SessionRequest {
-    /// The session's id, 0 for none.
-    pub(crate) id: i32,
-    /// The session's epoch: 0 opens, -1 closes.
-    pub(crate) epoch: i32,
-    /// Whether topics are named by id.
-    pub(crate) uses_topic_ids: bool,
-    /// Whether a broker asks.
-    pub(crate) privileged: bool,
-}
-
 impl SessionRequest {
     /// Whether the request belongs to a session that runs.
-    pub(crate) fn is_incremental(&self) -> bool {
+    pub(crate) const fn is_incremental(&self) -> bool {
         self.epoch != INITIAL_EPOCH && self.epoch != FINAL_EPOCH
     }
 }
@@ -128,10 +66,19 @@ impl FetchSessions {
         self.lock().len()
     }
 
+    /// How many requests sleep on what the partitions of their sessions tell.
+    pub(crate) fn sleepers(&self) -> usize {
+        let sessions = self.lock();
+        // A session that is locked is being answered: nobody sleeps.
+        sessions.values().filter(|one| one.try_lock().is_ok_and(|session| session.has_sleeper())).count()
+    }
+
     /// What a request means that is not of a running session: it may begin one, and it ends the one that it names.
     pub(crate) fn open_full(&self, request: SessionRequest) -> Opened {
         if request.id != NO_SESSION {
-            self.lock().remove(&request.id);
+            let ended = self.lock().remove(&request.id);
+            // It takes itself off the lists of its partitions, which others need not wait for.
+            drop(ended);
         }
         if request.epoch == FINAL_EPOCH { Opened::Sessionless } else { Opened::Full }
     }
@@ -153,14 +100,15 @@ impl FetchSessions {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
         guard.update(changed, forgotten);
-        guard.epoch = next_epoch(guard.epoch);
-        guard.last_used_at = now;
-        if guard.partitions.is_empty() {
+        if guard.len() == 0 {
             self.lock().remove(&request.id);
             return Ok(Opened::Sessionless);
         }
+        let epoch = next_epoch(guard.epoch);
+        guard.begin(epoch, request.reads_committed);
+        guard.last_used_at = now;
         drop(guard);
-        Ok(Opened::Incremental(session))
+        Ok(Opened::Incremental(session, epoch))
     }
 
     /// Begins a session after a full response; 0 where there is no room.
@@ -174,10 +122,11 @@ impl FetchSessions {
         if self.slots == 0 || answered.len() == 0 {
             return NO_SESSION;
         }
+        let mut evicted = None;
         let mut sessions = self.lock();
         if sessions.len() >= self.slots {
             let Some(victim) = victim(&sessions, request.privileged, answered.len(), now) else { return NO_SESSION };
-            sessions.remove(&victim);
+            evicted = sessions.remove(&victim);
         }
         let id = loop {
             let id = (random() & 0x7fff_ffff) as i32;
@@ -185,96 +134,19 @@ impl FetchSessions {
                 break id;
             }
         };
-        let mut session = Session {
-            id,
-            epoch: next_epoch(INITIAL_EPOCH),
-            uses_topic_ids: request.uses_topic_ids,
-            privileged: request.privileged,
-            created_at: now,
-            last_used_at: now,
-            next_order: 0,
-            partitions: BTreeMap::new(),
-            order_of: HashMap::new(),
-        };
+        let mut session = Session::new(id, next_epoch(INITIAL_EPOCH), request, now);
         for (wanted, shown) in answered {
             session.put(wanted, remembered(shown));
         }
         sessions.insert(id, Arc::new(Mutex::new(session)));
+        drop(sessions);
+        drop(evicted);
         id
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<i32, Arc<Mutex<Session>>>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Session {
-    /// Its id.
-    pub(crate) fn id(&self) -> i32 {
-        self.id
-    }
-
-    /// What the client wants, in the order in which it is answered.
-    pub(crate) fn wanted(&self) -> impl Iterator<Item = &WantedPartition> {
-        self.partitions.values().map(|partition| &partition.wanted)
-    }
-
-    /// Whether a partition's state must be told: it has records, an error, or marks that the client has not seen.
-    /// Remembers what is told.
-    pub(crate) fn must_show(&mut self, topic: &TopicRef, partition: i32, shown: Shown) -> bool {
-        let Some(order) = self.order_of.get(&(topic.clone(), partition)).copied() else { return true };
-        let Some(entry) = self.partitions.get_mut(&order) else { return true };
-        let marks = remembered(shown);
-        let changed = entry.shown != marks || marks.is_none() || shown.has_records;
-        entry.shown = marks;
-        if shown.has_records
-            && let Some(entry) = self.partitions.remove(&order)
-        {
-            self.order_of.insert((topic.clone(), partition), self.next_order);
-            self.partitions.insert(self.next_order, entry);
-            self.next_order += 1;
-        }
-        changed
-    }
-
-    fn update(
-        &mut self,
-        changed: impl Iterator<Item = WantedPartition>,
-        forgotten: impl Iterator<Item = (TopicRef, i32)>,
-    ) {
-        for wanted in changed {
-            match self.order_of.get(&(wanted.topic.clone(), wanted.partition)) {
-                Some(order) => {
-                    if let Some(entry) = self.partitions.get_mut(order) {
-                        entry.wanted = WantedPartition { topic: entry.wanted.topic.clone(), ..wanted };
-                    }
-                }
-                None => self.put(wanted, None),
-            }
-        }
-        for key in forgotten {
-            if let Some(order) = self.order_of.remove(&key) {
-                self.partitions.remove(&order);
-            }
-        }
-    }
-
-    fn put(&mut self, mut wanted: WantedPartition, shown: Option<(i64, i64)>) {
-        // The name would keep the whole request's memory alive for as long as the session lives.
-        if let TopicRef::Name(name) = &wanted.topic {
-            wanted.topic = TopicRef::Name(name.compact());
-        }
-        let order = self.next_order;
-        self.next_order += 1;
-        if let Some(old) = self.order_of.insert((wanted.topic.clone(), wanted.partition), order) {
-            self.partitions.remove(&old);
-        }
-        self.partitions.insert(order, SessionPartition { wanted, shown });
-    }
-}
-
-fn remembered(shown: Shown) -> Option<(i64, i64)> {
-    (!shown.is_remarkable).then_some((shown.high_watermark, shown.log_start))
 }
 
 fn next_epoch(epoch: i32) -> i32 {
@@ -291,7 +163,7 @@ fn victim(sessions: &HashMap<i32, Arc<Mutex<Session>>>, privileged: bool, size: 
             return Some(*id);
         }
         if now.since(session.created_at) > MIN_EVICTION_MS || (privileged && !session.privileged) {
-            let candidate = (session.privileged, session.partitions.len(), *id);
+            let candidate = (session.privileged, session.len(), *id);
             smallest = Some(smallest.map_or(candidate, |best| best.min(candidate)));
         }
     }
@@ -301,7 +173,10 @@ fn victim(sessions: &HashMap<i32, Arc<Mutex<Session>>>, privileged: bool, size: 
 
 #[cfg(test)]
 mod tests {
+    use gregor_types::Offset;
+
     use super::*;
+    use crate::waiters::Waiter;
 
     const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -317,11 +192,11 @@ mod tests {
     }
 
     fn shown(high_watermark: i64, has_records: bool) -> Shown {
-        Shown { high_watermark, log_start: 0, has_records, is_remarkable: false }
+        Shown { high_watermark, log_start: 0, has_records, is_remarkable: false, is_exhausted: !has_records }
     }
 
     fn request(id: i32, epoch: i32) -> SessionRequest {
-        SessionRequest { id, epoch, uses_topic_ids: false, privileged: false }
+        SessionRequest { id, epoch, uses_topic_ids: false, privileged: false, reads_committed: false }
     }
 
     fn begin(sessions: &FetchSessions, partitions: i32, now: Timestamp) -> i32 {
@@ -342,38 +217,230 @@ mod tests {
         sessions.open(request, changed.iter().cloned(), forgotten.iter().cloned(), NOW)
     }
 
-    fn session(opened: Opened) -> Arc<Mutex<Session>> {
-        match opened {
-            Opened::Incremental(session) => session,
-            other => panic!("expected a session, got {other:?}"),
+    /// A broker of partitions by their numbers, and a client with a session of all of them.
+    struct World {
+        sessions: FetchSessions,
+        id: i32,
+        epoch: i32,
+        partitions: Vec<Waiters>,
+    }
+
+    /// A request that is being answered: the partitions that are looked at, in the order of the answer.
+    struct Answer {
+        session: Arc<Mutex<Session>>,
+        epoch: i32,
+        visited: Vec<(u64, u32, WantedPartition)>,
+    }
+
+    impl World {
+        fn new(partitions: i32) -> Self {
+            let sessions = FetchSessions::new(10);
+            let id = begin(&sessions, partitions, NOW);
+            Self { sessions, id, epoch: 1, partitions: (0..partitions).map(|_| Waiters::default()).collect() }
+        }
+
+        /// One whose session has been answered once, with nothing.
+        fn settled(partitions: i32) -> Self {
+            let mut world = Self::new(partitions);
+            assert_eq!(world.ask(&[], &[]).finish(|_| shown(10, false)), [0; 0]);
+            world
+        }
+
+        fn ask(&mut self, changed: &[WantedPartition], forgotten: &[i32]) -> Answer {
+            self.ask_with(request(self.id, self.epoch), changed, forgotten)
+        }
+
+        fn ask_with(&mut self, request: SessionRequest, changed: &[WantedPartition], forgotten: &[i32]) -> Answer {
+            let topic = || TopicRef::Name("events".into());
+            let forgotten: Vec<_> = forgotten.iter().map(|index| (topic(), *index)).collect();
+            let Opened::Incremental(session, epoch) = open(&self.sessions, request, changed, &forgotten).unwrap()
+            else {
+                panic!("expected a session")
+            };
+            self.epoch = epoch;
+            let mut answer = Answer { session, epoch, visited: Vec::new() };
+            assert!(answer.visit(&self.partitions));
+            answer
+        }
+
+        fn change(&self, partition: usize) {
+            self.partitions[partition].lock().unwrap().on_high_watermark(Offset(11), 1);
+        }
+
+        /// Registrations of sessions with any partition.
+        fn registered(&self) -> usize {
+            self.partitions.iter().map(|waiters| waiters.lock().unwrap().sessions()).sum()
+        }
+    }
+
+    impl Answer {
+        fn visit(&mut self, partitions: &[Waiters]) -> bool {
+            let visited = &mut self.visited;
+            let is_ours = self.session.lock().unwrap().visit(self.epoch, |one| {
+                visited.push((one.order, one.slot, one.wanted.clone()));
+                partitions.get(one.wanted.partition as usize).cloned()
+            });
+            self.visited.sort_by_key(|(order, ..)| *order);
+            is_ours
+        }
+
+        fn partitions(&self) -> Vec<i32> {
+            self.visited.iter().map(|(.., wanted)| wanted.partition).collect()
+        }
+
+        /// The partitions that the client is told of.
+        fn finish(self, found: impl Fn(i32) -> Shown) -> Vec<i32> {
+            let mut told = Vec::new();
+            let is_ours = self.session.lock().unwrap().settle(self.epoch, |settling| {
+                for (_, slot, wanted) in &self.visited {
+                    if settling.must_show(*slot, found(wanted.partition)) {
+                        told.push(wanted.partition);
+                    }
+                }
+            });
+            assert!(is_ours);
+            told
         }
     }
 
     #[test]
-    fn only_what_changed_is_shown() {
-        let sessions = FetchSessions::new(10);
-        let id = begin(&sessions, 3, NOW);
-        let session = session(open(&sessions, request(id, 1), &[wanted(1, 5)], &[]).unwrap());
-        let mut session = session.lock().unwrap();
-        assert_eq!(session.wanted().nth(1).unwrap().fetch_offset, 5);
-        let topic = TopicRef::Name("events".into());
-        assert!(!session.must_show(&topic, 0, shown(10, false)));
-        assert!(session.must_show(&topic, 1, shown(11, false)), "the high watermark moved");
-        assert!(session.must_show(&topic, 2, shown(10, true)), "there are records");
-        let error = Shown { is_remarkable: true, ..shown(-1, false) };
-        assert!(session.must_show(&topic, 0, error) && session.must_show(&topic, 0, error), "errors always");
-        assert!(session.must_show(&topic, 0, shown(10, false)), "and the recovery from one");
+    fn only_what_changed_is_told() {
+        let mut world = World::new(3);
+        let answer = world.ask(&[wanted(1, 5)], &[]);
+        assert_eq!(answer.visited[1].2.fetch_offset, 5);
+        let found = [shown(10, false), shown(11, false), shown(10, true)];
+        assert_eq!(answer.finish(|index| found[index as usize]), [1, 2], "a high watermark that moved, and records");
+        let error = |_| Shown { is_remarkable: true, is_exhausted: false, ..shown(-1, false) };
+        world.change(0);
+        for _ in 0..2 {
+            assert_eq!(world.ask(&[], &[2]).finish(error), [0], "errors always");
+        }
+        assert_eq!(world.ask(&[], &[]).finish(|_| shown(10, false)), [0], "and the recovery from one");
+        assert_eq!(world.ask(&[], &[]).partitions(), [0; 0]);
+    }
+
+    #[test]
+    fn what_does_not_change_is_not_looked_at_again() {
+        let mut world = World::settled(5_000);
+        assert_eq!(world.ask(&[], &[]).partitions(), [0; 0]);
+        world.change(4_711);
+        world.change(4_711);
+        world.change(17);
+        let answer = world.ask(&[], &[]);
+        assert_eq!(answer.partitions(), [17, 4_711], "in the session's order");
+        assert_eq!(answer.finish(|index| shown(11, index == 17)), [17, 4_711]);
+        let answer = world.ask(&[wanted(3, 7)], &[]);
+        assert_eq!(answer.partitions(), [3, 17], "one that is named, and one that may have more records");
+        assert_eq!(answer.finish(|_| shown(11, false)), [3]);
+    }
+
+    #[test]
+    fn a_change_while_the_request_is_answered_is_for_the_next() {
+        let mut world = World::settled(3);
+        world.change(1);
+        let answer = world.ask(&[], &[]);
+        world.change(0);
+        world.change(1);
+        assert_eq!(answer.finish(|_| shown(10, false)), [0; 0]);
+        assert_eq!(world.ask(&[], &[]).partitions(), [0, 1]);
+    }
+
+    #[test]
+    fn an_answer_that_is_never_finished_leaves_all_to_the_next() {
+        let mut world = World::settled(3);
+        world.change(1);
+        drop(world.ask(&[], &[]));
+        world.change(2);
+        assert_eq!(world.ask(&[], &[]).partitions(), [1, 2]);
+    }
+
+    #[test]
+    fn a_request_that_sleeps_is_woken_by_what_it_has_not_looked_at() {
+        let mut world = World::settled(3);
+        world.change(1);
+        let mut answer = world.ask(&[], &[]);
+        let waiter = Waiter::new(100);
+        let sleep = |answer: &Answer| answer.session.lock().unwrap().wake_on_change(answer.epoch, &waiter);
+        let changes = sleep(&answer).unwrap();
+        assert_eq!(world.sessions.sleepers(), 1);
+        world.change(1);
+        assert!(!waiter.is_done(), "it is on the list of this one itself, which counts bytes");
+        world.change(2);
+        assert!(waiter.is_done());
+        changes.forget(&waiter);
+        assert!(sleep(&answer).is_none(), "there is something new to look at");
+        assert!(answer.visit(&world.partitions));
+        assert_eq!(answer.partitions(), [1, 2]);
+        assert!(sleep(&answer).is_some());
+    }
+
+    #[test]
+    fn a_later_request_takes_the_session_over() {
+        let mut world = World::settled(2);
+        world.change(0);
+        let mut former = world.ask(&[], &[]);
+        let waiter = Waiter::new(1);
+        former.session.lock().unwrap().wake_on_change(former.epoch, &waiter).unwrap();
+        let later = world.ask(&[], &[]);
+        assert!(waiter.is_done(), "the former has nothing to sleep for");
+        assert!(!former.visit(&world.partitions));
+        assert!(former.session.lock().unwrap().wake_on_change(former.epoch, &waiter).is_none());
+        assert!(!former.session.lock().unwrap().settle(former.epoch, |_| panic!("nothing of it is remembered")));
+        assert_eq!(later.partitions(), [0], "what the former was to tell is told by the later one");
+    }
+
+    #[test]
+    fn another_isolation_looks_at_all() {
+        let mut world = World::settled(3);
+        let committed = SessionRequest { reads_committed: true, ..request(world.id, world.epoch) };
+        assert_eq!(world.ask_with(committed, &[], &[]).partitions(), [0, 1, 2]);
     }
 
     #[test]
     fn a_partition_with_records_goes_to_the_end() {
-        let sessions = FetchSessions::new(10);
-        let id = begin(&sessions, 3, NOW);
-        let session = session(open(&sessions, request(id, 1), &[], &[]).unwrap());
-        let mut session = session.lock().unwrap();
-        session.must_show(&TopicRef::Name("events".into()), 0, shown(12, true));
-        let order: Vec<_> = session.wanted().map(|wanted| wanted.partition).collect();
-        assert_eq!(order, [1, 2, 0]);
+        let mut world = World::settled(3);
+        let all = |world: &World| (0..3).for_each(|index| world.change(index));
+        all(&world);
+        world.ask(&[], &[]).finish(|index| shown(12, index == 0));
+        all(&world);
+        assert_eq!(world.ask(&[], &[]).partitions(), [1, 2, 0]);
+    }
+
+    #[test]
+    fn a_session_that_ends_and_a_partition_that_is_forgotten_leave_no_registration() {
+        let mut world = World::settled(3);
+        assert_eq!(world.registered(), 3);
+        world.change(2);
+        assert_eq!(world.registered(), 2, "who is told is registered no more");
+        drop(world.ask(&[], &[0, 2]));
+        assert_eq!(world.registered(), 1);
+        world.sessions.open_full(request(world.id, FINAL_EPOCH));
+        assert_eq!((world.registered(), world.sessions.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_topic_that_was_made_anew_is_watched_in_place_of_the_old() {
+        let mut world = World::settled(1);
+        let old = std::mem::take(&mut world.partitions[0]);
+        old.lock().unwrap().wake_all();
+        assert_eq!(world.ask(&[], &[]).finish(|_| shown(0, false)), [0]);
+        assert_eq!((Arc::strong_count(&old), world.registered()), (1, 1));
+        // Named while the old one is still there, and known: the session takes itself off it.
+        let newest = std::mem::take(&mut world.partitions[0]);
+        world.ask(&[wanted(0, 0)], &[]).finish(|_| shown(0, false));
+        assert_eq!((newest.lock().unwrap().sessions(), world.registered()), (0, 1));
+    }
+
+    #[test]
+    fn a_slot_that_is_used_again_knows_nothing_of_its_last_partition() {
+        let mut world = World::settled(2);
+        world.change(0);
+        let _ = world.ask(&[], &[0]);
+        let answer = world.ask(&[wanted(0, 3)], &[]);
+        assert_eq!(answer.partitions(), [0]);
+        assert_eq!(answer.finish(|_| shown(11, false)), [0]);
+        assert_eq!(world.registered(), 2);
+        assert_eq!(world.ask(&[], &[]).partitions(), [0; 0]);
     }
 
     #[test]

@@ -87,6 +87,8 @@ pub(crate) struct Metrics {
     pub(crate) connections: GaugeFamily,
     /// Connections that we closed, by reason.
     pub(crate) closed: CounterFamily,
+    /// How often a partition was looked at for a fetch.
+    pub(crate) fetch_reads: Counter,
     /// How often TLS stores that had changed were read again, by listener and outcome.
     pub(crate) tls_reloads: CounterFamily,
     /// Log compaction.
@@ -168,7 +170,7 @@ pub(crate) struct Sampled {
     pub(crate) groups_stable: Gauge,
     /// Offsets that groups have committed here.
     pub(crate) committed_offsets: Gauge,
-    /// Produce and Fetch requests that wait.
+    /// Produce and Fetch requests that wait, once for each partition, and once for all of a session that are idle.
     pub(crate) waiting: Gauge,
     /// A partition's size in bytes.
     pub(crate) log_size: GaugeFamily,
@@ -219,6 +221,12 @@ impl Metrics {
         let append_offloads = counter(
             "gregor_log_append_offloads",
             "How often slow appends of a log directory were moved to a thread of their own",
+        );
+        let fetch_reads = Counter::default();
+        registry.register(
+            "gregor_fetch_partition_reads",
+            "How often a partition was looked at for a fetch: idle ones of a session are not",
+            fetch_reads.clone(),
         );
         let append_offloaded = GaugeFamily::default();
         registry.register(
@@ -278,6 +286,7 @@ impl Metrics {
             by_api: (0..API_KEYS_MAX).map(|_| OnceLock::new()).collect(),
             connections,
             closed,
+            fetch_reads,
             tls_reloads,
             cleaner,
             sampled,

@@ -20,6 +20,7 @@ use gregor_types::{
 use gregor_wire::batch::ValidatedBatch;
 
 use crate::{
+    fetch_sessions::Waiters,
     held_log::HeldLog,
     metrics::TopicMetrics,
     storage::Directory,
@@ -48,8 +49,8 @@ pub(crate) struct Partition {
     flush_queued: AtomicBool,
     state: Mutex<State>,
     /// Who waits; locked after the state where both are, and held for no call on the disk: an append that is stuck keeps
-    /// nobody from registering.
-    waiters: Mutex<WaiterList>,
+    /// nobody from registering. Fetch sessions that are to be told of changes share it.
+    waiters: Waiters,
     /// Its copy on the way to another directory; locked before the state where both are.
     future: Mutex<Option<Future>>,
 }
@@ -116,7 +117,7 @@ impl Partition {
             metrics,
             flush_queued: AtomicBool::new(false),
             state: Mutex::new(state),
-            waiters: Mutex::default(),
+            waiters: Waiters::default(),
             future: Mutex::default(),
         }
     }
@@ -154,6 +155,18 @@ impl Partition {
     /// between.
     pub(crate) fn lock_waiters(&self) -> MutexGuard<'_, WaiterList> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, to be kept by who is to be told of changes.
+    pub(crate) const fn waiters(&self) -> &Waiters {
+        &self.waiters
+    }
+
+    /// Tells who was shown the log's marks, if an act has moved them. To be called before the state's lock is let go.
+    fn on_marks<const N: usize>(&self, before: [Offset; N], after: [Offset; N]) {
+        if before != after {
+            self.lock_waiters().tell_sessions();
+        }
     }
 
     /// Takes the role that the metadata gives.
@@ -324,7 +337,10 @@ impl Partition {
         let State { log, role, settings, .. } = &mut *state;
         let log = self.usable(log, settings)?;
         let Role::Leader(leader) = role else { return Err(ErrorCode::NotLeaderOrFollower) };
-        act(log, leader).map_err(|error| self.on_log_error(&error))
+        let before = [log.start_offset(), leader.high_watermark()];
+        let acted = act(log, leader);
+        self.on_marks(before, [log.start_offset(), leader.high_watermark()]);
+        acted.map_err(|error| self.on_log_error(&error))
     }
 
     /// Runs something on the log, whoever leads; `None` where it is gone.
@@ -333,7 +349,12 @@ impl Partition {
         let high_watermark = state.high_watermark();
         let State { log, settings, .. } = &mut *state;
         match log.open(&settings.log) {
-            Ok(log) => log.map(|log| act(log, high_watermark)),
+            Ok(log) => log.map(|log| {
+                let before = [log.start_offset()];
+                let acted = act(log, high_watermark);
+                self.on_marks(before, [log.start_offset()]);
+                acted
+            }),
             Err(error) => {
                 self.on_log_error(&error);
                 None

@@ -32,7 +32,7 @@ impl Broker {
         sampled.under_min_isr.set(total.under_min_isr);
         sampled.at_min_isr.set(total.at_min_isr);
         sampled.offline_replicas.set(total.offline);
-        sampled.waiting.set(total.waiting);
+        sampled.waiting.set(total.waiting + self.fetch_sessions.sleepers() as i64);
         sampled.topics.set(image.topics().len() as i64);
         let cluster_partitions = image.topics().iter().map(|topic| topic.partition_count() as i64).sum();
         sampled.cluster_partitions.set(cluster_partitions);

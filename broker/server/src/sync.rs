@@ -1,6 +1,7 @@
-//! The primitives under `waiters.rs`, `append_mode.rs` and `pulse.rs`: where threads meet without a lock of a partition.
+//! The primitives under `waiters.rs`, `fetch_sessions/session.rs`, `append_mode.rs` and `pulse.rs`: where threads meet without
+//! a lock of a partition's state.
 //!
-//! Those three name nothing of the standard library's or tokio's by itself. `tests/interleavings.rs` compiles the same files
+//! Those name nothing of the standard library's or tokio's by itself. `tests/interleavings.rs` compiles the same files
 //! with primitives whose every interleaving a model checker tries, so nothing may be added here without its twin there.
 
 use std::sync::atomic::AtomicUsize;

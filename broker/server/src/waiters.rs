@@ -3,12 +3,15 @@
 //! A delayed Produce or Fetch is the connection's own task, asleep on a [`Waiter`]. It registers with the partitions that
 //! concern it, under their locks; who moves a high watermark walks the partition's list once and wakes each task at most
 //! once. Nothing ticks while nothing waits, and a waiter that gives up takes itself off the lists.
+//!
+//! A fetch session of many partitions does not wait at each of them anew: those that were idle have told it once where to
+//! say that they changed ([`Changes`]), and its requests sleep on that.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use gregor_types::Offset;
 
-use crate::sync::{AtomicU32, Instant, Notify, Ordering, timeout_at};
+use crate::sync::{AtomicU32, Instant, Mutex, MutexGuard, Notify, Ordering, timeout_at};
 
 /// One waiting request.
 #[derive(Debug)]
@@ -33,6 +36,32 @@ pub(crate) struct WaiterList {
     fetches: Vec<Arc<Waiter>>,
     produces: Vec<(Offset, Arc<Waiter>)>,
     syncs: Vec<(Offset, Arc<Waiter>)>,
+    sessions: Vec<Watching>,
+}
+
+/// A session that is to be told when the partition changes.
+#[derive(Debug)]
+struct Watching {
+    changes: Arc<Changes>,
+    /// What the session calls the partition.
+    slot: u32,
+    /// The session's epoch when it was registered.
+    epoch: i32,
+}
+
+/// What partitions tell a fetch session.
+#[derive(Debug, Default)]
+pub(crate) struct Changes(Mutex<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    /// Who has changed and forgotten the session since: each partition once, as each is registered once.
+    slots: Vec<u32>,
+    /// The epoch of the request that is answered now, or was last.
+    epoch: i32,
+    /// Whether one of them is none that this request has visited.
+    has_unvisited: bool,
+    sleeper: Option<Arc<Waiter>>,
 }
 
 impl Waiter {
@@ -85,6 +114,62 @@ impl Waiter {
     }
 }
 
+impl Changes {
+    /// Another request of the session begins. One that still sleeps has lost the session to it.
+    pub(crate) fn begin(&self, epoch: i32) {
+        let mut told = self.lock();
+        told.epoch = epoch;
+        if let Some(former) = told.sleeper.take() {
+            former.wake();
+        }
+    }
+
+    /// Takes what was told.
+    pub(crate) fn take(&self, each: impl FnMut(u32)) {
+        let mut told = self.lock();
+        told.has_unvisited = false;
+        told.slots.drain(..).for_each(each);
+    }
+
+    /// Has the waiter woken by any change of a partition that the request has not visited; false where there was one already.
+    pub(crate) fn wake_on_change(&self, waiter: &Arc<Waiter>) -> bool {
+        let mut told = self.lock();
+        if !told.has_unvisited {
+            told.sleeper = Some(Arc::clone(waiter));
+        }
+        !told.has_unvisited
+    }
+
+    /// The waiter sleeps no longer.
+    pub(crate) fn forget(&self, waiter: &Arc<Waiter>) {
+        let mut told = self.lock();
+        if told.sleeper.as_ref().is_some_and(|sleeper| Arc::ptr_eq(sleeper, waiter)) {
+            told.sleeper = None;
+        }
+    }
+
+    /// Whether a request sleeps.
+    pub(crate) fn has_sleeper(&self) -> bool {
+        self.lock().sleeper.is_some()
+    }
+
+    fn tell(&self, slot: u32, registered_in: i32) {
+        let mut told = self.lock();
+        told.slots.push(slot);
+        // One that was registered for this very request is visited by it: the waiter is on its list, and counts its bytes.
+        if registered_in != told.epoch {
+            told.has_unvisited = true;
+            if let Some(sleeper) = &told.sleeper {
+                sleeper.wake();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl WaiterList {
     /// A fetch waits for bytes.
     pub(crate) fn add_fetch(&mut self, waiter: &Arc<Waiter>) {
@@ -101,6 +186,28 @@ impl WaiterList {
         self.syncs.push((offset, Arc::clone(waiter)));
     }
 
+    /// A session is to be told of the next change, under this name for the partition.
+    pub(crate) fn add_session(&mut self, changes: &Arc<Changes>, slot: u32, epoch: i32) {
+        // Most partitions are in few sessions, and most of those are idle.
+        if self.sessions.len() == self.sessions.capacity() {
+            self.sessions.reserve_exact(1 + self.sessions.len() / 2);
+        }
+        self.sessions.push(Watching { changes: Arc::clone(changes), slot, epoch });
+    }
+
+    /// A session wants to hear no more.
+    pub(crate) fn remove_session(&mut self, changes: &Arc<Changes>, slot: u32) {
+        let is_it = |watching: &Watching| watching.slot == slot && Arc::ptr_eq(&watching.changes, changes);
+        if let Some(at) = self.sessions.iter().position(is_it) {
+            self.sessions.swap_remove(at);
+        }
+    }
+
+    /// What a session was shown of the partition, or could be, is not what it was; each hears of it once.
+    pub(crate) fn tell_sessions(&mut self) {
+        self.sessions.drain(..).for_each(|watching| watching.changes.tell(watching.slot, watching.epoch));
+    }
+
     /// The waiter has what it needs, or gave up.
     pub(crate) fn remove(&mut self, waiter: &Arc<Waiter>) {
         self.fetches.retain(|other| !Arc::ptr_eq(other, waiter));
@@ -115,6 +222,7 @@ impl WaiterList {
             !waiter.is_done()
         });
         count_down_reached(&mut self.produces, high_watermark);
+        self.tell_sessions();
     }
 
     /// Everything before that offset is on the disk.
@@ -127,11 +235,18 @@ impl WaiterList {
         self.fetches.drain(..).for_each(|waiter| waiter.wake());
         let awaiting = self.produces.drain(..).chain(self.syncs.drain(..));
         awaiting.for_each(|(_, waiter)| waiter.count_down(1));
+        self.tell_sessions();
     }
 
-    /// How many requests wait here.
+    /// How many requests wait here. A session that is to be told is none.
     pub(crate) fn len(&self) -> usize {
         self.fetches.len() + self.produces.len() + self.syncs.len()
+    }
+
+    /// How many sessions are to be told.
+    #[cfg(test)]
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.len()
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The read is planned under each partition's lock; the bytes leave later, by the kernel. What would have to wait, for the
 //! disk or for an append that holds the lock, is planned and read ahead on a thread that may.
-//! Where there is too little the connection's task sleeps on a waiter that every partition asked for knows, until enough is
-//! committed, the request's time is over, or the node stops. What one fetch of a connection used the next one uses again, so
+//! Where there is too little the connection's task sleeps on a waiter that every partition looked at knows, until enough is
+//! committed, the request's time is over, or the node stops. Of a session's partitions only those are looked at that may have
+//! something to tell; the others wake the task once they do, and join. What one fetch of a connection used the next one uses again, so
 //! that a warm fetch allocates nothing.
 
 use std::{
@@ -27,7 +28,7 @@ use crate::{
     close::Close,
     fetch_sessions::{Opened, SessionRequest, Shown, TopicRef, WantedPartition},
     partition::{Isolation, Partition, Query, Read},
-    waiters::{Waited, Waiter},
+    waiters::{Changes, Waited, Waiter},
 };
 
 /// From this version on a topic is named by its id (KIP-516).
@@ -42,6 +43,9 @@ const RETAINED_BYTES: usize = 4 << 10;
 
 /// What is found for one partition.
 struct Found {
+    /// What its session calls it, if there is one, and its turn among the others.
+    slot: u32,
+    order: u64,
     wanted: WantedPartition,
     partition: Option<Arc<Partition>>,
     /// Whether it could not be read without waiting when that was tried last.
@@ -88,7 +92,7 @@ impl Fetching {
                 self.find(context, &begun).await?;
                 self.finish(context, begun)
             }
-            Err(error) => self.refuse(context, error),
+            Err(error) => self.refuse(context, 0, error),
         }
     }
 
@@ -114,6 +118,7 @@ impl Fetching {
             epoch: request.session_epoch,
             uses_topic_ids: by_id,
             privileged: request.replica_id >= 0,
+            reads_committed: request.isolation_level == 1,
         };
         let sessions = &context.broker.fetch_sessions;
         let opened = if session.is_incremental() {
@@ -127,42 +132,66 @@ impl Fetching {
         };
         self.found.clear();
         match &opened {
-            Opened::Incremental(session) => {
-                let session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                self.found.extend(session.wanted().map(|wanted| look_up(context, wanted.clone())));
+            Opened::Incremental(..) => {
+                self.join(context, &opened);
             }
             Opened::Full | Opened::Sessionless => {
                 self.found.extend(wanted(&request, body, by_id).map(|wanted| look_up(context, wanted)));
             }
         }
         let max_bytes = request.max_bytes.clamp(0, context.broker.config.fetch_max_bytes) as u32;
-        let read_committed = request.isolation_level == 1;
         let limits = Limits {
             max_bytes,
             min_bytes: u64::from(u32::try_from(request.min_bytes).unwrap_or(0).min(max_bytes)),
-            isolation: if read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted },
+            isolation: if session.reads_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted },
             is_follower: request.replica_id >= 0,
         };
         let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
         Ok(Ok(Begun { opened, session, limits, deadline: context.received_at + max_wait }))
     }
 
+    /// Looks at what else of a session may have something to tell by now. False where a later request has taken it over.
+    fn join(&mut self, context: &Context, opened: &Opened) -> bool {
+        let Opened::Incremental(session, epoch) = opened else { return true };
+        let before = self.found.len();
+        let found = &mut self.found;
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ours = session.visit(*epoch, |visited| {
+            let looked_up = look_up(context, visited.wanted.clone());
+            let waiters = looked_up.partition.as_ref().map(|partition| Arc::clone(partition.waiters()));
+            found.push(Found { slot: visited.slot, order: visited.order, ..looked_up });
+            waiters
+        });
+        if found.len() > before {
+            found.sort_unstable_by_key(|found| found.order);
+        }
+        is_ours
+    }
+
     /// Reads, and where there is too little sleeps and reads again.
     async fn find(&mut self, context: &Context, begun: &Begun) -> Result<(), Close> {
-        let Begun { limits, deadline, .. } = begun;
-        let mut bytes = self.read(limits).await?;
+        let Begun { opened, limits, deadline, .. } = begun;
+        let mut bytes = self.read(context, limits).await?;
         while bytes < limits.min_bytes
             && *deadline > Instant::now()
             && self.found.iter().all(Found::can_wait)
-            && !self.found.is_empty()
+            && (opened.is_incremental() || !self.found.is_empty())
         {
             let missing = u32::try_from(limits.min_bytes - bytes).unwrap_or(u32::MAX);
             let waiter = Waiter::again(&mut self.waiter, missing);
-            let registered = Registered::new(waiter, &mut self.found);
-            // What came between the read and the registration is seen by this second read, and by no other.
-            let Some(found) = read_now(registered.found, limits) else {
+            let mut registered = Registered::new(waiter, &mut self.found);
+            if !registered.hear_of_changes(opened) {
                 drop(registered);
-                bytes = self.read(limits).await?;
+                if !self.join(context, opened) {
+                    break;
+                }
+                bytes = self.read(context, limits).await?;
+                continue;
+            }
+            // What came between the read and the registration is seen by this second read, and by no other.
+            let Some(found) = read_now(context, registered.found, limits) else {
+                drop(registered);
+                bytes = self.read(context, limits).await?;
                 continue;
             };
             let before = std::mem::replace(&mut bytes, found);
@@ -175,8 +204,9 @@ impl Fetching {
                 () = context.broker.drained() => false,
             };
             drop(registered);
-            bytes = self.read(limits).await?;
-            if !woken {
+            let is_ours = self.join(context, opened);
+            bytes = self.read(context, limits).await?;
+            if !woken || !is_ours {
                 break;
             }
         }
@@ -184,8 +214,8 @@ impl Fetching {
     }
 
     /// Plans the reads of all partitions; returns how many bytes there are, in memory if there is room for them.
-    async fn read(&mut self, limits: &Limits) -> Result<u64, Close> {
-        match read_now(&mut self.found, limits) {
+    async fn read(&mut self, context: &Context, limits: &Limits) -> Result<u64, Close> {
+        match read_now(context, &mut self.found, limits) {
             Some(bytes) => Ok(bytes),
             None => Box::pin(self.read_elsewhere(*limits)).await,
         }
@@ -216,14 +246,21 @@ impl Fetching {
         let session_id = match begun.opened {
             Opened::Sessionless => 0,
             Opened::Full => {
-                let answered = self.found.iter().map(|found| (found.wanted.clone(), found.shown()));
+                let answered = self.found.iter().map(|found| (found.wanted.clone(), found.shown(&begun.limits)));
                 context.broker.fetch_sessions.begin(begun.session, answered, context.now(), crate::random::u32)
             }
-            Opened::Incremental(session) => {
+            Opened::Incremental(session, epoch) => {
                 let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
-                self.found
-                    .retain(|found| session.must_show(&found.wanted.topic, found.wanted.partition, found.shown()));
-                session.id()
+                let (id, found) = (session.id(), &mut self.found);
+                let is_ours = session.settle(epoch, |settling| {
+                    found.retain(|found| settling.must_show(found.slot, found.shown(&begun.limits)));
+                });
+                drop(session);
+                if !is_ours {
+                    // As Kafka says it where a duplicate was faster.
+                    return self.refuse(context, id, ErrorCode::InvalidFetchSessionEpoch);
+                }
+                id
             }
         };
         count(context, &self.found);
@@ -231,11 +268,11 @@ impl Fetching {
         Ok(())
     }
 
-    fn refuse(&mut self, context: &Context, error: ErrorCode) -> Result<(), Close> {
+    fn refuse(&mut self, context: &Context, session_id: i32, error: ErrorCode) -> Result<(), Close> {
         context.broker.metrics.on_error("Fetch", error);
         let (id, version) = (context.correlation_id, context.api_version);
         let reused = std::mem::take(&mut self.response);
-        self.response = FetchResponseWriter::new(reused, id, version, 0, error.code(), 0, 0)?.finish(&[])?;
+        self.response = FetchResponseWriter::new(reused, id, version, 0, error.code(), session_id, 0)?.finish(&[])?;
         Ok(())
     }
 }
@@ -278,10 +315,12 @@ fn topic_ref(body: &Bytes, name: &str, id: TopicId, by_id: bool) -> TopicRef {
     TopicRef::Name(KString::from_utf8(body.slice_ref(name.as_bytes())).expect("the view has checked it"))
 }
 
-/// A waiter on the lists of every partition that is asked for; takes itself off them.
+/// A waiter on the lists of every partition that is looked at; takes itself off them.
 struct Registered<'a> {
     waiter: Arc<Waiter>,
     found: &'a mut Vec<Found>,
+    /// The session whose other partitions wake it as well.
+    session: Option<Arc<Changes>>,
 }
 
 impl<'a> Registered<'a> {
@@ -289,12 +328,23 @@ impl<'a> Registered<'a> {
         for partition in found.iter().filter_map(|found| found.partition.as_ref()) {
             partition.lock_waiters().add_fetch(&waiter);
         }
-        Self { waiter, found }
+        Self { waiter, found, session: None }
+    }
+
+    /// Lets the partitions of a session that are not looked at wake the waiter; false where there is something new to look at.
+    fn hear_of_changes(&mut self, opened: &Opened) -> bool {
+        let Opened::Incremental(session, epoch) = opened else { return true };
+        let session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        self.session = session.wake_on_change(*epoch, &self.waiter);
+        self.session.is_some()
     }
 }
 
 impl Drop for Registered<'_> {
     fn drop(&mut self) {
+        if let Some(changes) = &self.session {
+            changes.forget(&self.waiter);
+        }
         for partition in self.found.iter().filter_map(|found| found.partition.as_ref()) {
             partition.lock_waiters().remove(&self.waiter);
         }
@@ -316,6 +366,8 @@ fn look_up(context: &Context, wanted: WantedPartition) -> Found {
         Err(error) => (None, error),
     };
     Found {
+        slot: 0,
+        order: 0,
         wanted,
         partition,
         is_blocked: false,
@@ -348,7 +400,8 @@ fn read_all(found: &mut [Found], limits: &Limits) -> u64 {
 }
 
 /// The same of what is in memory already; nothing where a partition would have to wait.
-fn read_now(found: &mut [Found], limits: &Limits) -> Option<u64> {
+fn read_now(context: &Context, found: &mut [Found], limits: &Limits) -> Option<u64> {
+    context.broker.metrics.fetch_reads.inc_by(found.len() as u64);
     let mut bytes = 0;
     for found in found {
         let Some(partition) = &found.partition else { continue };
@@ -409,12 +462,24 @@ impl Found {
         self.error == ErrorCode::None && self.diverging.is_none()
     }
 
-    fn shown(&self) -> Shown {
+    /// Whether only a change of the partition can give the reader more.
+    fn is_exhausted(&self, limits: &Limits) -> bool {
+        let upper_bound = match limits.isolation {
+            Isolation::ReadCommitted => self.last_stable_offset,
+            Isolation::ReadUncommitted => self.high_watermark,
+            // A follower tells with each fetch how far it is of every partition.
+            Isolation::LogEnd => return false,
+        };
+        !limits.is_follower && self.can_wait() && self.plan.is_empty() && self.wanted.fetch_offset >= upper_bound
+    }
+
+    fn shown(&self, limits: &Limits) -> Shown {
         Shown {
             high_watermark: self.high_watermark,
             log_start: self.log_start,
             has_records: !self.plan.is_empty(),
             is_remarkable: !self.can_wait(),
+            is_exhausted: self.is_exhausted(limits),
         }
     }
 

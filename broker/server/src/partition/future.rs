@@ -303,6 +303,7 @@ impl Partition {
             state.log = HeldLog::Open(copy);
             state.generation += 1;
             self.home.store(target);
+            self.lock_waiters().tell_sessions();
         }
         Ok(Swap::Done(retired))
     }

@@ -1,4 +1,4 @@
-//! Every interleaving of the threads that meet in waiters, in the switch of the append mode and in its watch.
+//! Every interleaving of the threads that meet in waiters and fetch sessions, in the switch of the append mode and in its watch.
 //!
 //! The files under test are compiled here anew, with locks and atomics of a model checker (`sync.rs`). A wake-up that is lost
 //! in any order of steps is a deadlock, which it reports; so is an order that the memory model allows and this processor never
@@ -26,6 +26,10 @@ mod histogram;
 #[allow(dead_code, reason = "the models use a part of it")]
 #[path = "../../src/pulse.rs"]
 mod pulse;
+#[allow(dead_code, unused_imports, reason = "the models use a part of it")]
+#[path = "../../src/fetch_sessions/session.rs"]
+mod session;
+mod sessions;
 mod sync;
 #[allow(dead_code, unused_imports, reason = "the models use a part of it")]
 #[path = "../../src/waiters.rs"]
@@ -46,7 +50,7 @@ fn check(time_passes: bool, model: impl Fn() + Sync + Send + 'static) {
 }
 
 fn main() -> ExitCode {
-    let models: Vec<(&'static str, fn())> = [appends::MODELS, waiting::MODELS].concat();
+    let models: Vec<(&'static str, fn())> = [appends::MODELS, waiting::MODELS, sessions::MODELS].concat();
     let trials = models.into_iter().map(|(name, model)| {
         Trial::test(name, move || {
             model();
