@@ -11,13 +11,14 @@ mod syncing;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::AtomicBool};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use gregor_log::{AppendError, AppendInfo, Appended, CheckpointKind, LogError, PartitionLog, ReadError};
 use gregor_replication::{LeaderState, PartitionAssignment, check_leader_epoch};
 use gregor_types::{
     BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId, TopicPartition,
 };
 use gregor_wire::batch::ValidatedBatch;
+use tokio::sync::watch;
 
 use crate::{
     fetch_sessions::Waiters,
@@ -53,6 +54,8 @@ pub(crate) struct Partition {
     waiters: Waiters,
     /// Its copy on the way to another directory; locked before the state where both are.
     future: Mutex<Option<Future>>,
+    /// Where that copy begins.
+    start_of_copy: ArcSwapOption<watch::Receiver<Offset>>,
 }
 
 /// What the lock guards.
@@ -119,6 +122,7 @@ impl Partition {
             state: Mutex::new(state),
             waiters: Waiters::default(),
             future: Mutex::default(),
+            start_of_copy: ArcSwapOption::empty(),
         }
     }
 

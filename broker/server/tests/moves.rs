@@ -81,6 +81,15 @@ fn assert_values(client: &mut Client, topic: &str, from: i64, count: i64) {
     assert_eq!(numbers, (from..count).collect::<Vec<_>>());
 }
 
+/// Deletes what is before an offset; returns where all replicas begin then.
+fn delete_records(client: &mut Client, before: i64, timeout_ms: i32) -> (ErrorCode, i64) {
+    let partition = DeleteRecordsPartition { partition_index: 0, offset: before, ..Default::default() };
+    let topic = DeleteRecordsTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
+    let request = DeleteRecordsRequest { topics: vec![topic], timeout_ms, ..Default::default() };
+    let deleted = &client.call(2, &request).topics[0].partitions[0];
+    (error(deleted.error_code), deleted.low_watermark)
+}
+
 fn folders(disk: &dyn Disk, directory: &Path, topic: &str) -> Vec<String> {
     let entries = disk.list(directory).unwrap().into_iter().filter(|entry| entry.is_directory);
     let mut names: Vec<_> = entries.map(|entry| entry.name).filter(|name| name.starts_with(topic)).collect();
@@ -155,11 +164,9 @@ fn a_move_keeps_to_its_rate_shows_how_far_it_is_and_goes_on_after_a_restart() {
         copy
     };
     wait_until("the first step is copied", || is_slow(&mut client).size > 0);
-    // What is deleted on the way is not copied.
-    let partition = DeleteRecordsPartition { partition_index: 0, offset: 900, ..Default::default() };
-    let topic = DeleteRecordsTopic { name: "t".into(), partitions: vec![partition], ..Default::default() };
-    let request = DeleteRecordsRequest { topics: vec![topic], timeout_ms: 10_000, ..Default::default() };
-    assert_eq!(client.call(2, &request).topics[0].partitions[0].low_watermark, 900);
+    // What is deleted on the way is not copied; it counts as deleted once the copy has followed.
+    assert_eq!(delete_records(&mut client, 900, 100), (ErrorCode::RequestTimedOut, 0));
+    assert_eq!(client.list_offset("t", 0, -2).offset, 900);
     node.stop();
 
     let node = home.start();
@@ -170,6 +177,32 @@ fn a_move_keeps_to_its_rate_shows_how_far_it_is_and_goes_on_after_a_restart() {
     assert_eq!(client.list_offset("t", 0, -2).offset, 900);
     assert_values(&mut client, "t", 900, 1_000);
     produce(&mut client, "t", 1_000..1_010);
+    node.stop();
+}
+
+#[test]
+fn records_are_deleted_once_a_copy_on_its_way_has_followed_or_is_given_up() {
+    let home = two_directories(Arc::new(FaultyDisk::new()));
+    let node = home.start();
+    let mut client = node.with_topic("t", 1, &SMALL_SEGMENTS);
+    produce(&mut client, "t", 0..1_000);
+    let (from, to) = sides(&mut client, "t");
+    for (before, is_given_up) in [(300, true), (600, false)] {
+        assert_eq!(set_broker(&mut client, RATE, "1"), ErrorCode::None);
+        assert_eq!(move_to(&mut client, &home, to, "t", 0), ErrorCode::None);
+        wait_until("there is a copy", || whereabouts(&mut client, "t", 0).len() == 2);
+        let mut other = node.client();
+        let deletion = std::thread::spawn(move || delete_records(&mut other, before, 60_000));
+        wait_until("the log begins later", || client.list_offset("t", 0, -2).offset == before);
+        if is_given_up {
+            assert_eq!(move_to(&mut client, &home, from, "t", 0), ErrorCode::None);
+        } else {
+            assert_eq!(set_broker(&mut client, RATE, "100000000"), ErrorCode::None);
+        }
+        assert_eq!(deletion.join().unwrap(), (ErrorCode::None, before));
+    }
+    wait_until_in(&mut client, to, "t", 0);
+    assert_values(&mut client, "t", 600, 1_000);
     node.stop();
 }
 

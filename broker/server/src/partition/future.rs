@@ -7,6 +7,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use gregor_log::{AppendError, DeletedPartition, FlushToken, LogError, PartitionLog, ReadError, RestingLog};
 use gregor_types::{DirectoryId, LeaderEpoch, Offset, Timestamp, TopicId, Uuid};
+use tokio::sync::watch;
 
 use super::Partition;
 use crate::{held_log::HeldLog, storage::Directory};
@@ -26,6 +27,8 @@ pub(crate) struct Future {
     /// Where it goes.
     pub(crate) directory: Arc<Directory>,
     log: FutureLog,
+    /// Where it begins, for those who wait for it to follow a deletion of records.
+    start: watch::Sender<Offset>,
     /// Whether it has once had all: from then on the controller is told where the replica will be (KIP-858).
     announced: bool,
     /// Whether an earlier run left it. Of a compacted log it may hold records whose tombstones are gone since: it begins anew.
@@ -78,7 +81,8 @@ pub(crate) enum MoveError {
 impl Future {
     /// A new, empty copy.
     pub(crate) fn new(directory: Arc<Directory>, log: PartitionLog) -> Self {
-        Self { directory, log: FutureLog::Open(Box::new(log)), announced: false, is_found: false }
+        let start = watch::Sender::new(log.start_offset());
+        Self { directory, log: FutureLog::Open(Box::new(log)), start, announced: false, is_found: false }
     }
 
     /// A copy that an earlier run left, and that had to be checked.
@@ -88,7 +92,8 @@ impl Future {
 
     /// A copy that an earlier run left.
     pub(crate) fn found(directory: Arc<Directory>, log: RestingLog) -> Self {
-        Self { directory, log: FutureLog::Found(Box::new(log)), announced: false, is_found: true }
+        let start = watch::Sender::new(log.start_offset());
+        Self { directory, log: FutureLog::Found(Box::new(log)), start, announced: false, is_found: true }
     }
 
     /// The log, to be given up.
@@ -156,13 +161,22 @@ impl Partition {
         if held.is_some() || !is_elsewhere || self.lock().log.is_gone() {
             return Err(future);
         }
+        self.start_of_copy.store(Some(Arc::new(future.start.subscribe())));
         *held = Some(future);
         Ok(())
     }
 
     /// Ends a move before its end.
     pub(crate) fn take_future(&self) -> Option<Future> {
-        self.lock_future().take()
+        let mut held = self.lock_future();
+        self.start_of_copy.store(None);
+        held.take()
+    }
+
+    /// Where its copy begins, if there is one; closed once the move is over. Looked at without the copy's lock, which is held
+    /// while the disk is waited for.
+    pub(crate) fn start_of_copy(&self) -> Option<watch::Receiver<Offset>> {
+        self.start_of_copy.load().as_deref().cloned()
     }
 
     /// Looks at the copy, if there is one.
@@ -215,7 +229,9 @@ impl Partition {
             copy.truncate_fully_and_start_at(source.start_offset, now).map_err(MoveError::Target)?;
         }
         copy.follow_source(&source, now).map_err(MoveError::Target)?;
-        let from = copy.end_offset();
+        let (from, start) = (copy.end_offset(), copy.start_offset());
+        future.start.send_if_modified(|known| std::mem::replace(known, start) != start);
+        let copy = future.open(self, now)?;
         let planned = self.with_log(|log, _| (log.read_for_copy(from, max_bytes), log.end_offset()));
         let (plan, end) = match planned {
             None => return Ok(CopyStep::Gone),
@@ -299,6 +315,7 @@ impl Partition {
             return Err(MoveError::Target(error));
         }
         copy.take_over(log).map_err(MoveError::Target)?;
+        self.start_of_copy.store(None);
         if let Some(Future { log: FutureLog::Open(copy), .. }) = held.take() {
             state.log = HeldLog::Open(copy);
             state.generation += 1;
