@@ -239,19 +239,23 @@ impl Shared {
         let Some(mut cleaning) = begun else { return Ok(Round::Given) };
         let (mut before, mut after) = (0, 0);
         let round = loop {
-            match cleaning.step(STEP_BYTES)? {
-                CleaningStep::More => {}
+            let step = cleaning.step(STEP_BYTES).and_then(|step| match step {
+                CleaningStep::More => Ok(None),
                 CleaningStep::Swap(cleaned) => {
                     before += cleaned.bytes_before();
                     after += cleaned.bytes_after();
-                    if !swap(partition, &cleaned)? {
-                        break Round::Given;
-                    }
+                    Ok(if swap(partition, &cleaned)? { None } else { Some(Round::Given) })
                 }
                 CleaningStep::Done(to) => {
                     let noted = partition.with_log(|log, _| log.note_cleaned(&cleaning, to));
-                    break if noted == Some(true) { Round::Clean(to) } else { Round::Given };
+                    Ok(Some(if noted == Some(true) { Round::Clean(to) } else { Round::Given }))
                 }
+            });
+            match step {
+                Ok(None) => {}
+                Ok(Some(round)) => break round,
+                Err(error) if is_not_found(&error) && !is_all_there(partition, &cleaning) => break Round::Given,
+                Err(error) => return Err(error),
             }
             if !self.throttle(&cleaning, began) {
                 cleaning.abandon()?;
@@ -301,11 +305,8 @@ impl Shared {
 
     /// A log that cannot be cleaned is not tried again by this process, as in Kafka. An error of the disk is the directory's.
     fn give_up(&self, partition: &Arc<Partition>, error: &LogError) {
-        if let LogError::Io { source, .. } = error {
-            // A folder that is not there any more was deleted or moved meanwhile.
-            if source.kind() != std::io::ErrorKind::NotFound {
-                partition.directory().on_error(&partition.name(), error);
-            }
+        if let LogError::Io { .. } = error {
+            partition.directory().on_error(&partition.name(), error);
             return self.pause(AFTER_ERROR);
         }
         tracing::warn!(
@@ -315,6 +316,16 @@ impl Shared {
         self.board().uncleanable.push(Arc::downgrade(partition));
         self.tell_uncleanable();
     }
+}
+
+fn is_not_found(error: &LogError) -> bool {
+    matches!(error, LogError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Whether the log has all that the round is about: if not, its segments were deleted, or all of it was, or moved. A move that
+/// fails at its very end has had the folder renamed, and gives it its name back.
+fn is_all_there(partition: &Partition, cleaning: &Cleaning) -> bool {
+    !partition.is_moving() && partition.with_log(|log, _| log.has_sources_of(cleaning)).unwrap_or(false)
 }
 
 /// Puts a cleaned segment in its place; `false` where the log was changed meanwhile.

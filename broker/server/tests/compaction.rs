@@ -6,17 +6,26 @@ mod support;
 
 use std::{
     collections::BTreeMap,
+    io,
     os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use gregor_log::disk::{FaultyDisk, Operation};
 use gregor_messages::{
     DeleteTopicsRequest, IncrementalAlterConfigsRequest,
     delete_topics_request::DeleteTopicState,
     incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
 };
+use gregor_types::ErrorCode;
 use gregor_wire::batch::{BatchOptions, RecordBatchBuilder, split_batches};
-use support::{Client, DEADLINE, Home, now};
+use support::{
+    Client, DEADLINE, Home,
+    directories::{SECOND, describe, move_to, two_directories, wait_until},
+    now,
+};
 
 const TOPIC_RESOURCE: i8 = 2;
 /// Three segments of 1 MiB and some more.
@@ -175,6 +184,24 @@ fn a_topic_that_could_not_be_compacted_can_once_it_is_created_anew() {
     write(&mut client, 0..RECORDS);
     wait_until_compacted(&mut client, RECORDS, 70);
     drop(client);
+    node.stop();
+}
+
+#[test]
+fn a_file_that_the_disk_has_lost_takes_its_directory_out_of_service() {
+    let disk = FaultyDisk::new();
+    let home = two_directories(Arc::new(disk.clone())).with("log.cleaner.backoff.ms", "20");
+    let node = home.start();
+    let mut client = node.client();
+    assert_eq!(move_to(&mut client, &home, SECOND, "table", 0), ErrorCode::UnknownTopicOrPartition);
+    client.create_topic("table", 1, &CONFIGS);
+    write(&mut client, 0..RECORDS);
+    disk.set_fault(|operation, path: &Path| {
+        let is_lost = operation == Operation::Open && path.ends_with("table-0/00000000000000000000.log");
+        is_lost.then(|| io::ErrorKind::NotFound.into())
+    });
+    lift_the_lag(&mut client);
+    wait_until("the directory is offline", || describe(&mut client)[SECOND].error == ErrorCode::KafkaStorageError);
     node.stop();
 }
 

@@ -77,6 +77,8 @@ pub struct Cleaning {
     truncations: u64,
     first_dirty: Offset,
     sources: Vec<Source>,
+    /// The first of them that is not replaced yet.
+    next_source: usize,
     aborted: Vec<AbortedTransaction>,
     rules: Rules,
     map: OffsetMap,
@@ -158,6 +160,7 @@ impl PartitionLog {
             truncations: self.truncations,
             first_dirty: cleanable.first_dirty,
             sources,
+            next_source: 0,
             transactions: CleanedTransactions::new(Vec::new()),
             aborted: Vec::new(),
             rules: Rules {
@@ -327,6 +330,7 @@ impl Cleaning {
             output
         } else {
             let Some(group) = copying.groups.pop_front() else { return Ok(None) };
+            self.next_source = group.start;
             let base = self.sources[group.start].base;
             let segment = Segment::create_marked(&*self.disk, &self.directory, base, CLEANED, self.rules.now)?;
             Output {

@@ -52,6 +52,18 @@ impl PartitionLog {
         is_same
     }
 
+    /// Whether the log still has what the round is about, where it was: then a file that the round does not find is lost, and was
+    /// not deleted or moved meanwhile.
+    pub fn has_sources_of(&self, round: &Cleaning) -> bool {
+        let is_there = |source: &Source| {
+            let found = self.segments.binary_search_by_key(&source.base, |segment| segment.base_offset);
+            found.is_ok_and(|at| self.segments[at].size() == source.size)
+        };
+        self.directory == round.directory
+            && self.truncations == round.truncations
+            && round.sources[round.next_source..].iter().all(is_there)
+    }
+
     /// What may be cleaned. A checkpoint that does not fit the log counts as none.
     pub fn cleanable(&mut self, high_watermark: Offset, now: Timestamp) -> Result<Cleanable, LogError> {
         let (start, end) = (self.start_offset, self.end_offset);
