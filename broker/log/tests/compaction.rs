@@ -3,21 +3,19 @@
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
 mod common;
+mod compaction_model;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
-use bytes::Bytes;
 use common::*;
+use compaction_model::*;
 use gregor_log::{
-    CleaningOptions, CleaningStep, Disk, LogConfig, OpenOptions, PartitionLog, ReadRequest,
+    CleaningOptions, CleaningStep, Disk, LogConfig, OpenOptions, PartitionLog,
     disk::{Crash, FaultyDisk},
 };
-use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
+use gregor_types::{Offset, ProducerId, Timestamp};
 use gregor_wire::{
-    batch::{BatchOptions, EndTransactionMarker, ProducerStamp, RecordBatchBuilder, split_batches},
+    batch::{BatchOptions, EndTransactionMarker, RecordBatchBuilder},
     compression::{CompressionType, compress},
 };
 
@@ -33,166 +31,6 @@ fn config() -> LogConfig {
     }
 }
 
-/// What was appended: by offset, the key, the value (none for a tombstone) and the transaction's producer.
-#[derive(Default)]
-struct Model {
-    records: BTreeMap<i64, (String, Option<String>)>,
-    /// The offsets of open transactions, by producer.
-    open: HashMap<i64, Vec<i64>>,
-    aborted: BTreeSet<i64>,
-    sequences: HashMap<i64, i32>,
-    /// The last record of each producer.
-    last: HashMap<i64, i64>,
-    /// Where the log begins.
-    start: i64,
-}
-
-impl Model {
-    /// The newest committed value of each key, before the oldest open transaction.
-    fn state(&self) -> BTreeMap<String, String> {
-        let stable = self.open.values().flatten().min().copied().unwrap_or(i64::MAX);
-        let mut state = BTreeMap::new();
-        for (offset, (key, value)) in self.records.range(self.start..stable) {
-            if !self.aborted.contains(offset) {
-                update(&mut state, key, value.clone());
-            }
-        }
-        state
-    }
-
-    fn append(&mut self, log: &mut PartitionLog, random: &mut Random, now: Timestamp, producer: Option<i64>) {
-        let transactional = producer.is_some_and(|id| id >= 100);
-        let count = 1 + random.below(4) as i32;
-        let codec = [CompressionType::None, CompressionType::Lz4, CompressionType::Zstd][random.below(3) as usize];
-        let stamp = producer.map(|id| {
-            let next = self.sequences.entry(id).or_insert(0);
-            let base_sequence = *next;
-            *next += count;
-            ProducerStamp { id: ProducerId(id), epoch: ProducerEpoch(0), base_sequence }
-        });
-        let mut builder = RecordBatchBuilder::new(BatchOptions {
-            producer: stamp,
-            transactional,
-            compression: codec.into(),
-            ..BatchOptions::default()
-        });
-        let base = log.end_offset().0;
-        for i in 0..i64::from(count) {
-            let key = format!("key {}", random.below(7));
-            let value = (random.below(4) > 0).then(|| format!("value {} {}", base + i, "x".repeat(base as usize % 30)));
-            builder.append(now, Some(key.as_bytes()), value.as_deref().map(str::as_bytes), &[]);
-            self.records.insert(base + i, (key, value));
-            if transactional {
-                self.open.entry(producer.unwrap()).or_default().push(base + i);
-            }
-            self.last.extend(producer.map(|id| (id, base + i)));
-        }
-        append(log, &builder.build());
-    }
-
-    fn end_transaction(&mut self, log: &mut PartitionLog, now: Timestamp, producer: i64, commit: bool) {
-        let Some(offsets) = self.open.remove(&producer) else { return };
-        if !commit {
-            self.aborted.extend(offsets);
-        }
-        let marker = EndTransactionMarker { commit, coordinator_epoch: 0 };
-        append(log, &marker_batch(marker, producer, now));
-    }
-}
-
-fn marker_batch(marker: EndTransactionMarker, producer: i64, now: Timestamp) -> Bytes {
-    RecordBatchBuilder::end_transaction_marker(marker, ProducerId(producer), ProducerEpoch(0), now)
-}
-
-fn update(state: &mut BTreeMap<String, String>, key: &str, value: Option<String>) {
-    match value {
-        Some(value) => state.insert(key.to_owned(), value),
-        None => state.remove(key),
-    };
-}
-
-/// A record as it stands in the log: offset, key, value, whether it is transactional and whose.
-type Found = (i64, String, Option<String>, Option<i64>);
-
-fn read(log: &mut PartitionLog, from: Offset) -> Vec<Found> {
-    let mut found = Vec::new();
-    let mut next = from;
-    while next < log.end_offset() {
-        let request = ReadRequest { from: next, upper_bound: log.end_offset(), max_bytes: 400, min_one_batch: true };
-        let bytes = log.read(&request).unwrap().read_all().unwrap();
-        if bytes.is_empty() {
-            break;
-        }
-        for batch in split_batches(&bytes) {
-            let batch = batch.unwrap();
-            batch.check_crc().unwrap();
-            next = batch.next_offset();
-            if batch.is_control() {
-                continue;
-            }
-            for record in &batch.records(1 << 20).unwrap() {
-                let record = record.unwrap();
-                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-                let producer = batch.is_transactional().then_some(batch.producer_id.0);
-                if record.offset >= from {
-                    found.push((record.offset.0, text(record.key.unwrap()), record.value.map(text), producer));
-                }
-            }
-        }
-    }
-    found
-}
-
-/// What a read-committed reader ends with.
-fn committed_state(log: &mut PartitionLog, high_watermark: Offset) -> BTreeMap<String, String> {
-    let stable = log.last_stable_offset(high_watermark);
-    let aborted = log.aborted_transactions(log.start_offset(), stable).unwrap();
-    let mut state = BTreeMap::new();
-    let start = log.start_offset();
-    for (offset, key, value, producer) in read(log, start) {
-        let is_aborted = producer.is_some_and(|producer| {
-            aborted.iter().any(|a| a.producer_id.0 == producer && (a.first_offset.0..a.last_offset.0).contains(&offset))
-        });
-        if offset < stable.0 && !is_aborted {
-            update(&mut state, &key, value);
-        }
-    }
-    state
-}
-
-/// Files that bear one of these marks.
-fn leftovers(disk: &FaultyDisk, marks: &[&str]) -> Vec<String> {
-    names(disk, &folder()).into_iter().filter(|name| marks.iter().any(|mark| name.ends_with(mark))).collect()
-}
-
-/// Messages of magic 0 and 1, alone or several in a wrapper, where a log is to begin.
-fn old_messages(model: &mut Model, random: &mut Random) -> Vec<u8> {
-    let (mut bytes, mut next) = (Vec::new(), 0);
-    for i in 0..random.below(20) {
-        let magic = u8::from(i >= 8);
-        let codec = [CompressionType::None, CompressionType::Gzip, CompressionType::Snappy][random.below(3) as usize];
-        let is_packed = codec != CompressionType::None;
-        let (first, count) = (next, if is_packed { 1 + random.below(4) as i64 } else { 1 });
-        let mut messages = Vec::new();
-        for offset in first..first + count {
-            let key = format!("key {}", random.below(9));
-            let value = (random.below(4) > 0).then(|| format!("old {offset}"));
-            let within = if is_packed && magic == 1 { offset - first } else { offset };
-            let value_bytes = value.as_deref().map(str::as_bytes);
-            messages.extend(message(magic, within, CompressionType::None, Some(&key), value_bytes));
-            model.records.insert(offset, (key, value));
-        }
-        next = first + count;
-        if is_packed {
-            let mut packed = Vec::new();
-            compress(codec.into(), &messages, &mut packed).unwrap();
-            messages = message(magic, next - 1, codec, None, Some(&packed));
-        }
-        bytes.extend(messages);
-    }
-    bytes
-}
-
 /// One log through rounds of writing, deleting, cleaning and restarting.
 struct Life {
     seed: u64,
@@ -201,12 +39,17 @@ struct Life {
     log: PartitionLog,
     model: Model,
     cleaned_to: Option<Offset>,
+    /// Never goes back.
+    high_watermark: Offset,
+    min_lag_ms: i64,
     now: Timestamp,
 }
 
 impl Life {
     fn new(seed: u64) -> Self {
         let (mut random, disk, mut model) = (Random(seed), FaultyDisk::new(), Model::default());
+        let min_lag_ms = [0, 400, 3_000][random.below(3) as usize];
+        let config = || LogConfig { min_compaction_lag_ms: min_lag_ms, ..config() };
         let mut log = create(&disk, config());
         if random.below(3) == 0 {
             drop(log);
@@ -216,7 +59,8 @@ impl Life {
             log = reopen(&disk, options(config(), Offset(0), false));
             assert_eq!(log.end_offset().0 as usize, model.records.len());
         }
-        Self { seed, random, disk, log, model, cleaned_to: None, now: NOW }
+        let high_watermark = log.end_offset();
+        Self { seed, random, disk, log, model, cleaned_to: None, high_watermark, min_lag_ms, now: NOW }
     }
 
     fn write(&mut self) {
@@ -237,32 +81,41 @@ impl Life {
                 _ => log.roll(*now).unwrap(),
             }
         }
+        self.commit();
+    }
+
+    /// All is committed, or a part of what was not.
+    fn commit(&mut self) {
+        let uncommitted = (self.log.end_offset().0 - self.high_watermark.0) as u64;
+        let more = if self.random.below(2) == 0 { uncommitted } else { self.random.below(uncommitted + 1) };
+        self.high_watermark = self.high_watermark.plus(more as i64);
     }
 
     /// Records are deleted by request, up to some offset that is stable.
     fn delete(&mut self) {
-        let Self { random, log, model, now, .. } = self;
-        let end = log.end_offset();
-        let room = log.last_stable_offset(end).0 - log.start_offset().0;
+        let Self { random, log, model, high_watermark, now, .. } = self;
+        let room = log.last_stable_offset(*high_watermark).0 - log.start_offset().0;
         let start = log.start_offset().plus(random.below(room as u64 + 1) as i64);
         log.advance_start(start).unwrap();
-        log.retain(end, *now, 1 + random.below(3) as usize).unwrap();
+        log.retain(*high_watermark, *now, 1 + random.below(3) as usize).unwrap();
         model.start = log.start_offset().0;
         assert_eq!(model.start, start.0, "seed {}: no more was deleted than was asked for", self.seed);
     }
 
     fn clean(&mut self, round: u32) {
-        let Self { seed, random, log, model, now, .. } = self;
+        let Self { seed, random, log, model, high_watermark, min_lag_ms, now, .. } = self;
         let end = log.end_offset();
-        let uncleanable = log.cleanable(end, *now).unwrap().first_uncleanable;
-        let stable = log.last_stable_offset(end);
-        assert!(uncleanable <= stable && uncleanable <= log.active_segment_base());
+        let active = last_segment(&self.disk);
+        let uncleanable = model.uncleanable(*high_watermark, *now, *min_lag_ms).min(active);
+        let cleanable = log.cleanable(*high_watermark, *now).unwrap();
         let memory = [24 * 5, 1 << 20][random.below(2) as usize];
-        let to = clean(log, *now, memory, 1 + random.below(2_000)).unwrap();
+        let to = clean_stable(log, *high_watermark, *now, memory, 1 + random.below(2_000)).unwrap();
         let before = self.cleaned_to.replace(to);
         assert!(before.is_none_or(|before| to >= before), "seed {seed}, round {round}: cleaning goes back");
-        let place = format!("seed {seed}, round {round}, clean to {to}, {uncleanable} uncleanable");
-        assert_eq!(committed_state(log, end), model.state(), "{place}");
+        let place = format!("seed {seed}, round {round}, clean to {to}, {uncleanable} uncleanable of {cleanable:?}");
+        let known = before.unwrap_or(Offset(0)).max(log.start_offset());
+        assert!(to.0 <= uncleanable.max(known.0), "{place}: too much");
+        assert_eq!(committed_state(log, *high_watermark), model.state(*high_watermark), "{place}");
         let start = log.start_offset();
         let found = read(log, start);
         let mut seen = BTreeSet::new();
@@ -272,8 +125,12 @@ impl Life {
             assert!(is_new, "{place}: {key} is there twice below what is clean, again at {offset}");
         }
         let kept: BTreeSet<_> = found.iter().map(|(offset, ..)| *offset).collect();
-        let untouched = model.records.range(uncleanable.max(start).0..).find(|(offset, _)| !kept.contains(offset));
+        let untouched = model.records.range(uncleanable.max(start.0)..).find(|(offset, _)| !kept.contains(offset));
         assert_eq!(untouched, None, "{place}: what may not be cleaned is as it was");
+        let ends_batch = |base: Offset| model.batches.range(start.0..).any(|(_, (_, end))| *end == base.0);
+        if to == cleanable.first_uncleanable && to > cleanable.first_dirty && ends_batch(to) {
+            assert!(batch_ends(log, to), "{place}: where it ends is still known");
+        }
         let from = start.plus(random.below((end.0 - start.0) as u64 + 1) as i64);
         let suffix: Vec<_> = found.iter().filter(|(offset, ..)| *offset >= from.0).cloned().collect();
         assert_eq!(read(log, from), suffix, "{place}: read from {from}");
@@ -295,12 +152,15 @@ impl Life {
         let (end, start, before) = (self.log.end_offset(), self.log.start_offset(), self.producers());
         let cleaned_to = self.cleaned_to.unwrap_or(Offset(0));
         self.disk.crash(Crash::KeepAll);
-        let options = OpenOptions { cleaned_to, log_start_offset: start, ..options(config(), Offset(0), false) };
+        let config = LogConfig { min_compaction_lag_ms: self.min_lag_ms, ..config() };
+        let options = OpenOptions { cleaned_to, log_start_offset: start, ..options(config, Offset(0), false) };
         self.log = reopen(&self.disk, options);
+        // With nobody else, all that is there is committed.
+        self.high_watermark = end;
         assert_eq!((self.log.start_offset(), self.log.end_offset()), (start, end), "{place}");
         assert_eq!(self.producers(), before, "{place}");
         assert_eq!(self.log.cleaned_to(), Some(cleaned_to).filter(|to| to.0 > 0), "{place}: nothing is dirty anew");
-        assert_eq!(committed_state(&mut self.log, end), self.model.state(), "{place}");
+        assert_eq!(committed_state(&mut self.log, end), self.model.state(end), "{place}");
     }
 }
 
@@ -380,7 +240,8 @@ fn a_machine_that_stops_anywhere_in_a_round_leaves_the_same_state() {
                 model.end_transaction(&mut log, NOW, 100, true);
                 flush(&mut log);
                 disk.sync_file_system("/".as_ref()).complete().unwrap();
-                let (end, expected) = (log.end_offset(), model.state());
+                let end = log.end_offset();
+                let expected = model.state(end);
                 disk.stop_after(disk.mutations() + stop);
                 // The second round is where tombstones go, so that a segment left over would bring a value back.
                 let first = clean(&mut log, NOW, 1 << 20, u64::MAX);
@@ -415,7 +276,9 @@ fn a_log_that_is_cut_off_or_retained_meanwhile_keeps_what_it_has() {
         let options = CleaningOptions { memory_bytes: 1 << 20, load_factor: 0.9, now: NOW };
         let mut cleaning = log.begin_cleaning(&cleanable, &options);
         let CleaningStep::Swap(cleaned) = cleaning.step(u64::MAX).unwrap() else { panic!("a segment is cleaned") };
+        assert!(log.has_sources_of(&cleaning));
         change(&mut log);
+        assert!(!log.has_sources_of(&cleaning), "a file that is missing now was not lost");
         assert!(log.begin_swap(&cleaned).unwrap().is_none());
         assert_eq!(leftovers(&disk, &[".cleaned", ".swap"]), [""; 0]);
         let start = log.start_offset();
@@ -518,7 +381,7 @@ fn a_round_that_finds_the_disk_full_gives_back_what_it_took() {
     disk.set_capacity(None);
     let end = log.end_offset();
     clean(&mut log, NOW, 1 << 20, u64::MAX).unwrap();
-    assert_eq!(committed_state(&mut log, end), model.state());
+    assert_eq!(committed_state(&mut log, end), model.state(end));
 }
 
 #[test]

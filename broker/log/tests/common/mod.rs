@@ -191,10 +191,21 @@ pub fn message(magic: u8, offset: i64, codec: CompressionType, key: Option<&str>
     bytes
 }
 
-/// One round; each swap as the shell does it. The offset up to which the log is clean.
+/// One round where all is committed.
 pub fn clean(log: &mut PartitionLog, now: Timestamp, memory_bytes: usize, budget: u64) -> Result<Offset, LogError> {
     let end = log.end_offset();
-    let cleanable = log.cleanable(end, now)?;
+    clean_stable(log, end, now, memory_bytes, budget)
+}
+
+/// One round; each swap as the shell does it. The offset up to which the log is clean.
+pub fn clean_stable(
+    log: &mut PartitionLog,
+    high_watermark: Offset,
+    now: Timestamp,
+    memory_bytes: usize,
+    budget: u64,
+) -> Result<Offset, LogError> {
+    let cleanable = log.cleanable(high_watermark, now)?;
     let mut cleaning = log.begin_cleaning(&cleanable, &CleaningOptions { memory_bytes, load_factor: 0.9, now });
     loop {
         match cleaning.step(budget)? {
