@@ -101,6 +101,10 @@ impl<'a> PartitionChange<'a> {
         }
         self.keep_eligible();
         let leader = self.install_leader();
+        let enough = self.rules.min_isr.map_or(leader.is_some(), |min_isr| self.isr.len() >= min_isr);
+        if enough {
+            self.elr.clear();
+        }
         self.remember_leader(leader);
         let mut record = PartitionChangeRecord {
             partition_id: index.value(),
@@ -144,10 +148,6 @@ impl<'a> PartitionChange<'a> {
     /// KIP-966: with fewer in-sync replicas than a record needs to be acknowledged, nothing is acknowledged, and who leaves them has
     /// all that ever was: it stays eligible until there are enough again.
     fn keep_eligible(&mut self) {
-        if self.rules.min_isr.is_some_and(|min_isr| self.isr.len() >= min_isr) {
-            self.elr.clear();
-            return;
-        }
         if self.rules.min_isr.is_some() {
             self.elr.extend(&self.partition.isr);
             self.elr.sort_unstable();
@@ -175,8 +175,7 @@ impl<'a> PartitionChange<'a> {
                 leader
             }
         };
-        let enough = self.rules.min_isr.is_none_or(|min_isr| self.isr.len() >= min_isr);
-        self.elr.retain(|replica| *replica != leader && !enough);
+        self.elr.retain(|replica| *replica != leader);
         Some(leader)
     }
 

@@ -31,6 +31,8 @@ pub struct Rig {
     pub image: Image,
     pub now: Nanos,
     pub replies: BTreeMap<RequestId, ControllerResponse>,
+    /// `min.insync.replicas` of the node's file.
+    pub min_isr: usize,
     next_request: u64,
     seed: u64,
     effects: Effects,
@@ -74,6 +76,7 @@ impl Rig {
             image: Image::default(),
             now: 0,
             replies: BTreeMap::new(),
+            min_isr: broker.set_value("min.insync.replicas").map_or(1, |value| value.parse().unwrap()),
             next_request: 0,
             seed: 7,
             effects: Effects::default(),
