@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use gregor_config::BrokerConfig;
-use gregor_metadata::{Image, METADATA_VERSION_FEATURE, MetadataVersion, VersionedRecord};
+use gregor_metadata::{
+    Image, METADATA_VERSION_FEATURE, MetadataVersion, SERVED_FEATURES, ServedFeature, VersionedRecord,
+};
 use gregor_state_records::metadata::{
     AbortTransactionRecord, BeginTransactionRecord, EndTransactionRecord, FeatureLevelRecord, MetadataRecord,
     NoOpRecord,
@@ -11,8 +13,8 @@ use gregor_state_records::metadata::{
 use gregor_types::{ClusterId, LeaderEpoch, Offset};
 
 use crate::{
-    ControllerRequest, ControllerResponse, Refusal, brokers, configs, elections, isr, partitions,
-    plan::{Plan, batches},
+    ControllerRequest, ControllerResponse, Refusal, brokers, configs, elections, features, isr, partitions,
+    plan::{Base, Decided, Plan, batches},
     reassignments,
     sessions::Sessions,
     topics,
@@ -40,6 +42,8 @@ pub struct ControllerConfig {
     pub max_idle_interval: Nanos,
     /// `leader.imbalance.check.interval.seconds`; `None` for never (`auto.leader.rebalance.enable`).
     pub rebalance_interval: Option<Nanos>,
+    /// The feature levels that this node serves.
+    pub served: Vec<ServedFeature>,
     /// What the first leader of an empty log writes first: the feature levels that formatting chose.
     pub bootstrap: Vec<MetadataRecord>,
 }
@@ -161,6 +165,7 @@ impl ControllerConfig {
                 .auto_leader_rebalance_enable
                 .then(|| nanos(broker.leader_imbalance_check_interval_seconds.saturating_mul(1_000))),
             broker: broker.clone(),
+            served: SERVED_FEATURES.to_vec(),
             bootstrap,
         }
     }
@@ -257,9 +262,10 @@ impl Controller {
         if active.pending.len() >= MAX_PENDING {
             return effects.reply(id, request.refused(&Refusal::overloaded()));
         }
-        let mut plan = Plan::new(active.speculative.clone(), &self.config, next_offset, now, random);
-        let response = decide(&request, version, &mut plan, &mut active.sessions);
-        active.append(plan, next_offset, now, effects);
+        let base = Base { image: &active.speculative, config: &self.config, offset: next_offset, now };
+        let sessions = &mut active.sessions;
+        let (response, decided) = base.plan(random, |plan| decide(&request, version, plan, sessions));
+        active.append(decided, next_offset, now, effects);
         if self.committed_end >= active.appended_end {
             effects.reply(id, response);
         } else {
@@ -290,7 +296,7 @@ impl Controller {
         if plan.image.features().finalized_metadata_version().is_none() {
             bootstrap(&mut plan);
         }
-        active.append(plan, next_offset, now, effects);
+        active.append(plan.finish(), next_offset, now, effects);
         self.role = Role::Active(Box::new(active));
     }
 
@@ -312,31 +318,38 @@ impl Controller {
 
     fn tick(&mut self, next_offset: Offset, now: Nanos, random: &mut dyn FnMut() -> u64, effects: &mut Effects) {
         let Role::Active(active) = &mut self.role else { return };
-        let mut plan = Plan::new(active.speculative.clone(), &self.config, next_offset, now, random);
-        // KIP-631: one broker at a time, so that a controller that was slow itself does not fence the whole cluster at once.
-        if let Some(expired) = active.sessions.first_expired(&plan.image, now) {
-            brokers::fence(&mut plan, expired);
-        }
-        // What one batch does not take goes on at the next tick.
-        if active.next_rebalance.is_some_and(|next| now >= next) {
-            let pause = if elections::prefer(&mut plan) { Some(0) } else { self.config.rebalance_interval };
-            active.next_rebalance = pause.map(|pause| now.saturating_add(pause));
-        }
-        if now >= active.next_rescue {
-            let pause = if elections::rescue(&mut plan) { 0 } else { RESCUE_INTERVAL };
-            active.next_rescue = now + pause;
-        }
+        let Active { speculative, sessions, last_append, next_rebalance, next_rescue, .. } = &mut **active;
+        let base = Base { image: speculative, config: &self.config, offset: next_offset, now };
+        let rebalance = next_rebalance.is_some_and(|next| now >= next);
+        let rescue = now >= *next_rescue;
         let idle = self.config.max_idle_interval;
-        if idle > 0 && now >= active.last_append + idle {
-            plan.push(MetadataRecord::NoOp(NoOpRecord::default()));
+        let no_op = idle > 0 && now >= *last_append + idle;
+        let (more, decided) = base.plan(random, |plan| {
+            // KIP-631: one broker at a time, so that a controller that was slow itself does not fence the whole cluster at once.
+            if let Some(expired) = sessions.first_expired(&plan.image, now) {
+                brokers::fence(plan, expired);
+            }
+            let more = (rebalance && elections::prefer(plan), rescue && elections::rescue(plan));
+            if no_op {
+                plan.push(MetadataRecord::NoOp(NoOpRecord::default()));
+            }
+            more
+        });
+        // What one check does not take goes on at the next tick.
+        if rebalance {
+            let pause = if more.0 { Some(0) } else { self.config.rebalance_interval };
+            *next_rebalance = pause.map(|pause| now.saturating_add(pause));
         }
-        active.append(plan, next_offset, now, effects);
+        if rescue {
+            *next_rescue = now + if more.1 { 0 } else { RESCUE_INTERVAL };
+        }
+        active.append(decided, next_offset, now, effects);
     }
 }
 
 impl Active {
-    fn append(&mut self, plan: Plan<'_>, base: Offset, now: Nanos, effects: &mut Effects) {
-        let (image, records) = plan.finish();
+    fn append(&mut self, decided: Decided, base: Offset, now: Nanos, effects: &mut Effects) {
+        let (image, records) = decided;
         if records.is_empty() {
             return;
         }
@@ -372,6 +385,7 @@ fn decide(
         ControllerRequest::AssignReplicasToDirs(request) => isr::assign_directories(plan, request).into(),
         ControllerRequest::ElectLeaders(request) => elections::elect(plan, request, version).into(),
         ControllerRequest::AlterPartitionReassignments(request) => reassignments::alter(plan, request).into(),
+        ControllerRequest::UpdateFeatures(request) => features::update(plan, request, version).into(),
         ControllerRequest::ListPartitionReassignments(request) => reassignments::list(&plan.image, request).into(),
     }
 }

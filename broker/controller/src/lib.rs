@@ -12,6 +12,7 @@ mod configs;
 mod controller;
 mod effective;
 mod elections;
+mod features;
 mod isr;
 mod partition_change;
 mod partitions;

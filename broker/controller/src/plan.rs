@@ -3,10 +3,42 @@
 use std::sync::Arc;
 
 use gregor_metadata::{BrokerRegistration, Image, MetadataVersion, VersionedRecord};
-use gregor_state_records::metadata::MetadataRecord;
+use gregor_state_records::metadata::{BeginTransactionRecord, EndTransactionRecord, MetadataRecord};
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, Offset};
 
 use crate::{ControllerConfig, MAX_BYTES_PER_BATCH, MAX_RECORDS_PER_BATCH, Nanos, Refusal};
+
+/// The image as a decision leaves it, and the records that made it so.
+pub(crate) type Decided = (Image, Vec<VersionedRecord>);
+
+/// What a decision is made from.
+pub(crate) struct Base<'a> {
+    pub(crate) image: &'a Image,
+    pub(crate) config: &'a ControllerConfig,
+    pub(crate) offset: Offset,
+    pub(crate) now: Nanos,
+}
+
+impl Base<'_> {
+    /// Decides. What does not fit one batch is decided once more as a metadata transaction (KIP-868), so that it all counts or nothing
+    /// does, wherever this leader's log ends; `decide` comes to the same whenever it is asked.
+    pub(crate) fn plan<T>(
+        &self,
+        random: &mut dyn FnMut() -> u64,
+        mut decide: impl FnMut(&mut Plan<'_>) -> T,
+    ) -> (T, Decided) {
+        let mut plan = Plan::new(self.image.clone(), self.config, self.offset, self.now, random);
+        let result = decide(&mut plan);
+        if plan.fits_one_batch() || !self.image.features().metadata_version().has_transactions() {
+            return (result, plan.finish());
+        }
+        let mut plan = Plan::new(self.image.clone(), self.config, self.offset, self.now, random);
+        plan.push(MetadataRecord::BeginTransaction(BeginTransactionRecord::default()));
+        let result = decide(&mut plan);
+        plan.push(MetadataRecord::EndTransaction(EndTransactionRecord::default()));
+        (result, plan.finish())
+    }
+}
 
 /// What a decision is made from, and what it has come to so far. Dropping one undoes it: nothing else has seen its records.
 pub(crate) struct Plan<'a> {
@@ -84,15 +116,18 @@ impl<'a> Plan<'a> {
     /// Keeps what came since a point if it is good and the whole plan still fits one batch; else goes back. For what a user asks:
     /// all of it happens, or nothing.
     pub(crate) fn keep<T>(&mut self, mark: Mark, result: Result<T, Refusal>) -> Result<T, Refusal> {
-        let fits = self.records.len() <= MAX_RECORDS_PER_BATCH && self.bytes <= MAX_BYTES_PER_BATCH;
         let result = match result {
-            Ok(_) if !fits => Err(too_large()),
+            Ok(_) if !self.fits_one_batch() => Err(too_large()),
             result => result,
         };
         if result.is_err() {
             self.undo(mark);
         }
         result
+    }
+
+    fn fits_one_batch(&self) -> bool {
+        self.records.len() <= MAX_RECORDS_PER_BATCH && self.bytes <= MAX_BYTES_PER_BATCH
     }
 
     /// The same for what must happen however much it is, such as fencing a broker that leads more partitions than one batch holds:
@@ -116,7 +151,7 @@ impl<'a> Plan<'a> {
         self.image = mark.image;
     }
 
-    pub(crate) fn finish(self) -> (Image, Vec<VersionedRecord>) {
+    pub(crate) fn finish(self) -> Decided {
         (self.image, self.records)
     }
 }
@@ -172,7 +207,14 @@ fn size_bound(record: &MetadataRecord) -> usize {
             MetadataRecord::Topic(topic) => topic.name.len(),
             MetadataRecord::Partition(partition) => 40 * partition.replicas.len(),
             MetadataRecord::PartitionChange(change) => {
-                let lists = [&change.isr, &change.replicas, &change.removing_replicas, &change.adding_replicas];
+                let lists = [
+                    &change.isr,
+                    &change.replicas,
+                    &change.removing_replicas,
+                    &change.adding_replicas,
+                    &change.eligible_leader_replicas,
+                    &change.last_known_elr,
+                ];
                 let directories = change.directories.as_ref().map_or(0, Vec::len);
                 lists.into_iter().flatten().map(|list| 4 * list.len()).sum::<usize>() + 16 * directories
             }

@@ -8,9 +8,10 @@ use gregor_messages::{
     ControllerRegistrationResponse, CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest,
     CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ListPartitionReassignmentsRequest,
-    ListPartitionReassignmentsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse, alter_configs_response,
-    create_partitions_response::CreatePartitionsTopicResult, create_topics_response::CreatableTopicResult,
-    delete_topics_response::DeletableTopicResult, incremental_alter_configs_response,
+    ListPartitionReassignmentsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse, UpdateFeaturesRequest,
+    UpdateFeaturesResponse, alter_configs_response, create_partitions_response::CreatePartitionsTopicResult,
+    create_topics_response::CreatableTopicResult, delete_topics_response::DeletableTopicResult,
+    incremental_alter_configs_response,
 };
 
 use crate::Refusal;
@@ -87,6 +88,8 @@ requests! {
     AlterPartitionReassignments(AlterPartitionReassignmentsRequest -> AlterPartitionReassignmentsResponse),
     /// Which partitions are on their way.
     ListPartitionReassignments(ListPartitionReassignmentsRequest -> ListPartitionReassignmentsResponse),
+    /// Raises or lowers finalized feature levels.
+    UpdateFeatures(UpdateFeaturesRequest -> UpdateFeaturesResponse),
 }
 
 impl ControllerRequest {
@@ -168,6 +171,9 @@ impl ControllerRequest {
             Self::AlterPartitionReassignments(_) => {
                 AlterPartitionReassignmentsResponse { error_code, error_message: refusal.text(), ..Default::default() }
                     .into()
+            }
+            Self::UpdateFeatures(_) => {
+                UpdateFeaturesResponse { error_code, error_message: refusal.text(), ..Default::default() }.into()
             }
             Self::ListPartitionReassignments(_) => {
                 ListPartitionReassignmentsResponse { error_code, error_message: refusal.text(), ..Default::default() }

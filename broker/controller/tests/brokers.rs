@@ -8,9 +8,9 @@ use common::{Rig, SECOND, SET, alter, alter_isr, assert_error, assigned, ids, re
 use gregor_controller::Input;
 use gregor_messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterConfigsResponse, AlterPartitionRequest,
-    AlterPartitionResponse, ControllerRegistrationRequest, ControllerRegistrationResponse, CreateTopicsRequest,
-    CreateTopicsResponse, ElectLeadersRequest, ElectLeadersResponse, IncrementalAlterConfigsResponse,
-    UnregisterBrokerRequest, UnregisterBrokerResponse,
+    AlterPartitionResponse, BrokerHeartbeatRequest, BrokerHeartbeatResponse, ControllerRegistrationRequest,
+    ControllerRegistrationResponse, CreateTopicsRequest, CreateTopicsResponse, ElectLeadersRequest,
+    ElectLeadersResponse, IncrementalAlterConfigsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse,
     alter_partition_request::{BrokerState, PartitionData},
     elect_leaders_request,
 };
@@ -491,17 +491,61 @@ proptest! {
 }
 
 #[test]
-fn a_broker_that_leads_more_than_one_batch_holds_is_fenced_in_several() {
+fn a_broker_that_leads_more_than_one_batch_holds_is_fenced_in_one_transaction_or_not_at_all() {
     let mut rig = Rig::at(30).brokers(2);
     for name in ["a", "b", "c"] {
         let partitions: Vec<(i32, &[i32])> = (0..5_000).map(|index| (index, &[1, 2][..])).collect();
         assert_eq!(rig.create(vec![assigned(name, &partitions)]).topics[0].error_code, 0);
     }
     let before = rig.log.len();
-    rig.heartbeat(1, |request| request.want_fence = true);
-    assert_eq!(rig.log.len() - before, 15_001);
+    let fence = BrokerHeartbeatRequest {
+        broker_id: 1,
+        broker_epoch: rig.epoch(1),
+        current_metadata_offset: before as i64,
+        want_fence: true,
+        ..Default::default()
+    };
+    // The quorum takes the first batch only: its leader is lost then, and the next one gives up what is not whole.
+    let id = rig.submit(1, fence.clone());
+    rig.log.truncate(before + 10_000);
+    rig.commit_without_telling();
+    rig.lose();
+    let response: BrokerHeartbeatResponse = rig.take(id);
+    assert_eq!(response.error_code, ErrorCode::NotController as i16);
+    assert!(rig.image.in_transaction());
+    rig.win();
+    rig.commit();
+    assert!(matches!(rig.log.last().unwrap().record, MetadataRecord::AbortTransaction(_)));
+    assert_eq!(rig.partition("a", 0).leader, Some(BrokerId(1)));
+    assert!(!rig.image.cluster().broker(BrokerId(1)).unwrap().fenced);
+
+    let before = rig.log.len();
+    let response: BrokerHeartbeatResponse = rig.ask(1, fence);
+    assert!(response.is_fenced);
+    assert_eq!(rig.log.len() - before, 15_003);
+    assert!(matches!(rig.log[before].record, MetadataRecord::BeginTransaction(_)));
+    assert!(matches!(rig.log.last().unwrap().record, MetadataRecord::EndTransaction(_)));
     assert_eq!(rig.partition("c", 4_999).leader, Some(BrokerId(2)));
     assert!(rig.image.cluster().broker(BrokerId(1)).unwrap().fenced);
+}
+
+#[test]
+fn a_registration_that_takes_several_batches_has_its_offset_for_an_epoch_all_the_same() {
+    for level in [12, 30] {
+        let mut rig = Rig::at(level).brokers(2);
+        for name in ["a", "b", "c"] {
+            let partitions: Vec<(i32, &[i32])> = (0..5_000).map(|index| (index, &[1, 2][..])).collect();
+            rig.create(vec![assigned(name, &partitions)]);
+        }
+        let before = rig.log.len();
+        rig.now += 10 * SECOND;
+        let response = rig.register(1, 99);
+        let begins = i64::from(level >= 13);
+        assert_eq!(response.broker_epoch, before as i64 + begins, "older levels have no transactions");
+        let at = usize::try_from(response.broker_epoch).unwrap();
+        assert!(matches!(rig.log[at].record, MetadataRecord::RegisterBroker(_)));
+        assert_eq!(rig.partition("c", 4_999).leader, Some(BrokerId(2)));
+    }
 }
 
 #[test]

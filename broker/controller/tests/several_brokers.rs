@@ -384,7 +384,7 @@ impl World {
 
 fn play(seed: u64) -> Laws {
     let mut world = World::new(seed);
-    for _ in 0..300 {
+    for _ in 0..1_000 {
         world.step();
     }
     world.rig.commit();
@@ -401,7 +401,7 @@ fn play(seed: u64) -> Laws {
 
 #[test]
 fn whatever_happens_to_brokers_no_rule_is_broken_and_no_clean_leader_lacks_what_was_acknowledged() {
-    let seeds = std::env::var("GREGOR_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(40);
+    let seeds = std::env::var("GREGOR_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(60);
     let (mut clean, mut unclean, mut eligible, mut reassigned) = (0, 0, 0, 0);
     for seed in 0..seeds {
         let outcome = std::panic::catch_unwind(|| play(seed));

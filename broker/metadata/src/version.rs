@@ -100,7 +100,7 @@ impl MetadataVersion {
         self.0 >= 15
     }
 
-    /// KIP-866: whether records between Begin and End take effect together.
+    /// KIP-868: whether records between Begin and End take effect together.
     pub const fn has_transactions(self) -> bool {
         self.0 >= 13
     }

@@ -18,7 +18,9 @@ use gregor_messages::{
     create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
     incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
 };
-use gregor_metadata::{Image, MetadataVersion, Partition, VersionedRecord};
+use gregor_metadata::{
+    ELIGIBLE_LEADER_REPLICAS_FEATURE, Image, MetadataVersion, Partition, ServedFeature, VersionedRecord,
+};
 use gregor_state_records::metadata::{FeatureLevelRecord, MetadataRecord};
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionIndex, Uuid};
 
@@ -69,8 +71,10 @@ impl Rig {
             })
         };
         let bootstrap = features.iter().map(feature).collect();
+        let mut config = ControllerConfig::new("cluster".into(), &broker, bootstrap);
+        config.served.push(ServedFeature { name: ELIGIBLE_LEADER_REPLICAS_FEATURE, min: 0, max: 1 });
         let mut rig = Self {
-            controller: Controller::new(ControllerConfig::new("cluster".into(), &broker, bootstrap)),
+            controller: Controller::new(config),
             log: Vec::new(),
             committed: 0,
             image: Image::default(),
@@ -147,6 +151,14 @@ impl Rig {
         if self.committed < self.log.len() {
             self.commit();
         }
+    }
+
+    /// Commits all that is appended, and the controller does not get to know.
+    pub fn commit_without_telling(&mut self) {
+        for record in &self.log[self.committed..] {
+            self.image.apply(&record.record).unwrap();
+        }
+        self.committed = self.log.len();
     }
 
     pub fn submit(&mut self, version: i16, request: impl Into<ControllerRequest>) -> RequestId {

@@ -1,0 +1,125 @@
+//! Finalized feature levels go up as far as every node serves them, and down as far as nothing is lost.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::{Rig, SET, alter, assert_error};
+use gregor_messages::{
+    ControllerRegistrationRequest, ControllerRegistrationResponse, IncrementalAlterConfigsResponse,
+    UpdateFeaturesRequest, UpdateFeaturesResponse, controller_registration_request,
+    update_features_request::FeatureUpdateKey,
+};
+use gregor_metadata::ConfigResource;
+use gregor_state_records::metadata::MetadataRecord;
+use gregor_types::ErrorCode;
+
+const UPGRADE: i8 = 1;
+const SAFE: i8 = 2;
+const UNSAFE: i8 = 3;
+const METADATA: &str = "metadata.version";
+const ELR: &str = "eligible.leader.replicas.version";
+
+fn update(rig: &mut Rig, version: i16, updates: &[(&str, i16, i8)], validate_only: bool) -> UpdateFeaturesResponse {
+    let key = |(feature, level, upgrade_type): &(&str, i16, i8)| FeatureUpdateKey {
+        feature: (*feature).into(),
+        max_version_level: *level,
+        upgrade_type: *upgrade_type,
+        ..Default::default()
+    };
+    let feature_updates = updates.iter().map(key).collect();
+    rig.ask(version, UpdateFeaturesRequest { feature_updates, validate_only, ..Default::default() })
+}
+
+#[track_caller]
+fn refused(rig: &mut Rig, update_of: (&str, i16, i8), words: &str) {
+    let before = rig.log.len();
+    let response = update(rig, 2, &[update_of], false);
+    let message = response.error_message.as_ref();
+    assert_error(response.error_code, message, ErrorCode::InvalidUpdateVersion, words);
+    assert_error(response.error_code, message, ErrorCode::InvalidUpdateVersion, "The update failed for all features");
+    assert_eq!(rig.log.len(), before);
+}
+
+#[test]
+fn metadata_version_goes_up_and_records_follow_it() {
+    let mut rig = Rig::at(16).brokers(1);
+    let response = update(&mut rig, 1, &[(METADATA, 30, UPGRADE)], true);
+    assert_eq!((response.error_code, rig.level().level()), (0, 16), "only asked whether it would work");
+    let response = update(&mut rig, 1, &[(METADATA, 30, UPGRADE)], false);
+    assert_eq!((response.error_code, response.results.len(), rig.level().level()), (0, 1, 30));
+    rig.register(2, 2);
+    let registration = rig.log.iter().rev().find(|one| matches!(one.record, MetadataRecord::RegisterBroker(_)));
+    assert_eq!(registration.unwrap().version, 4);
+    let before = rig.log.len();
+    let response = update(&mut rig, 2, &[(METADATA, 30, UPGRADE)], false);
+    assert_eq!((response.error_code, response.results.len(), rig.log.len()), (0, 0, before), "it is there already");
+}
+
+#[test]
+fn metadata_version_goes_down_only_as_far_as_nothing_is_lost() {
+    let mut rig = Rig::at(29).brokers(1);
+    refused(&mut rig, (METADATA, 28, UPGRADE), "Can't downgrade the version of this feature without setting");
+    refused(&mut rig, (METADATA, 30, SAFE), "Can't downgrade to a newer version.");
+    refused(&mut rig, (METADATA, 22, SAFE), "Refusing to perform the requested downgrade because it might delete");
+    refused(&mut rig, (METADATA, 22, UNSAFE), "Unsafe metadata downgrade is not supported in this version.");
+    refused(&mut rig, (METADATA, 6, SAFE), "Local controller 1 only supports versions 7-33");
+    refused(&mut rig, (METADATA, -1, SAFE), "A feature version cannot be less than 0.");
+    refused(&mut rig, (METADATA, 28, 7), "The controller does not support the given upgrade type.");
+    let response = update(&mut rig, 2, &[(METADATA, 23, SAFE)], false);
+    assert_eq!((response.error_code, rig.level().level()), (0, 23), "23 itself holds what it brought");
+}
+
+#[test]
+fn no_level_is_finalized_that_a_node_does_not_serve() {
+    let mut rig = Rig::at(29).brokers(1);
+    rig.register_with(2, 2, |request| request.features[0].max_supported_version = 30);
+    refused(&mut rig, (METADATA, 31, UPGRADE), "Broker 2 only supports versions 7-30");
+    let register = |rig: &mut Rig, controller_id: i32, max_supported_version: i16| {
+        let feature = controller_registration_request::Feature {
+            name: METADATA.into(),
+            min_supported_version: 7,
+            max_supported_version,
+            ..Default::default()
+        };
+        let request = ControllerRegistrationRequest { controller_id, features: vec![feature], ..Default::default() };
+        let response: ControllerRegistrationResponse = rig.ask(0, request);
+        assert_eq!(response.error_code, 0);
+    };
+    register(&mut rig, 7, 29);
+    refused(&mut rig, (METADATA, 30, UPGRADE), "Controller 7 only supports versions 7-29");
+    register(&mut rig, 7, 30);
+    assert_eq!(update(&mut rig, 2, &[(METADATA, 30, UPGRADE)], false).error_code, 0);
+    refused(&mut rig, ("share.version", 1, UPGRADE), "Local controller 1 does not support this feature.");
+    refused(&mut rig, ("kraft.version", 1, UPGRADE), "not served yet");
+}
+
+#[test]
+fn one_that_cannot_be_keeps_all_others_from_being() {
+    let mut rig = Rig::at(29).brokers(1);
+    let response = update(&mut rig, 2, &[(METADATA, 30, UPGRADE), ("share.version", 1, UPGRADE)], false);
+    assert_error(
+        response.error_code,
+        response.error_message.as_ref(),
+        ErrorCode::InvalidUpdateVersion,
+        "Invalid update version 1 for feature share.version.",
+    );
+    assert_eq!(rig.level().level(), 29);
+}
+
+#[test]
+fn eligible_leader_replicas_need_a_level_that_holds_them_and_one_number_for_all() {
+    let mut rig = Rig::with(22, "min.insync.replicas=2\n").brokers(2);
+    refused(&mut rig, (ELR, 1, UPGRADE), "could not be set to 1 because it depends on metadata.version level 23");
+    let change = alter(4, "2", &[("min.insync.replicas", SET, Some("1"))]);
+    let _: IncrementalAlterConfigsResponse = rig.ask(1, change);
+    let response = update(&mut rig, 2, &[(METADATA, 23, UPGRADE), (ELR, 1, UPGRADE)], false);
+    assert_eq!(response.error_code, 0, "{response:?}");
+    assert!(rig.image.features().has_eligible_leader_replicas());
+    let configs = rig.image.configs();
+    assert_eq!(configs.get(&ConfigResource::all_brokers(), "min.insync.replicas").unwrap(), &"2");
+    let own = ConfigResource::new(gregor_metadata::ResourceType::Broker, "2");
+    assert_eq!(configs.get(&own, "min.insync.replicas"), None);
+    assert_eq!(update(&mut rig, 2, &[(ELR, 0, SAFE)], false).error_code, 0);
+    assert!(!rig.image.features().has_eligible_leader_replicas());
+}
