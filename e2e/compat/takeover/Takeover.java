@@ -20,7 +20,7 @@ import org.apache.kafka.common.serialization.*;
  */
 public class Takeover {
     static final String CODECS = "codecs", STAMPED = "stamped", TRANSACTIONS = "transactions", COMPACT = "compact",
-        COMPACT_TRANSACTIONS = "compact-transactions", CUT = "cut", STEADY = "steady", HAMMERED = "hammered";
+        COMPACT_TRANSACTIONS = "compact-transactions", CUT = "cut", STEADY = "steady", HAMMERED = "hammered", UNDECIDED = "undecided";
     static final List<String> COMPRESSIONS = List.of("none", "gzip", "snappy", "lz4", "zstd");
     static final long LIMIT_SECONDS = 60;
     /** Records are this old at first and come a few seconds apart, so that segments roll by their times. */
@@ -41,6 +41,15 @@ public class Takeover {
     /** How many records the hammer has sent, and which offset each acknowledgement told. */
     static int hammered;
     static final Map<Integer, Long> acknowledged = new java.util.concurrent.ConcurrentHashMap<>();
+    /** Of each transaction of the one who transacts while a broker goes: what is known of its end, and the first offset that was told. */
+    static final Map<Integer, Fate> fates = new java.util.concurrent.ConcurrentSkipListMap<>();
+    static final Map<Integer, Long> firstOffsets = new java.util.concurrent.ConcurrentHashMap<>();
+    static KafkaProducer<String, byte[]> undecided;
+    static Thread transactor;
+    static volatile boolean transacting;
+
+    /** From ASKED_* on the coordinator may have heard of it. */
+    enum Fate { OPEN, ASKED_TO_COMMIT, ASKED_TO_ABORT, COMMITTED, ABORTED }
 
     public static void main(String[] arguments) throws Exception {
         bootstrap = arguments[0];
@@ -67,8 +76,8 @@ public class Takeover {
         switch (words[0]) {
             case "write" -> write(words[1].equals("apache"), Long.parseLong(words[2]), Integer.parseInt(words[3]));
             case "read" -> read();
-            case "hammer" -> startToHammer();
-            case "settle" -> settle();
+            case "hammer" -> { if (words[1].equals("apache")) startToTransact(); startToHammer(); }
+            case "settle" -> { settle(); settleTransactions(words[1].equals("apache")); }
             case "dump" -> dump(Arrays.copyOfRange(words, 1, words.length));
             default -> throw new IllegalArgumentException(words[0]);
         }
@@ -122,6 +131,7 @@ public class Takeover {
         wanted.add(topic(COMPACT_TRANSACTIONS, 1, "cleanup.policy", "compact", "min.cleanable.dirty.ratio", "1.0", "segment.ms", "60000"));
         wanted.add(topic(CUT, 1, "segment.ms", "60000", "cleanup.policy", "delete"));
         wanted.add(topic(HAMMERED, 1, "segment.bytes", "1048576"));
+        wanted.add(topic(UNDECIDED, 1));
         var there = admin.listTopics().names().get();
         wanted.removeIf(topic -> there.contains(topic.name()));
         admin.createTopics(wanted).all().get();
@@ -427,6 +437,103 @@ public class Takeover {
         }
     }
 
+    // --- Transactions while a broker goes
+
+    static final int RECORDS_OF_TRANSACTION = 10;
+
+    /** One transaction after the other, each open for most of its time, until told to settle: who goes leaves one open, as a rule. */
+    static void startToTransact() throws Exception {
+        var producer = open(Map.of("transactional.id", UNDECIDED, "transaction.timeout.ms", "10000", "linger.ms", "0"));
+        producer.initTransactions();
+        undecided = producer;
+        transacting = true;
+        int before = fates.size();
+        transactor = new Thread(() -> {
+            try {
+                while (transacting) transactOnce(producer, fates.size());
+            } catch (KafkaException gone) {
+                // It was cut off: what became of the last transaction is for the next brokers to say.
+            }
+        });
+        transactor.start();
+        waitUntil("transactions", () -> fates.size() >= before + 5);
+    }
+
+    static void transactOnce(KafkaProducer<String, byte[]> producer, int number) {
+        fates.put(number, Fate.OPEN);
+        producer.beginTransaction();
+        for (int i = 0; i < RECORDS_OF_TRANSACTION; i++) {
+            producer.send(new ProducerRecord<>(UNDECIDED, 0, Integer.toString(number), new byte[i]), (metadata, failure) -> {
+                if (failure == null) firstOffsets.merge(number, metadata.offset(), Math::min);
+            });
+            java.util.concurrent.locks.LockSupport.parkNanos(3_000_000);
+        }
+        boolean commits = number % 3 != 0;
+        fates.put(number, commits ? Fate.ASKED_TO_COMMIT : Fate.ASKED_TO_ABORT);
+        if (commits) producer.commitTransaction(); else producer.abortTransaction();
+        fates.put(number, commits ? Fate.COMMITTED : Fate.ABORTED);
+    }
+
+    /** What is open stays open and unseen until a coordinator ends it; what is committed is seen as a whole. */
+    static void settleTransactions(boolean full) throws Exception {
+        if (undecided != null) {
+            transacting = false;
+            undecided.close(Duration.ZERO);
+            transactor.join(TimeUnit.SECONDS.toMillis(LIMIT_SECONDS));
+            if (transactor.isAlive()) throw new IllegalStateException("the transactional producer does not end");
+            undecided = null;
+        }
+        var partition = new TopicPartition(UNDECIDED, 0);
+        checkTransactions(partition);
+        if (!full || fates.isEmpty()) return;
+        if (random.nextBoolean()) {
+            try (var producer = open(Map.of("transactional.id", UNDECIDED))) {
+                producer.initTransactions();
+            }
+        }
+        // Else the transaction's time is over soon.
+        long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(LIMIT_SECONDS);
+        while (stable(partition) < offset(partition, OffsetSpec.latest())) {
+            if (System.nanoTime() > deadline) throw new IllegalStateException("a transaction is not ended: stable to " + stable(partition));
+            Thread.sleep(20);
+        }
+        fates.replaceAll((number, fate) -> fate == Fate.OPEN ? Fate.ABORTED : fate);
+        checkTransactions(partition);
+    }
+
+    static void checkTransactions(TopicPartition partition) throws Exception {
+        if (fates.isEmpty()) return;
+        long stable = stable(partition);
+        fates.forEach((number, fate) -> {
+            if (fate == Fate.OPEN && firstOffsets.getOrDefault(number, Long.MAX_VALUE) < stable)
+                throw new IllegalStateException("transaction " + number + " is open from " + firstOffsets.get(number) + " on, and " + stable + " is stable");
+        });
+        var seen = new HashMap<Integer, Integer>();
+        try (var consumer = new KafkaConsumer<String, byte[]>(Map.of("bootstrap.servers", bootstrap, "isolation.level", "read_committed", "auto.offset.reset", "earliest"), new StringDeserializer(), new ByteArrayDeserializer())) {
+            consumer.assign(List.of(partition));
+            consumer.seekToBeginning(List.of(partition));
+            long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(LIMIT_SECONDS);
+            while (consumer.position(partition) < stable) {
+                for (var record : consumer.poll(Duration.ofMillis(100))) {
+                    if (record.value().length != seen.merge(Integer.parseInt(record.key()), 1, Integer::sum) - 1)
+                        throw new IllegalStateException("a record of transaction " + record.key() + " is missing before offset " + record.offset());
+                }
+                if (System.nanoTime() > deadline) throw new IllegalStateException("reading does not come to " + stable);
+            }
+        }
+        fates.forEach((number, fate) -> {
+            int count = seen.getOrDefault(number, 0);
+            boolean isWhole = count == RECORDS_OF_TRANSACTION;
+            boolean isRight = switch (fate) {
+                case OPEN, ASKED_TO_ABORT, ABORTED -> count == 0;
+                case ASKED_TO_COMMIT -> count == 0 || isWhole;
+                // A commit is answered before its marker is written.
+                case COMMITTED -> isWhole || (count == 0 && firstOffsets.get(number) >= stable);
+            };
+            if (!isRight) throw new IllegalStateException(count + " records are seen of transaction " + number + ", which is " + fate + "; " + stable + " is stable");
+        });
+    }
+
     static void waitUntil(String what, java.util.function.BooleanSupplier isSo) throws Exception {
         long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(LIMIT_SECONDS);
         while (!isSo.getAsBoolean()) {
@@ -443,7 +550,7 @@ public class Takeover {
             try (var consumer = new KafkaConsumer<byte[], byte[]>(Map.of("bootstrap.servers", bootstrap, "isolation.level", isolation, "auto.offset.reset", "earliest",
                 "max.poll.records", "100000"), new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
                 var partitions = admin.describeTopics(admin.listTopics().names().get()).allTopicNames().get().values().stream()
-                    .filter(topic -> !topic.name().equals(HAMMERED)).flatMap(topic -> topic.partitions().stream().map(one -> new TopicPartition(topic.name(), one.partition()))).collect(Collectors.toList());
+                    .filter(topic -> !topic.name().equals(HAMMERED) && !topic.name().equals(UNDECIDED)).flatMap(topic -> topic.partitions().stream().map(one -> new TopicPartition(topic.name(), one.partition()))).collect(Collectors.toList());
                 consumer.assign(partitions);
                 consumer.seekToBeginning(partitions);
                 var ends = consumer.endOffsets(partitions);

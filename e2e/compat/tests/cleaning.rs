@@ -1,8 +1,9 @@
 //! Apache's log cleaner and Gregor's are given the same directory, and leave the same batches and records.
 //!
 //! Logs are made up by a seed: keys, tombstones, transactions of any end, producers, codecs, old formats; half of each was cleaned
-//! before. Both brokers start on a copy, clean by themselves, and what they leave is compared file by file. `GREGOR_COMPAT_SEED`
-//! makes others.
+//! before. Some have transactions that stay open, some are of a topic that leaves alone what is young, some end with a batch of
+//! which nothing stays. Both brokers start on a copy, clean by themselves, and what they leave is compared file by file.
+//! `GREGOR_COMPAT_SEED` makes others.
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
@@ -46,8 +47,9 @@ const DAY_MS: i64 = 24 * 3_600_000;
 /// A producer that was silent for longer is forgotten by a start, and its last batch with it.
 const PRODUCER_EXPIRATION_MS: i64 = 20 * DAY_MS;
 const SEGMENT_BYTES: u32 = 1 << 20;
-/// Topics: what stays of the deleted is for a day, or goes at once. And how many partitions each.
-const TOPICS: [(&str, i64); 2] = [("kept", DAY_MS), ("gone", 0)];
+/// Topics: what stays of the deleted is for a day, or goes at once; and for how long what is written is left alone: for longer
+/// than since the second half was written. And how many partitions each.
+const TOPICS: [(&str, i64, i64); 3] = [("kept", DAY_MS, 0), ("gone", 0, 0), ("young", DAY_MS, DAY_MS * 9 / 2)];
 const PARTITIONS: u64 = 10;
 /// The first of these is not cleaned before.
 const WITH_OLD_MESSAGES: [u64; 2] = [4, 6];
@@ -130,6 +132,13 @@ impl Writer {
         let epoch = ProducerEpoch(*epoch);
         let marker = EndTransactionMarker { commit: self.random.below(2) == 0, coordinator_epoch: 0 };
         self.append(&RecordBatchBuilder::end_transaction_marker(marker, ProducerId(producer), epoch, self.time));
+    }
+
+    /// A batch of which nothing stays: kept empty, it says where what was cleaned ends.
+    fn without_keys(&mut self) {
+        let mut builder = RecordBatchBuilder::new(BatchOptions::default());
+        builder.append(self.time, None, Some(b"no key"), &[]);
+        self.append(&builder.build());
     }
 
     /// A control record of a type that nobody knows.
@@ -237,7 +246,8 @@ fn old_messages(random: &mut Random, time: Timestamp) -> Vec<u8> {
 fn fill(data: &Path, now: Timestamp, seed: u64) -> BTreeMap<String, i64> {
     // Old messages are put where the logs' files are: the logs are to be looked at.
     fs::remove_file(data.join(".kafka_cleanshutdown")).unwrap();
-    for (topic, partition) in TOPICS.iter().flat_map(|(topic, _)| WITH_OLD_MESSAGES.map(|partition| (topic, partition)))
+    for (topic, partition) in
+        TOPICS.iter().flat_map(|(topic, ..)| WITH_OLD_MESSAGES.map(|partition| (topic, partition)))
     {
         let bytes = old_messages(&mut Random(seed + partition), now.plus_ms(-6 * DAY_MS));
         fs::write(data.join(format!("{topic}-{partition}/00000000000000000000.log")), bytes).unwrap();
@@ -247,6 +257,7 @@ fn fill(data: &Path, now: Timestamp, seed: u64) -> BTreeMap<String, i64> {
     for found in directory.find_partitions().unwrap() {
         let name = found.topic_partition.clone();
         let partition = name.partition.0 as u64;
+        let topic = TOPICS.iter().position(|(topic, ..)| *topic == &*name.topic);
         let settings = LogConfig {
             segment_bytes: SEGMENT_BYTES,
             index_interval_bytes: 300,
@@ -254,18 +265,19 @@ fn fill(data: &Path, now: Timestamp, seed: u64) -> BTreeMap<String, i64> {
             delete: false,
             // What an earlier round left is due by now in some of them.
             delete_retention_ms: if partition.is_multiple_of(2) { 1_000 } else { 10 * DAY_MS },
+            min_compaction_lag_ms: topic.map_or(0, |topic| TOPICS[topic].2),
             producer_id_expiration_ms: i64::MAX,
             ..LogConfig::default()
         };
-        let is_metadata = &*name.topic == "__cluster_metadata";
         let mut opening = directory.opening(&found, Arc::new(settings), now).unwrap();
         while !opening.step(u64::MAX).unwrap().done {}
         let log = opening.finish().unwrap();
-        if is_metadata {
+        // The metadata log.
+        let Some(topic) = topic else {
             logs.push(log);
             continue;
-        }
-        let seed = seed * 1_000 + partition * 2 + u64::from(&*name.topic == "gone");
+        };
+        let seed = seed * 1_000 + partition * TOPICS.len() as u64 + topic as u64;
         let age = if partition == 3 { PRODUCER_EXPIRATION_MS + 5 * DAY_MS } else { 5 * DAY_MS };
         // The values of some do not fit one segment after cleaning either.
         let value_bytes = if partition == 5 { 150_000 } else { 60 };
@@ -278,9 +290,17 @@ fn fill(data: &Path, now: Timestamp, seed: u64) -> BTreeMap<String, i64> {
             cleaned.extend(to.map(|to| (name.clone(), to)));
             writer.time = writer.time.plus_ms(DAY_MS);
         }
-        writer.write(60);
+        writer.write(30);
         if partition < 8 {
+            writer.write(30);
             (100..103).for_each(|producer| writer.end_transaction(producer));
+        } else {
+            // Nobody ends this one.
+            writer.batch(Some(103));
+            writer.write(30);
+        }
+        if partition % 3 == 1 {
+            writer.without_keys();
         }
         writer.log.roll(writer.time).unwrap();
         writer.batch(None);
@@ -467,11 +487,12 @@ fn both_cleaners_leave_the_same_records() {
     let properties = base.properties();
     gregor(&["storage", "format", "--cluster-id", CLUSTER_ID, "--config", properties.to_str().unwrap()]);
     let broker = Gregor::start_with(&properties, &base.folder.join("gregor")).unwrap();
-    for (topic, delete_retention_ms) in TOPICS {
+    for (topic, delete_retention_ms, min_lag_ms) in TOPICS {
         let (partitions, retention) = (PARTITIONS.to_string(), format!("delete.retention.ms={delete_retention_ms}"));
+        let lag = format!("min.compaction.lag.ms={min_lag_ms}");
         let segment = format!("segment.bytes={SEGMENT_BYTES}");
         let mut arguments = vec!["topic", "create", topic, "-b", broker.bootstrap(), "-p", &partitions];
-        for config in ["cleanup.policy=compact", "min.cleanable.dirty.ratio=0", &retention, &segment] {
+        for config in ["cleanup.policy=compact", "min.cleanable.dirty.ratio=0", &retention, &lag, &segment] {
             arguments.extend(["-c", config]);
         }
         gregor(&arguments);
@@ -480,7 +501,7 @@ fn both_cleaners_leave_the_same_records() {
     let now = Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64);
     let seed = std::env::var("GREGOR_COMPAT_SEED").map_or(1, |seed| seed.parse().unwrap());
     let expected = fill(&base.data(), now, seed);
-    assert!(expected.len() as u64 > PARTITIONS, "most have something to clean: {expected:?}");
+    assert!(expected.len() as u64 > PARTITIONS * 3 / 2, "most have something to clean: {expected:?}");
     copy(&base.data(), &ours.data());
     copy(&base.data(), &theirs.data());
 

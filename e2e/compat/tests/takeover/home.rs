@@ -23,6 +23,10 @@ const RELEASE_VERSION: &str = "4.3-IV0";
 const SESSION_MS: u32 = 2_000;
 /// A broker forgets a producer at a start, or some minutes later, once its records are so old. The driver's are days old.
 const PRODUCER_EXPIRATION_MS: i64 = 20 * 24 * 3_600_000;
+/// An Apache broker begins to write its checkpoints 30 s after its start, unless told so, and looks every 10 s for transactions
+/// whose time is over.
+const OF_APACHE: &str =
+    "log.initial.task.delay.ms=100\ntransaction.abort.timed.out.transaction.cleanup.interval.ms=500\n";
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How a home is laid out.
@@ -81,8 +85,7 @@ impl Home {
             metadata.display()
         );
         fs::write(home.properties("gregor"), &common)?;
-        // An Apache broker begins to write its checkpoints 30 s after its start, unless told so.
-        fs::write(home.properties("apache"), format!("{common}log.initial.task.delay.ms=100\n"))?;
+        fs::write(home.properties("apache"), format!("{common}{OF_APACHE}"))?;
         home.format(jars, layout)?;
         Ok(home)
     }
@@ -180,6 +183,14 @@ impl Home {
 }
 
 impl Running {
+    /// What the driver calls it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Apache(_) => "apache",
+            Self::Gregor(_) => "gregor",
+        }
+    }
+
     /// Asks it to stop, and waits.
     pub fn stop(self) -> Result<()> {
         match self {

@@ -1,4 +1,5 @@
 //! Apache Kafka and Gregor take turns on one data directory: each serves what the other wrote, byte for byte, and writes on.
+//! Producers write while a broker goes; the transactions of one of them do too, as long as it is the broker that serves them.
 //!
 //! `GREGOR_COMPAT=full` runs 20 turns instead of 5, each time others; every run prints its seed, and `GREGOR_COMPAT_SEED`
 //! repeats it; `GREGOR_COMPAT_KEEP=1` leaves the directories where they are.
@@ -86,22 +87,21 @@ impl Turns {
         );
         self.last = Some(view);
         if self.may_kill {
-            self.driver.run("hammer")?;
+            self.driver.run(&format!("hammer {}", running.kind()))?;
         }
         if kill { running.kill() } else { running.stop() }
     }
 
     fn serve(&mut self, name: &str, running: &Running, steps: u32) -> Result<View> {
         if let Some(before) = &self.last {
-            self.driver.run("settle")?;
+            self.driver.run(&format!("settle {}", running.kind()))?;
             let mut view = View::of(&self.home)?;
             view.add_read(&self.driver.run("read")?);
             let differences = before.differences(&view);
             ensure!(differences.is_empty(), "{name} serves other than what the last broker served:\n{differences}");
         }
-        let who = if matches!(running, Running::Apache(_)) { "apache" } else { "gregor" };
         let seed = self.chance.next();
-        for line in self.driver.run(&format!("write {who} {seed} {steps}"))? {
+        for line in self.driver.run(&format!("write {} {seed} {steps}", running.kind()))? {
             println!("  {line}");
         }
         View::of(&self.home)

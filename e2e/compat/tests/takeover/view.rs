@@ -35,8 +35,10 @@ const FETCH_BYTES: i32 = 256 << 20;
 const TOPIC_RESOURCE: i8 = 2;
 /// What is said of a time that no record has.
 const FOUND_NOTHING: &str = "-1 at -1, epoch -1";
-/// The topic that is written to while a broker goes; the driver checks it.
-const HAMMERED: &str = "hammered";
+/// Topics that are written to while a broker goes; the driver checks them.
+const WRITTEN_MEANWHILE: [&str; 2] = ["hammered", "undecided"];
+/// Where the coordinator of those transactions writes meanwhile: the hash of `undecided` says which partition.
+const COORDINATED_MEANWHILE: &str = "__transaction_state-2";
 /// Partitions whose records are deleted by request.
 const DELETED_FROM: [&str; 2] = ["cut-0", "transactions-0"];
 /// What is said of a key that nobody has set.
@@ -84,7 +86,9 @@ impl View {
     pub fn add_read(&mut self, said: &[String]) {
         for line in said {
             let (about, what) = line.split_once('=').unwrap_or((line, ""));
-            self.put(about, what);
+            if !about.ends_with(COORDINATED_MEANWHILE) {
+                self.put(about, what);
+            }
         }
     }
 
@@ -117,7 +121,7 @@ impl View {
         let mut view = Self::default();
         let mut connection = Connection::open(&home.bootstrap())?;
         let metadata = connection.call(12, &MetadataRequest { topics: None, ..Default::default() })?;
-        for topic in metadata.topics.iter().filter(|topic| topic.name.as_deref() != Some(HAMMERED)) {
+        for topic in metadata.topics.iter().filter(|topic| is_at_rest(topic.name.as_deref())) {
             let name = topic.name.as_deref().context("a topic with a name")?;
             succeeded(topic.error_code, name)?;
             view.put(
@@ -143,6 +147,9 @@ impl View {
 
     fn partition(&mut self, connection: &mut Connection, topic: &str, index: i32) -> Result<()> {
         let name = format!("{topic}-{index}");
+        if name == COORDINATED_MEANWHILE {
+            return Ok(());
+        }
         let mut offset = |timestamp: i64, isolation: i8| list_offset(connection, topic, index, timestamp, isolation);
         let (start, end, stable) = (offset(-2, 0)?, offset(-1, 0)?, offset(-1, 1)?);
         let newest = offset(-3, 0)?;
@@ -260,7 +267,7 @@ impl View {
         let mut seen = 0;
         for directory in &response.results {
             succeeded(directory.error_code, &directory.log_dir)?;
-            for topic in directory.topics.iter().filter(|topic| *topic.name != *HAMMERED) {
+            for topic in directory.topics.iter().filter(|topic| is_at_rest(Some(&topic.name))) {
                 for partition in &topic.partitions {
                     let name = format!("{}-{}", topic.name, partition.partition_index);
                     let folder = Path::new(&*directory.log_dir).join(&name);
@@ -281,7 +288,7 @@ impl View {
                 }
             }
         }
-        let expected = metadata.topics.iter().filter(|topic| topic.name.as_deref() != Some(HAMMERED));
+        let expected = metadata.topics.iter().filter(|topic| is_at_rest(topic.name.as_deref()));
         let all: usize = expected.map(|topic| topic.partitions.len()).sum();
         ensure!(seen == all, "{seen} of {all} partitions lie in {} directories", home.directories().len());
         Ok(())
@@ -333,6 +340,11 @@ impl View {
         }
         Ok(())
     }
+}
+
+/// Whether nothing is written to a topic while a broker goes.
+fn is_at_rest(topic: Option<&str>) -> bool {
+    topic.is_none_or(|topic| !WRITTEN_MEANWHILE.contains(&topic))
 }
 
 /// Where brokers may differ.
