@@ -233,6 +233,9 @@ impl PartitionLog {
 
     /// Puts new settings in force from the next call on.
     pub fn set_config(&mut self, config: Arc<LogConfig>) {
+        if planted("settings-not-taken-over") {
+            return;
+        }
         self.jitter_ms = jitter(&self.topic_partition, config.segment_jitter_ms);
         self.config = config;
     }

@@ -70,7 +70,7 @@ impl PartitionLog {
         if !self.config.delete {
             return Ok(false);
         }
-        if excess_bytes > 0 && excess_bytes >= size {
+        if excess_bytes > 0 && (excess_bytes >= size || planted("retention-beyond-size")) {
             return Ok(true);
         }
         if self.config.retention_ms < 0 {

@@ -50,6 +50,8 @@ pub struct Topic {
     pub existence: Existence,
     /// Whether its acknowledgements wait for the disk.
     pub synced: bool,
+    /// Whether only so many bytes of it are kept.
+    pub limited: bool,
     /// How many partitions it has.
     pub partitions: i32,
     /// What its settings that were changed may be: the acknowledged value, then those not answered.
@@ -132,6 +134,16 @@ impl Promises {
     /// Whether a topic syncs before it acknowledges.
     pub fn is_synced(&self, topic: &str) -> bool {
         self.topics.get(topic).is_some_and(|topic| topic.synced)
+    }
+
+    /// Whether only the newest record of each key is kept of a topic: its offsets have gaps then.
+    pub fn is_compacted(topic: &str) -> bool {
+        topic == OFFSETS_TOPIC
+    }
+
+    /// Whether a topic keeps so many bytes only.
+    pub fn is_limited(&self, topic: &str) -> bool {
+        self.topics.get(topic).is_some_and(|topic| topic.limited)
     }
 
     /// Somebody asks for another value of a topic's setting. One that was never changed may still be as it was: an empty text.
@@ -287,7 +299,7 @@ impl Promises {
             }
         }
         let records = self.records.get(place)?;
-        if start > records.start_asked {
+        if start > records.start_asked && !self.is_limited(&place.topic) {
             return Some(format!("{place} begins at {start}, nobody asked for more than {}", records.start_asked));
         }
         if start < records.start_kept && records.rotten_from.is_none() {

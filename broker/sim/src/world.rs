@@ -12,7 +12,7 @@ use gregor_raft::Nanos;
 
 use crate::{
     Random,
-    audit::audit,
+    audit::{audit, wrong_setting},
     clients::{Admin, Client, Committer, Consumer, Member, Producer, TransactionalProducer, View},
     clock::{Clock, MILLISECOND, SECOND},
     network::{CallId, ClientId, Request, Response},
@@ -231,6 +231,7 @@ impl World {
             Event::Relief => self.relieve(),
             Event::WindDown => {
                 self.trace.note(format_args!("all goes well from now on"));
+                self.check_settings();
                 self.winding_down = true;
                 self.relieve();
                 if self.node.process.is_some() {
@@ -295,7 +296,7 @@ impl World {
         for (call, response) in process.take_answers() {
             self.answer(call, response);
         }
-        self.check_high_watermarks();
+        self.check_partitions();
         let now = self.clock.nanos();
         // A deadline that cannot be met yet does not stop time.
         self.step_at = next.max(now + MILLISECOND / 10);
@@ -303,9 +304,12 @@ impl World {
         self.audit_if_due();
     }
 
-    fn check_high_watermarks(&mut self) {
+    fn check_partitions(&mut self) {
         let Some(process) = &self.node.process else { return };
         for (place, partition) in process.broker().partitions() {
+            if let Some(wrong) = &partition.wrong {
+                return self.promises.violated(format!("{place}: {wrong}"));
+            }
             let Some(leader) = &partition.leader else { continue };
             let (epoch, now) = (leader.leader_epoch().value(), leader.high_watermark().value());
             let known = self.high_watermarks.entry((place.clone(), epoch)).or_insert(now);
@@ -314,6 +318,15 @@ impl World {
                 return self.promises.violated(what);
             }
             *known = now;
+        }
+    }
+
+    /// A start takes what the metadata says: what was changed since is looked at before the node may go down.
+    fn check_settings(&mut self) {
+        if let (Some(process), None) = (&self.node.process, self.audit_since)
+            && let Some(wrong) = wrong_setting(process, &self.promises)
+        {
+            self.promises.violated(wrong);
         }
     }
 
@@ -373,6 +386,7 @@ impl World {
         }
         let pause = self.random.between(SECOND / 2, 6 * SECOND);
         self.after(pause, Event::Trouble);
+        self.check_settings();
         let in_so_many = self.node.disk.mutations() + self.random.below(60);
         match self.random.below(12) {
             0..3 => {

@@ -4,7 +4,7 @@
 //! [`planted`] is a constant `false`. With it, a test chooses one bug at run time for its own thread.
 
 /// Every bug that can be planted, by name, and what it does.
-pub const BUGS: [(&str, &str); 18] = [
+pub const BUGS: [(&str, &str); 22] = [
     ("ack-before-fsync", "the high watermark does not wait for the sync that flush.messages=1 promises"),
     ("metadata-ack-before-fsync", "the metadata log's records count as durable before they are synced"),
     ("torn-tail-kept", "every stop is taken for a clean one, and so a torn tail for records"),
@@ -23,6 +23,10 @@ pub const BUGS: [(&str, &str); 18] = [
     ("rot-served", "what the disk has damaged is served without a look at its checksum"),
     ("generation-kept", "a rebalance does not count the group's generation up"),
     ("retention-too-early", "a segment is deleted although the log's start lies within it"),
+    ("settings-not-taken-over", "a log goes on by the settings that it was opened with"),
+    ("retention-beyond-size", "retention by size deletes a segment of which a part is still wanted"),
+    ("cleaned-not-newest", "the cleaner keeps all but the newest record of a key"),
+    ("cleaned-unsynced", "a cleaned segment takes its place before it is on the disk"),
 ];
 
 /// Whether this bug is planted here and now.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp};
+use gregor_types::{Offset, ProducerEpoch, ProducerId, Timestamp, planted::planted};
 use gregor_wire::batch::{BatchError, BatchHeader, BatchView, RecordView, Records, emptied_batch, retained_batch};
 
 use super::{
@@ -111,7 +111,8 @@ impl Rules {
                 return true;
             }
             let Some(key) = record.key else { return false };
-            map.newest(key).is_none_or(|newest| record.offset >= newest) && (record.value.is_some() || deletes_stay)
+            let is_newest = |newest| (record.offset >= newest) != planted("cleaned-not-newest");
+            map.newest(key).is_none_or(is_newest) && (record.value.is_some() || deletes_stay)
         };
         let (mut kept, mut total, mut tombstones) = (Vec::new(), 0, false);
         for record in records {

@@ -22,7 +22,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use gregor_types::{Offset, Timestamp};
+use gregor_types::{Offset, Timestamp, planted::planted};
 use gregor_wire::batch::{BatchHeader, BatchView};
 
 use self::{
@@ -421,7 +421,9 @@ impl Cleaning {
         segment.write_indexes(disk)?;
         let mut tokens = Vec::new();
         segment.sync(disk, true, &mut tokens)?;
-        tokens.into_iter().try_for_each(SyncToken::complete).map_err(LogError::io(segment.path()))?;
+        if !planted("cleaned-unsynced") {
+            tokens.into_iter().try_for_each(SyncToken::complete).map_err(LogError::io(segment.path()))?;
+        }
         // Retention goes by the file's time where records have none.
         let modified = output.modified;
         let path = segment.path().to_owned();

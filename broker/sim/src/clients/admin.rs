@@ -12,6 +12,7 @@ use gregor_types::{ErrorCode, Offset};
 
 use super::{Client, View};
 use crate::{
+    Random,
     network::{Place, Request, Response},
     node::OFFSETS_TOPIC,
     promises::{Existence, Topic},
@@ -21,6 +22,9 @@ const TOPICS_MAX: usize = 4;
 const TOPIC_RESOURCE: i8 = 2;
 /// What topics are created with and changed to; a simulated log divides it (see `node/partition.rs`).
 const SEGMENT_BYTES: [u32; 3] = [1 << 20, 3 << 19, 2 << 20];
+/// So many bytes are kept of topics that have a limit, and of the others.
+const LIMITED_BYTES: (u64, u64) = (3_000, 9_000);
+const UNLIMITED_BYTES: (u64, u64) = (1 << 40, 1 << 41);
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -33,10 +37,24 @@ pub struct Admin {
 
 #[derive(Debug, Clone)]
 enum Asked {
-    Create { name: String, partitions: i32, synced: bool, segment_bytes: u32 },
+    Create { name: String, partitions: i32, kind: Kind, segment_bytes: u32 },
     Delete { name: String },
     Configure { name: String, key: &'static str, value: String },
     DeleteRecords { place: Place, before: i64 },
+}
+
+/// What kind of topic.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    synced: bool,
+    limited: bool,
+}
+
+impl Kind {
+    fn retention_bytes(self, random: &mut Random) -> u64 {
+        let (least, most) = if self.limited { LIMITED_BYTES } else { UNLIMITED_BYTES };
+        random.between(least, most)
+    }
 }
 
 impl Admin {
@@ -46,8 +64,8 @@ impl Admin {
         }
         let segment_bytes = *world.random.pick(&SEGMENT_BYTES);
         if !world.promises.is_there(OFFSETS_TOPIC) {
-            let (name, synced) = (OFFSETS_TOPIC.to_owned(), world.random.chance(60));
-            return Some(Asked::Create { name, partitions: 2, synced, segment_bytes });
+            let (name, kind) = (OFFSETS_TOPIC.to_owned(), Kind { synced: world.random.chance(60), limited: false });
+            return Some(Asked::Create { name, partitions: 2, kind, segment_bytes });
         }
         if world.winding_down {
             return None;
@@ -57,8 +75,9 @@ impl Admin {
         if topics == 0 || (topics < TOPICS_MAX && world.random.chance(25)) {
             self.created += 1;
             let partitions = world.random.between(1, 3) as i32;
-            let (name, synced) = (format!("topic-{}", self.created), world.random.chance(60));
-            return Some(Asked::Create { name, partitions, synced, segment_bytes });
+            let name = format!("topic-{}", self.created);
+            let kind = Kind { synced: world.random.chance(60), limited: world.random.chance(30) };
+            return Some(Asked::Create { name, partitions, kind, segment_bytes });
         }
         let place = world.random.pick(&places).clone();
         let name = place.topic.clone();
@@ -67,7 +86,10 @@ impl Admin {
             1..4 => {
                 let (key, value) = match world.random.below(3) {
                     0 => ("min.insync.replicas", world.random.between(1, 3)),
-                    1 => ("retention.bytes", world.random.between(1 << 40, 1 << 41)),
+                    1 => {
+                        let kind = Kind { synced: false, limited: world.promises.is_limited(&name) };
+                        ("retention.bytes", kind.retention_bytes(world.random))
+                    }
                     _ => ("segment.bytes", u64::from(segment_bytes)),
                 };
                 Some(Asked::Configure { name, key, value: value.to_string() })
@@ -84,8 +106,8 @@ impl Admin {
 impl Asked {
     fn request(&self) -> Request {
         let control: ControllerRequest = match self {
-            Self::Create { name, partitions, synced, segment_bytes } => {
-                create(name, *partitions, *synced, *segment_bytes).into()
+            Self::Create { name, partitions, kind, segment_bytes } => {
+                create(name, *partitions, *kind, *segment_bytes).into()
             }
             Self::Delete { name } => {
                 let topic_names = vec![name.as_str().into()];
@@ -114,7 +136,7 @@ impl Asked {
     }
 }
 
-fn create(name: &str, partitions: i32, synced: bool, segment_bytes: u32) -> CreateTopicsRequest {
+fn create(name: &str, partitions: i32, kind: Kind, segment_bytes: u32) -> CreateTopicsRequest {
     let config = |name: &str, value: &str| CreatableTopicConfig {
         name: name.into(),
         value: Some(value.into()),
@@ -127,7 +149,17 @@ fn create(name: &str, partitions: i32, synced: bool, segment_bytes: u32) -> Crea
         // The wall clock jumps, and producers' clocks do not.
         config("message.timestamp.after.max.ms", "9223372036854775807"),
     ];
-    if synced {
+    if name == OFFSETS_TOPIC {
+        configs.extend([
+            config("cleanup.policy", "compact"),
+            config("min.cleanable.dirty.ratio", "0"),
+            config("delete.retention.ms", "3000"),
+        ]);
+    }
+    if kind.limited {
+        configs.push(config("retention.bytes", &LIMITED_BYTES.1.to_string()));
+    }
+    if kind.synced {
         configs.push(config("flush.messages", "1"));
     }
     let topic = CreatableTopic {
@@ -174,8 +206,10 @@ impl Client for Admin {
             }
         };
         match (asked, ErrorCode::from(code)) {
-            (Asked::Create { name, partitions, synced, .. }, ErrorCode::None | ErrorCode::TopicAlreadyExists) => {
-                let topic = Topic { existence: Existence::There, synced, partitions, configs: BTreeMap::new() };
+            (Asked::Create { name, partitions, kind, .. }, ErrorCode::None | ErrorCode::TopicAlreadyExists) => {
+                let Kind { synced, limited } = kind;
+                let topic =
+                    Topic { existence: Existence::There, synced, limited, partitions, configs: BTreeMap::new() };
                 world.promises.topics.insert(name, topic);
             }
             (Asked::Delete { name }, ErrorCode::None | ErrorCode::UnknownTopicOrPartition) => {

@@ -15,7 +15,7 @@ use gregor_replication::PartitionAssignment;
 use gregor_server::{TopicSettings, control::ImageUpdate};
 use gregor_types::{BrokerEpoch, BrokerId, Offset, PartitionIndex, Timestamp, TopicPartition, Uuid};
 
-use super::{Partition, partition::Answer, process::Death};
+use super::{Partition, cleaner::Cleaner, partition::Answer, process::Death};
 use crate::{
     Random,
     clock::{Clock, MILLISECOND, SECOND},
@@ -40,6 +40,7 @@ pub struct Broker {
     deleted: Vec<(Timestamp, DeletedPartition)>,
     next_checkpoint: Nanos,
     next_retention: Nanos,
+    cleaner: Cleaner,
     first: bool,
 }
 
@@ -61,7 +62,7 @@ impl Broker {
     pub(super) fn open(
         disk: &FaultyDisk,
         clock: &Clock,
-        random: Random,
+        mut random: Random,
         config: Arc<BrokerConfig>,
         directory: LogDirectory,
     ) -> Result<Self, Death> {
@@ -85,6 +86,7 @@ impl Broker {
             me: config.node_id,
             config,
             clock: clock.clone(),
+            cleaner: Cleaner::new(random.fork(), clock.nanos()),
             random,
             disk: disk.clone(),
             directory,
@@ -205,7 +207,7 @@ impl Broker {
         Uuid::from_random(|| u128::from(random.bits()) << 64 | u128::from(random.bits()))
     }
 
-    /// Syncs, checkpoints and retention that are due; the answers that may leave.
+    /// Syncs, checkpoints, retention and compaction that are due; the answers that may leave.
     pub(super) fn on_time(&mut self) -> Result<Vec<Answer>, Death> {
         let (now, wall) = (self.clock.nanos(), self.clock.wall());
         let mut answers = Vec::new();
@@ -226,21 +228,25 @@ impl Broker {
             self.checkpoint(CheckpointKind::RecoveryPoint)?;
             self.checkpoint(CheckpointKind::HighWatermark)?;
         }
+        if self.cleaner.on_time(&mut self.partitions, now, wall)? {
+            self.checkpoint(CheckpointKind::Cleaner)?;
+        }
         Ok(answers)
     }
 
     /// When something is due.
     pub(super) fn next_time(&self) -> Nanos {
         let flush = self.partitions.values().filter_map(Partition::flush_due).min().unwrap_or(Nanos::MAX);
-        flush.min(self.next_checkpoint).min(self.next_retention)
+        flush.min(self.next_checkpoint).min(self.next_retention).min(self.cleaner.next_time())
     }
 
     fn checkpoint(&self, kind: CheckpointKind) -> Result<(), Death> {
         let entry = |partition: &Partition| {
             let offset = match kind {
+                CheckpointKind::Cleaner => partition.log.cleaned_to().unwrap_or(Offset::ZERO),
                 CheckpointKind::RecoveryPoint => partition.log.recovery_checkpoint(),
                 CheckpointKind::LogStart => partition.log.start_offset(),
-                _ => partition.high_watermark(),
+                CheckpointKind::HighWatermark => partition.high_watermark(),
             };
             (offset > Offset::ZERO).then(|| (partition.log.topic_partition().clone(), offset))
         };
@@ -252,6 +258,9 @@ impl Broker {
 
     /// Closes every log and the directory: a clean stop.
     pub(super) fn close(mut self, epoch: BrokerEpoch) -> Result<(), Death> {
+        let wall = self.clock.wall();
+        let cleaner = std::mem::replace(&mut self.cleaner, Cleaner::new(self.random.fork(), Nanos::MAX / 2));
+        cleaner.stop(&mut self.partitions, wall)?;
         for kind in [CheckpointKind::LogStart, CheckpointKind::HighWatermark] {
             self.checkpoint(kind)?;
         }

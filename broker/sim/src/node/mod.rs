@@ -2,9 +2,10 @@
 //!
 //! The log, the quorum, the controller, the image, the leader's state, the coordinators and the broker's decisions are what a
 //! real node runs; so is the driver of its control thread. What is the simulation's own is the thin shell around partitions and
-//! groups, in `partition.rs`, `broker.rs` and `groups.rs`: it does in steps what the server does on its threads.
+//! groups, in `partition.rs`, `broker.rs`, `cleaner.rs` and `groups.rs`: it does in steps what the server does on its threads.
 
 mod broker;
+mod cleaner;
 mod groups;
 mod partition;
 mod process;

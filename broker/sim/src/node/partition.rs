@@ -34,6 +34,8 @@ pub struct Partition {
     unflushed: i64,
     flush_wanted: bool,
     flushing: Option<(Nanos, FlushToken)>,
+    /// What retention has deleted although it was to be kept.
+    pub wrong: Option<String>,
 }
 
 /// What an acknowledgement waits for, and under which leadership.
@@ -67,6 +69,7 @@ impl Partition {
             unflushed: 0,
             flush_wanted: false,
             flushing: None,
+            wrong: None,
         }
     }
 
@@ -274,8 +277,13 @@ impl Partition {
 
     /// Deletes segments that nobody wants any more.
     pub(super) fn retain(&mut self, now: Timestamp) -> Result<(), LogError> {
-        let high_watermark = self.high_watermark();
-        match self.log.retain(high_watermark, now, 4) {
+        let (high_watermark, start) = (self.high_watermark(), self.log.start_offset());
+        let retained = self.log.retain(high_watermark, now, 4);
+        let (left, kept) = (self.log.size(), self.settings.log.retention_bytes);
+        if self.log.start_offset() > start && i64::try_from(left).is_ok_and(|left| left < kept) {
+            self.wrong = Some(format!("retention has left {left} bytes, and {kept} are kept"));
+        }
+        match retained {
             Err(error) if !error.is_disk_full() => return Err(error),
             _ => {}
         }
