@@ -277,7 +277,7 @@ fn prepared() -> FaultyDisk {
     }
     flush(&mut log);
     home.write_checkpoint(CheckpointKind::RecoveryPoint, [(partition(), log.recovery_checkpoint())]).unwrap();
-    home.sync().complete().unwrap();
+    disk.sync_file_system(Path::new("/")).complete().unwrap();
     drop((home, target));
     disk
 }
