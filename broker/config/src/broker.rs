@@ -61,6 +61,7 @@ pub struct BrokerConfig {
     pub controller_quorum_election_backoff_max_ms: i64,
     pub controller_quorum_fetch_timeout_ms: i64,
     pub controller_quorum_retry_backoff_ms: i64,
+    pub controller_quorum_request_timeout_ms: i64,
     pub controller_quorum_append_linger_ms: i64,
     pub log_dirs: Vec<PathBuf>,
     /// Those of `log_dirs` that get no new replicas.
@@ -258,6 +259,7 @@ impl BrokerConfig {
             controller_quorum_election_backoff_max_ms: read.number("controller.quorum.election.backoff.max.ms")?,
             controller_quorum_fetch_timeout_ms: read.number("controller.quorum.fetch.timeout.ms")?,
             controller_quorum_retry_backoff_ms: read.number("controller.quorum.retry.backoff.ms")?,
+            controller_quorum_request_timeout_ms: read.number("controller.quorum.request.timeout.ms")?,
             controller_quorum_append_linger_ms: read.number("controller.quorum.append.linger.ms")?,
             metadata_log_dir: read.set("metadata.log.dir").map_or(first_dir, PathBuf::from),
             log_dirs,

@@ -1,11 +1,12 @@
 //! The answers of other voters to what this node asked them.
 
 use gregor_messages::{
-    BeginQuorumEpochResponse, EndQuorumEpochResponse, FetchResponse, FetchSnapshotResponse, VoteResponse,
+    AddRaftVoterResponse, ApiVersionsResponse, BeginQuorumEpochResponse, EndQuorumEpochResponse, FetchResponse,
+    FetchSnapshotResponse, RemoveRaftVoterResponse, UpdateRaftVoterResponse, VoteResponse,
 };
-use gregor_types::{BrokerId, ErrorCode, LeaderEpoch};
+use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch};
 
-use crate::{Effects, LogView, Now, Quorum, Rng, Role, peers::Asked, time::Countdown};
+use crate::{Effects, Endpoint, LogView, Now, Quorum, Rng, Role, peers::Asked, time::Countdown};
 
 /// The answer to the [`Outgoing`](crate::Outgoing) request of the same name.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +21,14 @@ pub enum Response {
     Fetch(FetchResponse),
     /// A piece of a snapshot.
     FetchSnapshot(FetchSnapshotResponse),
+    /// What the node runs.
+    ApiVersions(ApiVersionsResponse),
+    /// Whether the replica will vote.
+    AddRaftVoter(AddRaftVoterResponse),
+    /// Whether the replica votes no more.
+    RemoveRaftVoter(RemoveRaftVoterResponse),
+    /// Whether the leader has taken note.
+    UpdateRaftVoter(UpdateRaftVoterResponse),
 }
 
 /// What every answer says: whether it went well, and who leads as far as the other knows.
@@ -27,10 +36,13 @@ struct Common {
     error: ErrorCode,
     leader: Option<BrokerId>,
     epoch: LeaderEpoch,
+    /// Where that leader listens, where the answer says so.
+    endpoint: Option<Endpoint>,
 }
 
 impl Response {
     fn common(&self) -> Option<Common> {
+        let mut address = None;
         let (whole, of_partition) = match self {
             Self::Vote(response) => {
                 let data = response.topics.first().and_then(|topic| topic.partitions.first());
@@ -48,8 +60,16 @@ impl Response {
                 let data = response.responses.first().and_then(|topic| topic.partitions.first());
                 let said =
                     data.map(|data| (data.error_code, data.current_leader.leader_id, data.current_leader.leader_epoch));
+                let node = response.node_endpoints.first();
+                address = node.map(|node| (node.node_id, node.host.clone(), node.port));
                 (response.error_code, said)
             }
+            Self::UpdateRaftVoter(response) => {
+                let leader = &response.current_leader;
+                (0, Some((response.error_code, leader.leader_id, leader.leader_epoch)))
+            }
+            // These say nothing of the leader.
+            Self::ApiVersions(_) | Self::AddRaftVoter(_) | Self::RemoveRaftVoter(_) => (0, None),
             Self::FetchSnapshot(response) => {
                 let data = response.topics.first().and_then(|topic| topic.partitions.first());
                 let said =
@@ -61,8 +81,12 @@ impl Response {
             return None;
         }
         let (error, leader, epoch) = of_partition?;
+        let endpoint = address.filter(|(id, ..)| *id == leader).and_then(|(_, host, port)| {
+            // The name of the listener is not said: it is that of the quorum, whatever this node calls it.
+            Some(Endpoint { name: KString::default(), host, port: u16::try_from(port).ok()? })
+        });
         let leader = (leader >= 0).then_some(BrokerId(leader));
-        Some(Common { error: ErrorCode::from_code(error)?, leader, epoch: LeaderEpoch(epoch) })
+        Some(Common { error: ErrorCode::from_code(error)?, leader, epoch: LeaderEpoch(epoch), endpoint })
     }
 }
 
@@ -78,6 +102,16 @@ impl Quorum {
         effects: &mut Effects,
     ) {
         let Some(asked) = self.peers.end(from) else { return };
+        match asked {
+            Asked::ApiVersions(epoch) => return self.on_versions(from, epoch, response, now, effects),
+            Asked::ChangeVoters(_) => {
+                if !Self::on_change_answered(response) {
+                    self.peers.pause(from, self.config.retry_backoff);
+                }
+                return;
+            }
+            _ => {}
+        }
         let understood = response.and_then(|response| Some((response, response.common()?)));
         let Some((response, common)) = understood else {
             self.peers.pause(from, self.config.retry_backoff);
@@ -87,7 +121,10 @@ impl Quorum {
         if common.error != ErrorCode::None && matches!(asked, Asked::FetchSnapshot(_)) {
             self.give_up_download();
         }
-        let fails = common.error != ErrorCode::None || !self.take_answer(from, asked, response, log, effects);
+        // A leader of an earlier Kafka does not know an update in kraft.version 0: it is not told again.
+        let is_ok = common.error == ErrorCode::None
+            || (common.error == ErrorCode::UnsupportedVersion && matches!(asked, Asked::UpdateVoter(_)));
+        let fails = !is_ok || !self.take_answer(from, asked, response, log, effects);
         if fails {
             self.peers.pause(from, self.config.retry_backoff);
         }
@@ -96,9 +133,10 @@ impl Quorum {
     /// Learns of a newer epoch, or of who leads the present one.
     fn learn(&mut self, common: &Common, now: Now, rng: &mut dyn Rng, effects: &mut Effects) {
         let Common { leader, epoch, .. } = *common;
+        let endpoints = common.endpoint.iter().cloned().collect();
         let leader = leader.filter(|leader| *leader != self.config.local.key.id);
         if epoch > self.epoch() || (epoch == self.epoch() && leader.is_some() && self.may_follow()) {
-            self.transition(epoch, leader, Vec::new(), now, rng, effects);
+            self.transition(epoch, leader, endpoints, now, rng, effects);
         }
     }
 
@@ -143,6 +181,10 @@ impl Quorum {
             {
                 role.timeout = Countdown::new(self.config.fetch_timeout);
                 return self.on_piece(piece, effects);
+            }
+            (Asked::UpdateVoter(epoch), _, Role::Follower(role)) if epoch == present && role.leader == from => {
+                role.timeout = Countdown::new(self.config.fetch_timeout);
+                role.has_told_leader = true;
             }
             // What was asked in another role or epoch.
             _ => {}

@@ -150,7 +150,7 @@ pub enum Effect {
     /// Send a request to a voter. The driver answers each one once, by [`Input::Response`](crate::Input::Response), also where it could not be
     /// sent or nothing came back in time; until then no other is sent to that node.
     Send {
-        /// The node; its endpoints are in the voter set, or known of the leader.
+        /// The node; its endpoints are in the voter set, or known of the leader, or it is a [`Quorum::bootstrap_node`](crate::Quorum::bootstrap_node).
         to: BrokerId,
         /// What to send.
         request: Outgoing,

@@ -36,6 +36,10 @@ pub struct Follower {
     pub(crate) leaders_high_watermark: Offset,
     /// The snapshot that is being taken from the leader, instead of records.
     pub(crate) download: Option<Download>,
+    /// When this node asks next whether the voters should be changed for it.
+    pub(crate) update_voter: Countdown,
+    /// Whether the leader of this epoch knows where this voter listens.
+    pub(crate) has_told_leader: bool,
 }
 
 impl Quorum {
@@ -49,6 +53,8 @@ impl Quorum {
             has_fetched: false,
             leaders_high_watermark: Offset::NONE,
             download: None,
+            update_voter: Countdown::new(self.config.fetch_timeout),
+            has_told_leader: false,
         });
     }
 
@@ -58,10 +64,19 @@ impl Quorum {
         if !self.writes.log_is_durable() || !self.peers.is_free(role.leader) {
             return;
         }
-        if let Some(download) = role.download {
-            return self.fetch_piece(download, effects);
+        let (leader, download) = (role.leader, role.download);
+        if self.ask_for_change(effects) {
+            return;
         }
-        let (leader, epoch, end) = (role.leader, role.election.epoch, log.end());
+        match download {
+            Some(download) => self.fetch_piece(download, effects),
+            None => self.send_fetch(leader, log, effects),
+        }
+    }
+
+    /// Asks a node for more, in the epoch that this node knows.
+    pub(crate) fn send_fetch(&mut self, node: BrokerId, log: &dyn LogView, effects: &mut Effects) {
+        let (epoch, end) = (self.epoch(), log.end());
         let local = self.config.local.key;
         let partition = FetchPartition {
             current_leader_epoch: epoch.value(),
@@ -88,8 +103,8 @@ impl Quorum {
             topics: vec![topic],
             ..Default::default()
         };
-        self.peers.ask(leader, Asked::Fetch(epoch));
-        effects.push(Effect::Send { to: leader, request: Outgoing::Fetch(request) });
+        self.peers.ask(node, Asked::Fetch(epoch));
+        effects.push(Effect::Send { to: node, request: Outgoing::Fetch(request) });
     }
 
     /// Takes in what the leader of this epoch answered. Returns whether the answer was of use.

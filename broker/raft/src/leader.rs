@@ -10,7 +10,9 @@ use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 
 use crate::{
     Effect, Effects, LogView, METADATA_TOPIC, Nanos, Now, Outgoing, Quorum, ReplicaKey, RequestId, Rng, Role, Token,
+    VoterSet,
     api::{FetchPlan, LogRead},
+    change::Change,
     effects::Write,
     peers::Asked,
     time::{Age, Countdown},
@@ -39,6 +41,10 @@ pub struct Leader {
     grace: Countdown,
     /// When the voters that are silent are told again.
     announce: Countdown,
+    /// The change of voters that is under way.
+    pub(crate) change: Option<Change>,
+    /// What the voters of a quorum of `kraft.version` 0 say of themselves; none once the voters are in the log.
+    pub(crate) volatile_voters: Option<VoterSet>,
 }
 
 /// How far another replica has fetched.
@@ -48,6 +54,8 @@ pub(crate) struct Progress {
     pub(crate) end: Offset,
     pub(crate) fetched: Age,
     pub(crate) caught_up: Age,
+    /// Where the leader's log ended when it asked.
+    leader_end: Offset,
 }
 
 /// A fetch that waits for new records.
@@ -60,7 +68,7 @@ pub(crate) struct Waiting {
 
 impl Leader {
     /// `grace` is how long voters may take to fetch for the first time.
-    pub(crate) fn new(epoch: LeaderEpoch, start: Offset, grace: Nanos) -> Self {
+    pub(crate) fn new(epoch: LeaderEpoch, start: Offset, grace: Nanos, volatile_voters: Option<VoterSet>) -> Self {
         Self {
             epoch,
             start,
@@ -71,6 +79,8 @@ impl Leader {
             followed_by: BTreeSet::new(),
             grace: Countdown::new(grace),
             announce: Countdown::new(0),
+            change: None,
+            volatile_voters,
         }
     }
 
@@ -83,10 +93,11 @@ impl Leader {
         self.waiting.iter_mut().for_each(|waiting| waiting.timeout.pass(elapsed));
         self.announce.pass(elapsed);
         self.grace.pass(elapsed);
+        self.change.iter_mut().for_each(|change| change.pass(elapsed));
     }
 
     /// How long a majority may be silent yet: as long as the voter that completes it with this node may.
-    fn majority_patience(&self, voters: &crate::VoterSet, local: ReplicaKey, patience: Nanos) -> Nanos {
+    fn majority_patience(&self, voters: &VoterSet, local: ReplicaKey, patience: Nanos) -> Nanos {
         let others = voters.iter().filter(|voter| voter.key.id != local.id);
         let mut left: Vec<Nanos> = others
             .map(|voter| {
@@ -101,11 +112,12 @@ impl Leader {
     }
 
     pub(crate) fn next_due(&self) -> Option<Nanos> {
-        self.waiting.iter().map(|waiting| waiting.timeout.remaining()).min()
+        let waiting = self.waiting.iter().map(|waiting| waiting.timeout.remaining());
+        waiting.chain(self.change.as_ref().map(Change::remaining)).min()
     }
 
     /// When a leader of several voters has something to do: say again that it leads, or see that nobody follows.
-    pub(crate) fn next_duty(&self, voters: &crate::VoterSet, local: ReplicaKey, patience: Nanos) -> Option<Nanos> {
+    pub(crate) fn next_duty(&self, voters: &VoterSet, local: ReplicaKey, patience: Nanos) -> Option<Nanos> {
         let alone = voters.iter().all(|voter| voter.key.id == local.id);
         (!alone).then(|| self.announce.remaining().min(self.majority_patience(voters, local, patience)))
     }
@@ -121,19 +133,43 @@ impl Leader {
             silent.map(|key| self.replicas.remove(&key));
         }
         let before = self.replicas.get(&replica).copied();
-        let caught_up = if end >= self.end { Age::NOW } else { before.map_or(Age::NEVER, |before| before.caught_up) };
-        self.replicas.insert(replica, Progress { end, fetched: Age::NOW, caught_up });
+        let caught_up = match before {
+            _ if end >= self.end => Age::NOW,
+            // It has all that was there when it asked before.
+            Some(before) if end >= before.leader_end => before.fetched,
+            Some(before) => before.caught_up,
+            None => Age::NEVER,
+        };
+        self.replicas.insert(replica, Progress { end, fetched: Age::NOW, caught_up, leader_end: self.end });
+    }
+
+    /// Whether a replica had all of the log not long ago.
+    pub(crate) fn is_caught_up(&self, replica: ReplicaKey) -> bool {
+        self.replicas.get(&replica).is_some_and(|progress| !progress.caught_up.is_forgotten())
+    }
+
+    /// The voters have directories now: what is known of each is of the replica in it.
+    pub(crate) fn know_directories(&mut self, voters: &VoterSet) {
+        for voter in voters.iter() {
+            let unnamed = ReplicaKey { id: voter.key.id, directory: None };
+            if voter.key != unnamed
+                && let Some(progress) = self.replicas.remove(&unnamed)
+            {
+                self.replicas.entry(voter.key).or_insert(progress);
+            }
+        }
     }
 
     /// A voter takes a snapshot: it is there, whatever it has.
     pub(crate) fn on_snapshot_fetched(&mut self, voter: ReplicaKey) {
-        let unknown = Progress { end: Offset::ZERO, fetched: Age::NOW, caught_up: Age::NEVER };
+        let never = Offset(i64::MAX);
+        let unknown = Progress { end: Offset::ZERO, fetched: Age::NOW, caught_up: Age::NEVER, leader_end: never };
         self.replicas.entry(voter).or_insert(unknown).fetched = Age::NOW;
     }
 
     /// What a majority of voters has on disk, this node among them: the offset at which, sorted from the most, half of the voters
     /// stand before it.
-    fn majority_end(&self, quorum_voters: &crate::VoterSet, local: ReplicaKey) -> Offset {
+    fn majority_end(&self, quorum_voters: &VoterSet, local: ReplicaKey) -> Offset {
         let mut ends: Vec<Offset> = quorum_voters
             .iter()
             .map(|voter| {
@@ -158,6 +194,10 @@ impl Quorum {
     /// then.
     pub(crate) fn pursue_leadership(&mut self, now: Now, rng: &mut dyn Rng, effects: &mut Effects) {
         self.answer_overdue_fetches(now, effects);
+        if self.pursue_change(now, rng, effects) {
+            self.pursue_resignation(now, rng, effects);
+            return;
+        }
         let (local, patience) = (self.config.local.key, self.patience());
         let Role::Leader(leader) = &mut self.role else { return };
         if leader.majority_patience(self.history.voters(), local, patience) == 0 {

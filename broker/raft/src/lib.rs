@@ -10,12 +10,13 @@
 //! than one step, and it knows no metadata record: a record is opaque bytes with an offset.
 //!
 //! Here so far: elections and replication among the voters of a static (`kraft.version` 0) or dynamic (1) quorum, with any number of
-//! observers; a follower that is too far behind takes the leader's snapshot. Voters are not added or removed yet; the server runs a quorum of
-//! one voter ([`check_sole_voter`]).
+//! observers; a follower that is too far behind takes the leader's snapshot. Voters of a dynamic quorum are added, removed and updated.
+//! The server runs a quorum of one voter ([`check_sole_voter`]).
 
 mod answers;
 mod api;
 mod candidate;
+mod change;
 pub mod control;
 mod download;
 mod effects;
@@ -23,6 +24,7 @@ mod election;
 mod follower;
 mod leader;
 mod log_view;
+mod observer;
 mod peers;
 mod quorum;
 mod resigned;

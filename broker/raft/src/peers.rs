@@ -21,6 +21,12 @@ pub(crate) enum Asked {
     Fetch(LeaderEpoch),
     /// A piece of a snapshot of the leader of an epoch.
     FetchSnapshot(LeaderEpoch),
+    /// What it runs, by the leader of an epoch.
+    ApiVersions(LeaderEpoch),
+    /// To add this node to the voters, or to remove it with an old directory; of the leader of an epoch.
+    ChangeVoters(LeaderEpoch),
+    /// To take note of where this voter listens; of the leader of an epoch.
+    UpdateVoter(LeaderEpoch),
 }
 
 /// See the module. A node that is not in it may be asked.
@@ -46,6 +52,12 @@ impl Peers {
 
     pub(crate) fn is_free(&self, node: BrokerId) -> bool {
         !self.0.contains_key(&node)
+    }
+
+    /// Whether anybody but this node is being asked for records.
+    pub(crate) fn fetches_from_other_than(&self, leader: Option<BrokerId>) -> bool {
+        let is_fetch = |peer: &Peer| matches!(peer, Peer::InFlight(Asked::Fetch(_)));
+        self.0.iter().any(|(node, peer)| is_fetch(peer) && Some(*node) != leader)
     }
 
     /// When the next pause ends. Only of use to whoever has something to send.

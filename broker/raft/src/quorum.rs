@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use gregor_state_records::control::{KRaftVersionRecord, VotersRecord};
-use gregor_types::{BrokerId, KString, LeaderEpoch, Offset};
+use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset};
 
 use crate::{
     AppendError, Batch, ControlRecord, Effect, Effects, ElectionState, Endpoint, LogView, MAX_BATCH_BYTES,
@@ -41,6 +41,12 @@ pub struct Config {
     pub retry_backoff: Nanos,
     /// The most bytes of a snapshot that one request asks for.
     pub snapshot_piece_bytes: u32,
+    /// `controller.quorum.request.timeout.ms`.
+    pub request_timeout: Nanos,
+    /// How many servers `controller.quorum.bootstrap.servers` names: where to look for a leader.
+    pub bootstrap_servers: u16,
+    /// Whether this node makes itself a voter: `controller.quorum.auto.join.enable`, of a controller.
+    pub auto_join: bool,
 }
 
 /// Something that happened.
@@ -240,7 +246,10 @@ impl Quorum {
             Role::Unattached(role) => role.timeout.pass(elapsed),
             Role::Prospective(role) => role.timeout.pass(elapsed),
             Role::Candidate(role) => role.timeout.pass(elapsed),
-            Role::Follower(role) => role.timeout.pass(elapsed),
+            Role::Follower(role) => {
+                role.timeout.pass(elapsed);
+                role.update_voter.pass(elapsed);
+            }
             Role::Leader(leader) => leader.pass(elapsed),
             Role::Resigned(role) => role.timeout.iter_mut().for_each(|timeout| timeout.pass(elapsed)),
         }
@@ -253,13 +262,28 @@ impl Quorum {
             _ => false,
         };
         // Who does not vote waits for a leader for as long as it takes.
-        if stands && self.is_voter() {
+        if stands && self.may_stand() {
             self.become_prospective(now, rng, effects);
         }
+        if matches!(self.role, Role::Prospective(_) | Role::Candidate(_)) {
+            self.pursue_election(log, now, rng, effects);
+        }
+        // Also who has just given way in an election has something to do.
         match &self.role {
-            Role::Unattached(_) => {}
-            Role::Prospective(_) | Role::Candidate(_) => self.pursue_election(log, now, rng, effects),
-            Role::Follower(_) => self.fetch(log, effects),
+            Role::Unattached(_) => {
+                // The voters that a voter knows may all have been replaced since.
+                if !self.is_voter() || self.config.bootstrap_servers > 0 {
+                    self.look_for_leader(log, rng, effects);
+                }
+            }
+            Role::Prospective(_) | Role::Candidate(_) => {}
+            Role::Follower(role) => {
+                let is_lost = role.timeout.is_due();
+                self.fetch(log, effects);
+                if is_lost {
+                    self.look_for_leader(log, rng, effects);
+                }
+            }
             Role::Leader(_) => self.pursue_leadership(now, rng, effects),
             Role::Resigned(_) => self.pursue_resignation(now, rng, effects),
         }
@@ -267,10 +291,10 @@ impl Quorum {
 
     fn next_due(&self) -> Option<Nanos> {
         let own = match &self.role {
-            Role::Unattached(role) => self.is_voter().then(|| role.timeout.remaining()),
+            Role::Unattached(role) => self.may_stand().then(|| role.timeout.remaining()),
             Role::Prospective(role) => Some(role.timeout.remaining()),
             Role::Candidate(role) => Some(role.timeout.remaining()),
-            Role::Follower(role) => self.is_voter().then(|| role.timeout.remaining()),
+            Role::Follower(role) => Some(role.timeout.remaining()).filter(|left| self.may_stand() || *left > 0),
             Role::Leader(leader) => {
                 let duty = leader.next_duty(self.voters(), self.config.local.key, self.patience());
                 leader.next_due().into_iter().chain(duty).min()
@@ -295,6 +319,15 @@ impl Quorum {
 
     pub(crate) fn is_voter(&self) -> bool {
         self.voters().contains(self.config.local.key)
+    }
+
+    /// Whether this node may be elected: it votes, or it did before a change that it does not know to be committed. Nobody else may have that
+    /// change, and more than those who would lead without it: the last of two voters could not be elected by a leader that died while it
+    /// removed itself.
+    pub(crate) fn may_stand(&self) -> bool {
+        let local = self.config.local.key;
+        let is_committed = self.high_watermark.is_some_and(|committed| committed > self.history.voters_offset());
+        self.is_voter() || (!is_committed && self.history.voters_before().is_some_and(|voters| voters.contains(local)))
     }
 
     fn on_durable(&mut self, token: Token, log: &dyn LogView, now: Now, rng: &mut dyn Rng, effects: &mut Effects) {
@@ -325,11 +358,14 @@ impl Quorum {
         let start = log.end().offset;
         let local = self.config.local.key.id;
         let granting: Vec<_> = match &self.role {
-            Role::Candidate(role) => std::iter::once(local).chain(role.votes.granted()).collect(),
+            Role::Candidate(role) => self.is_voter().then_some(local).into_iter().chain(role.votes.granted()).collect(),
             _ => vec![local],
         };
-        let grace = if self.voters().len() > 1 { self.patience() } else { 0 };
-        self.role = Role::Leader(Leader::new(epoch, start, grace));
+        let is_alone = self.voters().iter().all(|voter| voter.key.id == local);
+        let grace = if is_alone { 0 } else { self.patience() };
+        let volatile_voters =
+            (self.history.kraft_version() == 0).then(|| self.voters().with(self.config.local.clone()));
+        self.role = Role::Leader(Leader::new(epoch, start, grace, volatile_voters));
         let records = self.first_records_of_epoch(local, granting);
         for (offset, record) in (start.value()..).zip(&records) {
             self.history.replay(Offset(offset), record);
@@ -349,7 +385,8 @@ impl Quorum {
         let version = self.history.kraft_version();
         if version >= 1 {
             let in_log = self.history.voters_are_in_log();
-            let renewed = voters.with(self.config.local.clone());
+            // Who leads to have its own removal committed does not come back by it.
+            let renewed = if self.is_voter() { voters.with(self.config.local.clone()) } else { voters.clone() };
             if !in_log {
                 records.push(ControlRecord::KRaftVersion(KRaftVersionRecord {
                     k_raft_version: version,
@@ -384,7 +421,7 @@ impl Quorum {
     }
 
     /// Appends a batch at the end and has it synced.
-    fn append(&mut self, batch: Batch, now: Now, effects: &mut Effects) {
+    pub(crate) fn append(&mut self, batch: Batch, now: Now, effects: &mut Effects) {
         let Role::Leader(leader) = &mut self.role else { unreachable!("only a leader appends") };
         assert!(!batch.is_empty(), "an empty batch stops Apache's followers");
         let (base, epoch) = (leader.end, leader.epoch);
@@ -401,6 +438,7 @@ impl Quorum {
         if matches!(self.role, Role::Leader(_)) {
             let epoch = self.epoch();
             self.fail_waiting_fetches(now, effects);
+            self.end_change(ErrorCode::NotLeaderOrFollower, Some("this node does not lead any more"), effects);
             effects.push(Effect::Role(RoleChange::NotLeader { epoch }));
         }
     }

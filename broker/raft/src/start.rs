@@ -99,7 +99,7 @@ impl Quorum {
             }
         } else if let Some(leader) = election.leader {
             self.follow(election, leader, Vec::new());
-        } else if election.voted.is_some_and(|voted| voted.id == local.id) && self.is_voter() {
+        } else if election.voted.is_some_and(|voted| voted.id == local.id) && self.may_stand() {
             let timeout = Countdown::new(rng.spread(self.config.election_timeout));
             let epoch = election.epoch;
             self.role = Role::Candidate(Candidate { epoch, own_vote: true, votes: Votes::default(), timeout });

@@ -90,6 +90,16 @@ impl VoterSet {
             .is_some_and(|voter| voter.key.directory.is_none_or(|directory| key.directory == Some(directory)))
     }
 
+    /// The set without this voter, if it is one and not the last.
+    pub fn without(&self, key: ReplicaKey) -> Option<Self> {
+        if self.len() < 2 || self.voter(key.id)?.key != key {
+            return None;
+        }
+        let mut set = self.clone();
+        set.0.remove(&key.id);
+        Some(set)
+    }
+
     /// The set with one voter put in place of the one with its id.
     #[must_use]
     pub fn with(&self, voter: Voter) -> Self {
@@ -227,6 +237,20 @@ impl VoterHistory {
         let logged = self.voters.iter().rev().find(|(offset, _)| *offset < end).map(|(_, voters)| voters);
         let voters = logged.or(self.snapshot.voters.as_ref()).unwrap_or(&self.configured);
         (self.kraft_version_at(end), voters)
+    }
+
+    /// Where the voters stand in the log; before all of it, if they are from elsewhere.
+    pub(crate) fn voters_offset(&self) -> Offset {
+        self.voters.last().map_or(Offset::NONE, |(offset, _)| *offset)
+    }
+
+    /// The voters before the last change in the log, if one is there.
+    pub(crate) fn voters_before(&self) -> Option<&VoterSet> {
+        match self.voters.as_slice() {
+            [] => None,
+            [_] => Some(self.snapshot.voters.as_ref().unwrap_or(&self.configured)),
+            [.., before, _] => Some(&before.1),
+        }
     }
 
     /// Whether the voters stand in the log or in a snapshot of it, and not only where formatting put them.

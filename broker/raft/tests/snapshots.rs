@@ -150,6 +150,9 @@ impl Follower {
             election_backoff_max: 1_000 * MS,
             retry_backoff: 20 * MS,
             snapshot_piece_bytes: 10,
+            request_timeout: 2_000 * MS,
+            bootstrap_servers: 0,
+            auto_join: false,
         };
         let history = VoterHistory::new(VoterSet::new([voter(1), voter(2), voter(3)]));
         let quorum = Quorum::new(config, ElectionState::elected(LeaderEpoch(4), LEADER), history, &Empty).unwrap();

@@ -5,15 +5,17 @@ mod epoch;
 mod fetch;
 mod fetch_snapshot;
 mod vote;
+mod voters;
 
 use gregor_messages::{
-    BeginQuorumEpochRequest, BeginQuorumEpochResponse, DescribeQuorumRequest, DescribeQuorumResponse,
-    EndQuorumEpochRequest, EndQuorumEpochResponse, FetchRequest, FetchResponse, FetchSnapshotRequest,
-    FetchSnapshotResponse, VoteRequest, VoteResponse,
+    AddRaftVoterRequest, AddRaftVoterResponse, BeginQuorumEpochRequest, BeginQuorumEpochResponse,
+    DescribeQuorumRequest, DescribeQuorumResponse, EndQuorumEpochRequest, EndQuorumEpochResponse, FetchRequest,
+    FetchResponse, FetchSnapshotRequest, FetchSnapshotResponse, RemoveRaftVoterRequest, RemoveRaftVoterResponse,
+    UpdateRaftVoterRequest, UpdateRaftVoterResponse, VoteRequest, VoteResponse,
 };
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, Uuid};
 
-use crate::{Effects, LogView, Now, Quorum, RequestId, Rng, Role, SnapshotId};
+use crate::{Effects, Endpoint, LogView, Now, Quorum, RequestId, Rng, Role, SnapshotId};
 
 pub(crate) use fetch::FetchPlan;
 
@@ -32,6 +34,12 @@ pub enum Request {
     EndQuorumEpoch(EndQuorumEpochRequest),
     /// Who leads, who votes, who watches, and how far each is.
     DescribeQuorum(DescribeQuorumRequest),
+    /// A replica shall vote.
+    AddRaftVoter(AddRaftVoterRequest),
+    /// A replica shall not vote any more.
+    RemoveRaftVoter(RemoveRaftVoterRequest),
+    /// A voter says where it listens and which versions it runs.
+    UpdateRaftVoter(UpdateRaftVoterRequest),
 }
 
 /// A request to another voter; its answer is a [`Response`](crate::Response).
@@ -47,6 +55,14 @@ pub enum Outgoing {
     Fetch(FetchRequest),
     /// See [`Request::FetchSnapshot`].
     FetchSnapshot(FetchSnapshotRequest),
+    /// Which versions the node runs, at this address: it is not among the voters yet.
+    ApiVersions(Endpoint),
+    /// See [`Request::AddRaftVoter`].
+    AddRaftVoter(AddRaftVoterRequest),
+    /// See [`Request::RemoveRaftVoter`].
+    RemoveRaftVoter(RemoveRaftVoterRequest),
+    /// See [`Request::UpdateRaftVoter`].
+    UpdateRaftVoter(UpdateRaftVoterRequest),
 }
 
 /// The answer to the request of the same name.
@@ -64,6 +80,12 @@ pub enum Reply {
     EndQuorumEpoch(EndQuorumEpochResponse),
     /// See [`Request::DescribeQuorum`].
     DescribeQuorum(DescribeQuorumResponse),
+    /// See [`Request::AddRaftVoter`].
+    AddRaftVoter(AddRaftVoterResponse),
+    /// See [`Request::RemoveRaftVoter`].
+    RemoveRaftVoter(RemoveRaftVoterResponse),
+    /// See [`Request::UpdateRaftVoter`].
+    UpdateRaftVoter(UpdateRaftVoterResponse),
 }
 
 /// Records to read for an answer: whole batches from `from` on, the first one whatever its size.
@@ -119,6 +141,12 @@ impl Quorum {
             Request::DescribeQuorum(request) => {
                 let response = self.on_describe(&request, now);
                 effects.reply(None, id, Reply::DescribeQuorum(response));
+            }
+            Request::AddRaftVoter(request) => self.on_add_voter(id, &request, effects),
+            Request::RemoveRaftVoter(request) => self.on_remove_voter(id, &request, now, effects),
+            Request::UpdateRaftVoter(request) => {
+                let response = self.on_update_voter(&request, now, effects);
+                effects.reply(None, id, Reply::UpdateRaftVoter(response));
             }
         }
     }

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+mod checks;
 mod log;
+mod network;
 
 use std::{
     cmp::Reverse,
@@ -12,18 +14,17 @@ use std::{
 };
 
 use bytes::Bytes;
+use gregor_messages::{AddRaftVoterRequest, RemoveRaftVoterRequest, add_raft_voter_request::Listener as AddedListener};
 use gregor_raft::{
-    Config, ControlRecord, Effect, Effects, ElectionState, Input, Now, Outgoing, Quorum, ReplicaKey, Reply, Request,
-    RequestId, Response, Rng, Role, RoleChange, SnapshotId, Token, Voter, VoterHistory, VoterSet,
+    Config, ControlRecord, Effect, Effects, ElectionState, Endpoint, Input, Now, Quorum, ReplicaKey, Reply, Request,
+    RequestId, Rng, Role, RoleChange, SnapshotId, Token, Voter, VoterHistory, VoterSet,
 };
 use gregor_state_records::control::KRaftVersionRecord;
 use gregor_types::{BrokerId, LeaderEpoch, Offset, Timestamp, Uuid};
 use log::{Log, Stored};
+use network::Event;
 
 pub const MS: u64 = 1_000_000;
-/// How long a driver waits for an answer.
-const REQUEST_TIMEOUT: u64 = 2_000 * MS;
-const FETCH_VERSION: i16 = 17;
 
 #[derive(Debug, Clone)]
 pub struct Dice(pub u64);
@@ -63,8 +64,8 @@ struct Member {
     writes: VecDeque<(Token, Write)>,
     volatile: BTreeSet<Token>,
     held: Vec<(Token, RequestId, Reply)>,
-    /// The requests under way, by node, and the number that their answers carry.
-    asked: BTreeMap<BrokerId, u64>,
+    /// The requests under way: the numbers that their answers carry, and whom they are for.
+    asked: BTreeMap<u64, BrokerId>,
     timer: Option<u64>,
     /// When its disk has done all that it was asked.
     busy_until: u64,
@@ -81,26 +82,21 @@ impl Member {
     }
 }
 
-#[derive(Debug)]
-enum Event {
-    Arrives { from: BrokerId, to: BrokerId, number: u64, message: Message },
-    WriteDone(BrokerId, u64),
-    TimerDue(BrokerId, u64),
-    NoAnswer { asker: BrokerId, asked: BrokerId, number: u64 },
-}
-
-#[derive(Debug, Clone)]
-enum Message {
-    Request(Request),
-    Response(Response),
-}
-
 /// The world.
 pub struct Cluster {
     pub dice: Dice,
     now: u64,
+    /// The first voters, and all nodes that there are.
     voters: Vec<Voter>,
+    nodes: Vec<BrokerId>,
     dynamic: bool,
+    /// How often a node got a new disk.
+    disk_changes: BTreeMap<BrokerId, u128>,
+    pub auto_join: bool,
+    /// Nodes that listen at another port than first.
+    pub moved: BTreeMap<BrokerId, u16>,
+    /// What admins were answered.
+    pub replies: Vec<(u64, Reply)>,
     members: BTreeMap<BrokerId, Member>,
     /// Counts starts, so that what was meant for an earlier life of a node is not taken by a later one.
     lives: BTreeMap<BrokerId, u64>,
@@ -117,6 +113,8 @@ pub struct Cluster {
     pub disk_ms: u64,
     leaders: BTreeMap<LeaderEpoch, BrokerId>,
     committed: BTreeMap<i64, Stored>,
+    /// The sets of voters that were committed, by offset.
+    pub voter_sets: BTreeMap<i64, VoterSet>,
     pub truncations: usize,
     /// How many snapshots took the place of a log.
     pub transfers: usize,
@@ -128,16 +126,26 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(size: i32, dynamic: bool, seed: u64) -> Self {
+        Self::with_observers(size, 0, dynamic, seed)
+    }
+
+    /// Nodes of which the first `size` vote.
+    pub fn with_observers(size: i32, observers: i32, dynamic: bool, seed: u64) -> Self {
         let voters = (1..=size).map(|id| Voter {
             key: ReplicaKey { id: BrokerId(id), directory: dynamic.then_some(directory(BrokerId(id))) },
-            endpoints: Vec::new(),
+            endpoints: endpoints(BrokerId(id)),
             kraft_versions: (0, 1),
         });
         let mut cluster = Self {
             dice: Dice(seed),
             now: 0,
             voters: voters.collect(),
+            nodes: (1..=size + observers).map(BrokerId).collect(),
             dynamic,
+            disk_changes: BTreeMap::new(),
+            auto_join: false,
+            moved: BTreeMap::new(),
+            replies: Vec::new(),
             members: BTreeMap::new(),
             lives: BTreeMap::new(),
             disks: BTreeMap::new(),
@@ -151,19 +159,20 @@ impl Cluster {
             disk_ms: 10,
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
+            voter_sets: BTreeMap::new(),
             truncations: 0,
             transfers: 0,
             pieces: 0,
             crash_at_install: false,
         };
-        for id in 1..=size {
-            cluster.start(BrokerId(id));
+        for id in cluster.ids() {
+            cluster.start(id);
         }
         cluster
     }
 
     pub fn ids(&self) -> Vec<BrokerId> {
-        self.voters.iter().map(|voter| voter.key.id).collect()
+        self.nodes.clone()
     }
 
     pub fn is_up(&self, id: BrokerId) -> bool {
@@ -175,7 +184,11 @@ impl Cluster {
             return;
         }
         let (log, election) = self.disks.remove(&id).unwrap_or((Log::default(), ElectionState::INITIAL));
-        let mut history = if self.dynamic {
+        let is_first = self.voters.iter().any(|voter| voter.key.id == id) && !self.disk_changes.contains_key(&id);
+        let mut history = if self.dynamic && !is_first {
+            // Formatted without voters: it learns of them from the log.
+            VoterHistory::default()
+        } else if self.dynamic {
             let version = KRaftVersionRecord { k_raft_version: 1, ..Default::default() };
             let voters = (&VoterSet::new(self.voters.clone())).into();
             let mut history = VoterHistory::default();
@@ -186,7 +199,7 @@ impl Cluster {
             VoterHistory::new(VoterSet::new(self.voters.clone()))
         };
         log.replay(&mut history);
-        let local = Voter { key: ReplicaKey::new(id, directory(id)), endpoints: Vec::new(), kraft_versions: (0, 1) };
+        let local = self.local(id);
         let config = Config {
             cluster_id: "cluster".into(),
             local,
@@ -195,6 +208,9 @@ impl Cluster {
             election_backoff_max: 1_000 * MS,
             retry_backoff: 20 * MS,
             snapshot_piece_bytes: 700,
+            request_timeout: 2_000 * MS,
+            bootstrap_servers: self.nodes.len() as u16,
+            auto_join: self.auto_join,
         };
         let quorum = Quorum::new(config, election, history, &log).unwrap();
         let member = Member {
@@ -212,6 +228,80 @@ impl Cluster {
         self.members.insert(id, member);
         *self.lives.entry(id).or_default() += 1;
         self.step(id, Input::Start);
+    }
+
+    /// A node as a voter.
+    fn local(&self, id: BrokerId) -> Voter {
+        let changes = self.disk_changes.get(&id).copied().unwrap_or(0);
+        Voter {
+            key: ReplicaKey::new(id, Uuid(directory(id).0 + (changes << 64))),
+            endpoints: self.moved.get(&id).map_or_else(|| endpoints(id), |port| endpoints(BrokerId(i32::from(*port)))),
+            kraft_versions: (0, 1),
+        }
+    }
+
+    /// The node dies, and comes back with a new disk that has nothing on it.
+    pub fn replace_disk(&mut self, id: BrokerId) {
+        self.kill(id);
+        self.disks.remove(&id);
+        *self.disk_changes.entry(id).or_default() += 1;
+    }
+
+    /// Whether any node that is up takes this one for a voter.
+    pub fn is_known_as_voter(&self, id: BrokerId) -> bool {
+        self.members.values().any(|member| member.quorum.history().voters().voter(id).is_some())
+    }
+
+    /// An admin asks a node to make another a voter; returns the number of the request.
+    pub fn add_voter(&mut self, asked: BrokerId, id: BrokerId) -> u64 {
+        let voter = self.local(id);
+        let listener = |endpoint: &Endpoint| AddedListener {
+            name: endpoint.name.clone(),
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+            ..Default::default()
+        };
+        self.request(
+            asked,
+            Request::AddRaftVoter(AddRaftVoterRequest {
+                cluster_id: Some("cluster".into()),
+                voter_id: id.value(),
+                voter_directory_id: voter.key.directory_or_zero(),
+                listeners: voter.endpoints.iter().map(listener).collect(),
+                ..Default::default()
+            }),
+        )
+    }
+
+    /// An admin asks a node to make another a voter no more.
+    pub fn remove_voter(&mut self, asked: BrokerId, key: ReplicaKey) -> u64 {
+        self.request(
+            asked,
+            Request::RemoveRaftVoter(RemoveRaftVoterRequest {
+                cluster_id: Some("cluster".into()),
+                voter_id: key.id.value(),
+                voter_directory_id: key.directory_or_zero(),
+                ..Default::default()
+            }),
+        )
+    }
+
+    /// A request of an admin; its answer will be among `replies`.
+    pub fn request(&mut self, asked: BrokerId, request: Request) -> u64 {
+        self.next_number += 1;
+        let number = self.next_number;
+        self.step(asked, Input::Request { id: RequestId(number), version: 1, request });
+        number
+    }
+
+    /// What a request was answered, if it was.
+    pub fn reply_to(&self, number: u64) -> Option<&Reply> {
+        self.replies.iter().find(|(answered, _)| *answered == number).map(|(_, reply)| reply)
+    }
+
+    /// The key that a node has now.
+    pub fn key(&self, id: BrokerId) -> ReplicaKey {
+        self.local(id).key
     }
 
     /// The node dies; of what was not synced, a part at the log's end may be on the disk all the same.
@@ -254,6 +344,12 @@ impl Cluster {
 
     pub fn quorum(&self, id: BrokerId) -> &Quorum {
         &self.members[&id].quorum
+    }
+
+    /// All that take themselves for leaders.
+    pub fn leaders(&self) -> Vec<BrokerId> {
+        let leads = |member: &Member| matches!(member.quorum.role(), Role::Leader(_));
+        self.members.iter().filter(|(_, member)| leads(member)).map(|(id, _)| *id).collect()
     }
 
     /// The leader of the newest epoch that is up.
@@ -317,7 +413,11 @@ impl Cluster {
     pub fn run_until(&mut self, what: &str, milliseconds: u64, holds: impl Fn(&Self) -> bool) -> u64 {
         let began = self.now;
         while !holds(self) {
-            assert!(self.now < began + milliseconds * MS, "after {milliseconds} ms not yet: {what}");
+            assert!(
+                self.now < began + milliseconds * MS,
+                "after {milliseconds} ms not yet: {what}\n{}",
+                self.picture()
+            );
             self.run(1);
         }
         (self.now - began) / MS
@@ -335,49 +435,21 @@ impl Cluster {
         })
     }
 
+    /// Who thinks what, for a test that fails.
+    fn picture(&self) -> String {
+        let line = |(id, member): (&BrokerId, &Member)| {
+            let quorum = &member.quorum;
+            let voters: Vec<_> = quorum.history().voters().iter().map(|voter| voter.key).collect();
+            let (end, committed) = (member.log.end_offset(), quorum.high_watermark());
+            format!("{id}: {:?}, log to {end}, committed {committed:?}, voters {voters:?}\n", quorum.role())
+        };
+        self.members.iter().map(line).collect()
+    }
+
     fn at(&mut self, at: u64, event: Event) {
         self.next_number += 1;
         self.events.push(Reverse((at, self.next_number)));
         self.details.insert(self.next_number, event);
-    }
-
-    fn happen(&mut self, event: Event) {
-        match event {
-            Event::WriteDone(id, life) if self.lives[&id] == life => self.complete_write(id),
-            Event::TimerDue(id, life) if self.lives[&id] == life => {
-                let member = self.members.get_mut(&id).expect("this life is on");
-                if member.timer.is_some_and(|timer| timer <= self.now) {
-                    member.timer = None;
-                    self.step(id, Input::Tick);
-                }
-            }
-            Event::NoAnswer { asker, asked, number } => self.answer(asker, asked, number, None),
-            Event::Arrives { from, to, .. } if self.cut.contains(&(from, to)) => {}
-            Event::Arrives { from, to, number, message: Message::Request(request) } => {
-                if self.is_up(to) {
-                    let life = self.lives[&to];
-                    self.origins.insert(number, (from, life));
-                    let version = match request {
-                        Request::Fetch(_) => FETCH_VERSION,
-                        Request::FetchSnapshot(_) => 1,
-                        _ => 2,
-                    };
-                    self.step(to, Input::Request { id: RequestId(number), version, request });
-                }
-            }
-            Event::Arrives { from, to, number, message: Message::Response(response) } => {
-                self.answer(to, from, number, Some(response));
-            }
-            Event::WriteDone(..) | Event::TimerDue(..) => {}
-        }
-    }
-
-    fn answer(&mut self, asker: BrokerId, asked: BrokerId, number: u64, response: Option<Response>) {
-        let Some(member) = self.members.get_mut(&asker) else { return };
-        if member.asked.get(&asked) == Some(&number) {
-            member.asked.remove(&asked);
-            self.step(asker, Input::Response { from: asked, response });
-        }
     }
 
     fn step(&mut self, id: BrokerId, input: Input) {
@@ -495,69 +567,12 @@ impl Cluster {
         }
         self.step(id, Input::Durable(token));
     }
-
-    fn send(&mut self, from: BrokerId, to: BrokerId, request: Outgoing) {
-        self.next_number += 1;
-        let number = self.next_number;
-        let member = self.members.get_mut(&from).expect("only who is up sends");
-        assert!(member.asked.insert(to, number).is_none(), "one request at a time to each node");
-        let request = match request {
-            Outgoing::Vote(request) => Request::Vote(request),
-            Outgoing::BeginQuorumEpoch(request) => Request::BeginQuorumEpoch(request),
-            Outgoing::EndQuorumEpoch(request) => Request::EndQuorumEpoch(request),
-            Outgoing::Fetch(request) => Request::Fetch(request),
-            Outgoing::FetchSnapshot(request) => Request::FetchSnapshot(request),
-        };
-        self.transmit(from, to, number, Message::Request(request));
-        // A node that is down refuses the connection at once.
-        let patience = if self.is_up(to) { REQUEST_TIMEOUT } else { MS };
-        self.at(self.now + patience, Event::NoAnswer { asker: from, asked: to, number });
-    }
-
-    fn reply(&mut self, from: BrokerId, to: RequestId, reply: Reply) {
-        let Some((asker, life)) = self.origins.remove(&to.0) else { return };
-        if self.lives[&from] != life {
-            return;
-        }
-        let response = match reply {
-            Reply::Vote(response) => Response::Vote(response),
-            Reply::BeginQuorumEpoch(response) => Response::BeginQuorumEpoch(response),
-            Reply::EndQuorumEpoch(response) => Response::EndQuorumEpoch(response),
-            Reply::Fetch(response) => Response::Fetch(response),
-            Reply::FetchSnapshot(response, _) => Response::FetchSnapshot(response),
-            Reply::DescribeQuorum(_) => panic!("nobody asks who leads"),
-        };
-        self.transmit(from, asker, to.0, Message::Response(response));
-    }
-
-    fn transmit(&mut self, from: BrokerId, to: BrokerId, number: u64, message: Message) {
-        if self.dice.percent(self.loss_percent) {
-            return;
-        }
-        let delay = self.dice.below(self.delay_ms.max(1) * MS);
-        self.at(self.now + delay, Event::Arrives { from, to, number, message });
-    }
-
-    fn crown(&mut self, id: BrokerId, epoch: LeaderEpoch) {
-        let before = self.leaders.insert(epoch, id);
-        assert!(before.is_none_or(|before| before == id), "{id} and {before:?} both lead epoch {epoch}");
-        let log = &self.members[&id].log;
-        log.check_start(self.committed.values());
-        for batch in self.committed.values().filter(|batch| batch.end > log.start.offset.value()) {
-            assert!(log.batches.contains(batch), "{id} leads epoch {epoch} without {} to {}", batch.base, batch.end);
-        }
-    }
-
-    fn commit(&mut self, id: BrokerId, end: Offset) {
-        let log = &self.members[&id].log;
-        assert!(end.value() <= log.end_offset(), "{id} has not got what it says is committed");
-        for batch in log.batches.iter().filter(|batch| batch.end <= end.value()) {
-            let known = self.committed.entry(batch.base).or_insert_with(|| batch.clone());
-            assert_eq!(known, batch, "{id} has another batch at {} than what is committed", batch.base);
-        }
-    }
 }
 
 fn directory(id: BrokerId) -> Uuid {
     Uuid(0x1234_0000_0000_0000_0000_0000_0000_0000 + id.value() as u128)
+}
+
+fn endpoints(id: BrokerId) -> Vec<Endpoint> {
+    vec![Endpoint { name: "CONTROLLER".into(), host: "node".into(), port: id.value() as u16 }]
 }

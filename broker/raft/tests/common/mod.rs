@@ -109,6 +109,9 @@ pub fn config() -> Config {
         election_backoff_max: 1_000 * MILLISECOND,
         retry_backoff: 20 * MILLISECOND,
         snapshot_piece_bytes: 1_000,
+        request_timeout: 2_000 * MILLISECOND,
+        bootstrap_servers: 0,
+        auto_join: false,
     }
 }
 

@@ -109,7 +109,11 @@ pub(super) fn complete(
             ControllerResponse::FetchSnapshot(response)
         }
         Reply::Vote(response) => ControllerResponse::Vote(response),
-        Reply::BeginQuorumEpoch(_) | Reply::EndQuorumEpoch(_) => {
+        Reply::BeginQuorumEpoch(_)
+        | Reply::EndQuorumEpoch(_)
+        | Reply::AddRaftVoter(_)
+        | Reply::RemoveRaftVoter(_)
+        | Reply::UpdateRaftVoter(_) => {
             unreachable!("these requests are not taken before a quorum may have several voters")
         }
         Reply::DescribeQuorum(response) => ControllerResponse::DescribeQuorum(response),

@@ -110,6 +110,10 @@ pub(super) fn open(options: ControlOptions, now: Timestamp) -> Result<Parts, Con
         election_backoff_max: millisecond(config.controller_quorum_election_backoff_max_ms),
         retry_backoff: millisecond(config.controller_quorum_retry_backoff_ms),
         snapshot_piece_bytes: SNAPSHOT_PIECE_BYTES,
+        request_timeout: millisecond(config.controller_quorum_request_timeout_ms),
+        // The only voter looks for no other.
+        bootstrap_servers: 0,
+        auto_join: false,
     };
     check_sole_voter(history.voters(), quorum_config.local.key)?;
     let quorum = Quorum::new(quorum_config, election, history, &log)?;
