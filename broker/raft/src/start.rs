@@ -3,9 +3,7 @@
 use gregor_types::{BrokerId, Offset};
 
 use crate::{
-    Effects, LogView, Now, OffsetAndEpoch, Quorum, ReplicaKey, Rng, Role, VoterHistory, VoterSet,
-    candidate::{Candidate, Votes},
-    time::Countdown,
+    Effects, LogView, Now, OffsetAndEpoch, Quorum, ReplicaKey, Rng, Role, VoterHistory, VoterSet, time::Countdown,
 };
 
 /// The highest `kraft.version` that we run.
@@ -99,11 +97,8 @@ impl Quorum {
             }
         } else if let Some(leader) = election.leader {
             self.follow(election, leader, Vec::new());
-        } else if election.voted.is_some_and(|voted| voted.id == local.id) && self.may_stand() {
-            let timeout = Countdown::new(rng.spread(self.config.election_timeout));
-            let epoch = election.epoch;
-            self.role = Role::Candidate(Candidate { epoch, own_vote: true, votes: Votes::default(), timeout });
         } else if let Role::Unattached(role) = &mut self.role {
+            // If it voted for itself it may have won, and have had records fetched that its own disk lost: it never stands in that epoch again.
             role.timeout = Countdown::new(rng.spread(self.config.election_timeout));
         }
     }

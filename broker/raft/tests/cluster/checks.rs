@@ -12,7 +12,7 @@ use super::Cluster;
 impl Cluster {
     pub(super) fn crown(&mut self, id: BrokerId, epoch: LeaderEpoch) {
         let before = self.leaders.insert(epoch, id);
-        assert!(before.is_none_or(|before| before == id), "{id} and {before:?} both lead epoch {epoch}");
+        assert!(before.is_none(), "{id} and {before:?} were both elected in epoch {epoch}");
         let log = &self.members[&id].log;
         log.check_start(self.committed.values());
         for batch in self.committed.values().filter(|batch| batch.end > log.start.offset.value()) {
