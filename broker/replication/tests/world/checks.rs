@@ -50,6 +50,23 @@ impl World {
         lines.join("\n")
     }
 
+    /// Every replica that the controller takes to be in sync has all that is committed, but for one that has lost its power and
+    /// has not been back to say so.
+    pub(super) fn check_in_sync(&self, index: usize) {
+        let committed = &self.committed[index];
+        let Some(last) = committed.last() else { return };
+        let end = committed.len() as i64;
+        for id in &self.controller.image.partitions[index].isr {
+            let node = &self.nodes[id.value() as usize];
+            let live = node.replicas.get(&index).map(|replica| &replica.log);
+            let log = live.or_else(|| node.disk.get(&index).map(|(log, _)| log));
+            if let (Some(log), false) = (log, node.lost_power) {
+                let has_it = log.start >= end || log.get(end - 1) == Some(*last);
+                assert!(has_it, "{id} counts as in sync for {index} without what was committed at {}", end - 1);
+            }
+        }
+    }
+
     /// What is committed when a leadership is given out has to be in its leader's log.
     pub(super) fn note_leaderships(&mut self) {
         for (index, partition) in self.controller.image.partitions.iter().enumerate() {
@@ -71,11 +88,14 @@ impl World {
         let log = &replica.log;
         assert!(high_watermark >= log.start && high_watermark <= log.end(), "a high watermark lies in its log");
         let committed = &mut self.committed[index];
+        let mut grows = false;
         if let Role::Leader(leader) = &replica.role {
             let epoch = leader.leader_epoch().value();
             let shown = self.shown.entry((id, index, epoch)).or_insert(high_watermark);
             assert!(*shown <= high_watermark, "readers of {id} see {index} go back from {shown} to {high_watermark}");
             *shown = high_watermark;
+            let is_led_here = self.controller.image.partitions[index].leader_epoch == epoch;
+            grows = is_led_here && (committed.len() as i64) < high_watermark;
             while (committed.len() as i64) < high_watermark {
                 let offset = committed.len() as i64;
                 committed.push(log.get(offset).expect("nothing is deleted before it was seen as committed"));
@@ -95,6 +115,9 @@ impl World {
                 Some(committed[offset as usize]),
                 "{id} differs at offset {offset} of {index} below its high watermark"
             );
+        }
+        if grows {
+            self.check_in_sync(index);
         }
     }
 }

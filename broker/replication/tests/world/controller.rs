@@ -119,6 +119,15 @@ impl Controller {
         }
     }
 
+    pub fn hand_over(&mut self, index: usize, to: usize) {
+        let partition = &self.image.partitions[index];
+        let candidates: Vec<BrokerId> = partition.isr.iter().copied().filter(|id| !self.is_fenced(*id)).collect();
+        if let Some(next) = candidates.get(to % candidates.len().max(1)) {
+            self.lead(index, Some(*next));
+            self.publish();
+        }
+    }
+
     pub fn reassign(&mut self, index: usize, which: usize) {
         let brokers = self.image.brokers.len() as i32;
         let partition = &mut self.image.partitions[index];

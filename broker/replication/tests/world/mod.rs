@@ -157,8 +157,8 @@ impl World {
         self.nodes[id.value() as usize].stop();
     }
 
-    /// A machine loses its power, if what is promised allows for that: of those who have all that is committed, another
-    /// has to be left that has lost nothing. With `min.insync.replicas` 1 there may be no other.
+    /// A machine loses its power, if what is promised allows for that: fewer machines than `min.insync.replicas` asks for
+    /// are without at once, and of those who have all that is committed another is left that has lost nothing.
     pub fn cut_power(&mut self, id: BrokerId) {
         let nodes = &self.nodes;
         let holds_all = |partition: &controller::Partition| {
@@ -166,7 +166,8 @@ impl World {
             let is_intact = |member: &&BrokerId| **member != id && !nodes[member.value() as usize].lost_power;
             !partition.isr.contains(&id) && !partition.elr.contains(&id) || members.any(|member| is_intact(&member))
         };
-        if self.controller.min_isr < 2 || !self.controller.image.partitions.iter().all(holds_all) {
+        let without_power = nodes.iter().filter(|node| node.lost_power || node.id == id).count();
+        if without_power >= self.controller.min_isr || !self.controller.image.partitions.iter().all(holds_all) {
             return;
         }
         let node = &mut self.nodes[id.value() as usize];
@@ -204,6 +205,13 @@ impl World {
 
     pub fn prefer(&mut self, index: usize) {
         self.controller.prefer(index);
+        self.note_leaderships();
+    }
+
+    /// Leadership goes to some replica that is in sync, as if the leader stopped for maintenance.
+    pub fn hand_over(&mut self, index: usize) {
+        let to = self.dice.below(8) as usize;
+        self.controller.hand_over(index, to);
         self.note_leaderships();
     }
 
@@ -311,6 +319,7 @@ impl World {
                 if let ProposalAnswer::Accepted { isr, .. } = &answer {
                     self.story.joined += usize::from(isr.len() > before);
                     self.story.dropped += usize::from(isr.len() < before);
+                    self.check_in_sync(index);
                 }
                 self.note_leaderships();
                 if !self.cut_off[from.value() as usize] && !self.dice.percent(self.loss_percent) {
