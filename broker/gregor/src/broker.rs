@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -11,7 +12,10 @@ use gregor_config::{BrokerConfig, Properties};
 use gregor_server::{Node, NodeOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::output::{announce, key_value};
+use crate::{
+    output::{announce, key_value},
+    start_pages::StartPages,
+};
 
 /// Which node to run.
 #[derive(Args)]
@@ -53,9 +57,12 @@ pub fn load(path: &Path, overrides: &[(String, String)]) -> Result<BrokerConfig>
 
 /// Threads for calls that block.
 const BLOCKING_THREADS_MAX: usize = 4;
+/// From the start of the node until it lets go of what only that needed: by then the first clients are served.
+const AFTER_START: Duration = Duration::from_secs(1);
 
 /// Runs a node until SIGTERM or SIGINT, then shuts it down cleanly; a second signal ends it at once.
 pub fn serve(config: BrokerConfig, health_listen: Option<String>, started: impl FnOnce(&Node)) -> Result<()> {
+    let start_pages = StartPages::note();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // What blocks (loading a group partition, closing logs) is short or rare: a thread for each would only cost memory.
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -67,6 +74,11 @@ pub fn serve(config: BrokerConfig, health_listen: Option<String>, started: impl 
         let mut interrupt = signal(SignalKind::interrupt())?;
         let node = Node::start(config, NodeOptions { health_listen }).await?;
         started(&node);
+        tokio::spawn(async move {
+            tokio::time::sleep(AFTER_START).await;
+            let bytes = start_pages.release();
+            tracing::debug!(bytes, "let go of what the start had mapped of the program");
+        });
         let mut failed = node.failures();
         tokio::select! {
             _ = terminate.recv() => tracing::info!("told to stop"),

@@ -16,6 +16,7 @@ mod log;
 mod logging;
 mod output;
 mod produce;
+mod start_pages;
 mod storage;
 mod topic;
 

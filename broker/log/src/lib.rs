@@ -33,6 +33,7 @@ mod scanner;
 mod segment;
 mod segment_check;
 mod sparse_index;
+mod topic_id_file;
 mod transaction_index;
 mod truncate;
 

@@ -19,14 +19,15 @@ use crate::{
     checkpoint::encode_epochs,
     disk::{SyncToken, replace_file},
     epoch_cache::EpochCache,
-    file_names::{LEADER_EPOCH_CHECKPOINT, LOG, PARTITION_METADATA, PRODUCER_SNAPSHOT, offset_file, offset_of},
+    file_names::{LEADER_EPOCH_CHECKPOINT, LOG, PRODUCER_SNAPSHOT, offset_file, offset_of},
     producer_snapshot,
     producer_state::ProducerState,
     segment::Segment,
+    topic_id_file::TopicIdFile,
 };
 
 /// A partition's log. Every call is made under the partition's lock; none waits for a sync, but the very first append,
-/// which makes the topic's id durable before the first record.
+/// which makes the topic's id durable before the first record where nobody has done so.
 #[derive(Debug)]
 pub struct PartitionLog {
     pub(crate) disk: Arc<dyn Disk>,
@@ -48,8 +49,8 @@ pub struct PartitionLog {
     /// Files that were renamed to `.deleted`, each with the time from which it may be removed.
     pub(crate) removals: VecDeque<(Timestamp, PathBuf)>,
     pub(crate) jitter_ms: i64,
-    /// Whether `partition.metadata` is still to be written.
-    pub(crate) topic_id_unwritten: bool,
+    /// How far `partition.metadata` is.
+    pub(crate) topic_id_file: TopicIdFile,
     /// Counts files created, renamed and removed, so that a flush knows whether the folder is to be synced.
     pub(crate) directory_changes: u64,
     /// Counts truncations of the active segment: until a flush, a crash may bring back what was cut off.
@@ -160,7 +161,7 @@ impl PartitionLog {
         let segment = Segment::create(&*disk, &directory, Offset::ZERO, now)?;
         let mut log = Self::assemble(disk, directory, topic_partition, config, vec![segment]);
         log.topic_id = topic_id;
-        log.topic_id_unwritten = topic_id.is_some();
+        log.topic_id_file = if topic_id.is_some() { TopicIdFile::Missing } else { TopicIdFile::Durable };
         log.directory_changes = 1;
         Ok(log)
     }
@@ -192,7 +193,7 @@ impl PartitionLog {
             recent: VecDeque::new(),
             removals: VecDeque::new(),
             jitter_ms,
-            topic_id_unwritten: false,
+            topic_id_file: TopicIdFile::Durable,
             directory_changes: 0,
             truncations: 0,
             truncated_to: None,
@@ -208,17 +209,6 @@ impl PartitionLog {
     /// Whose log it is.
     pub const fn topic_partition(&self) -> &TopicPartition {
         &self.topic_partition
-    }
-
-    /// The topic's id, as `partition.metadata` has it.
-    pub const fn topic_id(&self) -> Option<TopicId> {
-        self.topic_id
-    }
-
-    /// Gives the log a topic id that it lacks; written before the next append.
-    pub const fn set_topic_id(&mut self, topic_id: TopicId) {
-        self.topic_id = Some(topic_id);
-        self.topic_id_unwritten = true;
     }
 
     /// The partition's folder.
@@ -380,17 +370,6 @@ impl PartitionLog {
             }
             self.snapshots.remove(&offset);
             self.directory_changes += 1;
-        }
-        Ok(())
-    }
-
-    /// Writes `partition.metadata` if that is still to be done: Kafka wants it on the disk before the first record. Blocks.
-    pub(crate) fn write_topic_id(&mut self) -> Result<(), LogError> {
-        if let (true, Some(topic_id)) = (self.topic_id_unwritten, self.topic_id) {
-            let path = self.directory.join(PARTITION_METADATA);
-            let content = format!("version: 0\ntopic_id: {topic_id}");
-            replace_file(&*self.disk, &path, content.as_bytes()).map_err(LogError::io(&path))?;
-            self.topic_id_unwritten = false;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ mod future;
 mod reading;
 mod standing;
 mod syncing;
+mod topic_id;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::AtomicBool};
 
@@ -32,6 +33,7 @@ use crate::{
 pub(crate) use future::{CopyStep, Future, MoveError, Swap};
 pub(crate) use reading::{Isolation, Query, Read};
 pub(crate) use standing::Standing;
+pub(crate) use topic_id::TopicIdStep;
 
 /// A partition with a replica on this node.
 #[derive(Debug)]

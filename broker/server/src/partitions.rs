@@ -7,6 +7,7 @@
 mod checkpoints;
 mod folders;
 mod map;
+mod topic_ids;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -37,6 +38,7 @@ use crate::{
 
 use map::PartitionMap;
 pub(crate) use map::TopicPartitions;
+use topic_ids::TopicIds;
 
 /// All partitions with a replica here.
 #[derive(Debug)]
@@ -56,6 +58,7 @@ pub(crate) struct Partitions {
     applied: watch::Sender<Offset>,
     /// Folders that are renamed and wait for `file.delete.delay.ms`; the housekeeper removes them.
     deleted: Mutex<Vec<(gregor_types::Timestamp, DeletedPartition)>>,
+    topic_ids: Arc<TopicIds>,
     /// Held while the checkpoint files are written: an older content must not replace a newer one.
     checkpoints: Mutex<()>,
     /// The directories that get no new replicas; `None` where the finalized level does not know of such.
@@ -98,6 +101,8 @@ struct Work {
     recovering: HashMap<TopicPartition, Arc<Directory>>,
     /// Logs that the next published map serves or has dealt with.
     settled: Vec<(Arc<Directory>, TopicPartition)>,
+    /// Partitions of new logs, until they are published.
+    made: Vec<Arc<Partition>>,
     /// Replicas that could not be made: the disk was full. Nobody finds them until they are.
     unmade: BTreeSet<(TopicId, PartitionIndex)>,
     /// What the partitions of a topic share, for as long as one image is applied.
@@ -176,6 +181,7 @@ impl Partitions {
             deleted_topics: Mutex::default(),
             applied: watch::Sender::new(Offset::NONE),
             deleted: Mutex::default(),
+            topic_ids: Arc::default(),
             checkpoints: Mutex::default(),
             cordoned: watch::Sender::new(None),
             moves: Moves::default(),
@@ -300,6 +306,7 @@ impl Partitions {
             unchecked: Vec::new(),
             recovering: HashMap::new(),
             settled: Vec::new(),
+            made: Vec::new(),
             unmade: BTreeSet::new(),
             topics: HashMap::new(),
             counts: None,
@@ -358,6 +365,7 @@ impl Partitions {
         if let Some(recovery) = recovery {
             recovery.join();
         }
+        self.topic_ids.stop();
     }
 
     /// Serves the logs that are whole now, as the image has it.
@@ -396,6 +404,7 @@ impl Partitions {
 
     fn publish(&self, map: PartitionMap, work: &mut Work) {
         self.map.store(Arc::new(map));
+        self.topic_ids.add(std::mem::take(&mut work.made));
         work.settled.drain(..).for_each(|(directory, name)| directory.settle(&name));
         work.topics.clear();
         work.counts = None;
@@ -501,7 +510,9 @@ impl Partitions {
         }
         let Some(found) = work.found.remove(&name) else {
             let (directory, log) = self.create(map, &name, replica, work)?;
-            return Some(self.partition(replica, directory, log, Offset::ZERO, work));
+            let partition = self.partition(replica, directory, log, Offset::ZERO, work);
+            work.made.push(Arc::clone(&partition));
+            return Some(partition);
         };
         if found.directory.is_failed() {
             return Some(self.partition(replica, found.directory, HeldLog::Gone, Offset::ZERO, work));

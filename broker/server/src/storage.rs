@@ -336,6 +336,12 @@ impl Directory {
         }
     }
 
+    /// Makes everything durable on the file system that it is on. Blocks.
+    pub(crate) fn sync(&self) -> Result<(), LogError> {
+        let io = |source| LogError::Io { path: self.path.clone(), source };
+        self.with(|directory| directory.sync().complete().map_err(io))
+    }
+
     /// Makes the log of a new partition.
     pub(crate) fn create(
         &self,

@@ -9,7 +9,7 @@ use gregor_log::{
     disk::{Crash, FaultyDisk, Operation},
 };
 use gregor_types::ErrorCode;
-use support::{Home, batch, error, idempotent};
+use support::{Home, batch, directories::wait_until, error, idempotent};
 
 #[test]
 fn a_disk_that_fails_is_told_to_the_producer_and_to_whoever_runs_the_node() {
@@ -161,4 +161,26 @@ fn a_batch_that_the_disk_has_not_kept_is_refused_to_readers_and_the_rest_is_serv
 /// A third of a file's length: one of three batches.
 fn third(disk: &FaultyDisk, path: &Path) -> u64 {
     disk.open(path).and_then(|file| file.len()).expect("the segment is there") / 3
+}
+
+#[test]
+fn new_partitions_have_their_topics_ids_on_the_disk_before_anybody_writes_to_them() {
+    let disk = FaultyDisk::new();
+    let home = Home::on(Arc::new(disk.clone()));
+    let node = home.start();
+    let topics = [("few", 3), ("many", 40)];
+    for (topic, partitions) in topics {
+        node.client().create_topic(topic, partitions, &[]);
+    }
+    let files = || topics.iter().flat_map(|(topic, count)| (0..*count).map(move |index| format!("{topic}-{index}")));
+    let are_there = |disk: &FaultyDisk| {
+        let path = |name| home.config().log_dirs[0].join(name).join("partition.metadata");
+        files().all(|name| disk.open(&path(name)).is_ok())
+    };
+    wait_until("the ids are on the disk", || {
+        let afterwards = disk.fork();
+        afterwards.crash(Crash::LoseUnsynced);
+        are_there(&afterwards)
+    });
+    node.stop();
 }
