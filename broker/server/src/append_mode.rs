@@ -21,12 +21,18 @@ use crate::{
 
 /// One append that takes longer makes its directory slow at once.
 const SLOW_ONCE: Duration = Duration::from_millis(20);
-/// Appends that take longer on average make it slow, and one of them keeps it so.
+/// Appends that take longer on average make it slow, and keep it so.
 const SLOW: Duration = Duration::from_millis(2);
-/// An append that has been under way for longer keeps others from beginning inline.
+/// An append that has been under way for longer keeps others from beginning inline, and the directory slow. A thread that the
+/// scheduler sets aside in the middle of an append for one of its slices takes less.
 const STUCK: Duration = Duration::from_millis(10);
-/// So long no append may be slow before they are made inline again.
-const CALM: Duration = Duration::from_secs(2);
+/// So long no append may be slow before they are made inline again, at first: the writer thread costs an append two wake-ups,
+/// more than the append itself, which a stall now and then is not worth.
+const CALM_MIN: Duration = Duration::from_millis(100);
+/// It doubles with each time that the directory is slow again soon, up to this.
+const CALM_MAX: Duration = Duration::from_secs(4);
+/// Soon is before appends were inline for so many times the calm.
+const SOON: u32 = 16;
 /// The average is over about so many appends.
 const AVERAGE_OVER: u64 = 16;
 /// Appends under way that are watched: as many as threads that append inline, give or take a few.
@@ -64,10 +70,13 @@ pub(crate) struct AppendMetrics {
 }
 
 /// Jobs wait here: at most one for each connection, as each awaits its own.
-#[derive(Default)]
 struct Queue {
     jobs: Vec<Job>,
     has_thread: bool,
+    /// How long it must be calm this time.
+    calm: Duration,
+    /// Since when appends are inline again.
+    inline_since: Option<Instant>,
 }
 
 /// An append under way; dropped when it is over.
@@ -87,7 +96,7 @@ impl AppendMode {
             average: AtomicU64::new(0),
             last_slow: AtomicU64::new(0),
             under_way: Default::default(),
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue { jobs: Vec::new(), has_thread: false, calm: CALM_MIN, inline_since: None }),
             arrived: Condvar::new(),
             metrics: OnceLock::new(),
         })
@@ -152,9 +161,10 @@ impl AppendMode {
         // Two threads at once may lose one of their figures, which an average can bear.
         let average = average - average / AVERAGE_OVER + took_nanoseconds / AVERAGE_OVER;
         self.average.store(average, Ordering::Relaxed);
-        if took >= SLOW {
+        let is_slow_on_average = average >= SLOW.as_nanos() as u64;
+        if took >= STUCK || is_slow_on_average {
             self.last_slow.store(self.nanoseconds(Instant::now()), Ordering::Relaxed);
-            if took >= SLOW_ONCE || average >= SLOW.as_nanos() as u64 {
+            if took >= SLOW_ONCE || is_slow_on_average {
                 self.offload();
             }
         }
@@ -174,6 +184,10 @@ impl AppendMode {
             return;
         }
         queue.has_thread = true;
+        queue.calm = match queue.inline_since.map(|since| since.elapsed()) {
+            Some(inline) if inline < queue.calm * SOON => (queue.calm * 2).min(CALM_MAX),
+            _ => CALM_MIN,
+        };
         self.is_offloaded.store(true, Ordering::Release);
         if let Some(metrics) = self.metrics.get() {
             metrics.offloads.inc();
@@ -185,10 +199,11 @@ impl AppendMode {
     fn run(self: Arc<Self>) {
         loop {
             let mut queue = self.lock();
-            let left = self.until_calm();
+            let left = self.until_calm(queue.calm);
             if left.is_zero() && self.is_offloaded.swap(false, Ordering::AcqRel) {
                 // New appends are made inline from here on; what waits is still done below.
                 self.average.store(0, Ordering::Relaxed);
+                queue.inline_since = Some(Instant::now());
                 if let Some(metrics) = self.metrics.get() {
                     metrics.offloaded.set(0);
                 }
@@ -213,12 +228,12 @@ impl AppendMode {
     }
 
     /// How long it must stay calm before appends are made inline again.
-    fn until_calm(&self) -> Duration {
+    fn until_calm(&self, calm: Duration) -> Duration {
         if self.is_stuck() {
-            return CALM;
+            return calm;
         }
         let last_slow = Duration::from_nanos(self.last_slow.load(Ordering::Relaxed));
-        CALM.saturating_sub(self.base.elapsed().saturating_sub(last_slow))
+        calm.saturating_sub(self.base.elapsed().saturating_sub(last_slow))
     }
 
     fn nanoseconds(&self, at: Instant) -> u64 {
@@ -278,6 +293,36 @@ mod tests {
         assert!(!mode.is_slow());
         (0..200).for_each(|_| mode.ended(SLOW * 2));
         assert!(mode.is_slow());
+    }
+
+    #[test]
+    fn a_directory_that_is_slow_again_soon_has_to_be_calm_for_longer() {
+        let mode = AppendMode::new(Arc::default());
+        let mut calms = Vec::new();
+        for _ in 0..3 {
+            mode.ended(SLOW_ONCE);
+            assert!(mode.is_slow());
+            calms.push(mode.lock().calm);
+            let deadline = std::time::Instant::now() + Duration::from_secs(30);
+            while mode.lock().has_thread {
+                assert!(std::time::Instant::now() < deadline, "it does not become calm");
+                std::thread::yield_now();
+            }
+            assert!(!mode.is_slow());
+        }
+        assert_eq!(calms, [CALM_MIN, CALM_MIN * 2, CALM_MIN * 4]);
+    }
+
+    #[test]
+    fn one_that_a_scheduler_could_have_set_aside_does_not_keep_it_slow() {
+        let mode = AppendMode::new(Arc::default());
+        mode.ended(SLOW_ONCE);
+        let slow_since = mode.last_slow.load(Ordering::Relaxed);
+        mode.average.store(0, Ordering::Relaxed);
+        mode.ended(SLOW * 2);
+        assert_eq!(mode.last_slow.load(Ordering::Relaxed), slow_since);
+        mode.ended(STUCK);
+        assert!(mode.last_slow.load(Ordering::Relaxed) > slow_since);
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub(crate) struct FrameReader {
     idle: Duration,
     last_frame: Instant,
     frame_began: Option<Instant>,
+    /// What the last frame took, and a little: the next one is likely to take as much, and is read at once then. A buffer
+    /// that it does not fill tells that there is no more, without another call.
+    usual: usize,
     /// One timer for all of the above; it may fire early and is then set again.
     timer: Pin<Box<Sleep>>,
 }
@@ -52,6 +55,7 @@ impl FrameReader {
             idle,
             last_frame: now,
             frame_began: None,
+            usual: STEP,
             timer: Box::pin(sleep_until(now + idle.min(FRAME_TIME))),
         }
     }
@@ -87,16 +91,19 @@ impl FrameReader {
         }
     }
 
-    /// Grants and reserves the next step: at most twice what has arrived, and never more than the frame needs.
+    /// Grants and reserves the next step: at most twice what has arrived, or what the last frame took, and little more than the
+    /// frame needs.
     async fn make_room(&mut self) -> Result<(), Close> {
         let needed = match self.frame_length()? {
-            Some(length) => (self.buffer.len() * 2).clamp(STEP, (4 + length).max(STEP)),
-            None => STEP,
+            Some(length) => (self.buffer.len() * 2).max(self.usual).clamp(STEP, with_spare(length)),
+            None => self.usual,
         };
         // A few bytes at the end of the allocation would be read in as many calls: it is used anew from its beginning instead.
         let room = needed.saturating_sub(self.buffer.len()).max(1);
         let spare = self.buffer.capacity() - self.buffer.len();
-        if spare >= room.min(SPARE_MIN) && self.grant.bytes() >= needed {
+        // An empty buffer costs nothing to begin anew.
+        let enough = if self.buffer.is_empty() { room } else { room.min(SPARE_MIN) };
+        if spare >= enough && self.grant.bytes() >= needed {
             return Ok(());
         }
         // Waiting for memory counts as the frame's time, so that a stalled pool frees itself.
@@ -120,6 +127,7 @@ impl FrameReader {
         self.frame_began = None;
         self.last_frame = Instant::now();
         let kept = if self.grant.is_scarce() { 0 } else { RETAINED };
+        self.usual = with_spare(length).min(kept.max(STEP));
         if self.grant.bytes() > kept && self.buffer.len() <= STEP {
             self.buffer = BytesMut::from(&self.buffer[..]);
             self.grant.shrink_to(self.buffer.len());
@@ -157,6 +165,7 @@ impl FrameReader {
                 None if now >= self.last_frame + self.idle => return Err(Close::Idle),
                 None => {
                     self.buffer = BytesMut::new();
+                    self.usual = STEP;
                     self.grant.shrink_to(0);
                 }
             }
@@ -165,4 +174,9 @@ impl FrameReader {
         self.timer.as_mut().reset(next);
         Ok(())
     }
+}
+
+/// What is read for a frame of that length, at least.
+fn with_spare(length: usize) -> usize {
+    (4 + length + SPARE_MIN).max(STEP)
 }

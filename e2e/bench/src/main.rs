@@ -42,7 +42,7 @@ const TRIES: u32 = 3;
 struct Arguments {
     /// Only the workloads with these names (see --list).
     workloads: Vec<String>,
-    /// Rounds; each runs every workload on both brokers.
+    /// Rounds; each runs on both brokers every workload that has a goal or is named, and each third one all the others.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
     /// A quick look: one round with less of everything, and no ballast. Its figures say little.
@@ -101,8 +101,10 @@ fn list() {
 fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale) -> Result<()> {
     let rounds = if arguments.quick { 1 } else { arguments.rounds.max(1) };
     let mut results = Results::new(chosen, rounds);
+    let is_named = !arguments.workloads.is_empty();
+    let due = |round| chosen.iter().filter(move |workload| is_named || workload.is_due_in(round));
     if !arguments.quick {
-        let seconds = chosen.iter().map(|workload| workload.seconds + 2).sum::<u64>() * 2 * rounds as u64;
+        let seconds = (1..=rounds).flat_map(due).map(|workload| (workload.seconds + 2) * 2).sum::<u64>();
         eprintln!(
             "{rounds} rounds of {} workloads on both brokers: about {} minutes",
             chosen.len(),
@@ -128,7 +130,7 @@ fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale
         results.probe(Probe::take()?);
         for kind in [Kind::Gregor, Kind::Apache] {
             let mut broker = prepare(kind, arguments).with_context(|| format!("for round {round}"))?;
-            for workload in chosen {
+            for workload in due(round) {
                 eprint!("{:>6.0?} round {round}/{rounds}  {kind:7}  {:18}", begun.elapsed(), workload.name);
                 let values = measure_calmly(&mut broker, workload, &scale)
                     .with_context(|| format!("{} on {kind}, round {round}", workload.name))?;

@@ -128,7 +128,7 @@ impl Results {
     /// A Markdown table of medians and ratios.
     pub fn table(&self) -> String {
         let mut table = format!(
-            "{} rounds, each on both brokers in turn; {} x {}, {} MiB, Linux {}.",
+            "{} rounds, each on both brokers in turn, what has no goal in every third; {} x {}, {} MiB, Linux {}.",
             self.rounds, self.machine.processors, self.machine.model, self.machine.memory_mib, self.machine.kernel
         );
         for note in &self.notes {
@@ -145,13 +145,13 @@ impl Results {
             );
         }
         table.push_str(
-            "\n\n| | what | unit | Gregor | Apache Kafka 4.4.0 | ratio | worst and best round | to reach |\n|---|---|---|---|---|---|---|---|\n",
+            "\n\n| | what | unit | Gregor | Apache Kafka 4.4.0 | ratio | worst and best round | rounds | to reach |\n|---|---|---|---|---|---|---|---|---|\n",
         );
         for figure in self.figures.iter().filter(|figure| figure.is_measured()) {
             let (low, middle, high) = figure.range();
             let _ = writeln!(
                 table,
-                "| {} | {} | {} | {} | {} | **1/{}** | 1/{} to 1/{} | {} |",
+                "| {} | {} | {} | {} | {} | **1/{}** | 1/{} to 1/{} | {} | {} |",
                 figure.name,
                 figure.what,
                 figure.unit,
@@ -160,6 +160,7 @@ impl Results {
                 rounded(middle),
                 rounded(low),
                 rounded(high),
+                figure.gregor.len(),
                 figure.target.map_or_else(String::new, |target| format!("1/{target:.0}")),
             );
         }
@@ -221,7 +222,7 @@ mod tests {
     #[test]
     fn the_ratio_is_the_median_of_the_rounds_and_not_of_the_figures() {
         let mut results = results();
-        assert!(results.table().contains("**1/4.00** | 1/2.00 to 1/5.00 | 1/4 |"), "{}", results.table());
+        assert!(results.table().contains("**1/4.00** | 1/2.00 to 1/5.00 | 3 | 1/4 |"), "{}", results.table());
         results.figures[0].gregor.clear();
         assert!(!results.table().contains("a thing"), "what was not measured is not shown");
     }
