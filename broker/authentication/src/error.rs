@@ -46,6 +46,17 @@ pub enum TlsError {
         /// All that would be right.
         allowed: String,
     },
+    /// A certificate is to take another one's place, and is for somebody else.
+    #[error(
+        "the new certificate of the key store is for {new}, the old one is for {old}. Put a certificate of the same name \
+         there, or set ssl.allow.dn.changes=true and start the broker again"
+    )]
+    OtherSubject {
+        /// The name in use.
+        old: String,
+        /// The name in the new certificate.
+        new: String,
+    },
     /// What the TLS library says to the whole.
     #[error("{what}: {source}")]
     Tls {

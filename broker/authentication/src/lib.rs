@@ -9,6 +9,7 @@ mod error;
 mod parameters;
 mod pem;
 mod principal;
+mod renewal;
 mod server;
 
 pub use client::client_config;
@@ -16,4 +17,5 @@ pub use error::TlsError;
 pub use parameters::Parameters;
 pub use pem::{KeyStore, Secret, StoreFiles, StoreSettings, TrustStore};
 pub use principal::{Principal, PrincipalRules};
+pub use renewal::Identity;
 pub use server::ServerSettings;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 
-use crate::{KeyStore, Parameters, PrincipalRules, StoreFiles, StoreSettings, TlsError, TrustStore};
+use crate::{
+    Identity, KeyStore, Parameters, PrincipalRules, StoreFiles, StoreSettings, TlsError, TrustStore, renewal::Renewal,
+};
 
 /// The `ssl.*` keys of a listener.
 #[derive(Debug, Clone)]
@@ -13,6 +15,7 @@ pub struct ServerSettings {
     client_auth: ClientAuth,
     parameters: Parameters,
     rules: PrincipalRules,
+    renewal: Renewal,
 }
 
 /// `ssl.client.auth`.
@@ -52,6 +55,10 @@ impl ServerSettings {
             client_auth,
             parameters: Parameters::from_lookup(&lookup)?,
             rules: PrincipalRules::parse(rules)?,
+            renewal: Renewal {
+                may_change_subject: is_true(lookup("ssl.allow.dn.changes")),
+                may_change_alternatives: is_true(lookup("ssl.allow.san.changes")),
+            },
         })
     }
 
@@ -63,6 +70,18 @@ impl ServerSettings {
     /// Who a peer is.
     pub fn rules(&self) -> &PrincipalRules {
         &self.rules
+    }
+
+    /// Whom the listener's own certificate is for.
+    pub fn identity(&self, files: &StoreFiles) -> Result<Identity, TlsError> {
+        let store = self.stores.key_store(files)?;
+        let own = store.as_ref().and_then(|store| store.certificates.first()).ok_or(NO_CERTIFICATE)?;
+        Identity::of(own)
+    }
+
+    /// Whether a certificate may take the place of one that was in use.
+    pub fn check_renewal(&self, old: &Identity, new: &Identity) -> Result<(), TlsError> {
+        self.renewal.check(old, new)
     }
 
     /// What connections are accepted with, of the stores as they are in `files`.
@@ -99,6 +118,10 @@ impl ServerSettings {
         })?;
         Ok(Arc::new(config))
     }
+}
+
+fn is_true(value: Option<&str>) -> bool {
+    value.is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
 }
 
 const NO_CERTIFICATE: TlsError = TlsError::Contradiction(

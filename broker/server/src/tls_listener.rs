@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use gregor_authentication::{Principal, PrincipalRules, ServerSettings, StoreFiles, TlsError};
+use gregor_authentication::{Identity, Principal, PrincipalRules, ServerSettings, StoreFiles, TlsError};
 use gregor_config::{BROKER_KEYS, BrokerConfig};
 use gregor_metadata::MetadataImage;
 use rustls::ServerConfig;
@@ -38,6 +38,8 @@ struct Active {
 struct Source {
     texts: Texts,
     files: StoreFiles,
+    /// Whom the certificate is for.
+    identity: Identity,
     /// The last failure, until something is right again.
     failure: Option<String>,
 }
@@ -49,8 +51,8 @@ impl TlsListener {
     /// Reads the keys and the files of a listener.
     pub(crate) fn new(name: &str, config: &BrokerConfig) -> Result<Self, TlsError> {
         let texts = texts(name, config);
-        let (active, files) = load(&texts, None)?.ok_or(TlsError::Contradiction("the stores were not read"))?;
-        let source = Mutex::new(Source { texts, files, failure: None });
+        let (active, source) = load(texts, None)?.ok_or(TlsError::Contradiction("the stores were not read"))?;
+        let source = Mutex::new(source);
         Ok(Self { name: name.to_owned(), active: ArcSwap::from_pointee(active), source })
     }
 
@@ -70,13 +72,11 @@ impl TlsListener {
             metrics.tls_reloads.get_or_create(&labels).inc();
         };
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        let texts = texts(&self.name, config);
-        let known = (texts == source.texts).then_some(&source.files);
-        match load(&texts, known) {
+        match load(texts(&self.name, config), Some(&source)) {
             Ok(None) => source.failure = None,
-            Ok(Some((active, files))) => {
+            Ok(Some((active, newer))) => {
                 self.active.store(Arc::new(active));
-                *source = Source { texts, files, failure: None };
+                *source = newer;
                 count("taken");
                 tracing::info!(listener = %self.name, "new connections get the new TLS stores");
             }
@@ -135,13 +135,19 @@ fn texts(listener: &str, config: &BrokerConfig) -> Texts {
     keys.filter_map(|key| Some((key, config.listener_value(listener, key)?.to_owned()))).collect()
 }
 
-/// Makes what the texts and their files say, unless the files are still the known ones.
-fn load(texts: &Texts, known: Option<&StoreFiles>) -> Result<Option<(Active, StoreFiles)>, TlsError> {
+/// Makes what the texts and their files say, unless all are still those in use. A certificate takes only the place of one
+/// that is for the same.
+fn load(texts: Texts, in_use: Option<&Source>) -> Result<Option<(Active, Source)>, TlsError> {
     let settings = ServerSettings::from_lookup(|key| texts.get(key).map(String::as_str))?;
     let files = settings.stores().read_files()?;
-    if known == Some(&files) {
+    if in_use.is_some_and(|source| source.texts == texts && source.files == files) {
         return Ok(None);
     }
     let config = settings.config(&files)?;
-    Ok(Some((Active { config, rules: settings.rules().clone() }, files)))
+    let identity = settings.identity(&files)?;
+    if let Some(source) = in_use {
+        settings.check_renewal(&source.identity, &identity)?;
+    }
+    let active = Active { config, rules: settings.rules().clone() };
+    Ok(Some((active, Source { texts, files, identity, failure: None })))
 }

@@ -290,12 +290,29 @@ fn a_certificate_that_is_swapped_is_for_new_connections() {
 }
 
 #[test]
+fn a_certificate_of_another_name_is_taken_over_only_where_that_is_allowed() {
+    let authority = Authority::new("authority");
+    for (allowed, expected) in [("false", "refused"), ("true", "taken")] {
+        let (home, path) = home(&authority);
+        let home = home.with("ssl.allow.dn.changes", allowed);
+        let running = home.start();
+        let fresh = || shown(&secure(&running, authority.client(BOTH, None)));
+        let (before, other) = (fresh(), authority.sign("another"));
+        fs::write(&path, other.store()).unwrap();
+        let counted = format!("gregor_tls_reloads_total{{listener=\"SECURE\",outcome=\"{expected}\"}} 1");
+        until("the outcome", || running.http("/metrics").contains(&counted));
+        assert_eq!(fresh(), if allowed == "true" { own_certificate(&other) } else { before });
+        running.stop();
+    }
+}
+
+#[test]
 fn keys_of_a_listener_change_by_alter_configs_and_outlive_a_restart() {
     let authority = Authority::new("authority");
     let (home, _) = home(&authority);
     let running = home.start();
     let mut plain = running.with_topic("notes", 1, &[]);
-    let second = authority.sign("broker");
+    let second = authority.sign("first");
     let path = home.folder.path().join("second.pem");
     fs::write(&path, second.store()).unwrap();
     let location = "listener.name.secure.ssl.keystore.location";
