@@ -77,6 +77,7 @@ public class Takeover {
             case "write" -> write(words[1].equals("apache"), Long.parseLong(words[2]), Integer.parseInt(words[3]));
             case "read" -> read();
             case "hammer" -> { if (words[1].equals("apache")) startToTransact(); startToHammer(); }
+            case "gone" -> transacting = false;
             case "settle" -> { settle(); settleTransactions(words[1].equals("apache")); }
             case "dump" -> dump(Arrays.copyOfRange(words, 1, words.length));
             default -> throw new IllegalArgumentException(words[0]);
@@ -456,7 +457,7 @@ public class Takeover {
             }
         });
         transactor.start();
-        waitUntil("transactions", () -> fates.size() >= before + 5);
+        waitUntil("transactions", () -> fates.size() >= before + 4);
     }
 
     static void transactOnce(KafkaProducer<String, byte[]> producer, int number) {
@@ -466,8 +467,10 @@ public class Takeover {
             producer.send(new ProducerRecord<>(UNDECIDED, 0, Integer.toString(number), new byte[i]), (metadata, failure) -> {
                 if (failure == null) firstOffsets.merge(number, metadata.offset(), Math::min);
             });
-            java.util.concurrent.locks.LockSupport.parkNanos(3_000_000);
+            java.util.concurrent.locks.LockSupport.parkNanos(20_000_000);
         }
+        // Nobody is there to be asked: it stays open.
+        if (!transacting) return;
         boolean commits = number % 3 != 0;
         fates.put(number, commits ? Fate.ASKED_TO_COMMIT : Fate.ASKED_TO_ABORT);
         if (commits) producer.commitTransaction(); else producer.abortTransaction();

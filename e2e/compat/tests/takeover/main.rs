@@ -89,7 +89,12 @@ impl Turns {
         if self.may_kill {
             self.driver.run(&format!("hammer {}", running.kind()))?;
         }
-        if kill { running.kill() } else { running.stop() }
+        if kill {
+            running.kill()?;
+        } else {
+            running.stop()?;
+        }
+        self.driver.run("gone").map(drop)
     }
 
     fn serve(&mut self, name: &str, running: &Running, steps: u32) -> Result<View> {
