@@ -9,7 +9,8 @@ use bytes::Bytes;
 use gregor_types::{BrokerId, LeaderEpoch, Offset, Timestamp};
 
 use crate::{
-    ControlRecord, ElectionState, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Nanos, Outgoing, Reply, SnapshotId, api::LogRead,
+    ControlRecord, ElectionState, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Nanos, Outgoing, Reply, SnapshotId, UpgradeError,
+    api::LogRead,
 };
 
 /// Names one write. The driver gives it back with [`Input::Durable`](crate::Input::Durable) once that write is on disk.
@@ -182,6 +183,13 @@ pub enum Effect {
     },
     /// This node won or lost leadership.
     Role(RoleChange),
+    /// What became of an [`Input::UpgradeKRaftVersion`](crate::Input::UpgradeKRaftVersion): it is written, or would be.
+    Upgraded {
+        /// Which request.
+        to: RequestId,
+        /// Why not, if not.
+        result: Result<(), UpgradeError>,
+    },
     /// An append could not be done; nothing of it was.
     Refused {
         /// Where it should have landed.

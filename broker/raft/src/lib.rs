@@ -10,7 +10,8 @@
 //! than one step, and it knows no metadata record: a record is opaque bytes with an offset.
 //!
 //! Here so far: elections and replication among the voters of a static (`kraft.version` 0) or dynamic (1) quorum, with any number of
-//! observers; a follower that is too far behind takes the leader's snapshot. Voters of a dynamic quorum are added, removed and updated.
+//! observers; a follower that is too far behind takes the leader's snapshot. Voters of a dynamic quorum are added, removed and updated,
+//! and a static quorum becomes a dynamic one.
 //! The server runs a quorum of one voter ([`check_sole_voter`]).
 
 mod answers;
@@ -31,6 +32,7 @@ mod resigned;
 pub mod snapshot;
 mod start;
 mod time;
+mod upgrade;
 mod voters;
 
 pub use answers::Response;
@@ -42,6 +44,7 @@ pub use log_view::{LogView, OffsetAndEpoch, SnapshotId};
 pub use quorum::{Config, Input, Quorum, Role};
 pub use start::{StartError, check_sole_voter};
 pub use time::{Nanos, Now, Rng};
+pub use upgrade::UpgradeError;
 pub use voters::{Endpoint, ReplicaKey, Voter, VoterHistory, VoterSet};
 
 /// The name of the metadata log's topic.

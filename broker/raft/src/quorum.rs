@@ -94,6 +94,17 @@ pub enum Input {
         /// Its answer.
         response: Option<Response>,
     },
+    /// The controller finalizes a `kraft.version`; answered by [`Effect::Upgraded`].
+    UpgradeKRaftVersion {
+        /// For the answer.
+        id: RequestId,
+        /// The epoch in which this was decided.
+        epoch: LeaderEpoch,
+        /// The version.
+        version: i16,
+        /// Whether only to say if it could be done.
+        validate_only: bool,
+    },
     /// The node stops: give up leadership, start no election.
     Resign,
 }
@@ -178,6 +189,9 @@ impl Quorum {
             Input::Append { epoch, base, records } => self.on_append(epoch, base, records, now, effects),
             Input::Request { id, version, request } => self.on_request(id, version, request, log, now, rng, effects),
             Input::Response { from, response } => self.on_response(from, response.as_ref(), log, now, rng, effects),
+            Input::UpgradeKRaftVersion { id, epoch, version, validate_only } => {
+                self.on_upgrade(id, epoch, version, validate_only, now, effects);
+            }
             Input::Resign => self.resign(true, now, rng, effects),
         }
         self.act_on_time(log, now, rng, effects);

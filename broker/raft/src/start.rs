@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// The highest `kraft.version` that we run.
-const KRAFT_VERSION_MAX: i16 = 1;
+pub(crate) const KRAFT_VERSION_MAX: i16 = 1;
 
 /// Why a node cannot take part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

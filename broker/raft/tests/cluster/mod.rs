@@ -17,7 +17,7 @@ use bytes::Bytes;
 use gregor_messages::{AddRaftVoterRequest, RemoveRaftVoterRequest, add_raft_voter_request::Listener as AddedListener};
 use gregor_raft::{
     Config, ControlRecord, Effect, Effects, ElectionState, Endpoint, Input, Now, Quorum, ReplicaKey, Reply, Request,
-    RequestId, Rng, Role, RoleChange, SnapshotId, Token, Voter, VoterHistory, VoterSet,
+    RequestId, Rng, Role, RoleChange, SnapshotId, Token, UpgradeError, Voter, VoterHistory, VoterSet,
 };
 use gregor_state_records::control::KRaftVersionRecord;
 use gregor_types::{BrokerId, LeaderEpoch, Offset, Timestamp, Uuid};
@@ -122,6 +122,7 @@ pub struct Cluster {
     pub pieces: usize,
     /// Whether a node dies where it should cut its log for a snapshot.
     pub crash_at_install: bool,
+    upgraded: Option<Result<(), UpgradeError>>,
 }
 
 impl Cluster {
@@ -164,6 +165,7 @@ impl Cluster {
             transfers: 0,
             pieces: 0,
             crash_at_install: false,
+            upgraded: None,
         };
         for id in cluster.ids() {
             cluster.start(id);
@@ -292,6 +294,13 @@ impl Cluster {
         let number = self.next_number;
         self.step(asked, Input::Request { id: RequestId(number), version: 1, request });
         number
+    }
+
+    /// Asks a node to finalize a `kraft.version` in its epoch.
+    pub fn upgrade(&mut self, id: BrokerId, version: i16, validate_only: bool) -> Result<(), UpgradeError> {
+        let epoch = self.quorum(id).epoch();
+        self.step(id, Input::UpgradeKRaftVersion { id: RequestId(0), epoch, version, validate_only });
+        self.upgraded.take().expect("it is answered at once")
     }
 
     /// What a request was answered, if it was.
@@ -528,6 +537,7 @@ impl Cluster {
                 self.at(at, Event::TimerDue(id, life));
             }
             Effect::Role(RoleChange::Leader { epoch, .. }) => self.crown(id, epoch),
+            Effect::Upgraded { result, .. } => self.upgraded = Some(result),
             Effect::Role(RoleChange::NotLeader { .. }) | Effect::Refused { .. } => {}
         }
     }

@@ -203,7 +203,8 @@ impl Node {
             | Effect::Truncate { .. }
             | Effect::SnapshotPiece { .. }
             | Effect::CompleteSnapshot { .. }
-            | Effect::InstallSnapshot { .. } => {
+            | Effect::InstallSnapshot { .. }
+            | Effect::Upgraded { .. } => {
                 unreachable!("a quorum of one has nobody to ask")
             }
         }

@@ -402,6 +402,7 @@ impl Driver {
             | Effect::SnapshotPiece { .. }
             | Effect::CompleteSnapshot { .. }
             | Effect::InstallSnapshot { .. } => unreachable!("nobody sent records"),
+            Effect::Upgraded { .. } => unreachable!("nobody asks for it before a quorum may have several voters"),
             Effect::HighWatermark(end) => self.commit(end)?,
             Effect::Timer { at } => self.quorum_timer = Some(at),
             Effect::Role(RoleChange::Leader { epoch, start }) => {
