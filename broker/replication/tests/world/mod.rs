@@ -294,7 +294,6 @@ impl World {
                 }
                 let answer = node.serve(from, epoch, &plan, (room, gives_sessions), now);
                 self.look_at_all(by.leader);
-                self.send_proposals(by.leader);
                 self.send(by.leader, from, &Event::Fetched { to: from, life, by, call, answer });
             }
             Event::Fetched { to, life, by, call, answer } => self.fetched(to, life, by, call, answer),
@@ -323,8 +322,7 @@ impl World {
                 }
                 self.note_leaderships();
                 if !self.cut_off[from.value() as usize] && !self.dice.percent(self.loss_percent) {
-                    let delay = 1 + self.dice.below(self.delay_ms);
-                    self.schedule(delay, Event::Answered { to: from, life, index, asked, answer });
+                    self.schedule(3, Event::Answered { to: from, life, index, asked, answer });
                 }
             }
             Event::Answered { to, life, index, asked, answer } => self.answered(to, life, index, &asked, &answer),
