@@ -208,7 +208,14 @@ fn the_controller_takes_back_a_move_that_the_failure_of_the_replicas_directory_c
     wait_until("the controller knows of the move", || known() == id(&data));
     assert_eq!(whereabouts(&mut client, "t", 1).len(), 2);
 
-    break_disk(&disk, &more);
+    // Nor does the copy get a name of its own: it has all, and could take the place of what is gone at the very moment.
+    let copy = data.join("t-1.").to_string_lossy().into_owned();
+    let broken = more.clone();
+    disk.set_fault(move |operation, path: &Path| {
+        let is_copy = operation == Operation::Rename && path.to_string_lossy().starts_with(&copy);
+        let code = if path.starts_with(&broken) { 5 } else { 28 };
+        (is_copy || code == 5).then(|| io::Error::from_raw_os_error(code))
+    });
     assert_eq!(error(client.produce("t", 1, batch(&["lost"])).error_code), ErrorCode::KafkaStorageError);
     wait_until("nobody leads what is gone", || leader(&mut client, "t", 1) == -1);
     disk.clear_fault();

@@ -47,6 +47,16 @@ struct Gates {
     reads: Gate,
 }
 
+/// Opens them when a test ends, however it does: a node that waits for them could not be dropped.
+struct OpenedAtTheEnd(Arc<Gates>);
+
+impl Drop for OpenedAtTheEnd {
+    fn drop(&mut self) {
+        self.0.writes.set(false);
+        self.0.reads.set(false);
+    }
+}
+
 #[derive(Debug)]
 struct GatedDisk(Arc<Gates>);
 
@@ -175,6 +185,7 @@ fn a_stuck_disk_holds_up_only_who_asks_for_it_and_loses_nothing() {
     let gates = Arc::new(Gates::default());
     let home = Home::on(Arc::new(GatedDisk(Arc::clone(&gates))));
     let node = home.start();
+    let _opened = OpenedAtTheEnd(Arc::clone(&gates));
     let mut other = node.with_topic("free", 1, &[]);
     assert_eq!(other.produce("free", 0, batch(&["before"])).error_code, 0);
     let mut clients: Vec<_> = (0..4).map(|_| node.client()).collect();
@@ -237,6 +248,7 @@ fn readers_of_what_is_not_in_memory_hold_up_nobody_and_get_it() {
     let gates = Arc::new(Gates::default());
     let home = Home::on(Arc::new(GatedDisk(Arc::clone(&gates))));
     let node = home.start();
+    let _opened = OpenedAtTheEnd(Arc::clone(&gates));
     let mut other = node.with_topic("free", 1, &[]);
     assert_eq!(other.produce("free", 0, batch(&["before"])).error_code, 0);
     other.create_topic("stuck", 1, &[]);
@@ -275,6 +287,7 @@ fn groups_on_a_stuck_disk_hold_up_nobody_else_and_lose_nothing() {
     let disk = Arc::new(GatedDisk(Arc::clone(&gates)));
     let home = Home::on(disk).with("offsets.topic.replication.factor", "1").with("offsets.topic.num.partitions", "1");
     let node = home.start();
+    let _opened = OpenedAtTheEnd(Arc::clone(&gates));
     let mut other = node.with_topic("free", 1, &[]);
     assert_eq!(other.produce("free", 0, batch(&["before"])).error_code, 0);
     wait_for("the groups are coordinated", || {
