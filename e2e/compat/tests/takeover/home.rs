@@ -26,7 +26,7 @@ const PRODUCER_EXPIRATION_MS: i64 = 20 * 24 * 3_600_000;
 /// An Apache broker begins to write its checkpoints 30 s after its start, unless told so, and looks every 10 s for transactions
 /// whose time is over.
 const OF_APACHE: &str =
-    "log.initial.task.delay.ms=100\ntransaction.abort.timed.out.transaction.cleanup.interval.ms=500\n";
+    "log.initial.task.delay.ms=100\ntransaction.abort.timed.out.transaction.cleanup.interval.ms=3000\n";
 const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How a home is laid out.
