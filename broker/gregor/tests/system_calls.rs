@@ -114,6 +114,17 @@ fn produce(value: &[u8]) -> Vec<u8> {
 
 fn ask(stream: &mut TcpStream, frame: &[u8]) -> Vec<u8> {
     stream.write_all(frame).unwrap();
+    receive(stream)
+}
+
+fn ask_for(stream: &mut TcpStream, frames: &[u8], answers: usize) {
+    stream.write_all(frames).unwrap();
+    for _ in 0..answers {
+        receive(stream);
+    }
+}
+
+fn receive(stream: &mut TcpStream) -> Vec<u8> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).unwrap();
     let mut answer = vec![0; u32::from_be_bytes(length) as usize];
@@ -160,24 +171,36 @@ fn a_batch_of_usual_size_is_read_at_once_too() {
     assert_calls(&produce(&b"x".repeat(20_000)));
 }
 
+#[test]
+fn requests_that_come_together_are_read_and_answered_together() {
+    const TOGETHER: usize = 4;
+    assert_calls_of(&produce(&[b'x'; 100]), TOGETHER);
+}
+
 fn assert_calls(frame: &[u8]) {
-    let expected = BTreeMap::from(["pwritev", "recvfrom", "sendto"].map(|name| (name.to_owned(), REQUESTS)));
+    assert_calls_of(frame, 1);
+}
+
+/// Each time so many requests come together, all of them are one read and one write, and each is a `pwritev`.
+fn assert_calls_of(frame: &[u8], together: usize) {
+    let expected = [("pwritev", REQUESTS * together), ("recvfrom", REQUESTS), ("sendto", REQUESTS)];
+    let expected = BTreeMap::from(expected.map(|(name, count)| (name.to_owned(), count)));
     // Traced on a busy machine an append may look slow, and others are made elsewhere for a while; a call that belongs to every
     // request is in every run.
-    let mut run = calls_of_a_run(frame);
+    let mut run = calls_of_a_run(frame, together);
     for _ in 1..RUNS_MAX {
         if run.0 == expected {
             break;
         }
-        run = calls_of_a_run(frame);
+        run = calls_of_a_run(frame, together);
     }
     let (calls, reactor) = run;
-    assert_eq!(calls, expected, "calls of {REQUESTS} requests, besides {reactor} of the reactor");
+    assert_eq!(calls, expected, "calls of {REQUESTS} times {together} requests, besides {reactor} of the reactor");
     assert!(reactor <= 3 * REQUESTS, "{reactor} calls of the reactor for {REQUESTS} requests");
 }
 
 /// The calls of a run by name, and those of the reactor.
-fn calls_of_a_run(request: &[u8]) -> (BTreeMap<String, usize>, usize) {
+fn calls_of_a_run(request: &[u8], together: usize) -> (BTreeMap<String, usize>, usize) {
     let folder = tempfile::tempdir().unwrap();
     let mut node = Traced::start(folder.path());
     let created = Command::new(GREGOR)
@@ -194,12 +217,13 @@ fn calls_of_a_run(request: &[u8]) -> (BTreeMap<String, usize>, usize) {
         frame(name, &ApiVersionsRequest { client_software_name: KString::from("x"), ..Default::default() }, 0)
     };
     wait_until_led(&mut stream, request);
+    let requests = request.repeat(together);
     for _ in 0..WARM_UP {
-        ask(&mut stream, request);
+        ask_for(&mut stream, &requests, together);
     }
     ask(&mut stream, &mark("begin-mark"));
     for _ in 0..REQUESTS {
-        ask(&mut stream, request);
+        ask_for(&mut stream, &requests, together);
     }
     ask(&mut stream, &mark("end-mark"));
     let workers = node.workers();

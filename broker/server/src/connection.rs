@@ -1,8 +1,9 @@
 //! One connection: reads a request, has it handled, sends the response, all in one task.
 //!
-//! Responses leave in the order of their requests. While a Produce waits for its high watermark the connection reads on and
-//! may append the next ones (two-stage pipelining): appends happen in arrival order, at most [`PENDING_MAX`] wait, and any
-//! other request first waits for all of them. Whatever a peer sends, the worst that happens here is that it is closed.
+//! Responses leave in the order of their requests, and those of Produces that have arrived together leave together, which wakes
+//! the peer once. While a Produce waits for its high watermark the connection reads on and may append the next ones (two-stage
+//! pipelining): appends happen in arrival order, at most [`PENDING_MAX`] wait, and any other request first waits for all of
+//! them. Whatever a peer sends, the worst that happens here is that it is closed.
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 
@@ -25,6 +26,8 @@ use crate::{
 const PENDING_MAX: usize = 16;
 /// A Produce response's memory is kept for the next one up to this size.
 const RESPONSE_RETAINED: usize = 4 << 10;
+/// So much of Produce responses waits to leave together.
+const UNSENT_MAX: usize = 1 << 10;
 
 /// Serves a connection until it ends. What it keeps is moved into the task once: a future that takes it as arguments would
 /// hold room for it twice.
@@ -43,11 +46,20 @@ pub(crate) fn serve(
     tracing::debug!(%peer, principal = %info.principal, listener = %info.listener.name, "connected");
     let reader = FrameReader::new(memory.grant(), broker.frame_bytes_max, broker.connection_idle);
     let context = Context::new(broker, info);
-    let mut connection =
-        Connection { context, stream, reader, pending: VecDeque::new(), response: BytesMut::new(), fetching: None };
+    let mut connection = Connection {
+        context,
+        stream,
+        reader,
+        pending: VecDeque::new(),
+        response: BytesMut::new(),
+        unsent: BytesMut::new(),
+        fetching: None,
+    };
     async move {
         if let Err(close) = connection.run(draining).await {
             count_closed(&metrics, peer, &close);
+            // What was answered before is the peer's, if it still takes it.
+            let _ = connection.stream.try_send(&connection.unsent);
         }
         connection.stream.close();
         gauge.dec();
@@ -77,6 +89,8 @@ struct Connection {
     pending: VecDeque<produce::Pending>,
     /// The memory of a Produce response that has left, for the next one.
     response: BytesMut,
+    /// Produce responses that leave once the requests that came with theirs are taken.
+    unsent: BytesMut,
     /// What fetches keep from one to the next.
     fetching: Option<Box<fetch::Fetching>>,
 }
@@ -89,6 +103,10 @@ impl Connection {
         loop {
             let has_pending = !self.pending.is_empty();
             let may_read = self.pending.len() < PENDING_MAX;
+            // Nothing that is ready waits for what may take its time.
+            if !(may_read && self.reader.has_small_frame()) {
+                self.send_unsent().await?;
+            }
             let frame = tokio::select! {
                 biased;
                 () = committed(&self.pending), if has_pending => {
@@ -111,6 +129,9 @@ impl Connection {
                 let reused = std::mem::take(&mut self.response);
                 let any_slow = self.context.is_any_directory_slow();
                 let slow = any_slow.then(|| produce::slow_directory(&self.context, &body)).flatten();
+                if slow.is_some() {
+                    self.send_unsent().await?;
+                }
                 // What is left of the request would keep its memory for as long as it waits.
                 let begun = match slow {
                     None => produce::begin(&self.context, &body, reused).inspect(|_| drop(body))?,
@@ -145,8 +166,18 @@ impl Connection {
 
     async fn answer_all(&mut self) -> Result<(), Close> {
         while !self.pending.is_empty() {
+            self.send_unsent().await?;
             committed(&self.pending).await;
             self.answer_oldest().await?;
+        }
+        self.send_unsent().await
+    }
+
+    /// Sends the responses that are ready.
+    async fn send_unsent(&mut self) -> Result<(), Close> {
+        if !self.unsent.is_empty() {
+            self.stream.send(&self.unsent, false).await?;
+            self.unsent.clear();
         }
         Ok(())
     }
@@ -159,7 +190,13 @@ impl Connection {
     async fn answer(&mut self, pending: produce::Pending) -> Result<(), Close> {
         self.count(ApiKey::Produce, pending.received_at());
         let response = pending.finish();
-        self.stream.send(&response, false).await?;
+        let together = self.unsent.len() + response.len();
+        if together <= UNSENT_MAX && (self.reader.has_small_frame() || !self.unsent.is_empty()) {
+            self.unsent.extend_from_slice(&response);
+        } else {
+            self.send_unsent().await?;
+            self.stream.send(&response, false).await?;
+        }
         if response.capacity() <= RESPONSE_RETAINED {
             self.response = response;
         }
@@ -189,7 +226,7 @@ mod tests {
     use super::*;
 
     /// The future of an idle connection, in bytes, beside its socket and a timer.
-    const TASK_BYTES_MAX: usize = 1_792;
+    const TASK_BYTES_MAX: usize = 1_920;
 
     fn size_of_future<A, B, C, D, E, F>(_: impl Fn(A, B, C, &D, E) -> F) -> usize {
         size_of::<F>()

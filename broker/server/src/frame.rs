@@ -22,6 +22,8 @@ const SPARE_MIN: usize = 4 << 10;
 /// What an active connection keeps at most between two requests: a producer's largest request by its default,
 /// `max.request.size`, and what is around it.
 const RETAINED: usize = (1 << 20) + (64 << 10);
+/// What is read at once of a peer that sends requests before the last one is answered, so that several come with one call.
+const AHEAD: usize = 64 << 10;
 /// How long a buffer outlives its last request.
 const BUFFER_IDLE: Duration = Duration::from_secs(2);
 /// How long a frame may take to arrive, and a second more for each 64 KiB of it that came.
@@ -95,14 +97,14 @@ impl FrameReader {
     /// frame needs.
     async fn make_room(&mut self) -> Result<(), Close> {
         let needed = match self.frame_length()? {
-            Some(length) => (self.buffer.len() * 2).max(self.usual).clamp(STEP, with_spare(length)),
+            Some(length) => (self.buffer.len() * 2).max(self.usual).clamp(STEP, with_spare(length).max(self.usual)),
             None => self.usual,
         };
         // A few bytes at the end of the allocation would be read in as many calls: it is used anew from its beginning instead.
         let room = needed.saturating_sub(self.buffer.len()).max(1);
         let spare = self.buffer.capacity() - self.buffer.len();
-        // An empty buffer costs nothing to begin anew.
-        let enough = if self.buffer.is_empty() { room } else { room.min(SPARE_MIN) };
+        // A buffer with little in it costs little to begin anew.
+        let enough = if self.buffer.len() < needed / 4 { room } else { room.min(SPARE_MIN) };
         if spare >= enough && self.grant.bytes() >= needed {
             return Ok(());
         }
@@ -117,6 +119,12 @@ impl FrameReader {
         Ok(())
     }
 
+    /// Whether the next request is here already, and a small one.
+    pub(crate) fn has_small_frame(&self) -> bool {
+        let length = self.frame_length().ok().flatten();
+        length.is_some_and(|length| length <= AHEAD && self.buffer.len() >= 4 + length)
+    }
+
     fn take_frame(&mut self) -> Result<Option<Bytes>, Close> {
         let Some(length) = self.frame_length()? else { return Ok(None) };
         if self.buffer.len() < 4 + length {
@@ -127,7 +135,8 @@ impl FrameReader {
         self.frame_began = None;
         self.last_frame = Instant::now();
         let kept = if self.grant.is_scarce() { 0 } else { RETAINED };
-        self.usual = with_spare(length).min(kept.max(STEP));
+        let usual = if self.buffer.is_empty() { with_spare(length) } else { with_spare(length).max(AHEAD) };
+        self.usual = usual.min(kept.max(STEP));
         if self.grant.bytes() > kept && self.buffer.len() <= STEP {
             self.buffer = BytesMut::from(&self.buffer[..]);
             self.grant.shrink_to(self.buffer.len());

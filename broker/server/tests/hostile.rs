@@ -4,12 +4,13 @@
 mod support;
 
 use std::{
-    io::{Read, Write},
+    io::{Cursor, Read, Write},
     net::TcpStream,
     time::Duration,
 };
 
-use support::{Client, Home, Running, batch};
+use gregor_messages::ProduceRequest;
+use support::{Client, Home, Running, batch, only, produce_request};
 
 /// The node still takes and gives records.
 fn assert_serves(node: &Running, topic: &str) {
@@ -86,6 +87,24 @@ fn half_sent_requests_do_not_hold_up_others_or_a_stop() {
     assert_serves(&node, "victim");
     node.stop();
     drop(half);
+}
+
+#[test]
+fn what_came_together_with_a_bad_frame_is_answered_before_it() {
+    let home = Home::new();
+    let node = home.start();
+    let mut client = node.with_topic("victim", 1, &[]);
+    let mut pen = Client::over(Cursor::new(Vec::new()));
+    let sent = [(); 3].map(|()| pen.send(9, &produce_request("victim", 0, -1, batch(&["kept"]))));
+    let mut bytes = pen.stream.into_inner();
+    bytes.extend(framed(&[0, 0, 0]));
+    client.stream.write_all(&bytes).unwrap();
+    for request in sent {
+        assert_eq!(only(client.receive::<ProduceRequest>(9, request)).error_code, 0);
+    }
+    assert!(client.is_closed());
+    assert_eq!(node.client().end_offset("victim", 0), 3);
+    node.stop();
 }
 
 #[test]
