@@ -60,6 +60,7 @@ impl Groups {
             let plan = partition.log.read(&request).and_then(gregor_log::ReadPlan::check);
             let plan = plan.map_err(|error| Death(error.to_string()))?;
             let bytes = plan.read_all().map_err(|error| Death(error.to_string()))?;
+            let before = at;
             for batch in split_batches(&bytes) {
                 let batch = batch.map_err(|error| Death(error.to_string()))?;
                 let records = batch.records(1 << 20).map_err(|error| Death(error.to_string()))?;
@@ -77,6 +78,9 @@ impl Groups {
                     shard.replay(record).map_err(|error| Death(error.to_string()))?;
                 }
                 at = batch.next_offset();
+            }
+            if at == before {
+                return Err(Death(format!("nothing can be read at offset {at}, before the log's end")));
             }
         }
         let epoch = partition.leader.as_ref().map_or(LeaderEpoch::NONE, LeaderState::leader_epoch);
