@@ -23,8 +23,6 @@ pub(super) enum LoadError {
     Batch { at: i64, source: BatchError },
     #[error("at offset {at}: {source}")]
     Record { at: i64, source: ReplayError },
-    #[error("nothing can be read at offset {0}, before the log's end")]
-    Stuck(i64),
 }
 
 /// Fills a shard with what its partition says, and returns it with the offset behind the last record.
@@ -59,7 +57,9 @@ fn read(partition: &Arc<Partition>, shard: &mut Shard<GroupCoordinator>) -> Resu
             at = batch.next_offset();
         }
         if at == before {
-            return Err(LoadError::Stuck(at.value()));
+            // The segment's end was lost with the machine's power, and the name of the next, empty one was not: as in Kafka, a
+            // log may end with offsets that nothing stands at.
+            break;
         }
     }
     Ok(end)
