@@ -10,7 +10,7 @@ use gregor_types::TopicId;
 
 use crate::{
     LogError, PartitionLog,
-    disk::SyncToken,
+    disk::{SyncToken, replace_file},
     file_names::{PARTITION_METADATA, TEMPORARY, with_suffix},
 };
 
@@ -44,9 +44,8 @@ impl PartitionLog {
     pub fn prepare_topic_id(&mut self) -> Result<Option<SyncToken>, LogError> {
         let (TopicIdFile::Missing, Some(topic_id)) = (self.topic_id_file, self.topic_id) else { return Ok(None) };
         let path = self.temporary_topic_id_file();
-        let content = format!("version: 0\ntopic_id: {topic_id}");
         let file = self.disk.create(&path).map_err(LogError::io(&path))?;
-        file.write_all_at(&mut [IoSlice::new(content.as_bytes())], 0).map_err(LogError::io(&path))?;
+        file.write_all_at(&mut [IoSlice::new(content(topic_id).as_bytes())], 0).map_err(LogError::io(&path))?;
         self.topic_id_file = TopicIdFile::Beside;
         Ok(Some(file.sync()))
     }
@@ -77,21 +76,21 @@ impl PartitionLog {
         if self.topic_id_file == TopicIdFile::Durable {
             return Ok(());
         }
-        // What somebody else has written under the other name may not be on the disk.
-        self.topic_id_synced(false);
-        let outcome = self.write_topic_id_anew();
-        self.topic_id_synced(outcome.is_ok());
-        outcome
-    }
-
-    fn write_topic_id_anew(&mut self) -> Result<(), LogError> {
-        let (prepared, path) = (self.prepare_topic_id()?, self.temporary_topic_id_file());
-        prepared.map_or(Ok(()), SyncToken::complete).map_err(LogError::io(&path))?;
-        let named = self.name_topic_id()?;
-        named.map_or(Ok(()), SyncToken::complete).map_err(LogError::io(&self.directory))
+        // What somebody else has written under the other name may not be on the disk: all of it anew.
+        self.topic_id_file = TopicIdFile::Missing;
+        if let Some(topic_id) = self.topic_id {
+            let path = self.directory.join(PARTITION_METADATA);
+            replace_file(&*self.disk, &path, content(topic_id).as_bytes()).map_err(LogError::io(&path))?;
+        }
+        self.topic_id_file = TopicIdFile::Durable;
+        Ok(())
     }
 
     fn temporary_topic_id_file(&self) -> PathBuf {
         with_suffix(&self.directory.join(PARTITION_METADATA), TEMPORARY)
     }
+}
+
+fn content(topic_id: TopicId) -> String {
+    format!("version: 0\ntopic_id: {topic_id}")
 }

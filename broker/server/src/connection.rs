@@ -176,8 +176,11 @@ impl Connection {
     /// Sends the responses that are ready.
     async fn send_unsent(&mut self) -> Result<(), Close> {
         if !self.unsent.is_empty() {
-            self.stream.send(&self.unsent, false).await?;
-            self.unsent.clear();
+            // Not there while it is sent: of what broke off in the midst nothing may be sent once more.
+            let mut unsent = std::mem::take(&mut self.unsent);
+            self.stream.send(&unsent, false).await?;
+            unsent.clear();
+            self.unsent = unsent;
         }
         Ok(())
     }

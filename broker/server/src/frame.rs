@@ -93,8 +93,8 @@ impl FrameReader {
         }
     }
 
-    /// Grants and reserves the next step: at most twice what has arrived, or what the last frame took, and little more than the
-    /// frame needs.
+    /// Grants and reserves the next step: at most twice what has arrived, or what the last frame took, or [`AHEAD`] where the peer
+    /// sends ahead.
     async fn make_room(&mut self) -> Result<(), Close> {
         let needed = match self.frame_length()? {
             Some(length) => (self.buffer.len() * 2).max(self.usual).clamp(STEP, with_spare(length).max(self.usual)),

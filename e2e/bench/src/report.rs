@@ -128,7 +128,7 @@ impl Results {
     /// A Markdown table of medians and ratios.
     pub fn table(&self) -> String {
         let mut table = format!(
-            "{} rounds, each on both brokers in turn, what has no goal in every third; {} x {}, {} MiB, Linux {}.",
+            "{} rounds, each on both brokers in turn; {} x {}, {} MiB, Linux {}.",
             self.rounds, self.machine.processors, self.machine.model, self.machine.memory_mib, self.machine.kernel
         );
         for note in &self.notes {
