@@ -23,7 +23,7 @@ use gregor_server::control::{
     self, BrokerState, ControlError, ControlHandle, ControlOptions, ControlThread, FormatOptions, ImageUpdate,
     InitialVoters, MetadataListener, format_storage,
 };
-use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, Timestamp, Uuid};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Timestamp, Uuid};
 
 const DIRECTORY: Uuid = Uuid(0x1111_2222_3333_4444_8555_6666_7777_8888);
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -212,6 +212,9 @@ async fn a_formatted_node_leads_registers_and_creates_topics() {
         assert!(image.cluster().is_active(BrokerId(1)));
         until("the controller's registration", || node.control.image().cluster().controller(BrokerId(1)).is_some())
             .await;
+        let leader = node.control.quorum_leader().borrow().clone();
+        assert_eq!((leader.epoch, leader.leader), (LeaderEpoch(1), Some(BrokerId(1))));
+        assert_eq!(leader.endpoint.unwrap().port, 9093, "the only voter leads, and says where it listens");
         let seen =
             node.memory.0.lock().unwrap().iter().map(|update| update.changes.topics_created.len()).sum::<usize>();
         assert_eq!(seen, 1, "the listener hears of each topic once");

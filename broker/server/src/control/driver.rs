@@ -5,34 +5,35 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-use gregor_controller::{
-    Controller, Effect as Decision, Effects as Decisions, Input as ControllerInput, RequestId as DecisionId,
-};
+use gregor_controller::{Controller, Effects as Decisions, Input as ControllerInput, RequestId as DecisionId};
 use gregor_metadata::MetadataImage;
 use gregor_node::{BrokerLifecycle, LifecycleEffect, LifecycleInput};
 use gregor_raft::{
-    Effect, Effects, ElectionState, Input, LogRead, LogView, Nanos, Now, Quorum, Reply, RequestId, RoleChange, Token,
+    Effect, Effects, ElectionState, Input, LogRead, LogView, Nanos, Now, Quorum, Reply, RequestId, Token,
 };
 use gregor_types::{Offset, planted::planted};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    BrokerState, ControlError, ControlHandle, ControllerRequest, ImageUpdate,
-    answers::{Asker, Askers, LifecycleAnswer, complete},
-    broker,
+    BrokerState, ControlError, ControlHandle, ControllerRequest, QuorumLeader,
+    answers::{Asker, Askers},
     handle::Command,
-    metadata_log::{MetadataLog, Retention},
+    metadata_log::MetadataLog,
     open::{ControlOptions, Parts},
     quorum_state,
     replay::Replay,
-    snapshots::SnapshotJob,
     surroundings::{Chance, Surroundings},
 };
+
+mod broker;
+mod metadata;
+mod quorum;
+mod snapshots;
 
 /// Commands that are taken between two syncs.
 const COMMANDS_PER_ROUND: usize = 100;
@@ -52,6 +53,7 @@ pub(super) struct Driver {
     commands: mpsc::Receiver<Command>,
     images: watch::Sender<Arc<MetadataImage>>,
     broker_state: watch::Sender<BrokerState>,
+    quorum_leader: watch::Sender<QuorumLeader>,
 
     log: MetadataLog,
     replay: Replay,
@@ -101,6 +103,7 @@ pub(super) struct Ends {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) images: watch::Sender<Arc<MetadataImage>>,
     pub(super) broker_state: watch::Sender<BrokerState>,
+    pub(super) quorum_leader: watch::Sender<QuorumLeader>,
 }
 
 impl Driver {
@@ -108,7 +111,7 @@ impl Driver {
         parts: Parts,
         surroundings: Box<dyn Surroundings>,
         handle: ControlHandle,
-        Ends { commands, images, broker_state }: Ends,
+        Ends { commands, images, broker_state, quorum_leader }: Ends,
     ) -> Self {
         let Parts { options, log, replay, quorum, controller } = parts;
         let lifecycle = BrokerLifecycle::new(options.broker.clone());
@@ -119,6 +122,7 @@ impl Driver {
             commands,
             images,
             broker_state,
+            quorum_leader,
             log,
             replay,
             quorum,
@@ -284,6 +288,7 @@ impl Driver {
                 self.take(command)?;
                 self.carry_out_all()?;
             }
+            self.show_leader();
             if self.stalled.is_some() || !self.sync_next()? {
                 return Ok(());
             }
@@ -366,229 +371,5 @@ impl Driver {
     fn step_lifecycle(&mut self, input: LifecycleInput) {
         let now = self.now().monotonic;
         self.lifecycle.step(input, now, &mut self.lifecycle_effects);
-    }
-
-    fn carry_out(&mut self, effect: Effect) -> Result<(), ControlError> {
-        match effect {
-            Effect::Persist { token, state } => {
-                self.volatile.insert(token);
-                self.syncs.push_back(Sync::Election(token, state));
-            }
-            Effect::Append { token, base, epoch, timestamp, batch } => {
-                match self.log.append(&batch, base, epoch, timestamp) {
-                    Ok(()) => self.step_quorum(Input::Appended(token)),
-                    Err(error) if error.is_disk_full() && !self.handle.stop_wanted.load(Ordering::Relaxed) => {
-                        tracing::warn!(%error, "the disk is full: the metadata log waits for room");
-                        self.stalled = Some(Effect::Append { token, base, epoch, timestamp, batch });
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Effect::Flush { token, .. } => {
-                self.volatile.insert(token);
-                self.syncs.push_back(Sync::Log(token));
-            }
-            Effect::Reply { after, to, reply, read } => {
-                let held = Held { to, reply, read };
-                match after.filter(|token| self.volatile.contains(token)) {
-                    Some(token) => self.held.push((token, held)),
-                    None => self.answer(held)?,
-                }
-            }
-            // The start refuses a quorum of several voters: there is nobody who could answer, or send records.
-            Effect::Send { to, .. } => self.step_quorum(Input::Response { from: to, response: None }),
-            Effect::AppendFetched { .. }
-            | Effect::Truncate { .. }
-            | Effect::SnapshotPiece { .. }
-            | Effect::CompleteSnapshot { .. }
-            | Effect::InstallSnapshot { .. } => unreachable!("nobody sent records"),
-            Effect::Upgraded { .. } => unreachable!("nobody asks for it before a quorum may have several voters"),
-            Effect::HighWatermark(end) => self.commit(end)?,
-            Effect::Timer { at } => self.quorum_timer = Some(at),
-            Effect::Role(RoleChange::Leader { epoch, start }) => {
-                tracing::info!(%epoch, %start, "this node leads the metadata quorum");
-                self.handle.leads.store(true, Ordering::Relaxed);
-                self.step_controller(ControllerInput::LeadershipWon { epoch, start });
-            }
-            Effect::Role(RoleChange::NotLeader { epoch }) => {
-                tracing::info!(%epoch, "this node does not lead the metadata quorum any more");
-                self.handle.leads.store(false, Ordering::Relaxed);
-                self.step_controller(ControllerInput::LeadershipLost);
-            }
-            Effect::Refused { base, error } => {
-                tracing::warn!(%base, %error, "an append to the metadata log was refused");
-                self.step_controller(ControllerInput::LeadershipLost);
-                // This node may lead all the same: then the controller decides on, from what is committed.
-                if let Some(start) = self.quorum.next_offset() {
-                    let epoch = self.quorum.epoch();
-                    self.step_controller(ControllerInput::LeadershipWon { epoch, start });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, held: Held) -> Result<(), ControlError> {
-        let response = complete(held.reply, held.read, &mut self.log)?;
-        if let Some(Asker::Caller(reply)) = self.askers.remove(held.to.0) {
-            // A caller that has gone needs no answer.
-            let _ = reply.send(response);
-        }
-        Ok(())
-    }
-
-    fn carry_out_decision(&mut self, decision: Decision) -> Result<(), ControlError> {
-        match decision {
-            Decision::Append { epoch, base, records } => {
-                let framed = records
-                    .iter()
-                    .map(|record| record.record.encode_framed(record.version))
-                    .collect::<Result<_, _>>()?;
-                self.step_quorum(Input::Append { epoch, base, records: framed });
-            }
-            Decision::Reply { to, response } => match self.askers.answer(to.0, response) {
-                Some(LifecycleAnswer::Registered(response)) => {
-                    self.step_lifecycle(LifecycleInput::RegistrationAnswered(Some(response)));
-                }
-                Some(LifecycleAnswer::Heartbeat(response)) => {
-                    self.step_lifecycle(LifecycleInput::HeartbeatAnswered(Some(response)));
-                }
-                None => {}
-            },
-        }
-        Ok(())
-    }
-
-    fn carry_out_lifecycle(&mut self, effect: LifecycleEffect) -> Result<(), ControlError> {
-        match effect {
-            LifecycleEffect::Register(request) => self.ask(Asker::Lifecycle, request.into()),
-            LifecycleEffect::Heartbeat(request) => self.ask(Asker::Lifecycle, request.into()),
-            LifecycleEffect::Phase(phase) => {
-                let state = broker::state(&self.lifecycle);
-                tracing::debug!(?phase, "this broker");
-                self.broker_state.send_replace(state);
-            }
-            LifecycleEffect::Failed(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    fn ask(&mut self, asker: Asker, request: gregor_controller::ControllerRequest) {
-        let id = DecisionId(self.askers.add(asker));
-        self.step_controller(ControllerInput::Request { id, version: i16::MAX, request });
-    }
-
-    /// Registers this controller and this broker as soon as there is a controller to register with. Returns whether something began.
-    fn begin_when_active(&mut self) -> bool {
-        if !self.controller.is_active() {
-            return false;
-        }
-        if !self.lifecycle_started {
-            self.lifecycle_started = true;
-            self.step_lifecycle(LifecycleInput::Start);
-            return true;
-        }
-        let level_is_known = self.replay.image().features().finalized_metadata_version().is_some();
-        if !self.controller_registered && self.first_published.is_some() && level_is_known {
-            self.controller_registered = true;
-            if let Some(request) = broker::controller_registration(&self.options, self.replay.image()) {
-                self.ask(Asker::Registration, request.into());
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Everything before `end` is committed: apply it, tell the controller, show it.
-    fn commit(&mut self, end: Offset) -> Result<(), ControlError> {
-        if self.replay.end() < end {
-            self.replay.advance(&mut self.log, end)?;
-        } else if self.replay.end() > end {
-            // At the start all of the log was read; it is shown once all of it is committed.
-            return Ok(());
-        }
-        self.replay.image().features().check_served()?;
-        self.step_controller(ControllerInput::Committed { image: self.replay.image().clone(), end });
-        self.publish();
-        self.snapshot_if_due();
-        Ok(())
-    }
-
-    fn publish(&mut self) {
-        let Some((image, changes)) = self.replay.take_update(self.quorum.history().kraft_version()) else { return };
-        let last_offset = image.position.last_offset;
-        let image = Arc::new(image);
-        self.handle.image.store(Arc::clone(&image));
-        // A no-op record moves the position and nothing else: nobody has to wake for that.
-        if !changes.is_empty() || self.first_published.is_none() {
-            self.images.send_replace(Arc::clone(&image));
-            self.options.listener.publish(ImageUpdate { image, changes });
-            self.first_published.get_or_insert(last_offset);
-        }
-        self.step_lifecycle(LifecycleInput::MetadataPublished(last_offset));
-    }
-
-    /// Begins a snapshot if enough was appended, or enough time has passed, since the last one.
-    fn snapshot_if_due(&mut self) {
-        let config = &self.options.config;
-        let now = self.now();
-        let bytes_max = config.metadata_log_max_record_bytes_between_snapshots.max(1).unsigned_abs();
-        let interval = config.metadata_log_max_snapshot_interval_ms.max(0).unsigned_abs() * MILLISECOND;
-        let enough_time = interval > 0 && now.monotonic >= self.last_snapshot + interval;
-        if self.replay.bytes_since_snapshot() < bytes_max && !enough_time {
-            return;
-        }
-        if self.snapshot.is_some() || self.replay.image().in_transaction() {
-            return;
-        }
-        self.last_snapshot = now.monotonic;
-        let id = self.replay.snapshot_id();
-        if self.replay.bytes_since_snapshot() == 0 || self.quorum.high_watermark() != Some(id.offset) {
-            return;
-        }
-        self.replay.snapshot_begun();
-        let (kraft_version, voters) = self.quorum.history().at(id.offset);
-        let job = SnapshotJob {
-            disk: Arc::clone(self.log.disk()),
-            partition: self.log.partition().to_owned(),
-            id,
-            image: self.replay.image().clone(),
-            kraft_version,
-            voters: voters.clone(),
-            last_contained: self.replay.last_timestamp(),
-            now: now.wall,
-        };
-        let commands = self.handle.commands.clone();
-        let work = move || {
-            let result = job.write();
-            let written =
-                result.inspect_err(|error| tracing::error!(%error, "a metadata snapshot was not written")).ok();
-            // A node that is stopping finds the snapshot at its next start.
-            let _ = commands.blocking_send(Command::SnapshotWritten(written));
-        };
-        match self.surroundings.beside("gregor-snapshot", Box::new(work)) {
-            Ok(thread) => self.snapshot = thread,
-            Err(error) => tracing::error!(%error, "no thread to write a metadata snapshot"),
-        }
-    }
-
-    /// Waits for a snapshot that is under way: once the node says that it stopped, nothing of it writes any more.
-    fn end_snapshot(&mut self) {
-        // Its news would find nobody, and must not wait for room either.
-        self.commands.close();
-        if let Some(thread) = self.snapshot.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that wrote a metadata snapshot panicked");
-        }
-    }
-
-    fn clean(&mut self) -> Result<(), ControlError> {
-        let config = &self.options.config;
-        let retention =
-            Retention { bytes: config.metadata_max_retention_bytes, milliseconds: config.metadata_max_retention_ms };
-        let high_watermark = self.quorum.high_watermark().unwrap_or(Offset::ZERO);
-        self.log.clean(retention, high_watermark, self.now().wall)?;
-        Ok(())
     }
 }

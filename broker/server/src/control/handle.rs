@@ -7,8 +7,8 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use gregor_metadata::{Changes, MetadataImage};
-use gregor_raft::SnapshotId;
-use gregor_types::{BrokerEpoch, DirectoryId, Offset};
+use gregor_raft::{Endpoint, SnapshotId};
+use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, LeaderEpoch, Offset};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Answered, ControllerRequest, ControllerResponse};
@@ -24,6 +24,7 @@ pub struct ControlHandle {
     pub(super) images: watch::Receiver<Arc<MetadataImage>>,
     pub(super) broker: watch::Receiver<BrokerState>,
     pub(super) leads: Arc<AtomicBool>,
+    pub(super) leader: watch::Receiver<QuorumLeader>,
     /// Whether somebody waits for the thread to end.
     pub(super) stop_wanted: Arc<AtomicBool>,
 }
@@ -46,6 +47,17 @@ pub struct ImageUpdate {
 pub trait MetadataListener: Send {
     /// Called on the control thread, so it must not block: work goes elsewhere, and [`ControlHandle::loaded`] says when it is done.
     fn publish(&mut self, update: ImageUpdate);
+}
+
+/// Who leads the metadata quorum, as far as this node knows: whom requests to the active controller go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuorumLeader {
+    /// The newest epoch that this node knows.
+    pub epoch: LeaderEpoch,
+    /// The leader of that epoch, if it is known; this node itself where it leads.
+    pub leader: Option<BrokerId>,
+    /// Where the leader's controller listens, if that is known.
+    pub endpoint: Option<Endpoint>,
 }
 
 /// Where this broker stands with the controller (`org.apache.kafka.metadata.BrokerState`).
@@ -136,6 +148,11 @@ impl ControlHandle {
     /// Whether this node is the active controller.
     pub fn is_active_controller(&self) -> bool {
         self.leads.load(Ordering::Relaxed)
+    }
+
+    /// Who leads the metadata quorum, and its changes.
+    pub fn quorum_leader(&self) -> watch::Receiver<QuorumLeader> {
+        self.leader.clone()
     }
 
     /// Where this broker stands, and its changes.

@@ -21,7 +21,7 @@ mod stepped;
 mod surroundings;
 
 pub use format::{FormatError, FormatOptions, Formatted, InitialVoters, format_storage};
-pub use handle::{BrokerState, ControlClosed, ControlHandle, ImageUpdate, MetadataListener};
+pub use handle::{BrokerState, ControlClosed, ControlHandle, ImageUpdate, MetadataListener, QuorumLeader};
 pub use metadata_log::MetadataLogError;
 pub use open::{ControlError, ControlOptions};
 pub use quorum_state::QuorumStateError;

@@ -7,10 +7,11 @@ use std::{
 
 use arc_swap::ArcSwap;
 use gregor_metadata::MetadataImage;
+use gregor_types::LeaderEpoch;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    BrokerState, ControlHandle,
+    BrokerState, ControlHandle, QuorumLeader,
     driver::{Driver, Ends},
     handle::QUEUE_REQUESTS_MAX,
     open::{ControlError, ControlOptions, open},
@@ -63,6 +64,10 @@ pub(super) fn channels() -> (ControlHandle, Ends) {
     let image = Arc::new(ArcSwap::from(Arc::clone(&first)));
     let (image_sender, images) = watch::channel(first);
     let (broker_state, broker) = watch::channel(BrokerState::Starting);
-    let handle = ControlHandle { commands, image, images, broker, leads: Arc::default(), stop_wanted: Arc::default() };
-    (handle, Ends { commands: inbox, images: image_sender, broker_state })
+    let (quorum_leader, leader) =
+        watch::channel(QuorumLeader { epoch: LeaderEpoch::NONE, leader: None, endpoint: None });
+    let leads = Arc::default();
+    let stop_wanted = Arc::default();
+    let handle = ControlHandle { commands, image, images, broker, leads, leader, stop_wanted };
+    (handle, Ends { commands: inbox, images: image_sender, broker_state, quorum_leader })
 }
