@@ -127,6 +127,10 @@ impl Connection {
         match row.handler {
             Handler::Produce => {
                 let reused = std::mem::take(&mut self.response);
+                if self.context.broker.partitions.are_topic_ids_awaited() {
+                    self.send_unsent().await?;
+                    Box::pin(produce::topic_ids_written(&self.context, &body)).await;
+                }
                 let any_slow = self.context.is_any_directory_slow();
                 let slow = any_slow.then(|| produce::slow_directory(&self.context, &body)).flatten();
                 if slow.is_some() {

@@ -50,6 +50,8 @@ pub(crate) struct Partition {
     pub(crate) metrics: TopicMetrics,
     /// Whether the flusher has it in its queue.
     flush_queued: AtomicBool,
+    /// Whether its first append should wait for its topic's id.
+    topic_id_awaited: AtomicBool,
     state: Mutex<State>,
     /// Who waits; locked after the state where both are, and held for no call on the disk: an append that is stuck keeps
     /// nobody from registering. Fetch sessions that are to be told of changes share it.
@@ -121,6 +123,7 @@ impl Partition {
             home: ArcSwap::from(directory),
             metrics,
             flush_queued: AtomicBool::new(false),
+            topic_id_awaited: AtomicBool::new(false),
             state: Mutex::new(state),
             waiters: Waiters::default(),
             future: Mutex::default(),

@@ -403,8 +403,8 @@ impl Partitions {
     }
 
     fn publish(&self, map: PartitionMap, work: &mut Work) {
-        self.map.store(Arc::new(map));
         self.topic_ids.add(std::mem::take(&mut work.made));
+        self.map.store(Arc::new(map));
         work.settled.drain(..).for_each(|(directory, name)| directory.settle(&name));
         work.topics.clear();
         work.counts = None;

@@ -8,7 +8,10 @@ use std::{
     io::{self, IoSlice},
     os::fd::BorrowedFd,
     path::Path,
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -45,6 +48,10 @@ impl Gate {
 struct Gates {
     writes: Gate,
     reads: Gate,
+    /// What syncs a whole file system waits while this is closed.
+    file_system: Gate,
+    /// Folders of `new` that were synced alone.
+    folders_synced: AtomicUsize,
 }
 
 /// Opens them when a test ends, however it does: a node that waits for them could not be dropped.
@@ -54,6 +61,7 @@ impl Drop for OpenedAtTheEnd {
     fn drop(&mut self) {
         self.0.writes.set(false);
         self.0.reads.set(false);
+        self.0.file_system.set(false);
     }
 }
 
@@ -102,11 +110,20 @@ impl Disk for GatedDisk {
     }
 
     fn sync_directory(&self, path: &Path) -> SyncToken {
-        RealDisk.sync_directory(path)
+        let (gates, sync) = (Arc::clone(&self.0), RealDisk.sync_directory(path));
+        let is_counted = path.to_string_lossy().contains("/new-");
+        SyncToken::new(move || {
+            gates.folders_synced.fetch_add(usize::from(is_counted), Ordering::SeqCst);
+            sync.complete()
+        })
     }
 
     fn sync_file_system(&self, path: &Path) -> SyncToken {
-        RealDisk.sync_file_system(path)
+        let (gates, sync) = (Arc::clone(&self.0), RealDisk.sync_file_system(path));
+        SyncToken::new(move || {
+            gates.file_system.pass();
+            sync.complete()
+        })
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<FileLock>> {
@@ -278,6 +295,38 @@ fn readers_of_what_is_not_in_memory_hold_up_nobody_and_get_it() {
         assert_eq!(partition.records.as_ref().unwrap(), &all);
     }
     drop((other, readers));
+    node.stop();
+}
+
+#[test]
+fn who_writes_to_many_new_partitions_waits_for_the_sync_that_all_share_and_holds_up_nobody() {
+    let gates = Arc::new(Gates::default());
+    let home = Home::on(Arc::new(GatedDisk(Arc::clone(&gates))));
+    let node = home.start();
+    let _opened = OpenedAtTheEnd(Arc::clone(&gates));
+    let mut other = node.with_topic("free", 1, &[]);
+    assert_eq!(other.produce("free", 0, batch(&["before"])).error_code, 0);
+
+    gates.file_system.set(true);
+    other.create_topic("new", 20, &[]);
+    let mut clients: Vec<_> = (0..6).map(|_| node.client()).collect();
+    let sent: Vec<i32> = clients
+        .iter_mut()
+        .zip(0..)
+        .map(|(client, index)| client.send(9, &produce_request("new", index, -1, batch(&["first"]))))
+        .collect();
+    // The node has two threads; six would be stuck.
+    for number in 1..=20 {
+        assert_eq!(other.produce("free", 0, batch(&["meanwhile"])).base_offset, number);
+    }
+
+    gates.file_system.set(false);
+    for (client, request) in clients.iter_mut().zip(sent) {
+        let answer = only(client.receive::<ProduceRequest>(9, request));
+        assert_eq!((error(answer.error_code), answer.base_offset), (error(0), 0));
+    }
+    assert_eq!(gates.folders_synced.load(Ordering::SeqCst), 0, "no append paid for its own");
+    drop((other, clients));
     node.stop();
 }
 

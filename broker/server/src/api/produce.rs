@@ -103,6 +103,21 @@ pub(crate) async fn begin_slow(
 
 /// The first directory among those that a request appends to whose appends are slow.
 pub(crate) fn slow_directory(context: &Context, body: &[u8]) -> Option<Arc<AppendMode>> {
+    find_map(context, body, |of| {
+        let directory = of.directory();
+        directory.appends.is_slow().then(|| Arc::clone(&directory.appends))
+    })
+}
+
+/// Waits until the topics' ids are written of all new partitions that a request appends to: many at once are faster than each
+/// by its first append, which would hold up this thread besides.
+pub(crate) async fn topic_ids_written(context: &Context, body: &[u8]) {
+    let is_any_awaited = || find_map(context, body, |of| of.is_topic_id_awaited().then_some(())).is_some();
+    context.broker.partitions.wait_for_topic_ids_while(is_any_awaited).await;
+}
+
+/// What is found first of the partitions here that a request appends to.
+fn find_map<T>(context: &Context, body: &[u8], find: impl Fn(&Partition) -> Option<T>) -> Option<T> {
     let request = ProduceView::parse(body, context.api_version).ok()?;
     let partitions = &context.broker.partitions;
     request.topics().find_map(|topic| {
@@ -111,9 +126,8 @@ pub(crate) fn slow_directory(context: &Context, body: &[u8]) -> Option<Arc<Appen
                 partitions.get_by_id(topic.topic_id, partition.index)
             } else {
                 partitions.get(topic.name, partition.index)
-            }?;
-            let directory = of.directory();
-            directory.appends.is_slow().then(|| Arc::clone(&directory.appends))
+            };
+            find(&*of?)
         })
     })
 }

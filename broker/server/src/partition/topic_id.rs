@@ -1,6 +1,6 @@
 //! The steps of writing a new log's `partition.metadata` before its first append.
 
-use std::io;
+use std::{io, sync::atomic::Ordering};
 
 use gregor_log::{LogError, PartitionLog, disk::SyncToken};
 
@@ -16,6 +16,16 @@ pub(crate) enum TopicIdStep {
 }
 
 impl Partition {
+    /// Whether somebody else is about to take the steps: an append that waits for that spares two syncs.
+    pub(crate) fn is_topic_id_awaited(&self) -> bool {
+        self.topic_id_awaited.load(Ordering::Acquire)
+    }
+
+    /// Says so.
+    pub(crate) fn set_topic_id_awaited(&self, is_awaited: bool) {
+        self.topic_id_awaited.store(is_awaited, Ordering::Release);
+    }
+
     /// Takes a step, unless it is done: what is to be completed then, without the lock, and which log it is of.
     pub(crate) fn begin_topic_id_step(&self, step: TopicIdStep) -> Option<(SyncToken, u64)> {
         let mut state = self.lock();

@@ -1,16 +1,23 @@
 //! Writes the topics' ids into the folders of new partitions, right after these can be found and many at once.
 //!
-//! The partitions' thread hands over what it has made and goes on. A log's first append writes what is not written by then, so
-//! nothing but time depends on this: where a step fails for want of room, it is left to the append.
+//! The partitions' thread hands over what it is about to publish and goes on. A client that writes to such a partition at once
+//! waits for this, as a task and not on a thread: its append would pay two syncs of its own. A log's first append writes what is
+//! not written by then, so nothing but time depends on this: where a step fails for want of room, it is left to the append.
 
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
 use gregor_log::disk::SyncToken;
+use tokio::sync::watch;
 
+use super::Partitions;
 use crate::{
     partition::{Partition, TopicIdStep},
     storage::Directory,
@@ -21,7 +28,13 @@ const SYNC_ALL_FROM: usize = 16;
 
 /// The partitions whose folders lack it, and the thread that is there for as long as there are any.
 #[derive(Debug, Default)]
-pub(super) struct TopicIds(Mutex<Queue>);
+pub(super) struct TopicIds {
+    queue: Mutex<Queue>,
+    /// How many partitions an append should wait for.
+    awaited: AtomicUsize,
+    /// Told when there are fewer.
+    settled: watch::Sender<()>,
+}
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -33,20 +46,48 @@ struct Queue {
 }
 
 impl TopicIds {
-    /// Has the ids of new partitions written soon.
+    /// Has the ids of new partitions written soon. To be called before anybody can find them.
     pub(super) fn add(self: &Arc<Self>, made: Vec<Arc<Partition>>) {
         let mut queue = self.lock();
         if made.is_empty() || queue.is_stopped {
             return;
         }
+        self.awaited.fetch_add(made.len(), Ordering::AcqRel);
+        for partition in &made {
+            partition.set_topic_id_awaited(true);
+        }
         queue.waiting.extend(made);
         if !queue.is_running {
             let this = Arc::clone(self);
             let thread = thread::Builder::new().name("gregor-topic-ids".to_owned()).spawn(move || this.run());
-            // Where no thread can be had, the next that are made try again.
             queue.is_running = thread.is_ok();
             queue.thread = thread.ok();
+            if !queue.is_running {
+                // Where no thread can be had, the first appends do it.
+                self.settle(&std::mem::take(&mut queue.waiting));
+            }
         }
+    }
+
+    /// Whether an append should wait for any partition.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits for as long as what it asks is so, which has to do with partitions that are awaited.
+    pub(super) async fn wait_while(&self, is_awaited: impl Fn() -> bool) {
+        // Before it is looked at, so that nothing is missed in between.
+        let mut settled = self.settled.subscribe();
+        while is_awaited() && settled.changed().await.is_ok() {}
+    }
+
+    /// Lets appends to these partitions go on: their ids are on the disk, or are theirs to write.
+    fn settle(&self, partitions: &[Arc<Partition>]) {
+        for partition in partitions {
+            partition.set_topic_id_awaited(false);
+        }
+        self.awaited.fetch_sub(partitions.len(), Ordering::AcqRel);
+        self.settled.send_replace(());
     }
 
     /// Ends the thread after what it is doing.
@@ -54,7 +95,7 @@ impl TopicIds {
         let thread = {
             let mut queue = self.lock();
             queue.is_stopped = true;
-            queue.waiting.clear();
+            self.settle(&std::mem::take(&mut queue.waiting));
             queue.thread.take()
         };
         if thread.is_some_and(|thread| thread.join().is_err()) {
@@ -63,7 +104,7 @@ impl TopicIds {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(&self) {
@@ -77,10 +118,26 @@ impl TopicIds {
                 std::mem::take(&mut queue.waiting)
             };
             while let Some(directory) = waiting.first().map(|partition| partition.directory()) {
-                let here = waiting.extract_if(.., |one| Arc::ptr_eq(&one.directory(), &directory)).collect();
-                write(&directory, here);
+                let here: Vec<_> = waiting.extract_if(.., |one| Arc::ptr_eq(&one.directory(), &directory)).collect();
+                // Whatever happens, nobody waits for ever.
+                if catch_unwind(AssertUnwindSafe(|| write(&directory, here.clone()))).is_err() {
+                    tracing::error!("writing the topic ids of new partitions panicked; their first appends do it");
+                }
+                self.settle(&here);
             }
         }
+    }
+}
+
+impl Partitions {
+    /// Whether new partitions are about to have their topics' ids written.
+    pub(crate) fn are_topic_ids_awaited(&self) -> bool {
+        self.topic_ids.are_awaited()
+    }
+
+    /// Waits for as long as what it asks is so, which has to do with such partitions.
+    pub(crate) async fn wait_for_topic_ids_while(&self, is_awaited: impl Fn() -> bool) {
+        self.topic_ids.wait_while(is_awaited).await;
     }
 }
 
