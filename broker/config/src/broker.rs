@@ -10,6 +10,7 @@ use crate::{
     key::{ConfigKey, Support, Update},
     listener::{Listener, SecurityProtocol, parse_endpoints, parse_protocol_map},
     listener_keys::{Values, check_names, of_listener, prefixed_broker_key},
+    quorum,
     tables::broker_key,
     value::{ConfigError, split_list},
 };
@@ -63,6 +64,8 @@ pub struct BrokerConfig {
     pub controller_quorum_retry_backoff_ms: i64,
     pub controller_quorum_request_timeout_ms: i64,
     pub controller_quorum_append_linger_ms: i64,
+    pub controller_quorum_auto_join_enable: bool,
+    pub controller_quorum_fetch_snapshot_max_bytes: u32,
     pub log_dirs: Vec<PathBuf>,
     /// Those of `log_dirs` that get no new replicas.
     pub cordoned_log_dirs: Vec<PathBuf>,
@@ -226,8 +229,8 @@ impl BrokerConfig {
         let log_dirs: Vec<PathBuf> =
             split_list(read.set("log.dirs").unwrap_or_else(|| read.text("log.dir"))).map(PathBuf::from).collect();
         let first_dir = log_dirs.first().cloned().ok_or(ConfigError::Missing("log.dirs"))?;
-        let voters = read.voters()?;
-        let bootstrap = read.bootstrap_servers()?;
+        let voters = quorum::voters(read.text("controller.quorum.voters"))?;
+        let bootstrap = quorum::bootstrap_servers(read.text("controller.quorum.bootstrap.servers"))?;
         if voters.is_empty() && bootstrap.is_empty() {
             return Err(ConfigError::Contradiction(
                 "the quorum cannot be found: set controller.quorum.bootstrap.servers=host:port (or \
@@ -260,6 +263,8 @@ impl BrokerConfig {
             controller_quorum_fetch_timeout_ms: read.number("controller.quorum.fetch.timeout.ms")?,
             controller_quorum_retry_backoff_ms: read.number("controller.quorum.retry.backoff.ms")?,
             controller_quorum_request_timeout_ms: read.number("controller.quorum.request.timeout.ms")?,
+            controller_quorum_auto_join_enable: read.boolean("controller.quorum.auto.join.enable"),
+            controller_quorum_fetch_snapshot_max_bytes: read.number("controller.quorum.fetch.snapshot.max.bytes")?,
             controller_quorum_append_linger_ms: read.number("controller.quorum.append.linger.ms")?,
             metadata_log_dir: read.set("metadata.log.dir").map_or(first_dir, PathBuf::from),
             log_dirs,
@@ -432,35 +437,6 @@ impl<'a> Reader<'a> {
         Ok(named.map_or_else(|| protocol.to_owned(), |listener| listener.bind.name.clone()))
     }
 
-    fn voters(&self) -> Result<Vec<QuorumVoter>, ConfigError> {
-        let key = row("controller.quorum.voters");
-        split_list(self.text("controller.quorum.voters"))
-            .map(|item| {
-                let parse = || {
-                    let (id, address) = item.split_once('@')?;
-                    let (host, port) = address.rsplit_once(':')?;
-                    Some(QuorumVoter {
-                        id: BrokerId(id.parse().ok()?),
-                        host: host.trim_matches(['[', ']']).to_owned(),
-                        port: port.parse().ok()?,
-                    })
-                };
-                parse().ok_or_else(|| key.invalid(item, "expected id@host:port, such as 1@controller-1:9093"))
-            })
-            .collect()
-    }
-
-    fn bootstrap_servers(&self) -> Result<Vec<(String, u16)>, ConfigError> {
-        let key = row("controller.quorum.bootstrap.servers");
-        split_list(self.text("controller.quorum.bootstrap.servers"))
-            .map(|item| {
-                item.rsplit_once(':')
-                    .and_then(|(host, port)| Some((host.trim_matches(['[', ']']).to_owned(), port.parse().ok()?)))
-                    .ok_or_else(|| key.invalid(item, "expected host:port, such as controller-1:9093"))
-            })
-            .collect()
-    }
-
     fn connection_overrides(&self) -> Result<BTreeMap<String, usize>, ConfigError> {
         let key = row("max.connections.per.ip.overrides");
         split_list(self.text("max.connections.per.ip.overrides"))
@@ -477,7 +453,7 @@ fn parse_number<T: std::str::FromStr>(key: &'static str, text: &str) -> Result<T
     text.parse().map_err(|_| row(key).invalid(text, "the number does not fit"))
 }
 
-fn row(key: &'static str) -> &'static ConfigKey {
+pub(crate) fn row(key: &'static str) -> &'static ConfigKey {
     broker_key(key).unwrap_or_else(|| panic!("{key} is in the table"))
 }
 

@@ -14,6 +14,7 @@ mod key;
 mod listener;
 mod listener_keys;
 mod properties;
+mod quorum;
 mod tables;
 mod topic;
 mod topic_keys;

@@ -12,7 +12,6 @@
 //! Here so far: elections and replication among the voters of a static (`kraft.version` 0) or dynamic (1) quorum, with any number of
 //! observers; a follower that is too far behind takes the leader's snapshot. Voters of a dynamic quorum are added, removed and updated,
 //! and a static quorum becomes a dynamic one.
-//! The server runs a quorum of one voter ([`check_sole_voter`]).
 
 mod answers;
 mod api;
@@ -42,7 +41,7 @@ pub use effects::{AppendError, Batch, Effect, Effects, RequestId, RoleChange, To
 pub use election::ElectionState;
 pub use log_view::{LogView, OffsetAndEpoch, SnapshotId};
 pub use quorum::{Config, Input, Quorum, Role};
-pub use start::{StartError, check_sole_voter};
+pub use start::{StartError, check_voters, is_sole_voter};
 pub use time::{Nanos, Now, Rng};
 pub use upgrade::UpgradeError;
 pub use voters::{Endpoint, ReplicaKey, Voter, VoterHistory, VoterSet};

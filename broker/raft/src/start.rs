@@ -1,6 +1,6 @@
 //! How a node begins: what it refuses to begin with, and the role that its election state leaves it.
 
-use gregor_types::{BrokerId, Offset};
+use gregor_types::Offset;
 
 use crate::{
     Effects, LogView, Now, OffsetAndEpoch, Quorum, ReplicaKey, Rng, Role, VoterHistory, VoterSet, time::Countdown,
@@ -17,21 +17,8 @@ pub enum StartError {
         "the quorum has no voters: format the directory with `gregor storage format --standalone`, or set controller.quorum.voters"
     )]
     NoVoters,
-    /// More than one voter.
-    #[error("the quorum has {0} voters; this version of Gregor runs a quorum of one voter")]
-    SeveralVoters(usize),
-    /// Another node is the voter.
-    #[error(
-        "the only voter is node {voter}, but this node has node.id {local}; joining a quorum as an observer is not served yet"
-    )]
-    NotTheVoter {
-        /// The voter.
-        voter: BrokerId,
-        /// This node.
-        local: BrokerId,
-    },
-    /// This node on another disk is the voter.
-    #[error("the voter is node {} in the directory with id {}, but the metadata directory here has directory.id {}",
+    /// This node on another disk is the only voter: nobody can ever lead.
+    #[error("the only voter is node {} in the directory with id {}, but the metadata directory here has directory.id {}",
         voter.id, voter.directory_or_zero(), local.directory_or_zero())]
     OtherDirectory {
         /// The voter.
@@ -54,19 +41,23 @@ pub enum StartError {
     KRaftVersion(i16),
 }
 
-/// Whether this replica is the only voter, which is all that the server serves yet.
-pub fn check_sole_voter(voters: &VoterSet, local: ReplicaKey) -> Result<(), StartError> {
-    let Some(voter) = voters.iter().next() else { return Err(StartError::NoVoters) };
-    if voters.len() > 1 {
-        return Err(StartError::SeveralVoters(voters.len()));
+/// Whether this replica is the only voter.
+pub fn is_sole_voter(voters: &VoterSet, local: ReplicaKey) -> bool {
+    voters.len() == 1 && voters.contains(local)
+}
+
+/// Whether there can be a leader as far as is known: who votes is known or, where other nodes can be asked, to be found out, and this node on
+/// another disk is not all there is.
+pub fn check_voters(voters: &VoterSet, local: ReplicaKey, finds_others: bool) -> Result<(), StartError> {
+    if voters.is_empty() && !finds_others {
+        return Err(StartError::NoVoters);
     }
-    if voter.key.id != local.id {
-        return Err(StartError::NotTheVoter { voter: voter.key.id, local: local.id });
+    match voters.voter(local.id) {
+        Some(voter) if voters.len() == 1 && !voters.contains(local) && !finds_others => {
+            Err(StartError::OtherDirectory { voter: voter.key, local })
+        }
+        _ => Ok(()),
     }
-    if !voters.contains(local) {
-        return Err(StartError::OtherDirectory { voter: voter.key, local });
-    }
-    Ok(())
 }
 
 /// Whether what is on the disk can be begun with.

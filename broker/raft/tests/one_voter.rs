@@ -16,7 +16,7 @@ use gregor_messages::{
 };
 use gregor_raft::{
     ControlRecord, Effect, Effects, ElectionState, Input, Now, OffsetAndEpoch, Quorum, ReplicaKey, Reply, Request,
-    RequestId, Rng, Role, StartError, Voter, VoterHistory, VoterSet, check_sole_voter,
+    RequestId, Rng, Role, StartError, Voter, VoterHistory, VoterSet, check_voters, is_sole_voter,
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp, Uuid};
 
@@ -326,14 +326,18 @@ fn equal_states_are_equal_however_they_were_reached() {
 
 #[test]
 fn a_node_that_cannot_take_part_says_why() {
-    let start = |history: VoterHistory| check_sole_voter(history.voters(), local_voter().key);
-    assert_eq!(start(VoterHistory::default()), Err(StartError::NoVoters));
+    let local = local_voter().key;
+    let start = |history: &VoterHistory, finds_others| check_voters(history.voters(), local, finds_others);
     let voter = |id, directory| Voter { key: ReplicaKey::new(BrokerId(id), Uuid(directory)), ..local_voter() };
-    let two = VoterHistory::new(VoterSet::new([voter(1, 0), voter(2, 0)]));
-    assert_eq!(start(two), Err(StartError::SeveralVoters(2)));
-    let other = VoterHistory::new(VoterSet::new([voter(2, 0)]));
-    assert_eq!(start(other), Err(StartError::NotTheVoter { voter: BrokerId(2), local: BrokerId(1) }));
+    let nobody = VoterHistory::default();
+    assert_eq!(start(&nobody, false), Err(StartError::NoVoters));
+    assert_eq!(start(&nobody, true), Ok(()), "others may know who votes");
     let elsewhere = VoterHistory::new(VoterSet::new([voter(1, 77)]));
-    assert!(matches!(start(elsewhere), Err(StartError::OtherDirectory { .. })));
-    assert_eq!(start(first_history(true)), Ok(()));
+    assert!(matches!(start(&elsewhere, false), Err(StartError::OtherDirectory { .. })));
+    let others = VoterHistory::new(VoterSet::new([voter(2, 0), voter(3, 0)]));
+    assert_eq!(start(&others, false), Ok(()));
+    assert!(!is_sole_voter(others.voters(), local));
+    let alone = first_history(true);
+    assert_eq!(start(&alone, false), Ok(()));
+    assert!(is_sole_voter(alone.voters(), local));
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use gregor_authentication::TlsError;
-use gregor_config::{BrokerConfig, Endpoint, Listener, ProcessRoles};
+use gregor_config::{BrokerConfig, Endpoint, Listener};
 use gregor_log::{Disk, disk::RealDisk};
 use gregor_node::LifecycleConfig;
 use gregor_types::{DirectoryId, KString, Offset};
@@ -105,8 +105,11 @@ pub enum StartError {
         /// What the operating system says.
         source: io::Error,
     },
-    /// A node with one role only.
-    #[error("process.roles has to be broker,controller: nodes with one of the roles alone are not served yet")]
+    /// A broker without a controller.
+    #[error(
+        "process.roles has to be controller, or broker,controller of a single node: clusters of several brokers, and so brokers that are no \
+         controllers, are not served yet"
+    )]
     Roles,
     /// A listener that is not served.
     #[error("the listener {0} is neither PLAINTEXT nor SSL: SASL is not served yet")]
@@ -142,7 +145,7 @@ pub enum StartError {
 }
 
 impl Node {
-    /// Starts a node on the current runtime. Returns once the broker is unfenced and clients are let in.
+    /// Starts a node on the current runtime. Returns once the broker is unfenced and clients are let in; a controller without a broker at once.
     pub async fn start(config: BrokerConfig, options: NodeOptions) -> Result<Self, StartError> {
         Self::start_on(Arc::new(RealDisk), config, options).await
     }
@@ -153,9 +156,9 @@ impl Node {
         mut config: BrokerConfig,
         options: NodeOptions,
     ) -> Result<Self, StartError> {
-        let ProcessRoles { broker: true, controller: true } = config.process_roles else {
+        if !config.process_roles.controller {
             return Err(StartError::Roles);
-        };
+        }
         raise_descriptor_limit();
         let (failures, directory_failures) = watch::channel(None);
         let storage = Arc::new(Storage::open(&disk, &config, failures)?);
@@ -258,6 +261,11 @@ impl Node {
         self.health_address
     }
 
+    /// The way to the control thread: metadata, and who leads the quorum.
+    pub fn control(&self) -> &ControlHandle {
+        &self.broker.control
+    }
+
     /// Tells when the node cannot go on.
     pub fn failures(&self) -> Failures {
         Failures {
@@ -270,7 +278,7 @@ impl Node {
     /// Stops: leaderships move away, what is under way is answered, everything is synced and marked clean.
     pub async fn shutdown(self) -> Result<(), ShutdownError> {
         let config = &self.broker.config;
-        if config.controlled_shutdown_enable {
+        if config.process_roles.broker && config.controlled_shutdown_enable {
             let limit = Duration::from_secs(30);
             match tokio::time::timeout(limit, self.broker.control.shut_down_broker()).await {
                 Ok(Ok(())) => {}
@@ -321,6 +329,10 @@ impl Node {
         let (controllers, brokers): (Vec<_>, Vec<_>) = doors.into_iter().partition(Door::is_controllers);
         for door in controllers {
             self.open_door(door, &limits, &control_memory);
+        }
+        if !config.process_roles.broker {
+            tokio::spawn(tls_listener::look_after(tls, Arc::clone(&self.broker)).await);
+            return Ok(());
         }
         let timeout_ms = config.initial_broker_registration_timeout_ms;
         let limit = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
@@ -504,6 +516,10 @@ impl HealthSource for Broker {
     fn readiness(&self) -> Result<(), String> {
         if *self.draining.borrow() {
             return Err("stopping".to_owned());
+        }
+        if !self.config.process_roles.broker {
+            let known = self.control.quorum_leader().borrow().leader.is_some();
+            return if known { Ok(()) } else { Err("it is not known who leads the metadata quorum".to_owned()) };
         }
         match *self.control.broker_state().borrow() {
             BrokerState::Running(_) => match self.partitions.storage().unchecked_logs() {

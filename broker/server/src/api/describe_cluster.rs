@@ -39,8 +39,8 @@ pub(crate) async fn handle(
     }
     let listener = context.listener_name();
     let (controller, nodes) = if served == CONTROLLERS {
-        // One voter: whoever answers here leads.
-        (broker.node_id, controllers(&image, listener))
+        let leader = broker.control.quorum_leader().borrow().leader;
+        (leader.unwrap_or(BrokerId::NONE), controllers(&image, listener))
     } else {
         let fenced_too = version >= 2 && request.include_fenced_brokers;
         (nodes::controller_for_clients(&image, listener, broker.node_id), brokers(&image, listener, fenced_too))

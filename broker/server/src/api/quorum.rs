@@ -1,8 +1,11 @@
-//! Fetch, FetchSnapshot and Vote of the metadata quorum, from other nodes (KIP-595, KIP-630): on the controller's listeners alone. The
-//! quorum answers; a fetch may wait there for new records.
+//! The requests of the metadata quorum, from other nodes (KIP-595, KIP-630) and from tools (KIP-853): on the controller's listeners alone.
+//! The quorum answers; a fetch may wait there for new records, and a change of the voters until it is committed.
 
 use gregor_messages::{
-    FetchRequest, FetchResponse, FetchSnapshotRequest, FetchSnapshotResponse, VoteRequest, VoteResponse,
+    AddRaftVoterRequest, AddRaftVoterResponse, BeginQuorumEpochRequest, BeginQuorumEpochResponse,
+    EndQuorumEpochRequest, EndQuorumEpochResponse, FetchRequest, FetchResponse, FetchSnapshotRequest,
+    FetchSnapshotResponse, RemoveRaftVoterRequest, RemoveRaftVoterResponse, UpdateRaftVoterRequest,
+    UpdateRaftVoterResponse, VoteRequest, VoteResponse,
 };
 use gregor_types::ErrorCode;
 
@@ -31,4 +34,62 @@ pub(crate) async fn fetch_snapshot(
 pub(crate) async fn vote(context: &Context, request: VoteRequest, version: i16) -> VoteResponse {
     let answer = context.broker.control.ask(version, request).await;
     answer.unwrap_or_else(|_| VoteResponse { error_code: STOPPING, ..Default::default() })
+}
+
+/// A leader says that it leads.
+pub(crate) async fn begin_epoch(
+    context: &Context,
+    request: BeginQuorumEpochRequest,
+    version: i16,
+) -> BeginQuorumEpochResponse {
+    let answer = context.broker.control.ask(version, request).await;
+    answer.unwrap_or_else(|_| BeginQuorumEpochResponse { error_code: STOPPING, ..Default::default() })
+}
+
+/// A leader says that it leads no more.
+pub(crate) async fn end_epoch(
+    context: &Context,
+    request: EndQuorumEpochRequest,
+    version: i16,
+) -> EndQuorumEpochResponse {
+    let answer = context.broker.control.ask(version, request).await;
+    answer.unwrap_or_else(|_| EndQuorumEpochResponse { error_code: STOPPING, ..Default::default() })
+}
+
+/// A replica shall vote.
+pub(crate) async fn add_voter(context: &Context, request: AddRaftVoterRequest, version: i16) -> AddRaftVoterResponse {
+    if context.broker.config.process_roles.broker {
+        // Its broker would not find the controller that leads then.
+        return AddRaftVoterResponse {
+            error_code: ErrorCode::InvalidRequest.code(),
+            error_message: Some(
+                "This node is broker and controller: a quorum of several voters is served among nodes with \
+                 process.roles=controller only."
+                    .into(),
+            ),
+            ..Default::default()
+        };
+    }
+    let answer = context.broker.control.ask(version, request).await;
+    answer.unwrap_or_else(|_| AddRaftVoterResponse { error_code: STOPPING, ..Default::default() })
+}
+
+/// A replica shall not vote any more.
+pub(crate) async fn remove_voter(
+    context: &Context,
+    request: RemoveRaftVoterRequest,
+    version: i16,
+) -> RemoveRaftVoterResponse {
+    let answer = context.broker.control.ask(version, request).await;
+    answer.unwrap_or_else(|_| RemoveRaftVoterResponse { error_code: STOPPING, ..Default::default() })
+}
+
+/// A voter says where it listens and which versions it runs.
+pub(crate) async fn update_voter(
+    context: &Context,
+    request: UpdateRaftVoterRequest,
+    version: i16,
+) -> UpdateRaftVoterResponse {
+    let answer = context.broker.control.ask(version, request).await;
+    answer.unwrap_or_else(|_| UpdateRaftVoterResponse { error_code: STOPPING, ..Default::default() })
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use gregor_controller::ControllerResponse as Decision;
 use gregor_messages::{BrokerHeartbeatResponse, BrokerRegistrationResponse};
 use gregor_raft::{LogRead, LogView, Reply};
+use gregor_types::ErrorCode;
 use tokio::sync::oneshot;
 
 use super::{
@@ -24,11 +25,12 @@ pub(super) enum Asker {
     Registration,
 }
 
-/// What the lifecycle hears.
+/// What this node hears of itself.
 #[derive(Debug)]
 pub(super) enum LifecycleAnswer {
     Registered(BrokerRegistrationResponse),
     Heartbeat(BrokerHeartbeatResponse),
+    ControllerRegistered(ErrorCode),
 }
 
 /// Requests under way, by number.
@@ -54,7 +56,7 @@ impl Askers {
         self.waiting.remove(&id)
     }
 
-    /// Gives a decision of the controller to who asked; what this broker's lifecycle asked is returned.
+    /// Gives a decision of the controller to who asked; what this node asked for itself is returned.
     pub(super) fn answer(&mut self, id: u64, decision: Decision) -> Option<LifecycleAnswer> {
         match self.remove(id)? {
             Asker::Caller(reply) => {
@@ -68,13 +70,8 @@ impl Askers {
                 _ => None,
             },
             Asker::Registration => {
-                if let Decision::ControllerRegistration(response) = decision
-                    && response.error_code != 0
-                {
-                    let error = gregor_types::ErrorCode::from(response.error_code);
-                    tracing::warn!(%error, "this controller could not register itself");
-                }
-                None
+                let Decision::ControllerRegistration(response) = decision else { return None };
+                Some(LifecycleAnswer::ControllerRegistered(ErrorCode::from(response.error_code)))
             }
         }
     }
@@ -109,13 +106,11 @@ pub(super) fn complete(
             ControllerResponse::FetchSnapshot(response)
         }
         Reply::Vote(response) => ControllerResponse::Vote(response),
-        Reply::BeginQuorumEpoch(_)
-        | Reply::EndQuorumEpoch(_)
-        | Reply::AddRaftVoter(_)
-        | Reply::RemoveRaftVoter(_)
-        | Reply::UpdateRaftVoter(_) => {
-            unreachable!("these requests are not taken before a quorum may have several voters")
-        }
+        Reply::BeginQuorumEpoch(response) => ControllerResponse::BeginQuorumEpoch(response),
+        Reply::EndQuorumEpoch(response) => ControllerResponse::EndQuorumEpoch(response),
+        Reply::AddRaftVoter(response) => ControllerResponse::AddRaftVoter(response),
+        Reply::RemoveRaftVoter(response) => ControllerResponse::RemoveRaftVoter(response),
+        Reply::UpdateRaftVoter(response) => ControllerResponse::UpdateRaftVoter(response),
         Reply::DescribeQuorum(response) => ControllerResponse::DescribeQuorum(response),
     })
 }

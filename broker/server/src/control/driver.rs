@@ -22,9 +22,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     BrokerState, ControlError, ControlHandle, ControllerRequest, QuorumLeader,
     answers::{Asker, Askers},
+    download::Download,
     handle::Command,
     metadata_log::MetadataLog,
     open::{ControlOptions, Parts},
+    peers::{Heard, Network},
     quorum_state,
     replay::Replay,
     surroundings::{Chance, Surroundings},
@@ -43,6 +45,8 @@ const ASKERS_MAX: usize = 5_000;
 const SLEEP_MAX: Duration = Duration::from_hours(1);
 /// How often an append is tried again that found no room.
 const DISK_FULL_RETRY: Duration = Duration::from_millis(100);
+/// How long a leader that stops gives the other voters to hear of it.
+const STOP_PATIENCE: Nanos = 1_000 * MILLISECOND;
 const MILLISECOND: Nanos = 1_000_000;
 
 /// See the module's documentation.
@@ -50,7 +54,10 @@ pub(super) struct Driver {
     options: ControlOptions,
     surroundings: Box<dyn Surroundings>,
     handle: ControlHandle,
+    /// Requests to the quorum. They wait for nothing else: what else waits may need their answers.
+    quorum_requests: mpsc::Receiver<Command>,
     commands: mpsc::Receiver<Command>,
+    heard: mpsc::Receiver<Heard>,
     images: watch::Sender<Arc<MetadataImage>>,
     broker_state: watch::Sender<BrokerState>,
     quorum_leader: watch::Sender<QuorumLeader>,
@@ -60,12 +67,16 @@ pub(super) struct Driver {
     quorum: Quorum,
     quorum_effects: Effects,
     quorum_timer: Option<Nanos>,
+    network: Box<dyn Network>,
+    /// Requests of the quorum to other nodes that are not answered yet.
+    in_flight: usize,
+    download: Download,
     controller: Controller,
     decisions: Decisions,
     lifecycle: BrokerLifecycle,
     lifecycle_effects: VecDeque<LifecycleEffect>,
     lifecycle_started: bool,
-    controller_registered: bool,
+    registration: Registration,
 
     /// Writes that still have to reach the disk, in order.
     syncs: VecDeque<Sync>,
@@ -79,10 +90,26 @@ pub(super) struct Driver {
     /// The thread that writes a snapshot, if one is under way.
     snapshot: Option<thread::JoinHandle<()>>,
     last_snapshot: Nanos,
-    stopping: Option<oneshot::Sender<()>>,
+    stopping: Option<Stopping>,
     /// An append for which the disk had no room. Nothing else is done before it is: other nodes, if there are any, elect
     /// somebody else meanwhile, as they hear nothing of this one.
     stalled: Option<Effect>,
+}
+
+/// How far this controller's own registration is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Registration {
+    /// It is to be made, from this time on.
+    Due(Nanos),
+    UnderWay,
+    Made,
+}
+
+/// Somebody waits for the end.
+struct Stopping {
+    done: oneshot::Sender<()>,
+    /// How long other voters may take to hear that they need another leader.
+    until: Nanos,
 }
 
 /// A write that has to reach the disk.
@@ -100,7 +127,9 @@ struct Held {
 
 /// The driver's ends of the channels that a handle has the others of.
 pub(super) struct Ends {
+    pub(super) quorum_requests: mpsc::Receiver<Command>,
     pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) heard: mpsc::Receiver<Heard>,
     pub(super) images: watch::Sender<Arc<MetadataImage>>,
     pub(super) broker_state: watch::Sender<BrokerState>,
     pub(super) quorum_leader: watch::Sender<QuorumLeader>,
@@ -110,16 +139,20 @@ impl Driver {
     pub(super) fn new(
         parts: Parts,
         surroundings: Box<dyn Surroundings>,
+        network: Box<dyn Network>,
         handle: ControlHandle,
-        Ends { commands, images, broker_state, quorum_leader }: Ends,
+        Ends { quorum_requests, commands, heard, images, broker_state, quorum_leader }: Ends,
     ) -> Self {
         let Parts { options, log, replay, quorum, controller } = parts;
+        let download = Download::new(Arc::clone(log.disk()), log.partition().to_owned());
         let lifecycle = BrokerLifecycle::new(options.broker.clone());
         Self {
             options,
             surroundings,
             handle,
+            quorum_requests,
             commands,
+            heard,
             images,
             broker_state,
             quorum_leader,
@@ -128,12 +161,15 @@ impl Driver {
             quorum,
             quorum_effects: Effects::default(),
             quorum_timer: None,
+            network,
+            in_flight: 0,
+            download,
             controller,
             decisions: Decisions::default(),
             lifecycle,
             lifecycle_effects: VecDeque::new(),
             lifecycle_started: false,
-            controller_registered: false,
+            registration: Registration::Due(0),
             syncs: VecDeque::new(),
             volatile: BTreeSet::new(),
             held: Vec::new(),
@@ -182,15 +218,20 @@ impl Driver {
                 tokio::time::sleep(DISK_FULL_RETRY).await;
                 continue;
             }
-            if let Some(stopped) = self.stopping.take() {
-                return Ok(Some(stopped));
+            let now = self.now().monotonic;
+            let has_told = self.in_flight == 0;
+            if let Some(stopping) = self.stopping.take_if(|stopping| has_told || stopping.until <= now) {
+                return Ok(Some(stopping.done));
             }
             let wait = self
                 .next_deadline()
-                .map_or(SLEEP_MAX, |at| Duration::from_nanos(at.saturating_sub(self.now().monotonic)).min(SLEEP_MAX));
-            let room = self.askers.len() < ASKERS_MAX;
+                .map_or(SLEEP_MAX, |at| Duration::from_nanos(at.saturating_sub(now)).min(SLEEP_MAX));
+            let takes = self.stopping.is_none();
+            let room = takes && self.askers.len() < ASKERS_MAX;
             tokio::select! {
                 biased;
+                Some(heard) = self.heard.recv() => self.hear(heard),
+                Some(request) = self.quorum_requests.recv(), if takes => self.take(request)?,
                 command = self.commands.recv(), if room => match command {
                     Some(command) => self.take(command)?,
                     // Every handle is gone, this thread's own included: cannot be, as it holds one.
@@ -209,10 +250,13 @@ impl Driver {
         let snapshot_interval =
             self.options.config.metadata_log_max_snapshot_interval_ms.max(0).unsigned_abs() * MILLISECOND;
         let snapshot = (snapshot_interval > 0).then(|| self.last_snapshot + snapshot_interval);
-        [self.quorum_timer, self.controller.next_deadline(), self.lifecycle.next_deadline(), snapshot]
-            .into_iter()
-            .flatten()
-            .min()
+        let registration = match self.registration {
+            Registration::Due(at) if at > 0 => Some(at),
+            _ => None,
+        };
+        let stop = self.stopping.as_ref().map(|stopping| stopping.until);
+        let parts = [self.quorum_timer, self.controller.next_deadline(), self.lifecycle.next_deadline()];
+        parts.into_iter().chain([snapshot, registration, stop]).flatten().min()
     }
 
     pub(super) fn tick(&mut self) {
@@ -257,9 +301,11 @@ impl Driver {
                     self.clean()?;
                 }
             }
-            Command::Stop(stopped) => {
+            Command::Stop(done) => {
+                let others = self.quorum.next_offset().is_some() && self.quorum.history().voters().len() > 1;
+                let patience = if others { STOP_PATIENCE } else { 0 };
                 self.step_quorum(Input::Resign);
-                self.stopping = Some(stopped);
+                self.stopping = Some(Stopping { done, until: self.now().monotonic + patience });
             }
         }
         Ok(())
@@ -281,11 +327,9 @@ impl Driver {
                 return Ok(());
             }
             for _ in 0..COMMANDS_PER_ROUND {
-                if self.stopping.is_some() || self.stalled.is_some() || self.askers.len() >= ASKERS_MAX {
+                if self.stalled.is_some() || !self.take_next()? {
                     break;
                 }
-                let Ok(command) = self.commands.try_recv() else { break };
-                self.take(command)?;
                 self.carry_out_all()?;
             }
             self.show_leader();
@@ -293,6 +337,24 @@ impl Driver {
                 return Ok(());
             }
         }
+    }
+
+    /// Takes one of what has come, if anything has. Other nodes go first: a commit waits for them.
+    fn take_next(&mut self) -> Result<bool, ControlError> {
+        if let Ok(heard) = self.heard.try_recv() {
+            self.hear(heard);
+            return Ok(true);
+        }
+        if self.stopping.is_some() {
+            return Ok(false);
+        }
+        let mut next = self.quorum_requests.try_recv().ok();
+        if next.is_none() && self.askers.len() < ASKERS_MAX {
+            next = self.commands.try_recv().ok();
+        }
+        let Some(command) = next else { return Ok(false) };
+        self.take(command)?;
+        Ok(true)
     }
 
     fn carry_out_all(&mut self) -> Result<(), ControlError> {
@@ -303,7 +365,7 @@ impl Driver {
                 self.carry_out_decision(decision)?;
             } else if let Some(effect) = self.lifecycle_effects.pop_front() {
                 self.carry_out_lifecycle(effect)?;
-            } else if !self.begin_when_active() {
+            } else if !self.register_when_possible() {
                 break;
             }
         }

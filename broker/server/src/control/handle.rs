@@ -19,6 +19,7 @@ pub(super) const QUEUE_REQUESTS_MAX: usize = 1_000;
 /// A handle to the control thread; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ControlHandle {
+    pub(super) quorum_requests: mpsc::Sender<Command>,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) image: Arc<ArcSwap<MetadataImage>>,
     pub(super) images: watch::Receiver<Arc<MetadataImage>>,
@@ -122,10 +123,14 @@ pub(super) enum Command {
 }
 
 impl ControlHandle {
-    /// Asks the active controller, or the quorum's leader, which here is this node. Answers when what it decided is committed.
+    /// Asks this node's controller, or its part in the quorum. Only the active controller and the leader decide; others say so. Answers when what it decided is committed.
     pub async fn request(&self, version: i16, request: ControllerRequest) -> Result<ControllerResponse, ControlClosed> {
         let (reply, response) = oneshot::channel();
-        self.send(Command::Request { version, request, reply }).await?;
+        let queue = match &request {
+            ControllerRequest::Quorum(_) => &self.quorum_requests,
+            ControllerRequest::Controller(_) => &self.commands,
+        };
+        queue.send(Command::Request { version, request, reply }).await.map_err(|_| ControlClosed)?;
         response.await.map_err(|_| ControlClosed)
     }
 

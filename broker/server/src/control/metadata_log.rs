@@ -65,8 +65,10 @@ pub enum MetadataLogError {
 impl MetadataLogError {
     /// Whether there was no room: nothing was done, and the same can be tried again.
     pub fn is_disk_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
         match self {
             Self::Log(error) | Self::Append(AppendError::Log(error)) => error.is_disk_full(),
+            Self::File { error, .. } => matches!(error.kind(), StorageFull | QuotaExceeded),
             _ => false,
         }
     }
@@ -154,14 +156,28 @@ impl MetadataLog {
         Ok(this)
     }
 
-    /// A log that ends before its newest snapshot is of no use: a follower crashed between taking the snapshot and cutting its log.
+    /// A log that does not have its newest snapshot's end is of no use: a follower crashed between taking the snapshot and cutting its log.
     fn start_at_newest_snapshot(&mut self, now: Timestamp) -> Result<(), MetadataLogError> {
-        let log_end = OffsetAndEpoch::new(self.log.end_offset(), self.log.last_epoch());
-        if let Some(snapshot) = self.latest_snapshot().filter(|id| *id != SnapshotId::BOOTSTRAP && *id > log_end) {
-            tracing::warn!(snapshot = %snapshot::file_name(snapshot), %log_end.offset, "the metadata log ends before its newest snapshot: it starts again there");
-            self.log.truncate_fully_and_start_at(snapshot.offset, now)?;
+        if let Some(id) = self.latest_snapshot().filter(|id| *id != SnapshotId::BOOTSTRAP && !id.is_end_in(self)) {
+            let log_end = self.log.end_offset();
+            tracing::warn!(snapshot = %snapshot::file_name(id), %log_end, "the metadata log does not have its newest snapshot's end: it starts again there");
+            self.start_at(id, now)?;
         }
         Ok(())
+    }
+
+    /// Cuts off all of the log: the next record lands at the end that this snapshot stands for. Older snapshots stand for nothing any more.
+    pub(super) fn start_at(&mut self, id: SnapshotId, now: Timestamp) -> Result<(), MetadataLogError> {
+        self.log.truncate_fully_and_start_at(id.offset, now)?;
+        while let Some((&oldest, _)) = self.snapshots.first_key_value().filter(|(oldest, _)| **oldest < id) {
+            self.remove_snapshot(oldest)?;
+        }
+        Ok(())
+    }
+
+    /// Cuts off what is behind `end`.
+    pub(super) fn truncate(&mut self, end: Offset, now: Timestamp) -> Result<(), MetadataLogError> {
+        Ok(self.log.truncate_to(end, now)?)
     }
 
     /// The folder of the partition.
@@ -185,6 +201,18 @@ impl MetadataLog {
         assert_eq!(base, self.log.end_offset(), "the quorum appends at the end of the log");
         let bytes = batch.encode(base, epoch, timestamp);
         self.log.append_as_follower(&bytes, timestamp)?;
+        Ok(())
+    }
+
+    /// Appends batches as the leader sent them.
+    pub(super) fn append_fetched(
+        &mut self,
+        base: Offset,
+        records: &Bytes,
+        now: Timestamp,
+    ) -> Result<(), MetadataLogError> {
+        assert_eq!(base, self.log.end_offset(), "a follower appends at the end of the log");
+        self.log.append_as_follower(records, now)?;
         Ok(())
     }
 
@@ -295,11 +323,16 @@ impl MetadataLog {
             // The log first: it may not start where no snapshot stands for what was before.
             self.log.advance_start(next.offset)?;
             while self.log.retain(high_watermark, now, SEGMENTS_AT_A_TIME)?.more {}
-            let path = self.partition.join(snapshot::file_name(oldest));
-            self.disk.remove_file(&path).map_err(|error| MetadataLogError::File { path, error })?;
-            self.snapshots.remove(&oldest);
+            self.remove_snapshot(oldest)?;
             tracing::info!(snapshot = %snapshot::file_name(oldest), log_start = %next.offset, "deleted an old metadata snapshot");
         }
+        Ok(())
+    }
+
+    fn remove_snapshot(&mut self, id: SnapshotId) -> Result<(), MetadataLogError> {
+        let path = self.partition.join(snapshot::file_name(id));
+        self.disk.remove_file(&path).map_err(|error| MetadataLogError::File { path, error })?;
+        self.snapshots.remove(&id);
         Ok(())
     }
 
@@ -319,7 +352,7 @@ impl LogView for MetadataLog {
     fn end(&self) -> OffsetAndEpoch {
         let end = self.log.end_offset();
         match self.latest_snapshot() {
-            Some(snapshot) if self.log.last_epoch() == LeaderEpoch::NONE => OffsetAndEpoch::new(end, snapshot.epoch),
+            Some(snapshot) if self.log.last_epoch() == LeaderEpoch::NONE && snapshot.offset == end => snapshot,
             _ => OffsetAndEpoch::new(end, self.log.last_epoch().max(LeaderEpoch(0))),
         }
     }

@@ -3,15 +3,18 @@
 //!
 //! `node.rs` starts it with [`start`] and hands out the [`ControlHandle`]; handlers ask it for the metadata image and send it what
 //! only the active controller can do. Committed metadata goes raft -> image -> [`MetadataListener`]. It never touches a partition
-//! other than the metadata log's own, and it never serves a socket: requests of other nodes reach it decoded.
+//! other than the metadata log's own, and it never serves a socket: requests of
+//! other nodes reach it decoded. Its own requests to other controllers leave by `peers.rs`.
 
 mod answers;
 mod broker;
+mod download;
 mod driver;
 mod format;
 mod handle;
 mod metadata_log;
 mod open;
+mod peers;
 mod quorum_state;
 mod replay;
 mod request;

@@ -10,8 +10,8 @@ use gregor_log::Disk;
 use gregor_metadata::{KRAFT_VERSION_FEATURE, ServedFeature, UnservedFeature};
 use gregor_node::{LifecycleConfig, LifecycleError};
 use gregor_raft::{
-    Config, Endpoint, LogView, Quorum, ReplicaKey, SNAPSHOT_PIECE_BYTES, SnapshotId, StartError, Voter, VoterHistory,
-    VoterSet, check_sole_voter, control::Content,
+    Config, Endpoint, LogView, Quorum, ReplicaKey, SnapshotId, StartError, Voter, VoterHistory, VoterSet, check_voters,
+    control::Content, is_sole_voter,
 };
 use gregor_state_records::{RecordError, metadata::MetadataRecord};
 use gregor_types::{ClusterId, DirectoryId, Offset, Timestamp};
@@ -69,6 +69,12 @@ pub enum ControlError {
     /// A record that the controller decided cannot be written.
     #[error("a metadata record cannot be encoded: {0}")]
     Encode(#[from] gregor_wire::EncodeError),
+    /// A broker among several voters.
+    #[error(
+        "this node is broker and controller, and the quorum has other voters: clusters of several brokers are not served yet; \
+         run the quorum of several as process.roles=controller, or a single node of both roles"
+    )]
+    CombinedWithOthers,
     /// No thread, or no runtime on it.
     #[error("the control thread cannot run: {0}")]
     Thread(#[from] io::Error),
@@ -109,13 +115,16 @@ pub(super) fn open(options: ControlOptions, now: Timestamp) -> Result<Parts, Con
         fetch_timeout: millisecond(config.controller_quorum_fetch_timeout_ms),
         election_backoff_max: millisecond(config.controller_quorum_election_backoff_max_ms),
         retry_backoff: millisecond(config.controller_quorum_retry_backoff_ms),
-        snapshot_piece_bytes: SNAPSHOT_PIECE_BYTES,
+        snapshot_piece_bytes: config.controller_quorum_fetch_snapshot_max_bytes,
         request_timeout: millisecond(config.controller_quorum_request_timeout_ms),
-        // The only voter looks for no other.
-        bootstrap_servers: 0,
-        auto_join: false,
+        bootstrap_servers: u16::try_from(config.controller_quorum_bootstrap_servers.len()).unwrap_or(u16::MAX),
+        auto_join: config.process_roles.controller && config.controller_quorum_auto_join_enable,
     };
-    check_sole_voter(history.voters(), quorum_config.local.key)?;
+    check_voters(history.voters(), quorum_config.local.key, finds_others(&options))?;
+    let is_alone = is_sole_voter(history.voters(), quorum_config.local.key);
+    if config.process_roles.broker && config.process_roles.controller && !is_alone {
+        return Err(ControlError::CombinedWithOthers);
+    }
     let quorum = Quorum::new(quorum_config, election, history, &log)?;
     let bootstrap = bootstrap_records(&options, &log)?;
     if replay.image().features().finalized_metadata_version().is_none() {
@@ -126,6 +135,14 @@ pub(super) fn open(options: ControlOptions, now: Timestamp) -> Result<Parts, Con
         tracing::info!(directory = %log.partition().display(), "the metadata log is empty: this is a new cluster");
     }
     Ok(Parts { options, log, replay, quorum, controller })
+}
+
+/// Whether the bootstrap servers can lead to another node.
+fn finds_others(options: &ControlOptions) -> bool {
+    let is_own = |(host, port): &(String, u16)| {
+        options.controller_endpoints.iter().any(|own| own.host == host.as_str() && own.port == *port)
+    };
+    !options.config.controller_quorum_bootstrap_servers.iter().all(is_own)
 }
 
 /// The voters of `controller.quorum.voters`; their directories are not known.

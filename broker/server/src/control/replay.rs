@@ -43,6 +43,8 @@ pub(super) struct Replay {
     epoch: LeaderEpoch,
     last_timestamp: Timestamp,
     bytes_since_snapshot: u64,
+    /// Whether the image was made anew, so that what changed is to be found by comparing.
+    made_anew: bool,
 }
 
 impl Replay {
@@ -56,6 +58,7 @@ impl Replay {
             epoch: LeaderEpoch::NONE,
             last_timestamp: Timestamp::NONE,
             bytes_since_snapshot: 0,
+            made_anew: false,
         };
         if let Some(id) = log.latest_snapshot() {
             this.load_snapshot(log, id, history)?;
@@ -66,6 +69,13 @@ impl Replay {
             }
         })?;
         Ok(this)
+    }
+
+    /// The same for a log of which a part was cut off, or that a snapshot of the leader took the place of.
+    pub(super) fn load_anew(log: &mut MetadataLog) -> Result<Self, ReplayError> {
+        // The quorum takes note of its voters by itself.
+        let this = Self::load(log, &mut VoterHistory::default())?;
+        Ok(Self { made_anew: true, ..this })
     }
 
     fn load_snapshot(
@@ -155,13 +165,15 @@ impl Replay {
         self.bytes_since_snapshot = 0;
     }
 
-    /// The image to show and what changed since the last time; none while a metadata transaction is open.
-    pub(super) fn take_update(&mut self, kraft_version: i16) -> Option<(MetadataImage, Changes)> {
+    /// The image to show and what changed since the one that was shown last; none while a metadata transaction is open.
+    pub(super) fn take_update(&mut self, shown: &Image, kraft_version: i16) -> Option<(MetadataImage, Changes)> {
         if self.image.in_transaction() {
             return None;
         }
         let position = MetadataPosition { last_offset: self.end.plus(-1), epoch: self.epoch };
         let image = MetadataImage { image: self.image.clone(), position, kraft_version };
-        Some((image, std::mem::take(&mut self.changes)))
+        let changes = std::mem::take(&mut self.changes);
+        let changes = if std::mem::take(&mut self.made_anew) { Changes::between(shown, &self.image) } else { changes };
+        Some((image, changes))
     }
 }

@@ -2,12 +2,14 @@
 //! controller or of the quorum's leader. In process now, the same over the network between nodes.
 
 use gregor_messages::{
-    AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest,
-    AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
+    AddRaftVoterRequest, AddRaftVoterResponse, AllocateProducerIdsRequest, AlterConfigsRequest,
+    AlterPartitionReassignmentsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest, BeginQuorumEpochRequest,
+    BeginQuorumEpochResponse, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
     CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, DescribeQuorumResponse,
-    ElectLeadersRequest, FetchRequest, FetchResponse, FetchSnapshotRequest, FetchSnapshotResponse,
-    IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, Request, UnregisterBrokerRequest, VoteRequest,
-    VoteResponse,
+    ElectLeadersRequest, EndQuorumEpochRequest, EndQuorumEpochResponse, FetchRequest, FetchResponse,
+    FetchSnapshotRequest, FetchSnapshotResponse, IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest,
+    RemoveRaftVoterRequest, RemoveRaftVoterResponse, Request, UnregisterBrokerRequest, UpdateRaftVoterRequest,
+    UpdateRaftVoterResponse, VoteRequest, VoteResponse,
 };
 
 /// A request to the active controller or to the quorum's leader.
@@ -30,8 +32,18 @@ pub enum ControllerResponse {
     FetchSnapshot(FetchSnapshotResponse),
     /// A vote.
     Vote(VoteResponse),
+    /// Whether this node follows.
+    BeginQuorumEpoch(BeginQuorumEpochResponse),
+    /// Whether this node has heard.
+    EndQuorumEpoch(EndQuorumEpochResponse),
     /// The quorum's leader, voters and observers.
     DescribeQuorum(DescribeQuorumResponse),
+    /// Whether the replica will vote.
+    AddRaftVoter(AddRaftVoterResponse),
+    /// Whether the replica votes no more.
+    RemoveRaftVoter(RemoveRaftVoterResponse),
+    /// Whether the leader has taken note.
+    UpdateRaftVoter(UpdateRaftVoterResponse),
 }
 
 /// A request that the control thread answers, with the way into and out of the enums above.
@@ -93,4 +105,8 @@ decided!(
     ListPartitionReassignmentsRequest,
     UnregisterBrokerRequest
 );
-answered_by_the_quorum!(FetchRequest Fetch, FetchSnapshotRequest FetchSnapshot, VoteRequest Vote, DescribeQuorumRequest DescribeQuorum);
+answered_by_the_quorum!(
+    FetchRequest Fetch, FetchSnapshotRequest FetchSnapshot, VoteRequest Vote, BeginQuorumEpochRequest BeginQuorumEpoch,
+    EndQuorumEpochRequest EndQuorumEpoch, DescribeQuorumRequest DescribeQuorum, AddRaftVoterRequest AddRaftVoter,
+    RemoveRaftVoterRequest RemoveRaftVoter, UpdateRaftVoterRequest UpdateRaftVoter
+);

@@ -1,17 +1,24 @@
 //! The control thread without a thread: a simulation calls it step by step, in its own time. What it does is what the thread does,
 //! by the same driver.
 
-use gregor_raft::Nanos;
-use gregor_types::Offset;
+use gregor_raft::{Nanos, Outgoing, Response};
+use gregor_types::{BrokerId, Offset};
 use tokio::sync::oneshot;
 
 use super::{
-    ControlError, ControlHandle, ControlOptions, ControllerRequest, ControllerResponse, Surroundings, driver::Driver,
-    handle::Command, open::open, start::channels,
+    ControlError, ControlHandle, ControlOptions, ControllerRequest, ControllerResponse, Surroundings,
+    driver::Driver,
+    handle::Command,
+    open::open,
+    peers::{Heard, Outbox},
+    start::channels,
 };
 
 /// See the module's documentation. After an error it is of no more use, as the thread would have ended.
-pub struct SteppedControl(Driver);
+pub struct SteppedControl {
+    driver: Driver,
+    outbox: Outbox,
+}
 
 impl SteppedControl {
     /// Opens the metadata log and begins. The handle gives the image and where this broker stands.
@@ -20,20 +27,21 @@ impl SteppedControl {
         surroundings: Box<dyn Surroundings>,
     ) -> Result<(ControlHandle, Self), ControlError> {
         let parts = open(options, surroundings.now().wall)?;
-        let (handle, ends) = channels();
-        let mut driver = Driver::new(parts, surroundings, handle.clone(), ends);
+        let (handle, ends, _) = channels();
+        let outbox = Outbox::default();
+        let mut driver = Driver::new(parts, surroundings, Box::new(outbox.clone()), handle.clone(), ends);
         driver.begin();
-        Ok((handle, Self(driver)))
+        Ok((handle, Self { driver, outbox }))
     }
 
     /// Does everything that can be done now, syncs included, and says when to step again at the latest.
     pub fn step(&mut self) -> Result<Option<Nanos>, ControlError> {
-        self.0.settle()?;
-        if !self.0.is_stalled() {
-            self.0.tick();
-            self.0.settle()?;
+        self.driver.settle()?;
+        if !self.driver.is_stalled() {
+            self.driver.tick();
+            self.driver.settle()?;
         }
-        Ok(self.0.next_deadline())
+        Ok(self.driver.next_deadline())
     }
 
     /// Gives it a request; the answer comes out of a later step.
@@ -43,22 +51,32 @@ impl SteppedControl {
         request: ControllerRequest,
     ) -> Result<oneshot::Receiver<ControllerResponse>, ControlError> {
         let (reply, response) = oneshot::channel();
-        self.0.take(Command::Request { version, request, reply })?;
+        self.driver.take(Command::Request { version, request, reply })?;
         Ok(response)
+    }
+
+    /// The oldest request to another node that was not taken yet, and for which node it is.
+    pub fn take_request(&self) -> Option<(BrokerId, Outgoing)> {
+        self.outbox.take()
+    }
+
+    /// The answer of a node to the request that was taken; `None` where none came.
+    pub fn hear(&mut self, from: BrokerId, response: Option<Response>) {
+        self.driver.hear(Heard::Response { from, response });
     }
 
     /// Everything that the image says up to this offset is done.
     pub fn loaded(&mut self, last_offset: Offset) -> Result<(), ControlError> {
-        self.0.take(Command::Loaded(last_offset))
+        self.driver.take(Command::Loaded(last_offset))
     }
 
     /// Whether an append waits for room on the disk: then it takes no request.
     pub fn is_stalled(&self) -> bool {
-        self.0.is_stalled()
+        self.driver.is_stalled()
     }
 
     /// Closes the log, as a node that stops does.
     pub fn close(self) -> Result<(), ControlError> {
-        self.0.close()
+        self.driver.close()
     }
 }

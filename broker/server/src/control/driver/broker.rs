@@ -4,9 +4,14 @@
 
 use gregor_controller::{Input as ControllerInput, RequestId as DecisionId};
 use gregor_node::{LifecycleEffect, LifecycleInput};
+use gregor_raft::Nanos;
+use gregor_types::ErrorCode;
 
-use super::Driver;
+use super::{Driver, MILLISECOND, Registration};
 use crate::control::{ControlError, answers::Asker, broker};
+
+/// How long a controller waits before it tries again to register itself.
+const REGISTRATION_RETRY: Nanos = 500 * MILLISECOND;
 
 impl Driver {
     pub(super) fn carry_out_lifecycle(&mut self, effect: LifecycleEffect) -> Result<(), ControlError> {
@@ -28,24 +33,50 @@ impl Driver {
         self.step_controller(ControllerInput::Request { id, version: i16::MAX, request });
     }
 
-    /// Registers this controller and this broker as soon as there is a controller to register with. Returns whether something began.
-    pub(super) fn begin_when_active(&mut self) -> bool {
-        if !self.controller.is_active() {
-            return false;
-        }
-        if !self.lifecycle_started {
+    /// Registers this broker, and this controller, as soon as there is a controller to register with. Returns whether something began.
+    pub(super) fn register_when_possible(&mut self) -> bool {
+        let has_broker = self.options.config.process_roles.broker;
+        if has_broker && !self.lifecycle_started && self.controller.is_active() {
             self.lifecycle_started = true;
             self.step_lifecycle(LifecycleInput::Start);
             return true;
         }
+        self.register_controller()
+    }
+
+    /// Registers this controller with the active one, which it may be itself.
+    fn register_controller(&mut self) -> bool {
+        let is_due = matches!(self.registration, Registration::Due(at) if at <= self.now().monotonic);
         let level_is_known = self.replay.image().features().finalized_metadata_version().is_some();
-        if !self.controller_registered && self.first_published.is_some() && level_is_known {
-            self.controller_registered = true;
-            if let Some(request) = broker::controller_registration(&self.options, self.replay.image()) {
-                self.ask(Asker::Registration, request.into());
-                return true;
-            }
+        let is_controller = self.options.config.process_roles.controller;
+        if !is_due || !is_controller || self.first_published.is_none() || !level_is_known {
+            return false;
         }
-        false
+        let leader = self.quorum_leader.borrow().clone();
+        let address = leader.leader.zip(leader.endpoint);
+        if !self.controller.is_active() && address.is_none() {
+            return false;
+        }
+        let Some(request) = broker::controller_registration(&self.options, self.replay.image()) else {
+            self.registration = Registration::Made;
+            return false;
+        };
+        self.registration = Registration::UnderWay;
+        if self.controller.is_active() {
+            self.ask(Asker::Registration, request.into());
+        } else if let Some((leader, address)) = address {
+            self.network.register(leader, &address, request);
+        }
+        true
+    }
+
+    /// The active controller answered, or nobody did.
+    pub(super) fn controller_registered(&mut self, error: Option<ErrorCode>) {
+        if error == Some(ErrorCode::None) {
+            self.registration = Registration::Made;
+            return;
+        }
+        tracing::info!(?error, "this controller could not register itself yet");
+        self.registration = Registration::Due(self.now().monotonic + REGISTRATION_RETRY);
     }
 }

@@ -27,6 +27,7 @@ impl Driver {
                 Some(LifecycleAnswer::Heartbeat(response)) => {
                     self.step_lifecycle(LifecycleInput::HeartbeatAnswered(Some(response)));
                 }
+                Some(LifecycleAnswer::ControllerRegistered(error)) => self.controller_registered(Some(error)),
                 None => {}
             },
         }
@@ -49,7 +50,9 @@ impl Driver {
     }
 
     pub(super) fn publish(&mut self) {
-        let Some((image, changes)) = self.replay.take_update(self.quorum.history().kraft_version()) else { return };
+        let shown = self.handle.image.load_full();
+        let kraft_version = self.quorum.history().kraft_version();
+        let Some((image, changes)) = self.replay.take_update(&shown.image, kraft_version) else { return };
         let last_offset = image.position.last_offset;
         let image = Arc::new(image);
         self.handle.image.store(Arc::clone(&image));

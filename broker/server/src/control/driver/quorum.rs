@@ -5,12 +5,16 @@
 use std::sync::atomic::Ordering;
 
 use gregor_controller::Input as ControllerInput;
-use gregor_raft::{Effect, Endpoint, Input, RoleChange};
+use gregor_raft::{Effect, Endpoint, Input, Outgoing, Quorum, RoleChange};
+use gregor_types::BrokerId;
 
 use super::{Driver, Held, Sync};
 use crate::control::{
     ControlError, QuorumLeader,
     answers::{Asker, complete},
+    metadata_log::MetadataLogError,
+    peers::Heard,
+    replay::Replay,
 };
 
 impl Driver {
@@ -20,14 +24,10 @@ impl Driver {
                 self.volatile.insert(token);
                 self.syncs.push_back(Sync::Election(token, state));
             }
-            Effect::Append { token, base, epoch, timestamp, batch } => {
-                match self.log.append(&batch, base, epoch, timestamp) {
-                    Ok(()) => self.step_quorum(Input::Appended(token)),
-                    Err(error) if error.is_disk_full() && !self.handle.stop_wanted.load(Ordering::Relaxed) => {
-                        tracing::warn!(%error, "the disk is full: the metadata log waits for room");
-                        self.stalled = Some(Effect::Append { token, base, epoch, timestamp, batch });
-                    }
-                    Err(error) => return Err(error.into()),
+            Effect::Append { token, base, epoch, timestamp, ref batch } => {
+                let appended = self.log.append(batch, base, epoch, timestamp);
+                if self.stall_if_full(appended, effect)? {
+                    self.step_quorum(Input::Appended(token));
                 }
             }
             Effect::Flush { token, .. } => {
@@ -41,14 +41,36 @@ impl Driver {
                     None => self.answer(held)?,
                 }
             }
-            // The start refuses a quorum of several voters: there is nobody who could answer, or send records.
-            Effect::Send { to, .. } => self.step_quorum(Input::Response { from: to, response: None }),
-            Effect::AppendFetched { .. }
-            | Effect::Truncate { .. }
-            | Effect::SnapshotPiece { .. }
-            | Effect::CompleteSnapshot { .. }
-            | Effect::InstallSnapshot { .. } => unreachable!("nobody sent records"),
-            Effect::Upgraded { .. } => unreachable!("nobody asks for it before a quorum may have several voters"),
+            Effect::Send { to, request } => self.send(to, request),
+            Effect::AppendFetched { base, ref records } => {
+                let appended = self.log.append_fetched(base, records, self.now().wall);
+                self.stall_if_full(appended, effect)?;
+            }
+            Effect::Truncate { end } => {
+                self.log.truncate(end, self.now().wall)?;
+                // Nothing that was shown is cut off: that was committed. What was read at the start may be.
+                if self.replay.end() > end {
+                    self.replay = Replay::load_anew(&mut self.log)?;
+                }
+            }
+            Effect::SnapshotPiece { id, position, ref bytes } => {
+                let written = self.download.write(id, position, bytes);
+                self.stall_if_full(written, effect)?;
+            }
+            Effect::CompleteSnapshot { token, id } => {
+                let control = self.download.complete(id)?;
+                if control.is_some() {
+                    self.log.add_snapshot(id)?;
+                }
+                self.step_quorum(Input::SnapshotReceived { token, control });
+            }
+            Effect::InstallSnapshot { id } => {
+                tracing::info!(end = %id.offset, "the metadata log starts again at the end of the leader's snapshot");
+                self.log.start_at(id, self.now().wall)?;
+                self.replay = Replay::load_anew(&mut self.log)?;
+                self.step_quorum(Input::SnapshotReady(id));
+            }
+            Effect::Upgraded { .. } => unreachable!("nobody asks for it before UpdateFeatures is served"),
             Effect::HighWatermark(end) => self.commit(end)?,
             Effect::Timer { at } => self.quorum_timer = Some(at),
             Effect::Role(RoleChange::Leader { epoch, start }) => {
@@ -74,6 +96,44 @@ impl Driver {
         Ok(())
     }
 
+    /// Puts off an effect for which the disk has no room. Returns whether it was done.
+    fn stall_if_full(&mut self, done: Result<(), MetadataLogError>, effect: Effect) -> Result<bool, ControlError> {
+        match done {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_disk_full() && !self.handle.stop_wanted.load(Ordering::Relaxed) => {
+                tracing::warn!(%error, "the disk is full: the metadata log waits for room");
+                self.stalled = Some(effect);
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn send(&mut self, to: BrokerId, request: Outgoing) {
+        let address = match &request {
+            Outgoing::ApiVersions(address) => Some(address.clone()),
+            _ => self.address(to),
+        };
+        if let Some(address) = address {
+            self.in_flight += 1;
+            self.network.send(to, &address, request);
+        } else {
+            tracing::debug!(node = %to, "it is not known where this voter listens");
+            self.step_quorum(Input::Response { from: to, response: None });
+        }
+    }
+
+    /// Takes what came from another node.
+    pub(in crate::control) fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Response { from, response } => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.step_quorum(Input::Response { from, response });
+            }
+            Heard::Registered(error) => self.controller_registered(error),
+        }
+    }
+
     pub(super) fn answer(&mut self, held: Held) -> Result<(), ControlError> {
         let response = complete(held.reply, held.read, &mut self.log)?;
         if let Some(Asker::Caller(reply)) = self.askers.remove(held.to.0) {
@@ -94,24 +154,34 @@ impl Driver {
     }
 
     fn leader(&self) -> QuorumLeader {
-        let id = self.quorum.leader_id();
-        let own = &self.options.controller_endpoints;
-        let known: &[Endpoint] = match (id, self.quorum.leader_endpoints()) {
-            (None, _) => &[],
-            (Some(id), _) if id == self.options.config.node_id => own,
-            (Some(_), said) if !said.is_empty() => said,
-            (Some(id), _) => self.quorum.history().voters().voter(id).map_or(&[], |voter| &voter.endpoints),
+        let leader = self.quorum.leader_id();
+        QuorumLeader { epoch: self.quorum.epoch(), leader, endpoint: leader.and_then(|id| self.address(id)) }
+    }
+
+    /// Where a node listens for controllers, as far as this one knows.
+    fn address(&self, node: BrokerId) -> Option<Endpoint> {
+        let config = &self.options.config;
+        let servers = config.controller_quorum_bootstrap_servers.iter().enumerate();
+        let mut named = servers
+            .filter(|(index, _)| u16::try_from(*index).is_ok_and(|index| Quorum::bootstrap_node(index) == node))
+            .map(|(_, (host, port))| Endpoint { name: "".into(), host: host.as_str().into(), port: *port });
+        if let Some(server) = named.next() {
+            return Some(server);
+        }
+        let said = if self.quorum.leader_id() == Some(node) { self.quorum.leader_endpoints() } else { &[] };
+        let known: &[Endpoint] = if node == config.node_id {
+            &self.options.controller_endpoints
+        } else if said.is_empty() {
+            self.quorum.history().voters().voter(node).map_or(&[], |voter| &voter.endpoints)
+        } else {
+            said
         };
-        let names = &self.options.config.controller_listener_names;
-        let name = names.first().map_or("", String::as_str);
-        let endpoint = known.iter().find(|endpoint| endpoint.name == name).or(known.first()).cloned();
+        let name = config.controller_listener_names.first().map_or("", String::as_str);
+        let mut endpoint = known.iter().find(|endpoint| endpoint.name == name).or(known.first())?.clone();
         // An answer to a fetch says where the leader listens, but not what it calls that listener.
-        let endpoint = endpoint.map(|mut endpoint| {
-            if endpoint.name.is_empty() {
-                endpoint.name = name.into();
-            }
-            endpoint
-        });
-        QuorumLeader { epoch: self.quorum.epoch(), leader: id, endpoint }
+        if endpoint.name.is_empty() {
+            endpoint.name = name.into();
+        }
+        Some(endpoint)
     }
 }

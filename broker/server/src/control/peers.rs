@@ -1,0 +1,178 @@
+//! Requests of this node's quorum on their way to other nodes, and what came back.
+//!
+//! The driver hands them over one by one, never a second one for a node before the first is answered. Each is tried once, on a connection
+//! that is kept for the next: whether and when to ask again is the quorum's to decide. A host is resolved anew for each connection.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use gregor_channel::{Channel, ChannelError, ChannelOptions, Security};
+use gregor_config::BrokerConfig;
+use gregor_messages::{ApiVersionsRequest, ControllerRegistrationRequest, FetchRequest, fetch_request::ReplicaState};
+use gregor_raft::{Endpoint, Outgoing, Response};
+use gregor_types::{BrokerId, ErrorCode};
+use gregor_wire::Message as _;
+use tokio::sync::mpsc;
+
+/// Answers that wait for the driver. A node has one request under way at most, so this is far above what comes at once.
+pub(super) const HEARD_MAX: usize = 100;
+/// Connections that are kept. Far above any quorum; beyond it all are made anew.
+const CHANNELS_MAX: usize = 1_000;
+/// The longest answer: 8 MiB of records, or one batch that is as large, and what is around them.
+const ANSWER_BYTES_MAX: usize = 32 << 20;
+/// The longest pause before a peer that was not reached is dialed again (`reconnect.backoff.max.ms` of `KafkaNetworkChannel`).
+const REDIAL_MAX: Duration = Duration::from_millis(500);
+/// The version of Fetch from which a replica names itself in another field.
+const FETCH_WITH_REPLICA_STATE: i16 = 15;
+
+/// What came of a request.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// The answer of a node to the quorum; `None` where none came.
+    Response { from: BrokerId, response: Option<Response> },
+    /// The active controller's answer to the registration of this one; `None` where none came.
+    Registered(Option<ErrorCode>),
+}
+
+/// The way to other nodes.
+pub(super) trait Network: Send {
+    /// Sends a request of the quorum to a node at this address.
+    fn send(&mut self, to: BrokerId, address: &Endpoint, request: Outgoing);
+    /// Sends the registration of this controller to the active one.
+    fn register(&mut self, leader: BrokerId, address: &Endpoint, request: ControllerRegistrationRequest);
+}
+
+/// Connections, on the control thread's own runtime.
+pub(super) struct Peers {
+    options: ChannelOptions,
+    channels: BTreeMap<BrokerId, Channel>,
+    /// Where the last registration went, beside the quorum's requests.
+    registrar: Option<Channel>,
+    heard: mpsc::Sender<Heard>,
+}
+
+/// Requests that a simulation carries itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outbox(Arc<Mutex<VecDeque<(BrokerId, Outgoing)>>>);
+
+impl Peers {
+    pub(super) fn new(config: &BrokerConfig, heard: mpsc::Sender<Heard>) -> Self {
+        let milliseconds = |time: i64| Duration::from_millis(time.max(1).unsigned_abs());
+        let request_timeout = milliseconds(config.controller_quorum_request_timeout_ms);
+        let options = ChannelOptions {
+            client_id: format!("raft-client-{}", config.node_id).as_str().into(),
+            // As controller listeners are: the configuration refuses another protocol for them.
+            security: Security::Plaintext,
+            connect_timeout: request_timeout,
+            request_timeout,
+            in_flight_max: 1,
+            frame_bytes_max: ANSWER_BYTES_MAX,
+            backoff_min: milliseconds(config.controller_quorum_retry_backoff_ms),
+            backoff_max: REDIAL_MAX,
+        };
+        Self { options, channels: BTreeMap::new(), registrar: None, heard }
+    }
+
+    fn dial(&self, address: &Endpoint) -> Channel {
+        Channel::new(authority(address), self.options.clone())
+    }
+}
+
+impl Network for Peers {
+    fn send(&mut self, to: BrokerId, address: &Endpoint, request: Outgoing) {
+        let known = self.channels.get(&to).filter(|channel| channel.address() == authority(address)).cloned();
+        let channel = known.unwrap_or_else(|| {
+            if self.channels.len() >= CHANNELS_MAX {
+                self.channels.clear();
+            }
+            let channel = self.dial(address);
+            self.channels.insert(to, channel.clone());
+            channel
+        });
+        let (heard, timeout) = (self.heard.clone(), self.options.request_timeout);
+        tokio::spawn(async move {
+            let answer = ask(&channel, timeout, request).await;
+            let response = answer.inspect_err(|error| give_up(to, &channel, error)).ok();
+            // A driver that has ended needs no answer.
+            let _ = heard.send(Heard::Response { from: to, response }).await;
+        });
+    }
+
+    fn register(&mut self, leader: BrokerId, address: &Endpoint, request: ControllerRegistrationRequest) {
+        let known = self.registrar.take().filter(|channel| channel.address() == authority(address));
+        let channel = known.unwrap_or_else(|| self.dial(address));
+        self.registrar = Some(channel.clone());
+        let heard = self.heard.clone();
+        tokio::spawn(async move {
+            let answer = channel.call(&request).await;
+            let error = answer.inspect_err(|error| give_up(leader, &channel, error)).ok();
+            // A driver that has ended needs no answer.
+            let _ = heard.send(Heard::Registered(error.map(|answer| ErrorCode::from(answer.error_code)))).await;
+        });
+    }
+}
+
+impl Outbox {
+    /// The oldest request that was not taken yet.
+    pub(super) fn take(&self) -> Option<(BrokerId, Outgoing)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+impl Network for Outbox {
+    fn send(&mut self, to: BrokerId, _: &Endpoint, request: Outgoing) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back((to, request));
+    }
+
+    // A simulated controller that does not lead is not registered.
+    fn register(&mut self, _: BrokerId, _: &Endpoint, _: ControllerRegistrationRequest) {}
+}
+
+fn authority(address: &Endpoint) -> String {
+    let Endpoint { host, port, .. } = address;
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// A peer that is silent may be gone, and its name may stand for another address by now.
+fn give_up(node: BrokerId, channel: &Channel, error: &ChannelError) {
+    tracing::debug!(%node, %error, "a controller gave no answer");
+    if matches!(error, ChannelError::TimedOut { .. }) {
+        channel.disconnect();
+    }
+}
+
+async fn ask(channel: &Channel, timeout: Duration, request: Outgoing) -> Result<Response, ChannelError> {
+    Ok(match request {
+        Outgoing::Vote(request) => Response::Vote(channel.call(&request).await?),
+        Outgoing::BeginQuorumEpoch(request) => Response::BeginQuorumEpoch(channel.call(&request).await?),
+        Outgoing::EndQuorumEpoch(request) => Response::EndQuorumEpoch(channel.call(&request).await?),
+        Outgoing::Fetch(mut request) => {
+            // The leader may hold it for so long before it has anything to say.
+            let wait = timeout + Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+            let build = |version| {
+                if version >= FETCH_WITH_REPLICA_STATE {
+                    request.replica_id = -1;
+                } else {
+                    request.replica_state = ReplicaState::default();
+                }
+                request
+            };
+            Response::Fetch(channel.call_with(FetchRequest::VERSIONS, wait, build).await?.1)
+        }
+        Outgoing::FetchSnapshot(request) => Response::FetchSnapshot(channel.call(&request).await?),
+        Outgoing::ApiVersions(_) => {
+            let request = ApiVersionsRequest {
+                client_software_name: "gregor".into(),
+                client_software_version: env!("CARGO_PKG_VERSION").into(),
+                ..Default::default()
+            };
+            Response::ApiVersions(channel.call(&request).await?)
+        }
+        Outgoing::AddRaftVoter(request) => Response::AddRaftVoter(channel.call(&request).await?),
+        Outgoing::RemoveRaftVoter(request) => Response::RemoveRaftVoter(channel.call(&request).await?),
+        Outgoing::UpdateRaftVoter(request) => Response::UpdateRaftVoter(channel.call(&request).await?),
+    })
+}

@@ -1,0 +1,538 @@
+//! Controllers on sockets of their own: they elect, replicate, catch up, change who votes, and refuse what is not theirs.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU8, Ordering},
+    time::{Duration, Instant},
+};
+
+use gregor_channel::{Channel, ChannelOptions};
+use gregor_config::{BrokerConfig, Properties};
+use gregor_log::disk::RealDisk;
+use gregor_messages::{
+    AddRaftVoterRequest, BeginQuorumEpochRequest, DescribeClusterRequest, DescribeQuorumRequest, FetchRequest,
+    IncrementalAlterConfigsRequest, RemoveRaftVoterRequest, VoteRequest, add_raft_voter_request,
+    begin_quorum_epoch_request, describe_quorum_request, describe_quorum_response,
+    fetch_request::{FetchPartition, FetchTopic, ReplicaState},
+    incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
+    vote_request,
+};
+use gregor_metadata::{ConfigResource, ResourceType};
+use gregor_raft::{Endpoint, ReplicaKey, Voter};
+use gregor_server::{
+    Node, NodeOptions,
+    control::{FormatOptions, InitialVoters, format_storage},
+};
+use gregor_types::{BrokerId, DirectoryId, ErrorCode, LeaderEpoch, Timestamp, Uuid};
+
+const DEADLINE: Duration = Duration::from_mins(1);
+const PORT: u16 = 19_093;
+const CLUSTER: &str = "cluster";
+/// A key of the cluster's default for brokers.
+const KEY: &str = "log.retention.ms";
+
+/// Controllers in folders of their own, each on an address of its own.
+struct Cluster {
+    folder: tempfile::TempDir,
+    net: u8,
+    is_static: bool,
+    properties: Vec<(&'static str, &'static str)>,
+    nodes: Vec<Option<Node>>,
+}
+
+impl Cluster {
+    /// A formatted cluster whose first `voters` nodes vote; none of the nodes runs.
+    fn new(voters: i32, others: i32, is_static: bool) -> Self {
+        static NETS: AtomicU8 = AtomicU8::new(1);
+        let cluster = Self {
+            folder: tempfile::tempdir().unwrap(),
+            net: NETS.fetch_add(1, Ordering::Relaxed),
+            is_static,
+            properties: vec![
+                ("controller.quorum.election.timeout.ms", "300"),
+                ("controller.quorum.fetch.timeout.ms", "600"),
+                ("controller.quorum.election.backoff.max.ms", "100"),
+                ("metadata.max.idle.interval.ms", "100"),
+            ],
+            nodes: (0..voters + others).map(|_| None).collect(),
+        };
+        let all: Vec<Voter> = (1..=voters).map(|id| cluster.voter(id)).collect();
+        for id in 1..=voters + others {
+            let initial =
+                if is_static || id > voters { InitialVoters::None } else { InitialVoters::Dynamic(all.clone()) };
+            let options = FormatOptions {
+                cluster_id: CLUSTER.into(),
+                node_id: BrokerId(id),
+                directories: vec![(cluster.directory(id), directory_id(id))],
+                metadata_directory: cluster.directory(id),
+                voters: initial,
+                metadata_version: 30,
+                features: Vec::new(),
+                ignore_formatted: false,
+                now: Timestamp(1_700_000_000_000),
+            };
+            format_storage(&RealDisk, &options).unwrap();
+        }
+        cluster
+    }
+
+    fn with(mut self, key: &'static str, value: &'static str) -> Self {
+        self.properties.push((key, value));
+        self
+    }
+
+    fn directory(&self, id: i32) -> PathBuf {
+        self.folder.path().join(format!("node-{id}"))
+    }
+
+    /// Loopback has many addresses: nobody else uses these while this process runs.
+    fn host(&self, id: i32) -> String {
+        let process = std::process::id();
+        format!("127.{}.{}.{}", 1 + process % 250, 1 + self.net, 10 * (process / 250 % 20) as i32 + id)
+    }
+
+    fn voter(&self, id: i32) -> Voter {
+        let endpoint = Endpoint { name: "CONTROLLER".into(), host: self.host(id).as_str().into(), port: PORT };
+        Voter {
+            key: ReplicaKey::new(BrokerId(id), directory_id(id)),
+            endpoints: vec![endpoint],
+            kraft_versions: (0, 1),
+        }
+    }
+
+    fn config(&self, id: i32) -> BrokerConfig {
+        let mut properties = Properties::default();
+        properties.set("node.id", id.to_string());
+        properties.set("process.roles", "controller");
+        properties.set("listeners", format!("CONTROLLER://{}:{PORT}", self.host(id)));
+        properties.set("controller.listener.names", "CONTROLLER");
+        properties.set("log.dirs", self.directory(id).to_str().unwrap());
+        let voters = (1..=3).map(|id| (id, self.host(id)));
+        if self.is_static {
+            let voters: Vec<_> = voters.map(|(id, host)| format!("{id}@{host}:{PORT}")).collect();
+            properties.set("controller.quorum.voters", voters.join(","));
+        } else {
+            let servers: Vec<_> = voters.map(|(_, host)| format!("{host}:{PORT}")).collect();
+            properties.set("controller.quorum.bootstrap.servers", servers.join(","));
+        }
+        for (key, value) in &self.properties {
+            properties.set(*key, *value);
+        }
+        BrokerConfig::from_properties(&properties).unwrap().0
+    }
+
+    async fn start(&mut self, id: i32) {
+        let node = Node::start(self.config(id), NodeOptions::default()).await.unwrap();
+        self.nodes[id as usize - 1] = Some(node);
+    }
+
+    async fn start_all(&mut self) {
+        for id in 1..=self.nodes.len() as i32 {
+            self.start(id).await;
+        }
+    }
+
+    async fn stop(&mut self, id: i32) {
+        self.nodes[id as usize - 1].take().unwrap().shutdown().await.unwrap();
+    }
+
+    async fn stop_all(&mut self) {
+        for id in 1..=self.nodes.len() as i32 {
+            if self.nodes[id as usize - 1].is_some() {
+                self.stop(id).await;
+            }
+        }
+    }
+
+    fn node(&self, id: i32) -> &Node {
+        self.nodes[id as usize - 1].as_ref().unwrap()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().flatten()
+    }
+
+    /// The leader that every running node knows.
+    async fn leader(&self) -> (i32, LeaderEpoch) {
+        let mut found = None;
+        until("one leader that all know", || {
+            let mut known: Vec<_> =
+                self.running().map(|node| node.control().quorum_leader().borrow().clone()).collect();
+            known.dedup();
+            found = match known.as_slice() {
+                [leader] => leader.leader.zip(leader.endpoint.clone()).map(|(id, _)| (id.value(), leader.epoch)),
+                _ => None,
+            };
+            found.is_some_and(|(id, _)| {
+                self.nodes[id as usize - 1].as_ref().is_some_and(|node| node.control().is_active_controller())
+            })
+        })
+        .await;
+        found.unwrap()
+    }
+
+    /// Has the active controller, whoever that is, commit a value.
+    async fn commit(&self, value: i32) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let (leader, _) = self.leader().await;
+            let answer = self.node(leader).control().ask(1, alteration(value)).await.unwrap();
+            match ErrorCode::from(answer.responses[0].error_code) {
+                ErrorCode::None => return,
+                error => assert_eq!(error, ErrorCode::NotController, "{:?}", answer.responses[0].error_message),
+            }
+            assert!(Instant::now() < deadline, "nobody decides in time");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until a node shows a value as committed.
+    async fn sees(&self, id: i32, value: i32) {
+        let wanted = value.to_string();
+        until(&format!("node {id} to see {value}"), || shown(self.node(id)).as_deref() == Some(wanted.as_str())).await;
+    }
+
+    async fn all_see(&self, value: i32) {
+        for id in 1..=self.nodes.len() as i32 {
+            if self.nodes[id as usize - 1].is_some() {
+                self.sees(id, value).await;
+            }
+        }
+    }
+
+    fn channel(&self, id: i32) -> Channel {
+        Channel::new(format!("{}:{PORT}", self.host(id)), ChannelOptions::default())
+    }
+
+    async fn describe(&self, id: i32) -> describe_quorum_response::PartitionData {
+        let topic = describe_quorum_request::TopicData {
+            topic_name: "__cluster_metadata".into(),
+            partitions: vec![describe_quorum_request::PartitionData::default()],
+            ..Default::default()
+        };
+        let request = DescribeQuorumRequest { topics: vec![topic], ..Default::default() };
+        self.channel(id).call(&request).await.unwrap().topics[0].partitions[0].clone()
+    }
+
+    fn log(&self, id: i32) -> Vec<u8> {
+        let partition = self.directory(id).join("__cluster_metadata-0");
+        std::fs::read(partition.join("00000000000000000000.log")).unwrap()
+    }
+}
+
+fn directory_id(id: i32) -> DirectoryId {
+    Uuid(0x1111_2222_3333_4444_8555_6666_7777_0000 + id as u128)
+}
+
+fn alteration(value: i32) -> IncrementalAlterConfigsRequest {
+    let value = value.to_string();
+    let config = AlterableConfig { name: KEY.into(), value: Some(value.as_str().into()), ..Default::default() };
+    let resource = AlterConfigsResource { resource_type: 4, configs: vec![config], ..Default::default() };
+    IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() }
+}
+
+fn holds(log: &[u8], value: &str) -> bool {
+    log.windows(value.len()).any(|bytes| bytes == value.as_bytes())
+}
+
+fn shown(node: &Node) -> Option<String> {
+    let image = node.control().image();
+    image.configs().get(&ConfigResource::new(ResourceType::Broker, ""), KEY).map(|value| value.as_str().to_owned())
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            copy_folder(&entry.path(), &target);
+        } else {
+            match std::fs::copy(entry.path(), target) {
+                // What is being written anew has a name of its own until it is whole.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                copied => drop(copied.unwrap()),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_controllers_elect_one_and_have_the_same_log() {
+    for is_static in [true, false] {
+        // So long that no follower loses sight of its leader on a busy machine.
+        let mut cluster = Cluster::new(3, 0, is_static).with("controller.quorum.fetch.timeout.ms", "30000");
+        cluster.start_all().await;
+        cluster.commit(1_001).await;
+        cluster.all_see(1_001).await;
+        let (leader, epoch) = cluster.leader().await;
+        let described = cluster.describe(leader).await;
+        assert_eq!((described.leader_id, described.leader_epoch), (leader, epoch.value()));
+        assert_eq!(described.current_voters.len(), 3);
+        until("every controller to be registered", || {
+            let knows_all = |node: &Node| {
+                let image = node.control().image();
+                (1..=3).all(|id| image.cluster().controller(BrokerId(id)).is_some())
+            };
+            cluster.running().all(knows_all)
+        })
+        .await;
+        for id in 1..=3 {
+            let request = DescribeClusterRequest { endpoint_type: 2, ..Default::default() };
+            let described = cluster.channel(id).call(&request).await.unwrap();
+            let nodes: Vec<_> = described.brokers.iter().map(|node| node.host.as_str().to_owned()).collect();
+            assert_eq!(described.controller_id, leader, "each says whom to ask");
+            assert_eq!(nodes, (1..=3).map(|id| cluster.host(id)).collect::<Vec<_>>());
+        }
+        cluster.stop_all().await;
+        let logs: Vec<_> = (1..=3).map(|id| cluster.log(id)).collect();
+        let common = logs.iter().map(Vec::len).min().unwrap();
+        assert!(common > 0 && logs.iter().all(|log| log[..common] == logs[0][..common]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_one_leads_when_the_leader_stops_and_who_was_away_catches_up() {
+    let mut cluster = Cluster::new(3, 0, false);
+    cluster.start_all().await;
+    cluster.commit(1_001).await;
+    let (first, epoch) = cluster.leader().await;
+    cluster.stop(first).await;
+    let (second, later) = cluster.leader().await;
+    assert!(second != first && later > epoch);
+    cluster.commit(1_002).await;
+    cluster.all_see(1_002).await;
+    cluster.start(first).await;
+    cluster.sees(first, 1_002).await;
+    cluster.commit(1_003).await;
+    cluster.all_see(1_003).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_was_away_for_long_takes_the_leaders_snapshot() {
+    let mut cluster = Cluster::new(3, 0, false)
+        .with("metadata.log.max.record.bytes.between.snapshots", "500")
+        .with("metadata.max.retention.bytes", "100")
+        .with("controller.quorum.fetch.snapshot.max.bytes", "64");
+    cluster.start_all().await;
+    cluster.commit(1_000).await;
+    cluster.all_see(1_000).await;
+    let (leader, _) = cluster.leader().await;
+    let away = if leader == 3 { 1 } else { 3 };
+    cluster.stop(away).await;
+    let before = cluster.log(away).len();
+    for value in 1_001..1_060 {
+        cluster.commit(value).await;
+    }
+    let (leader, _) = cluster.leader().await;
+    let partition = cluster.directory(leader).join("__cluster_metadata-0");
+    until("the leader's log to begin behind what the other has", || {
+        let names = std::fs::read_dir(&partition).unwrap().map(|entry| entry.unwrap().file_name());
+        let offsets = names.filter_map(|name| {
+            let name = name.to_str()?;
+            name.ends_with(".checkpoint").then(|| name[..20].parse::<i64>().unwrap())
+        });
+        offsets.min().is_some_and(|offset| offset > 30)
+    })
+    .await;
+    cluster.start(away).await;
+    cluster.sees(away, 1_059).await;
+    cluster.commit(1_060).await;
+    cluster.all_see(1_060).await;
+    cluster.stop_all().await;
+    let partition = cluster.directory(away).join("__cluster_metadata-0");
+    assert!(before > 0 && !partition.join("00000000000000000000.log").exists(), "its log began anew behind a snapshot");
+    // What it took is what it starts from.
+    cluster.start_all().await;
+    cluster.all_see(1_060).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_a_lonely_leader_had_is_cut_off_and_never_shown() {
+    // So long that the leader stays one while nobody follows.
+    let mut cluster = Cluster::new(3, 0, false).with("controller.quorum.fetch.timeout.ms", "30000");
+    cluster.start_all().await;
+    cluster.commit(1_001).await;
+    cluster.all_see(1_001).await;
+    let (leader, _) = cluster.leader().await;
+    let others: Vec<_> = (1..=3).filter(|id| *id != leader).collect();
+    for other in &others {
+        cluster.stop(*other).await;
+    }
+    let before = cluster.log(leader).len();
+    let control = cluster.node(leader).control().clone();
+    let undecided = tokio::spawn(async move { control.ask(1, alteration(1_002)).await });
+    until("the leader to append it", || holds(&cluster.log(leader)[before..], "1002")).await;
+    cluster.stop(leader).await;
+    let answer = undecided.await.unwrap();
+    assert!(answer.is_err() || answer.is_ok_and(|answer| answer.responses[0].error_code != 0), "it is not committed");
+    cluster.properties.push(("controller.quorum.fetch.timeout.ms", "600"));
+    for other in &others {
+        cluster.start(*other).await;
+    }
+    cluster.commit(1_003).await;
+    cluster.start(leader).await;
+    cluster.sees(leader, 1_003).await;
+    cluster.stop_all().await;
+    let (cut, kept) = (cluster.log(leader), cluster.log(others[0]));
+    let common = cut.len().min(kept.len());
+    assert!(common > before && cut[..common] == kept[..common]);
+    assert!(!holds(&cut, "1002"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observer_follows_becomes_a_voter_and_is_one_no_more() {
+    let mut cluster = Cluster::new(3, 1, false);
+    cluster.start_all().await;
+    cluster.commit(1_001).await;
+    cluster.sees(4, 1_001).await;
+    let (leader, _) = cluster.leader().await;
+    assert!(cluster.describe(leader).await.observers.iter().any(|observer| observer.replica_id == 4));
+    let endpoint = add_raft_voter_request::Listener {
+        name: "CONTROLLER".into(),
+        host: cluster.host(4).as_str().into(),
+        port: PORT,
+        ..Default::default()
+    };
+    let add = AddRaftVoterRequest {
+        cluster_id: Some(CLUSTER.into()),
+        timeout_ms: 20_000,
+        voter_id: 4,
+        voter_directory_id: directory_id(4),
+        listeners: vec![endpoint],
+        ..Default::default()
+    };
+    let answer = cluster.channel(leader).call(&add).await.unwrap();
+    assert_eq!(ErrorCode::from(answer.error_code), ErrorCode::None, "{:?}", answer.error_message);
+    assert_eq!(cluster.describe(leader).await.current_voters.len(), 4);
+    let answer = cluster.channel(leader).call(&add).await.unwrap();
+    assert_eq!(ErrorCode::from(answer.error_code), ErrorCode::DuplicateVoter);
+    cluster.commit(1_002).await;
+    cluster.all_see(1_002).await;
+    let (leader, _) = cluster.leader().await;
+    let remove = RemoveRaftVoterRequest {
+        voter_id: 4,
+        voter_directory_id: directory_id(4),
+        ..RemoveRaftVoterRequest::default()
+    };
+    let remove = RemoveRaftVoterRequest { cluster_id: Some(CLUSTER.into()), ..remove };
+    let answer = cluster.channel(leader).call(&remove).await.unwrap();
+    assert_eq!(ErrorCode::from(answer.error_code), ErrorCode::None, "{:?}", answer.error_message);
+    cluster.commit(1_003).await;
+    cluster.all_see(1_003).await;
+    let (leader, _) = cluster.leader().await;
+    assert_eq!(cluster.describe(leader).await.current_voters.len(), 3);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_committed_is_there_after_all_were_killed() {
+    let mut cluster = Cluster::new(3, 0, true);
+    cluster.start_all().await;
+    for value in 1_001..1_020 {
+        cluster.commit(value).await;
+    }
+    // Copies of the files as they are now are what a kill leaves.
+    let copies = tempfile::tempdir().unwrap();
+    copy_folder(cluster.folder.path(), copies.path());
+    cluster.stop_all().await;
+    cluster.folder = copies;
+    cluster.start_all().await;
+    cluster.all_see(1_019).await;
+    cluster.commit(1_020).await;
+    cluster.all_see(1_020).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_get_kafkas_errors_and_change_nothing() {
+    // So long that no follower loses sight of its leader on a busy machine.
+    let mut cluster = Cluster::new(3, 0, false).with("controller.quorum.fetch.timeout.ms", "30000");
+    cluster.start_all().await;
+    cluster.commit(1_001).await;
+    cluster.all_see(1_001).await;
+    let (leader, epoch) = cluster.leader().await;
+    let follower = if leader == 1 { 2 } else { 1 };
+    let channel = cluster.channel(follower);
+    let ballot = |directory, candidate_epoch| {
+        let partition = vote_request::PartitionData {
+            replica_epoch: candidate_epoch,
+            replica_id: 9,
+            voter_directory_id: directory,
+            last_offset: 1_000_000,
+            last_offset_epoch: candidate_epoch - 1,
+            ..Default::default()
+        };
+        let topic = vote_request::TopicData {
+            topic_name: "__cluster_metadata".into(),
+            partitions: vec![partition],
+            ..Default::default()
+        };
+        VoteRequest { cluster_id: Some(CLUSTER.into()), voter_id: follower, topics: vec![topic], ..Default::default() }
+    };
+    let other = VoteRequest { cluster_id: Some("other".into()), ..ballot(directory_id(follower), 100) };
+    let answer = channel.call(&other).await.unwrap();
+    assert_eq!(ErrorCode::from(answer.error_code), ErrorCode::InconsistentClusterId);
+    let answer = channel.call(&ballot(directory_id(7), epoch.value())).await.unwrap();
+    assert_eq!(ErrorCode::from(answer.topics[0].partitions[0].error_code), ErrorCode::InvalidVoterKey);
+    let begin = begin_quorum_epoch_request::PartitionData {
+        voter_directory_id: directory_id(follower),
+        leader_id: 3,
+        leader_epoch: epoch.value() - 1,
+        ..Default::default()
+    };
+    let topic = begin_quorum_epoch_request::TopicData {
+        topic_name: "__cluster_metadata".into(),
+        partitions: vec![begin],
+        ..Default::default()
+    };
+    let begin = BeginQuorumEpochRequest {
+        cluster_id: Some(CLUSTER.into()),
+        voter_id: follower,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    let answer = channel.call(&begin).await.unwrap();
+    assert_eq!(ErrorCode::from(answer.topics[0].partitions[0].error_code), ErrorCode::FencedLeaderEpoch);
+    let partition = FetchPartition {
+        current_leader_epoch: epoch.value(),
+        last_fetched_epoch: 0,
+        partition_max_bytes: 1 << 20,
+        ..Default::default()
+    };
+    let topic = FetchTopic { topic_id: Uuid::METADATA_TOPIC, partitions: vec![partition], ..Default::default() };
+    let fetch = FetchRequest {
+        cluster_id: Some(CLUSTER.into()),
+        replica_state: ReplicaState { replica_id: 9, ..Default::default() },
+        max_bytes: 1 << 20,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    let answer = channel.call(&fetch).await.unwrap();
+    let partition = &answer.responses[0].partitions[0];
+    assert_eq!(ErrorCode::from(partition.error_code), ErrorCode::NotLeaderOrFollower);
+    assert_eq!(partition.current_leader.leader_id, leader, "a follower names the leader, never itself");
+    // Bytes of no protocol end that connection and nothing else.
+    let mut socket = tokio::net::TcpStream::connect((cluster.host(follower).as_str(), PORT)).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut socket, &[0xa5; 4_096]).await.unwrap();
+    let mut rest = Vec::new();
+    let ended = tokio::io::AsyncReadExt::read_to_end(&mut socket, &mut rest);
+    // An end or a reset, as the rest of the bytes was not read.
+    let _ = tokio::time::timeout(DEADLINE, ended).await.expect("the connection ends");
+    cluster.commit(1_002).await;
+    cluster.all_see(1_002).await;
+    assert_eq!(cluster.leader().await, (leader, epoch), "nobody else was elected");
+    cluster.stop_all().await;
+}
