@@ -118,6 +118,13 @@ pub struct BrokerConfig {
     pub log_retention_check_interval_ms: i64,
     pub replica_high_watermark_checkpoint_interval_ms: i64,
     pub replica_lag_time_max_ms: i64,
+    pub num_replica_fetchers: u32,
+    pub replica_fetch_backoff_ms: i64,
+    pub replica_fetch_max_bytes: i32,
+    pub replica_fetch_min_bytes: i32,
+    pub replica_fetch_response_max_bytes: i32,
+    pub replica_fetch_wait_max_ms: i32,
+    pub replica_socket_timeout_ms: i32,
     /// At least 1.
     pub num_replica_alter_log_dirs_threads: usize,
     pub alter_log_dirs_replication_quota_window_num: usize,
@@ -319,6 +326,13 @@ impl BrokerConfig {
             replica_high_watermark_checkpoint_interval_ms: read
                 .number("replica.high.watermark.checkpoint.interval.ms")?,
             replica_lag_time_max_ms: read.number("replica.lag.time.max.ms")?,
+            num_replica_fetchers: read.number("num.replica.fetchers")?,
+            replica_fetch_backoff_ms: read.number("replica.fetch.backoff.ms")?,
+            replica_fetch_max_bytes: read.number("replica.fetch.max.bytes")?,
+            replica_fetch_min_bytes: read.number("replica.fetch.min.bytes")?,
+            replica_fetch_response_max_bytes: read.number("replica.fetch.response.max.bytes")?,
+            replica_fetch_wait_max_ms: read.number("replica.fetch.wait.max.ms")?,
+            replica_socket_timeout_ms: read.number("replica.socket.timeout.ms")?,
             num_replica_alter_log_dirs_threads: move_threads,
             alter_log_dirs_replication_quota_window_num: read.number("alter.log.dirs.replication.quota.window.num")?,
             alter_log_dirs_replication_quota_window_size_seconds: read

@@ -120,6 +120,16 @@ impl LeaderState {
         self.epoch_start
     }
 
+    /// Whether the partition has no other replica.
+    pub fn is_alone(&self) -> bool {
+        self.others.is_empty()
+    }
+
+    /// Whether this proposal is the one that is under way.
+    pub fn has_proposed(&self, proposal: &IsrProposal) -> bool {
+        self.proposed.as_ref() == Some(proposal)
+    }
+
     /// Whether fewer replicas are in sync than the partition has, those apart that a reassignment brings.
     pub fn is_under_replicated(&self) -> bool {
         self.isr.len() < (self.others.len() + 1).saturating_sub(self.adding.len())

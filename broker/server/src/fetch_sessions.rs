@@ -187,6 +187,7 @@ mod tests {
             fetch_offset: offset,
             current_leader_epoch: -1,
             last_fetched_epoch: -1,
+            log_start_offset: -1,
             max_bytes: 1 << 20,
         }
     }

@@ -44,6 +44,7 @@ enum Job {
     Flush,
     RemoveDeleted,
     RetryUnmade,
+    DropLaggards,
 }
 
 impl Housekeeper {
@@ -61,6 +62,8 @@ impl Housekeeper {
             (Job::Flush, LOOK_AROUND),
             (Job::RemoveDeleted, REMOVAL_CHECK),
             (Job::RetryUnmade, RETRY),
+            // As Kafka does, so that a follower is out at the latest after one and a half times its limit.
+            (Job::DropLaggards, every(config.replica_lag_time_max_ms / 2)),
         ];
         let stop = Arc::new((Mutex::new(false), Condvar::new()));
         let stopped = Arc::clone(&stop);
@@ -117,6 +120,7 @@ fn run_job(partitions: &Partitions, job: Job) -> Option<Duration> {
             }
             return (!timed.is_empty()).then_some(FLUSH_CHECK);
         }
+        Job::DropLaggards => partitions.all().iter().for_each(|partition| partition.drop_laggards(now())),
         Job::RetryUnmade => partitions.retry_unmade(),
         Job::RemoveDeleted => {
             // A few files at a time: removing large ones keeps a disk busy.

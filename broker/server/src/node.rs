@@ -19,7 +19,7 @@ use gregor_log::{Disk, disk::RealDisk};
 use gregor_node::LifecycleConfig;
 use gregor_types::{DirectoryId, KString, Offset};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 
 use crate::{
     api::Broker,
@@ -28,9 +28,11 @@ use crate::{
     directory_reports,
     doors::{Door, bind_all, connection_limits},
     fetch_sessions::FetchSessions,
+    fetchers::{Fetchers, Network},
     groups::Groups,
     health::{self, HealthSource},
     housekeeper::Housekeeper,
+    isr_changes::Asking,
     listener::ConnectionLimits,
     memory::MemoryPool,
     metrics::Metrics,
@@ -173,8 +175,11 @@ impl Node {
         }
         metrics.sampled.set_start(UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64());
 
+        let (draining, draining_receiver) = watch::channel(false);
+        let connect = Network::connector(&config);
+        let fetchers = Fetchers::new(&config, connect, draining_receiver.clone(), Handle::current());
         let partitions =
-            Partitions::new(config.node_id, Arc::clone(&config), Arc::clone(&storage), Arc::clone(&metrics));
+            Partitions::new(config.node_id, Arc::clone(&config), Arc::clone(&storage), Arc::clone(&metrics), fetchers);
         let (control, control_thread) = control::start(ControlOptions {
             config: Arc::clone(&config),
             disk,
@@ -200,11 +205,12 @@ impl Node {
             applied_sender.send_replace(offset);
         };
         let partitions_thread = partitions.start(report).map_err(StartError::Thread)?;
+        let asking = Asking { node_id: config.node_id, control: control.clone() };
+        tokio::spawn(Arc::clone(&partitions.isr_changes).run(Arc::new(asking)));
         let housekeeper = Housekeeper::start(Arc::clone(&partitions), &config).map_err(StartError::Thread)?;
         let mover = Mover::start(&partitions, &control, &config).map_err(StartError::Thread)?;
         let cleaner = Cleaner::start(Arc::clone(&partitions)).map_err(StartError::Thread)?;
 
-        let (draining, draining_receiver) = watch::channel(false);
         let (stopped, stopped_receiver) = watch::channel(false);
         let groups =
             Groups::start(config.node_id, &config, Arc::clone(&partitions), control.clone(), draining_receiver.clone());

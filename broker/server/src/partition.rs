@@ -4,7 +4,9 @@
 //! held for one append or one look-up, never over a network wait or a sync. An I/O error takes the whole log directory out
 //! of service, as nothing in it can be trusted any more.
 
+mod following;
 mod future;
+mod leading;
 mod reading;
 mod standing;
 mod syncing;
@@ -14,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::Atomi
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use gregor_log::{AppendError, AppendInfo, Appended, CheckpointKind, LogError, PartitionLog, ReadError};
-use gregor_replication::{LeaderState, PartitionAssignment, check_leader_epoch};
+use gregor_replication::{FollowerState, LeaderState, PartitionAssignment, Registration, check_leader_epoch};
 use gregor_types::{
     BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId, TopicPartition,
 };
@@ -24,13 +26,16 @@ use tokio::sync::watch;
 use crate::{
     fetch_sessions::Waiters,
     held_log::HeldLog,
+    isr_changes::IsrChanges,
     metrics::TopicMetrics,
     storage::Directory,
     topic_settings::TopicSettings,
     waiters::{Waiter, WaiterList},
 };
 
+pub(crate) use following::leader_marks;
 pub(crate) use future::{CopyStep, Future, MoveError, Swap};
+pub(crate) use leading::FollowerReader;
 pub(crate) use reading::{Isolation, Query, Read};
 pub(crate) use standing::Standing;
 pub(crate) use topic_id::TopicIdStep;
@@ -48,6 +53,8 @@ pub(crate) struct Partition {
     home: ArcSwap<Directory>,
     /// Its topic's counters.
     pub(crate) metrics: TopicMetrics,
+    /// Where its leader asks for other in-sync replicas.
+    isr_changes: Arc<IsrChanges>,
     /// Whether the flusher has it in its queue.
     flush_queued: AtomicBool,
     /// Whether its first append should wait for its topic's id.
@@ -81,8 +88,8 @@ pub(crate) struct State {
 enum Role {
     /// It leads.
     Leader(LeaderState),
-    /// Another node leads, or none; this is the high watermark that was known last.
-    Follower { leader: Option<BrokerId>, leader_epoch: LeaderEpoch, high_watermark: Offset },
+    /// Another node leads, or none.
+    Follower(FollowerState),
 }
 
 /// What a produced batch came to.
@@ -111,10 +118,10 @@ impl Partition {
         log: HeldLog,
         high_watermark: Offset,
         settings: Arc<TopicSettings>,
-        metrics: TopicMetrics,
+        (metrics, isr_changes): (TopicMetrics, Arc<IsrChanges>),
     ) -> Self {
         let high_watermark = high_watermark.clamp(log.start_offset(), log.end_offset());
-        let role = Role::Follower { leader: None, leader_epoch: LeaderEpoch::NONE, high_watermark };
+        let role = Role::Follower(FollowerState::new(None, LeaderEpoch::NONE, high_watermark));
         let state = State { log, generation: 0, role, settings, uncommitted_bytes: 0, unflushed: None };
         Self {
             topic,
@@ -122,6 +129,7 @@ impl Partition {
             index,
             home: ArcSwap::from(directory),
             metrics,
+            isr_changes,
             flush_queued: AtomicBool::new(false),
             topic_id_awaited: AtomicBool::new(false),
             state: Mutex::new(state),
@@ -178,12 +186,13 @@ impl Partition {
         }
     }
 
-    /// Takes the role that the metadata gives.
+    /// Takes the role that the metadata gives. `registered` tells how it knows the other brokers.
     pub(crate) fn set_role(
         self: &Arc<Self>,
         me: BrokerId,
         leader: Option<BrokerId>,
         assignment: &PartitionAssignment,
+        registered: impl Fn(BrokerId) -> Option<Registration>,
         now: Timestamp,
     ) {
         let mut state = self.lock();
@@ -191,6 +200,7 @@ impl Partition {
             && leading.leader_epoch() == assignment.leader_epoch
         {
             let moved = leading.on_assignment(assignment, now);
+            let moved = introduce(leading, assignment, registered, now).or(moved);
             state.on_high_watermark(moved, &self.waiters);
             return;
         }
@@ -207,13 +217,14 @@ impl Partition {
                 // What the last run left unsynced would be invisible until somebody appends.
                 self.home.load().request_flush(self);
             }
+            introduce(&mut leading, assignment, registered, now);
             state.role = Role::Leader(leading);
             // Who waits under the former leadership is told that it is over.
             self.lock_waiters().wake_all();
             let committed = state.high_watermark();
             state.on_high_watermark(Some(committed), &self.waiters);
         } else {
-            state.role = Role::Follower { leader, leader_epoch: assignment.leader_epoch, high_watermark };
+            state.role = Role::Follower(FollowerState::new(leader, assignment.leader_epoch, high_watermark));
             self.lock_waiters().wake_all();
         }
     }
@@ -289,6 +300,9 @@ impl Partition {
             // A sealed segment is synced in the background, or a recovery would have to read all of it again.
             let sealed = log.has_unsynced_sealed_segments();
             let moved = leader.on_append(required, now);
+            if !leader.is_alone() {
+                self.lock_waiters().on_append(u32::try_from(batch.size()).unwrap_or(u32::MAX));
+            }
             let flush_after = settings.flush_messages;
             state.uncommitted_bytes = state.uncommitted_bytes.saturating_add(batch.size() as u32);
             state.on_high_watermark(moved, &self.waiters);
@@ -382,7 +396,7 @@ impl Partition {
     pub(crate) fn leadership(&self, me: BrokerId) -> (Option<BrokerId>, LeaderEpoch) {
         match &self.lock().role {
             Role::Leader(leader) => (Some(me), leader.leader_epoch()),
-            Role::Follower { leader, leader_epoch, .. } => (*leader, *leader_epoch),
+            Role::Follower(follower) => (follower.leader(), follower.leader_epoch()),
         }
     }
 
@@ -451,6 +465,16 @@ impl Partition {
     }
 }
 
+/// Tells a leader how the metadata knows each replica; the high watermark, where that moved it.
+fn introduce(
+    leader: &mut LeaderState,
+    assignment: &PartitionAssignment,
+    registered: impl Fn(BrokerId) -> Option<Registration>,
+    now: Timestamp,
+) -> Option<Offset> {
+    assignment.replicas.iter().fold(None, |moved, id| leader.on_registration(*id, registered(*id), now).or(moved))
+}
+
 impl State {
     fn leader(&self, current_leader_epoch: LeaderEpoch) -> Result<&LeaderState, ErrorCode> {
         match &self.role {
@@ -458,8 +482,8 @@ impl State {
                 leader.check_epoch(current_leader_epoch)?;
                 Ok(leader)
             }
-            Role::Follower { leader_epoch, .. } => {
-                check_leader_epoch(current_leader_epoch, *leader_epoch)?;
+            Role::Follower(follower) => {
+                check_leader_epoch(current_leader_epoch, follower.leader_epoch())?;
                 Err(ErrorCode::NotLeaderOrFollower)
             }
         }
@@ -468,7 +492,7 @@ impl State {
     fn high_watermark(&self) -> Offset {
         match &self.role {
             Role::Leader(leader) => leader.high_watermark(),
-            Role::Follower { high_watermark, .. } => *high_watermark,
+            Role::Follower(follower) => follower.high_watermark(),
         }
     }
 

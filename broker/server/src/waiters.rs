@@ -34,6 +34,8 @@ pub(crate) enum Waited {
 #[derive(Debug, Default)]
 pub(crate) struct WaiterList {
     fetches: Vec<Arc<Waiter>>,
+    /// Followers, which wait for appends and not for commits.
+    followers: Vec<Arc<Waiter>>,
     produces: Vec<(Offset, Arc<Waiter>)>,
     syncs: Vec<(Offset, Arc<Waiter>)>,
     sessions: Vec<Watching>,
@@ -176,6 +178,19 @@ impl WaiterList {
         self.fetches.push(Arc::clone(waiter));
     }
 
+    /// A follower's fetch waits for bytes.
+    pub(crate) fn add_follower(&mut self, waiter: &Arc<Waiter>) {
+        self.followers.push(Arc::clone(waiter));
+    }
+
+    /// The leader's log has that many bytes more.
+    pub(crate) fn on_append(&mut self, bytes: u32) {
+        self.followers.retain(|waiter| {
+            waiter.count_down(bytes.max(1));
+            !waiter.is_done()
+        });
+    }
+
     /// A produce waits for everything before `offset` to be committed.
     pub(crate) fn add_produce(&mut self, offset: Offset, waiter: &Arc<Waiter>) {
         self.produces.push((offset, Arc::clone(waiter)));
@@ -211,6 +226,7 @@ impl WaiterList {
     /// The waiter has what it needs, or gave up.
     pub(crate) fn remove(&mut self, waiter: &Arc<Waiter>) {
         self.fetches.retain(|other| !Arc::ptr_eq(other, waiter));
+        self.followers.retain(|other| !Arc::ptr_eq(other, waiter));
         self.produces.retain(|(_, other)| !Arc::ptr_eq(other, waiter));
         self.syncs.retain(|(_, other)| !Arc::ptr_eq(other, waiter));
     }
@@ -232,7 +248,7 @@ impl WaiterList {
 
     /// The partition changed in a way that no waiter waits for: leadership, deletion, a failed directory.
     pub(crate) fn wake_all(&mut self) {
-        self.fetches.drain(..).for_each(|waiter| waiter.wake());
+        self.fetches.drain(..).chain(self.followers.drain(..)).for_each(|waiter| waiter.wake());
         let awaiting = self.produces.drain(..).chain(self.syncs.drain(..));
         awaiting.for_each(|(_, waiter)| waiter.count_down(1));
         self.tell_sessions();
@@ -240,7 +256,7 @@ impl WaiterList {
 
     /// How many requests wait here. A session that is to be told is none.
     pub(crate) fn len(&self) -> usize {
-        self.fetches.len() + self.produces.len() + self.syncs.len()
+        self.fetches.len() + self.followers.len() + self.produces.len() + self.syncs.len()
     }
 
     /// How many sessions are to be told.

@@ -1,4 +1,4 @@
-//! Fetch: gives consumers the records of partitions this broker leads.
+//! Fetch: gives consumers and followers the records of partitions this broker leads.
 //!
 //! The read is planned under each partition's lock; the bytes leave later, by the kernel. What would have to wait, for the
 //! disk or for an append that holds the lock, is planned and read ahead on a thread that may.
@@ -7,34 +7,30 @@
 //! something to tell; the others wake the task once they do, and join. What one fetch of a connection used the next one uses again, so
 //! that a warm fetch allocates nothing.
 
+mod answer;
+
 use std::{
-    collections::HashSet,
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use gregor_log::{EpochEndOffset, ReadPlan};
-use gregor_replication::NotAReplica;
-use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, TopicId};
-use gregor_wire::{
-    EncodeError,
-    fetch::{FetchResponseWriter, FetchView, FetchedPartition, NodeEndpoint, ResponsePlan},
-};
+use gregor_replication::Registration;
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, LeaderEpoch, Offset, TopicId};
+use gregor_wire::fetch::{FetchResponseWriter, FetchView, ResponsePlan};
 use tokio::time::Instant;
 
 use crate::{
-    api::{Context, leader_of},
+    api::{Context, registration_of},
     close::Close,
     fetch_sessions::{Opened, SessionRequest, Shown, TopicRef, WantedPartition},
-    partition::{Isolation, Partition, Query, Read},
+    partition::{FollowerReader, Isolation, Partition, Query, Read},
     waiters::{Changes, Waited, Waiter},
 };
 
 /// From this version on a topic is named by its id (KIP-516).
 const FIRST_VERSION_BY_ID: i16 = 13;
-/// From this version on an error names the right leader (KIP-951).
-const FIRST_VERSION_WITH_LEADER: i16 = 16;
 /// A request never asks to sleep for longer than this.
 const WAIT_MAX: Duration = Duration::from_mins(10);
 
@@ -50,6 +46,10 @@ struct Found {
     partition: Option<Arc<Partition>>,
     /// Whether it could not be read without waiting when that was tried last.
     is_blocked: bool,
+    /// Who asks, where that is a follower.
+    follower: Option<Arc<Follower>>,
+    /// Whether the leader knows how far it is.
+    is_noted: bool,
     error: ErrorCode,
     high_watermark: i64,
     last_stable_offset: i64,
@@ -68,11 +68,19 @@ struct Limits {
     is_follower: bool,
 }
 
+/// The broker that fetches as a follower.
+struct Follower {
+    id: BrokerId,
+    epoch: BrokerEpoch,
+    registration: Option<Registration>,
+}
+
 /// A request that is understood, and what it still needs.
 struct Begun {
     opened: Opened,
     session: SessionRequest,
     limits: Limits,
+    follower: Option<Arc<Follower>>,
     deadline: Instant,
 }
 
@@ -130,34 +138,44 @@ impl Fetching {
         } else {
             sessions.open_full(session)
         };
+        let follower = (request.replica_id >= 0).then(|| {
+            let id = BrokerId(request.replica_id);
+            let registration = registration_of(&context.broker.image(), id);
+            Arc::new(Follower { id, epoch: BrokerEpoch(request.replica_epoch), registration })
+        });
         self.found.clear();
         match &opened {
             Opened::Incremental(..) => {
-                self.join(context, &opened);
+                self.join(context, &opened, follower.as_ref());
             }
             Opened::Full | Opened::Sessionless => {
-                self.found.extend(wanted(&request, body, by_id).map(|wanted| look_up(context, wanted)));
+                self.found
+                    .extend(wanted(&request, body, by_id).map(|wanted| look_up(context, wanted, follower.as_ref())));
             }
         }
         let max_bytes = request.max_bytes.clamp(0, context.broker.config.fetch_max_bytes) as u32;
         let limits = Limits {
             max_bytes,
             min_bytes: u64::from(u32::try_from(request.min_bytes).unwrap_or(0).min(max_bytes)),
-            isolation: if session.reads_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted },
-            is_follower: request.replica_id >= 0,
+            isolation: match (&follower, session.reads_committed) {
+                (Some(_), _) => Isolation::LogEnd,
+                (None, true) => Isolation::ReadCommitted,
+                (None, false) => Isolation::ReadUncommitted,
+            },
+            is_follower: follower.is_some(),
         };
         let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
-        Ok(Ok(Begun { opened, session, limits, deadline: context.received_at + max_wait }))
+        Ok(Ok(Begun { opened, session, limits, follower, deadline: context.received_at + max_wait }))
     }
 
     /// Looks at what else of a session may have something to tell by now. False where a later request has taken it over.
-    fn join(&mut self, context: &Context, opened: &Opened) -> bool {
+    fn join(&mut self, context: &Context, opened: &Opened, follower: Option<&Arc<Follower>>) -> bool {
         let Opened::Incremental(session, epoch) = opened else { return true };
         let before = self.found.len();
         let found = &mut self.found;
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
         let is_ours = session.visit(*epoch, |visited| {
-            let looked_up = look_up(context, visited.wanted.clone());
+            let looked_up = look_up(context, visited.wanted.clone(), follower);
             let waiters = looked_up.partition.as_ref().map(|partition| Arc::clone(partition.waiters()));
             found.push(Found { slot: visited.slot, order: visited.order, ..looked_up });
             waiters
@@ -170,7 +188,7 @@ impl Fetching {
 
     /// Reads, and where there is too little sleeps and reads again.
     async fn find(&mut self, context: &Context, begun: &Begun) -> Result<(), Close> {
-        let Begun { opened, limits, deadline, .. } = begun;
+        let Begun { opened, limits, follower, deadline, .. } = begun;
         let mut bytes = self.read(context, limits).await?;
         while bytes < limits.min_bytes
             && *deadline > Instant::now()
@@ -179,10 +197,10 @@ impl Fetching {
         {
             let missing = u32::try_from(limits.min_bytes - bytes).unwrap_or(u32::MAX);
             let waiter = Waiter::again(&mut self.waiter, missing);
-            let mut registered = Registered::new(waiter, &mut self.found);
+            let mut registered = Registered::new(waiter, &mut self.found, limits.is_follower);
             if !registered.hear_of_changes(opened) {
                 drop(registered);
-                if !self.join(context, opened) {
+                if !self.join(context, opened, follower.as_ref()) {
                     break;
                 }
                 bytes = self.read(context, limits).await?;
@@ -204,7 +222,7 @@ impl Fetching {
                 () = context.broker.drained() => false,
             };
             drop(registered);
-            let is_ours = self.join(context, opened);
+            let is_ours = self.join(context, opened, follower.as_ref());
             bytes = self.read(context, limits).await?;
             if !woken || !is_ours {
                 break;
@@ -263,8 +281,8 @@ impl Fetching {
                 id
             }
         };
-        count(context, &self.found);
-        self.response = write(context, std::mem::take(&mut self.response), session_id, &self.found)?;
+        answer::count(context, &self.found, &begun.limits);
+        self.response = answer::write(context, std::mem::take(&mut self.response), session_id, &self.found)?;
         Ok(())
     }
 
@@ -291,6 +309,7 @@ fn wanted<'a>(
             fetch_offset: partition.fetch_offset,
             current_leader_epoch: partition.current_leader_epoch,
             last_fetched_epoch: partition.last_fetched_epoch,
+            log_start_offset: partition.log_start_offset,
             max_bytes: partition.partition_max_bytes,
         })
     })
@@ -324,9 +343,14 @@ struct Registered<'a> {
 }
 
 impl<'a> Registered<'a> {
-    fn new(waiter: Arc<Waiter>, found: &'a mut Vec<Found>) -> Self {
+    fn new(waiter: Arc<Waiter>, found: &'a mut Vec<Found>, is_follower: bool) -> Self {
         for partition in found.iter().filter_map(|found| found.partition.as_ref()) {
-            partition.lock_waiters().add_fetch(&waiter);
+            let mut waiters = partition.lock_waiters();
+            if is_follower {
+                waiters.add_follower(&waiter);
+            } else {
+                waiters.add_fetch(&waiter);
+            }
         }
         Self { waiter, found, session: None }
     }
@@ -351,7 +375,7 @@ impl Drop for Registered<'_> {
     }
 }
 
-fn look_up(context: &Context, wanted: WantedPartition) -> Found {
+fn look_up(context: &Context, wanted: WantedPartition, follower: Option<&Arc<Follower>>) -> Found {
     let (partitions, index) = (&context.broker.partitions, wanted.partition);
     // Only who asks in vain needs the image.
     let image = || context.broker.image();
@@ -371,6 +395,8 @@ fn look_up(context: &Context, wanted: WantedPartition) -> Found {
         wanted,
         partition,
         is_blocked: false,
+        follower: follower.cloned(),
+        is_noted: false,
         error,
         high_watermark: -1,
         last_stable_offset: -1,
@@ -387,7 +413,7 @@ fn read_all(found: &mut [Found], limits: &Limits) -> u64 {
     for found in found {
         let Some(partition) = &found.partition else { continue };
         let query = found.query(limits, bytes);
-        let read = query.and_then(|query| partition.read(&query)).and_then(|read| {
+        let read = partition.read(&query).and_then(|read| {
             if !read.plan.is_cached() {
                 partition.read_ahead(&read.plan)?;
             }
@@ -405,10 +431,7 @@ fn read_now(context: &Context, found: &mut [Found], limits: &Limits) -> Option<u
     let mut bytes = 0;
     for found in found {
         let Some(partition) = &found.partition else { continue };
-        let read = match found.query(limits, bytes) {
-            Ok(query) => partition.read_now(&query),
-            Err(error) => Some(Err(error)),
-        };
+        let read = partition.read_now(&found.query(limits, bytes));
         found.is_blocked = read.is_none();
         found.take(read?);
         bytes += found.plan.len();
@@ -418,26 +441,31 @@ fn read_now(context: &Context, found: &mut [Found], limits: &Limits) -> Option<u
 
 impl Found {
     /// KIP-74: the first batch of the first partition that has any is given whole, however large it is.
-    fn query(&self, limits: &Limits, bytes_before: u64) -> Result<Query, ErrorCode> {
-        if limits.is_follower {
-            return Err(ErrorCode::from(NotAReplica(BrokerId::NONE)));
-        }
+    fn query(&self, limits: &Limits, bytes_before: u64) -> Query {
         let wanted = &self.wanted;
         let bytes_left = u64::from(limits.max_bytes).saturating_sub(bytes_before) as u32;
-        Ok(Query {
+        Query {
             from: Offset(wanted.fetch_offset),
             current_leader_epoch: LeaderEpoch(wanted.current_leader_epoch),
             last_fetched_epoch: LeaderEpoch(wanted.last_fetched_epoch),
             max_bytes: bytes_left.min(u32::try_from(wanted.max_bytes).unwrap_or(0)),
             min_one_batch: bytes_before == 0,
             isolation: limits.isolation,
-        })
+            follower: self.follower.as_deref().map(|follower| FollowerReader {
+                replica: follower.id,
+                broker_epoch: follower.epoch,
+                log_start: Offset(wanted.log_start_offset),
+                registration: follower.registration,
+                is_noted: self.is_noted,
+            }),
+        }
     }
 
     fn take(&mut self, read: Result<Read, ErrorCode>) {
         match read {
             Ok(read) => {
                 self.error = ErrorCode::None;
+                self.is_noted = true;
                 self.high_watermark = read.marks.high_watermark.value();
                 self.last_stable_offset = read.marks.last_stable_offset.value();
                 self.log_start = read.marks.log_start.value();
@@ -486,84 +514,4 @@ impl Found {
     fn same_topic(&self, other: &Self) -> bool {
         self.wanted.topic == other.wanted.topic
     }
-}
-
-fn count(context: &Context, found: &[Found]) {
-    let all = context.broker.metrics.all_topics();
-    for found in found {
-        if found.error != ErrorCode::None {
-            context.broker.metrics.on_error("Fetch", found.error);
-            all.failed_fetch.inc();
-        }
-        if let Some(partition) = &found.partition {
-            partition.metrics.fetch_requests.inc();
-            partition.metrics.bytes_out.inc_by(found.plan.len());
-            all.bytes_out.inc_by(found.plan.len());
-        }
-    }
-}
-
-fn write(
-    context: &Context,
-    reused: ResponsePlan<ReadPlan>,
-    session_id: i32,
-    found: &[Found],
-) -> Result<ResponsePlan<ReadPlan>, Close> {
-    let topics = || found.chunk_by(Found::same_topic);
-    let version = context.api_version;
-    let mut writer =
-        FetchResponseWriter::new(reused, context.correlation_id, version, 0, 0, session_id, topics().count())?;
-    let mut leaders = HashSet::new();
-    for topic in topics() {
-        let (name, id) = match &topic[0].wanted.topic {
-            TopicRef::Name(name) => (name.as_str(), TopicId::ZERO),
-            TopicRef::Id(id) => ("", *id),
-        };
-        writer.topic(name, id, topic.len())?;
-        for found in topic {
-            let asked_wrongly = matches!(found.error, ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch);
-            let leader = (asked_wrongly && version >= FIRST_VERSION_WITH_LEADER)
-                .then(|| leader_of(&context.broker.image(), name, id, found.wanted.partition))
-                .flatten();
-            leaders.extend(leader.map(|(leader, _)| leader));
-            write_partition(&mut writer, found, leader)?;
-        }
-    }
-    if leaders.is_empty() {
-        return Ok(writer.finish(&[])?);
-    }
-    let image = context.broker.image();
-    let endpoints: Vec<_> =
-        leaders.iter().filter_map(|leader| Some((*leader, context.endpoint_of(&image, *leader)?))).collect();
-    let endpoints: Vec<_> = endpoints
-        .iter()
-        .map(|(leader, (host, port, rack))| NodeEndpoint {
-            node_id: leader.value(),
-            host,
-            port: i32::from(*port),
-            rack: rack.as_deref(),
-        })
-        .collect();
-    Ok(writer.finish(&endpoints)?)
-}
-
-fn write_partition(
-    writer: &mut FetchResponseWriter<ReadPlan>,
-    found: &Found,
-    leader: Option<(BrokerId, LeaderEpoch)>,
-) -> Result<(), EncodeError> {
-    let partition = FetchedPartition {
-        partition_index: found.wanted.partition,
-        error_code: found.error.code(),
-        high_watermark: found.high_watermark,
-        last_stable_offset: found.last_stable_offset,
-        log_start_offset: found.log_start,
-        diverging_epoch: found.diverging.map(|end| (end.leader_epoch.value(), end.end_offset.value())),
-        current_leader: leader.map(|(leader, epoch)| (leader.value(), epoch.value())),
-        snapshot_id: None,
-        aborted_transactions: found.aborted.as_deref(),
-        preferred_read_replica: -1,
-    };
-    let length = usize::try_from(found.plan.len()).unwrap_or(usize::MAX);
-    writer.partition(&partition, Some((found.plan.clone(), length)))
 }

@@ -9,6 +9,7 @@ use gregor_authentication::Principal;
 use gregor_config::BrokerConfig;
 use gregor_messages::ApiKey;
 use gregor_metadata::MetadataImage;
+use gregor_replication::Registration;
 use gregor_types::{BrokerId, KString, LeaderEpoch, PartitionIndex, Timestamp, TopicId};
 use gregor_wire::Message;
 use tokio::{sync::watch, time::Instant};
@@ -184,6 +185,12 @@ impl Context {
         let header_version = self.api_key.response_header_version(self.api_version);
         Reply::message(self.correlation_id, header_version, response, self.api_version)
     }
+}
+
+/// How the metadata knows a broker, as far as replication looks at it.
+pub(crate) fn registration_of(image: &gregor_metadata::Image, broker: BrokerId) -> Option<Registration> {
+    let cluster = image.cluster();
+    cluster.broker(broker).map(|known| Registration { epoch: known.epoch, active: cluster.is_active(broker) })
 }
 
 /// Who leads a partition, by the metadata: named by id where `topic` is empty.

@@ -41,6 +41,8 @@ pub(crate) struct WantedPartition {
     pub(crate) current_leader_epoch: i32,
     /// The epoch of the last record that it has, or -1.
     pub(crate) last_fetched_epoch: i32,
+    /// Where the log of a follower starts, or -1.
+    pub(crate) log_start_offset: i64,
     /// Bytes at most.
     pub(crate) max_bytes: i32,
 }

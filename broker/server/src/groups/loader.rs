@@ -45,6 +45,7 @@ fn read(partition: &Arc<Partition>, shard: &mut Shard<GroupCoordinator>) -> Resu
             max_bytes: READ_BYTES,
             min_one_batch: true,
             isolation: Isolation::LogEnd,
+            follower: None,
         });
         let read = read.map_err(LoadError::Refused)?;
         let bytes = read.plan.read_all()?;

@@ -33,6 +33,8 @@ pub(crate) struct Future {
     announced: bool,
     /// Whether an earlier run left it. Of a compacted log it may hold records whose tombstones are gone since: it begins anew.
     is_found: bool,
+    /// Whether the log was cut, so that the copy may hold what the log does not.
+    is_outdated: bool,
 }
 
 #[derive(Debug)]
@@ -82,7 +84,14 @@ impl Future {
     /// A new, empty copy.
     pub(crate) fn new(directory: Arc<Directory>, log: PartitionLog) -> Self {
         let start = watch::Sender::new(log.start_offset());
-        Self { directory, log: FutureLog::Open(Box::new(log)), start, announced: false, is_found: false }
+        Self {
+            directory,
+            log: FutureLog::Open(Box::new(log)),
+            start,
+            announced: false,
+            is_found: false,
+            is_outdated: false,
+        }
     }
 
     /// A copy that an earlier run left, and that had to be checked.
@@ -93,7 +102,14 @@ impl Future {
     /// A copy that an earlier run left.
     pub(crate) fn found(directory: Arc<Directory>, log: RestingLog) -> Self {
         let start = watch::Sender::new(log.start_offset());
-        Self { directory, log: FutureLog::Found(Box::new(log)), start, announced: false, is_found: true }
+        Self {
+            directory,
+            log: FutureLog::Found(Box::new(log)),
+            start,
+            announced: false,
+            is_found: true,
+            is_outdated: false,
+        }
     }
 
     /// The log, to be given up.
@@ -150,6 +166,15 @@ impl Future {
 }
 
 impl Partition {
+    /// Runs something that cuts the log, after which a copy of it begins anew.
+    pub(super) fn outdate_future<T>(&self, cut: impl FnOnce() -> T) -> T {
+        let mut held = self.lock_future();
+        if let Some(future) = &mut *held {
+            future.is_outdated = true;
+        }
+        cut()
+    }
+
     fn lock_future(&self) -> MutexGuard<'_, Option<Future>> {
         self.future.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,6 +239,7 @@ impl Partition {
         let mut held = self.lock_future();
         let Some(future) = &mut *held else { return Ok(CopyStep::Gone) };
         let is_found = std::mem::take(&mut future.is_found);
+        let is_outdated = std::mem::take(&mut future.is_outdated);
         let copy = future.open(self, now)?;
         let look = |log: &mut PartitionLog, _| {
             copy.set_config(Arc::clone(log.config()));
@@ -225,7 +251,7 @@ impl Partition {
             Some(None) => return Ok(CopyStep::Copied(0)),
             Some(Some(source)) => source,
         };
-        if is_found && copy.config().compact {
+        if is_outdated || (is_found && copy.config().compact) {
             copy.truncate_fully_and_start_at(source.start_offset, now).map_err(MoveError::Target)?;
         }
         copy.follow_source(&source, now).map_err(MoveError::Target)?;
@@ -269,6 +295,9 @@ impl Partition {
     pub(crate) fn swap(&self, tries: u32, unique: Uuid, now: Timestamp) -> Result<Swap, MoveError> {
         let mut held = self.lock_future();
         let Some(future) = &mut *held else { return Ok(Swap::Gone) };
+        if future.is_outdated {
+            return Ok(Swap::NotYet);
+        }
         let target = Arc::clone(&future.directory);
         let copy = future.open(self, now)?;
         let mut state = self.lock();

@@ -3,12 +3,17 @@
 //! `api/fetch.rs` first asks by [`Partition::read_now`], which waits for nothing: neither for the disk nor for an append that
 //! holds the lock. What that cannot tell a thread that may block asks by [`Partition::read`], as the group coordinator does.
 
-use std::{io, sync::MutexGuard, thread};
+use std::{
+    io,
+    sync::{Arc, MutexGuard},
+    thread,
+};
 
 use gregor_log::{AbortedTransaction, EpochEndOffset, LogError, ReadError, ReadPlan, ReadRequest, disk};
+use gregor_replication::{History, compare_history};
 use gregor_types::{ErrorCode, LeaderEpoch, Offset};
 
-use super::{Partition, State};
+use super::{FollowerReader, Partition, State, following::end_of_epoch};
 
 /// A lock that is still held after so many turns of other threads is held by an append that takes long.
 const LOCK_TRIES: u32 = 1_000;
@@ -63,6 +68,8 @@ pub(crate) struct Query {
     pub(crate) min_one_batch: bool,
     /// What it may see.
     pub(crate) isolation: Isolation,
+    /// Who asks, where that is a follower.
+    pub(crate) follower: Option<FollowerReader>,
 }
 
 /// Why a read gives nothing.
@@ -75,13 +82,13 @@ enum Failed {
 
 impl Partition {
     /// Plans a read by a consumer (of the leader alone) or by a follower. Waits for the disk, and for whoever has the lock.
-    pub(crate) fn read(&self, query: &Query) -> Result<Read, ErrorCode> {
+    pub(crate) fn read(self: &Arc<Self>, query: &Query) -> Result<Read, ErrorCode> {
         self.check_online()?;
         self.plan(self.lock(), query).map_err(|failed| self.on_failed(failed))
     }
 
     /// The same, of what is in memory: `None` where it would have to wait.
-    pub(crate) fn read_now(&self, query: &Query) -> Option<Result<Read, ErrorCode>> {
+    pub(crate) fn read_now(self: &Arc<Self>, query: &Query) -> Option<Result<Read, ErrorCode>> {
         if let Err(error) = self.check_online() {
             return Some(Err(error));
         }
@@ -121,19 +128,25 @@ impl Partition {
         self.try_lock()
     }
 
-    fn plan(&self, mut state: MutexGuard<'_, State>, query: &Query) -> Result<Read, Failed> {
-        let Query { from, current_leader_epoch, last_fetched_epoch, max_bytes, min_one_batch, isolation } = *query;
-        let leader = state.leader(current_leader_epoch)?;
-        let high_watermark = leader.high_watermark();
+    fn plan(self: &Arc<Self>, mut state: MutexGuard<'_, State>, query: &Query) -> Result<Read, Failed> {
+        let Query { from, current_leader_epoch, last_fetched_epoch, max_bytes, min_one_batch, isolation, follower } =
+            *query;
+        let mut high_watermark = state.leader(current_leader_epoch)?.high_watermark();
         let State { log, settings, .. } = &mut *state;
         let log = self.usable(log, settings)?;
-        let marks = Marks {
+        let mut marks = Marks {
             high_watermark,
             last_stable_offset: log.last_stable_offset(high_watermark),
             log_start: log.start_offset(),
         };
-        if let Some(diverging) = log.diverging(from, last_fetched_epoch) {
-            return Ok(Read { plan: ReadPlan::default(), marks, aborted: None, diverging: Some(diverging) });
+        let here = end_of_epoch(log, last_fetched_epoch);
+        match compare_history(from, last_fetched_epoch, marks.log_start, here) {
+            History::Same => {}
+            History::OutOfRange => return Err(Failed::Refused(ErrorCode::OffsetOutOfRange)),
+            History::Diverged(end) => {
+                let diverging = Some(EpochEndOffset { leader_epoch: end.epoch, end_offset: end.end });
+                return Ok(Read { plan: ReadPlan::default(), marks, aborted: None, diverging });
+            }
         }
         let upper_bound = match isolation {
             Isolation::ReadUncommitted => high_watermark,
@@ -144,6 +157,13 @@ impl Partition {
         if from < marks.log_start || from > log.end_offset() {
             return Err(Failed::Refused(ErrorCode::OffsetOutOfRange));
         }
+        if let Some(follower) = &follower {
+            self.note_fetch(&mut state, query, follower)?;
+            high_watermark = state.high_watermark();
+            marks.high_watermark = high_watermark;
+        }
+        let State { log, settings, .. } = &mut *state;
+        let log = self.usable(log, settings)?;
         let mut read = Read { plan: ReadPlan::default(), marks, aborted: None, diverging: None };
         if isolation == Isolation::ReadCommitted {
             read.aborted = Some(Vec::new());

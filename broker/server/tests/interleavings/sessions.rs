@@ -54,6 +54,7 @@ fn session(partitions: i32) -> Session {
             fetch_offset: 0,
             current_leader_epoch: -1,
             last_fetched_epoch: -1,
+            log_start_offset: -1,
             max_bytes: 1,
         };
         session.put(wanted, Some((0, 0)));

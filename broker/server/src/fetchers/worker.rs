@@ -1,0 +1,209 @@
+//! One fetcher's task: asks its leader, and has what follows done to the logs on a thread that may wait for the disk.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use gregor_messages::{FetchResponse, ListOffsetsResponse};
+use gregor_replication::{Fetcher, FollowedPartition, FollowerStep, NextRequest, OffsetLookUp};
+use gregor_types::{ErrorCode, LeaderEpoch, PartitionIndex, Timestamp};
+use tokio::sync::Notify;
+
+use super::{Leader, Shared, name, requests};
+use crate::{clock::now, partition::Partition};
+
+/// Slept at most before the clock is looked at again.
+const SLEEP_MAX: Duration = Duration::from_mins(1);
+
+/// What a fetcher is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    Follow(Arc<Partition>, LeaderEpoch),
+    Unfollow(FollowedPartition),
+}
+
+/// What the fetcher's task has not read yet.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    commands: Mutex<Vec<Command>>,
+    address: Mutex<Option<String>>,
+    arrived: Notify,
+}
+
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    /// The leader, and where it was when the connection was made.
+    leader: Option<(String, Arc<dyn Leader>)>,
+}
+
+/// What goes to the thread that may wait, and comes back.
+struct Work {
+    fetcher: Fetcher,
+    partitions: HashMap<FollowedPartition, Arc<Partition>>,
+}
+
+impl Inbox {
+    pub(super) fn send(&self, command: Command) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        self.arrived.notify_one();
+    }
+
+    pub(super) fn set_address(&self, address: Option<&String>) {
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address.cloned();
+    }
+
+    fn take(&self) -> Vec<Command> {
+        std::mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>) -> Self {
+        Self { shared, inbox, leader: None }
+    }
+
+    /// Runs until the node stops.
+    pub(super) async fn run(mut self) {
+        let mut stopped = self.shared.stopped.clone();
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => {}
+            () = self.work() => tracing::error!("a fetcher ended: a step to a log had panicked"),
+        }
+    }
+
+    async fn work(&mut self) {
+        let mut work = Work { fetcher: Fetcher::new(self.shared.fetcher_config()), partitions: HashMap::new() };
+        loop {
+            let commands = self.inbox.take();
+            if !commands.is_empty() {
+                let taken = aside(work, move |work| commands.into_iter().for_each(|command| work.take(command)));
+                let Some(back) = taken.await else { return };
+                work = back;
+            }
+            let back = match work.fetcher.next(None, now()) {
+                NextRequest::Wait(until) => {
+                    self.sleep(until).await;
+                    Some(work)
+                }
+                NextRequest::LookUp(asked) => self.look_up(work, asked).await,
+                NextRequest::Fetch(plan) => {
+                    let request = requests::fetch(&self.shared, &plan);
+                    let response = match self.leader() {
+                        Some(leader) => leader.fetch(request).await,
+                        None => None,
+                    };
+                    if let Some(response) = response {
+                        aside(work, move |work| work.take_answer(plan.number, &response)).await
+                    } else {
+                        work.fetcher.on_request_failed(plan.number, now());
+                        Some(work)
+                    }
+                }
+            };
+            let Some(back) = back else { return };
+            work = back;
+        }
+    }
+
+    async fn look_up(&mut self, work: Work, asked: Vec<OffsetLookUp>) -> Option<Work> {
+        let topic_of = |partition| work.partitions.get(&partition).map(|partition| partition.topic.clone());
+        let request = requests::look_up(&self.shared, &asked, topic_of);
+        let response = match self.leader() {
+            Some(leader) => leader.list_offsets(request).await,
+            None => None,
+        };
+        aside(work, move |work| work.take_looked_up(&asked, response.as_ref())).await
+    }
+
+    async fn sleep(&self, until: Option<Timestamp>) {
+        let pause = until.map_or(SLEEP_MAX, |until| {
+            Duration::from_millis(u64::try_from(until.since(now())).unwrap_or(0)).min(SLEEP_MAX)
+        });
+        // Who comes too late is told at the next turn: the notification is kept.
+        let _ = tokio::time::timeout(pause, self.inbox.arrived.notified()).await;
+    }
+
+    /// The leader where the metadata says that it is now.
+    fn leader(&mut self) -> Option<Arc<dyn Leader>> {
+        let address = self.inbox.address.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        match &self.leader {
+            Some((known, leader)) if *known == address => Some(Arc::clone(leader)),
+            _ => {
+                let leader = (self.shared.connect)(&address);
+                self.leader = Some((address, Arc::clone(&leader)));
+                Some(leader)
+            }
+        }
+    }
+}
+
+/// Runs something where the disk may be waited for; nothing comes back of what panicked.
+async fn aside(mut work: Work, act: impl FnOnce(&mut Work) + Send + 'static) -> Option<Work> {
+    let done = tokio::task::spawn_blocking(move || {
+        act(&mut work);
+        work
+    });
+    done.await.ok()
+}
+
+impl Work {
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Follow(partition, leader_epoch) => {
+                let id = name(&partition);
+                // A log that is gone has nothing to follow with; who has it anew is told anew.
+                let Some((log, high_watermark)) = partition.followed_from() else { return };
+                self.partitions.insert(id, partition);
+                let step = self.fetcher.follow(id, leader_epoch, log, high_watermark);
+                self.act(id, step, &[]);
+            }
+            Command::Unfollow(id) => {
+                self.fetcher.unfollow(id);
+                self.partitions.remove(&id);
+            }
+        }
+    }
+
+    fn take_answer(&mut self, number: u64, response: &FetchResponse) {
+        let partitions = || {
+            response.responses.iter().flat_map(|topic| {
+                let id = |index| FollowedPartition { topic_id: topic.topic_id, partition: PartitionIndex(index) };
+                topic.partitions.iter().map(move |partition| (id(partition.partition_index), partition))
+            })
+        };
+        let error = ErrorCode::from(response.error_code);
+        let ids = partitions().map(|(id, _)| id);
+        if !self.fetcher.on_fetched(number, error, response.session_id, ids, now()) {
+            return;
+        }
+        for (id, answered) in partitions() {
+            let Some(partition) = self.partitions.get(&id).cloned() else { continue };
+            let answer = requests::answer(answered);
+            let step = self.fetcher.on_answer(id, &answer, &*partition, now());
+            self.act(id, step, answered.records.as_deref().unwrap_or_default());
+        }
+    }
+
+    fn take_looked_up(&mut self, asked: &[OffsetLookUp], response: Option<&ListOffsetsResponse>) {
+        for asked in asked {
+            let Some(partition) = self.partitions.get(&asked.partition).cloned() else { continue };
+            let answer = requests::looked_up(response, Some(&partition.topic), asked);
+            let step = self.fetcher.on_looked_up(asked, answer, &*partition, now());
+            self.act(asked.partition, step, &[]);
+        }
+    }
+
+    fn act(&mut self, id: FollowedPartition, step: FollowerStep, records: &[u8]) {
+        let Some(partition) = self.partitions.get(&id) else { return };
+        if step == FollowerStep::Nothing {
+            return;
+        }
+        match partition.follow_step(step, records, now()) {
+            Ok(log) => self.fetcher.on_log_changed(id, log, now()),
+            Err(failure) => self.fetcher.on_step_failed(id, failure, now()),
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! A partition as a follower of another broker's: appends what its fetcher fetched, cuts what its leader does not have.
+//!
+//! `fetchers/` calls it, on a thread that may wait for the disk. Each step is done only while the leadership that it was decided
+//! under is the partition's, which is looked at under the same lock.
+
+use std::sync::Arc;
+
+use gregor_log::{AppendError, LogError, PartitionLog};
+use gregor_replication::{EpochEnd, FollowerLog, FollowerStep, LeaderMarks, LogPosition, StepFailure};
+use gregor_types::{LeaderEpoch, Offset, Timestamp};
+use gregor_wire::batch::split_batches;
+
+use super::{Partition, Role, State};
+
+/// What a step fails with.
+enum Failed {
+    Append(AppendError),
+    Log(LogError),
+}
+
+impl From<AppendError> for Failed {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Log(error) => Self::Log(error),
+            error => Self::Append(error),
+        }
+    }
+}
+
+impl From<LogError> for Failed {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl Partition {
+    /// Where its log starts and ends, and the high watermark; `None` where the log cannot be used.
+    pub(crate) fn followed_from(&self) -> Option<(LogPosition, Offset)> {
+        self.check_online().ok()?;
+        self.with_log(|log, high_watermark| (position(log), high_watermark))
+    }
+
+    /// Does what the fetcher decided. Gives the log's position afterwards, also where the step was not done because the
+    /// partition's leadership has changed.
+    pub(crate) fn follow_step(
+        self: &Arc<Self>,
+        step: FollowerStep,
+        records: &[u8],
+        now: Timestamp,
+    ) -> Result<LogPosition, StepFailure> {
+        if matches!(step, FollowerStep::Truncate { .. } | FollowerStep::StartOver { .. }) {
+            self.outdate_future(|| self.do_locked(step, records, now))
+        } else {
+            self.do_locked(step, records, now)
+        }
+    }
+
+    fn do_locked(
+        self: &Arc<Self>,
+        step: FollowerStep,
+        records: &[u8],
+        now: Timestamp,
+    ) -> Result<LogPosition, StepFailure> {
+        self.check_online().map_err(|_| StepFailure::Permanent)?;
+        let mut state = self.lock();
+        let before = state.high_watermark();
+        let done = self.do_step(&mut state, step, records, now);
+        let after = state.high_watermark();
+        if after != before {
+            state.on_high_watermark(Some(after), &self.waiters);
+        }
+        let wants_flush = state.log.opened_mut().is_some_and(|log| log.has_unsynced_sealed_segments())
+            || state.unflushed.is_some_and(|(records, _)| records >= state.settings.flush_messages);
+        drop(state);
+        if wants_flush {
+            self.home.load().request_flush(self);
+        }
+        match done {
+            Ok(position) => position.ok_or(StepFailure::Permanent),
+            Err(Failed::Append(error)) => {
+                tracing::warn!(partition = %self.name(), %error, "what the leader sent cannot be appended; it is fetched again");
+                Err(StepFailure::Transient)
+            }
+            Err(Failed::Log(error)) => {
+                self.on_log_error(&error);
+                Err(if self.is_offline() { StepFailure::Permanent } else { StepFailure::Transient })
+            }
+        }
+    }
+
+    fn do_step(
+        &self,
+        state: &mut State,
+        step: FollowerStep,
+        records: &[u8],
+        now: Timestamp,
+    ) -> Result<Option<LogPosition>, Failed> {
+        let State { log, role, settings, unflushed, .. } = state;
+        let Some(log) = log.open(&settings.log)? else { return Ok(None) };
+        let (FollowerStep::Append { leader_epoch, .. }
+        | FollowerStep::Truncate { leader_epoch, .. }
+        | FollowerStep::StartOver { leader_epoch, .. }) = step
+        else {
+            return Ok(Some(position(log)));
+        };
+        let Role::Follower(follower) = role else { return Ok(Some(position(log))) };
+        if !follower.admits(leader_epoch) {
+            return Ok(Some(position(log)));
+        }
+        match step {
+            FollowerStep::Append { from, leader, .. } if from == log.end_offset() => {
+                let appended = append(log, leader_epoch, records, now)?;
+                if appended > 0 {
+                    let (records, since) = unflushed.unwrap_or((0, now));
+                    *unflushed = Some((records.saturating_add(appended), since));
+                }
+                let moved = follower.on_appended(log.start_offset(), log.end_offset(), leader);
+                if let Some(start) = moved.log_start {
+                    log.advance_start(start)?;
+                }
+            }
+            FollowerStep::Truncate { to, .. } => {
+                tracing::info!(partition = %self.name(), to = to.value(), end = log.end_offset().value(), "the log is cut back to its leader's");
+                log.truncate_to(to, now)?;
+                follower.on_cut(log.start_offset(), log.end_offset());
+            }
+            FollowerStep::StartOver { at, .. } => {
+                tracing::warn!(partition = %self.name(), at = at.value(), "the leader's log starts behind the end of ours, which begins anew there");
+                log.truncate_fully_and_start_at(at, now)?;
+                follower.on_cut(log.start_offset(), log.end_offset());
+            }
+            FollowerStep::Append { .. } | FollowerStep::Nothing => {}
+        }
+        Ok(Some(position(log)))
+    }
+}
+
+impl FollowerLog for Partition {
+    fn position(&self) -> LogPosition {
+        // A log that is gone has nothing; the step that follows says so.
+        let gone = LogPosition { start: Offset::ZERO, end: Offset::ZERO, last_epoch: LeaderEpoch::NONE };
+        self.with_log(|log, _| position(log)).unwrap_or(gone)
+    }
+
+    fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<EpochEnd> {
+        self.with_log(|log, _| end_of_epoch(log, epoch)).flatten()
+    }
+}
+
+/// Where an epoch, or the last before it, ends in a log.
+pub(super) fn end_of_epoch(log: &PartitionLog, epoch: LeaderEpoch) -> Option<EpochEnd> {
+    let end = log.end_offset_for_epoch(epoch);
+    (end.end_offset != Offset::NONE).then_some(EpochEnd { epoch: end.leader_epoch, end: end.end_offset })
+}
+
+fn position(log: &PartitionLog) -> LogPosition {
+    LogPosition { start: log.start_offset(), end: log.end_offset(), last_epoch: log.last_epoch() }
+}
+
+/// Appends the batches up to the first of a leadership that this broker has not heard of; gives how many offsets they take.
+fn append(log: &mut PartitionLog, leader_epoch: LeaderEpoch, records: &[u8], now: Timestamp) -> Result<i64, Failed> {
+    let mut known = 0;
+    for batch in split_batches(records) {
+        let batch = batch.map_err(AppendError::from)?;
+        if batch.leader_epoch > leader_epoch {
+            break;
+        }
+        known += batch.size as usize;
+    }
+    // A batch that is cut off at the end counts in no answer but one that has nothing else.
+    if known == 0 && (records.is_empty() || split_batches(records).next().is_some()) {
+        return Ok(0);
+    }
+    let before = log.end_offset();
+    let whole = if known == 0 { records } else { &records[..known] };
+    log.append_as_follower(whole, now)?;
+    Ok(log.end_offset().value() - before.value())
+}
+
+/// What a leader says of its log, in a Fetch answer.
+pub(crate) const fn leader_marks(high_watermark: i64, log_start: i64) -> LeaderMarks {
+    LeaderMarks { high_watermark: Offset(high_watermark), log_start: Offset(log_start) }
+}

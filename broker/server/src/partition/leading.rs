@@ -1,0 +1,108 @@
+//! A partition as its leader sees its followers: their fetches, their registrations, and changes of the in-sync replicas.
+//!
+//! `reading.rs` calls it for each follower's fetch, `housekeeper.rs` looks for laggards, `isr_changes.rs` brings the controller's
+//! answers. What follows from them is decided in `gregor_replication`.
+
+use std::sync::Arc;
+
+use gregor_replication::{
+    FetchRefused, FollowerFetch, IsrProposal, NotAReplica, ProposalAnswer, ProposalOutcome, Registration,
+};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, Timestamp};
+
+use super::{Partition, Query, Role, State};
+use crate::clock::now;
+
+/// Who fetches as a follower.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FollowerReader {
+    /// Who.
+    pub(crate) replica: BrokerId,
+    /// In which life; -1 where an old protocol does not say.
+    pub(crate) broker_epoch: BrokerEpoch,
+    /// Where its own log starts.
+    pub(crate) log_start: gregor_types::Offset,
+    /// How the metadata knows it.
+    pub(crate) registration: Option<Registration>,
+    /// Whether the leader knows of this fetch already: it is read again after a wait, and says nothing new then.
+    pub(crate) is_noted: bool,
+}
+
+impl Partition {
+    /// Takes in how far a follower is. Its history was compared with this log before.
+    pub(super) fn note_fetch(
+        self: &Arc<Self>,
+        state: &mut State,
+        query: &Query,
+        follower: &FollowerReader,
+    ) -> Result<(), ErrorCode> {
+        let Role::Leader(leader) = &mut state.role else { return Err(ErrorCode::NotLeaderOrFollower) };
+        if follower.is_noted {
+            return Ok(());
+        }
+        if leader.is_alone() {
+            return Err(FetchRefused::from(NotAReplica(follower.replica)).into());
+        }
+        let fetch = FollowerFetch {
+            replica: follower.replica,
+            broker_epoch: follower.broker_epoch,
+            leader_epoch: query.current_leader_epoch,
+            offset: query.from,
+            log_start: follower.log_start,
+            registration: follower.registration,
+        };
+        let progress = leader.on_fetch(fetch, now())?;
+        if let Some(proposal) = progress.proposal {
+            self.isr_changes.propose(self, proposal);
+        }
+        state.on_high_watermark(progress.high_watermark, &self.waiters);
+        Ok(())
+    }
+
+    /// Proposes to go on without the followers that have been behind for too long.
+    pub(crate) fn drop_laggards(self: &Arc<Self>, now: Timestamp) {
+        let mut state = self.lock();
+        if let Role::Leader(leader) = &mut state.role
+            && let Some(proposal) = leader.on_tick(now)
+        {
+            let isr: Vec<_> = proposal.isr.iter().map(|(member, _)| member.value()).collect();
+            tracing::info!(partition = %self.name(), ?isr, "in-sync replicas are to shrink: a follower is too far behind");
+            self.isr_changes.propose(self, proposal);
+        }
+    }
+
+    /// The metadata says something new of brokers.
+    pub(crate) fn on_registrations(&self, brokers: &[(BrokerId, Option<Registration>)], now: Timestamp) {
+        let mut state = self.lock();
+        let Role::Leader(leader) = &mut state.role else { return };
+        let mut moved = None;
+        for (broker, registration) in brokers {
+            moved = leader.on_registration(*broker, *registration, now).or(moved);
+        }
+        state.on_high_watermark(moved, &self.waiters);
+    }
+
+    /// The controller answered a proposal.
+    pub(crate) fn on_proposal_answered(
+        &self,
+        asked: &IsrProposal,
+        answer: &ProposalAnswer,
+        now: Timestamp,
+    ) -> ProposalOutcome {
+        let mut state = self.lock();
+        let Role::Leader(leader) = &mut state.role else { return ProposalOutcome::Ignored };
+        let outcome = leader.on_proposal_answered(asked, answer, now);
+        if let ProposalOutcome::Settled(moved) = outcome {
+            state.on_high_watermark(moved, &self.waiters);
+        }
+        outcome
+    }
+
+    /// Whether a proposal is still what the leader wants.
+    pub(crate) fn stands(&self, proposal: &IsrProposal) -> bool {
+        match &self.lock().role {
+            Role::Leader(leader) => leader.has_proposed(proposal),
+            Role::Follower(_) => false,
+        }
+    }
+}
