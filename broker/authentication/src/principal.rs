@@ -55,6 +55,11 @@ impl Principal {
         Self { name: Arc::from("ANONYMOUS") }
     }
 
+    /// Who a broker says that its client is.
+    pub fn forwarded(name: &str) -> Self {
+        Self { name: Arc::from(name) }
+    }
+
     /// The name without `User:`.
     pub fn name(&self) -> &str {
         &self.name

@@ -9,10 +9,14 @@ use gregor_node::{DirectoryReports, is_to_be_reported};
 use gregor_types::{BrokerEpoch, BrokerId, Offset};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
-use crate::{control::ControlHandle, partitions::Partitions};
+use crate::{
+    control::ControlHandle,
+    controller_link::{ControllerLink, LinkError},
+    partitions::Partitions,
+};
 
 /// Changes gather for so long before the replicas are looked through.
 const GATHERING: Duration = Duration::from_millis(500);
@@ -25,6 +29,7 @@ pub(crate) async fn run(
     partitions: Arc<Partitions>,
     mut applied: watch::Receiver<Offset>,
     control: ControlHandle,
+    link: Arc<ControllerLink>,
 ) {
     let start = Instant::now();
     let mut reports = DirectoryReports::default();
@@ -52,10 +57,13 @@ pub(crate) async fn run(
             }
             let now = || u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let Some(request) = reports.next_request(node_id, epoch, now()) else { break };
-            let answer = match timeout(PATIENCE, control.ask(0, request)).await {
-                Ok(Ok(response)) => Some(response),
-                Ok(Err(_)) => return,
-                Err(_) => None,
+            let answer = match link.ask(request, PATIENCE).await {
+                Ok(response) => Some(response),
+                Err(LinkError::Closed) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "the controller was not told where replicas are");
+                    None
+                }
             };
             reports.answered(answer.as_ref(), now());
             queued.set(reports.queued() as i64);

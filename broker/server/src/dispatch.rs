@@ -125,6 +125,7 @@ pub(crate) static TABLE: &[Row] = &[
     row!(AllocateProducerIds, Controller, AllocateProducerIdsRequest, api::forward::handle),
     row!(AlterPartition, Controller, AlterPartitionRequest, api::forward::handle),
     row!(AssignReplicasToDirs, Controller, AssignReplicasToDirsRequest, api::forward::handle),
+    row!(Envelope, Controller, EnvelopeRequest, api::envelope::handle),
     row!(FindCoordinator, Broker, FindCoordinatorRequest, api::find_coordinator::handle),
     row!(JoinGroup, Broker, JoinGroupRequest, api::join_group::handle),
     row!(Heartbeat, Broker, HeartbeatRequest, api::heartbeat::handle),

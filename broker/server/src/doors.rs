@@ -94,7 +94,7 @@ impl Door {
                     Some(tls) => Box::pin(shake_hands(&broker, tls, stream, peer)).await,
                 };
                 if let Some((transport, principal)) = entered {
-                    let info = Arc::new(ConnectionInfo { peer, listener, principal });
+                    let info = Arc::new(ConnectionInfo { peer, listener, principal, not_controller: None });
                     let draining = broker.draining.clone();
                     connection::serve(broker, info, transport, &memory, draining).await;
                 }

@@ -25,6 +25,7 @@ use crate::{
     api::Broker,
     cleaner::Cleaner,
     control::{self, BrokerState, ControlHandle, ControlOptions, ControlThread},
+    controller_link::ControllerLink,
     directory_reports,
     doors::{Door, bind_all, connection_limits},
     fetch_sessions::FetchSessions,
@@ -200,7 +201,10 @@ impl Node {
         let (applied_sender, applied) = watch::channel(Offset::NONE);
         tokio::spawn(report_loaded(applied.clone(), control.clone()));
         let unreported = (Arc::clone(&partitions), applied.clone(), control.clone());
-        tokio::spawn(directory_reports::run(config.node_id, unreported.0, unreported.1, unreported.2));
+        let controller = ControllerLink::of_node(config.node_id, &control);
+        let reports =
+            directory_reports::run(config.node_id, unreported.0, unreported.1, unreported.2, Arc::clone(&controller));
+        tokio::spawn(reports);
         let report = move |offset| {
             applied_sender.send_replace(offset);
         };
@@ -217,6 +221,8 @@ impl Node {
         let broker = Arc::new(Broker {
             node_id: config.node_id,
             cluster_id: storage.cluster_id().clone(),
+            forwarding: ControllerLink::of_node(config.node_id, &control),
+            controller,
             control,
             partitions,
             groups,

@@ -1,14 +1,14 @@
 //! Ids for idempotent producers, handed out of blocks that the controller allocates.
 
-use std::sync::Mutex;
+use std::{sync::Mutex, time::Duration};
 
 use gregor_messages::AllocateProducerIdsRequest;
-use gregor_types::{BrokerId, ErrorCode, ProducerId};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, ProducerId};
 
-use crate::control::ControlHandle;
+use crate::controller_link::ControllerLink;
 
-/// The version in which the controller is asked.
-const VERSION: i16 = 0;
+/// How long the controller may take: as long as Kafka's clients wait for an id, and a little less.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// What is left of this broker's block.
 #[derive(Debug, Default)]
@@ -26,7 +26,12 @@ struct Block {
 
 impl ProducerIds {
     /// An id that no producer of the cluster has had. An error is one that the client tries again on.
-    pub(crate) async fn next(&self, node_id: BrokerId, control: &ControlHandle) -> Result<ProducerId, ErrorCode> {
+    pub(crate) async fn next(
+        &self,
+        node_id: BrokerId,
+        epoch: BrokerEpoch,
+        link: &ControllerLink,
+    ) -> Result<ProducerId, ErrorCode> {
         if let Some(id) = self.take() {
             return Ok(id);
         }
@@ -36,12 +41,12 @@ impl ProducerIds {
         }
         let request = AllocateProducerIdsRequest {
             broker_id: node_id.value(),
-            broker_epoch: control.broker_epoch().value(),
+            broker_epoch: epoch.value(),
             ..Default::default()
         };
         // As Apache's broker, whose clients take this for "soon".
         let unavailable = ErrorCode::CoordinatorLoadInProgress;
-        let response = control.ask(VERSION, request).await.map_err(|_| unavailable)?;
+        let response = link.ask(request, PATIENCE).await.map_err(|_| unavailable)?;
         ErrorCode::from(response.error_code).ok().map_err(|_| unavailable)?;
         let (start, length) = (response.producer_id_start, i64::from(response.producer_id_len));
         *self.lock() = Block { next: start, end: start.saturating_add(length) };

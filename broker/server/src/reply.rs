@@ -4,7 +4,7 @@
 
 use std::{cell::RefCell, io};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use gregor_log::{ReadPlan, Region};
 use gregor_wire::{
     Message, ResponseHeader, Struct, Writer,
@@ -41,6 +41,12 @@ impl Reply {
         let length = u32::try_from(buffer.len() - 4).expect("what we answer is bounded far below 2 GiB");
         buffer[..4].copy_from_slice(&length.to_be_bytes());
         Ok(Self(buffer))
+    }
+
+    /// The response with its header, without the length in front.
+    pub(crate) fn into_body(self) -> Bytes {
+        let mut framed = self.0.freeze();
+        framed.split_off(size_of::<u32>().min(framed.len()))
     }
 
     /// Sends the whole response.

@@ -9,7 +9,10 @@ use super::Context;
 pub(crate) async fn handle(context: &Context, request: InitProducerIdRequest, _version: i16) -> InitProducerIdResponse {
     let broker = &context.broker;
     let id = match request.transactional_id.as_deref() {
-        None => broker.producer_ids.next(broker.node_id, &broker.control).await,
+        None => {
+            let epoch = broker.control.broker_epoch();
+            broker.producer_ids.next(broker.node_id, epoch, &broker.controller).await
+        }
         Some("") => Err(ErrorCode::InvalidRequest),
         // A client gets here only past FindCoordinator, which says why; this code ends it for good as well.
         Some(_) => Err(ErrorCode::TransactionalIdAuthorizationFailed),

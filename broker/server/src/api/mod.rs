@@ -3,7 +3,11 @@
 //! `dispatch.rs` calls `handle(context, request, version)` of the API's file. A handler answers with a response, always; an
 //! error is a code in it. It may await (a commit, the controller); it holds no lock while it does.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use gregor_authentication::Principal;
 use gregor_config::BrokerConfig;
@@ -15,8 +19,9 @@ use gregor_wire::Message;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    close::Close, control::ControlHandle, fetch_sessions::FetchSessions, groups::Groups, memory::MemoryPool,
-    metrics::Metrics, partitions::Partitions, producer_ids::ProducerIds, reply::Reply,
+    close::Close, control::ControlHandle, controller_link::ControllerLink, fetch_sessions::FetchSessions,
+    groups::Groups, memory::MemoryPool, metrics::Metrics, partitions::Partitions, producer_ids::ProducerIds,
+    reply::Reply,
 };
 
 pub(crate) mod alter_replica_log_dirs;
@@ -30,6 +35,7 @@ pub(crate) mod describe_log_dirs;
 pub(crate) mod describe_producers;
 pub(crate) mod describe_quorum;
 pub(crate) mod describe_topic_partitions;
+pub(crate) mod envelope;
 pub(crate) mod fetch;
 pub(crate) mod find_coordinator;
 pub(crate) mod forward;
@@ -63,6 +69,10 @@ pub(crate) struct Broker {
     pub(crate) config: Arc<BrokerConfig>,
     /// The way to the quorum and to the metadata image.
     pub(crate) control: ControlHandle,
+    /// The way of clients' requests to the active controller.
+    pub(crate) forwarding: Arc<ControllerLink>,
+    /// The way of this broker's own.
+    pub(crate) controller: Arc<ControllerLink>,
     /// The partitions with a replica here.
     pub(crate) partitions: Arc<Partitions>,
     /// The group coordinator.
@@ -101,6 +111,8 @@ pub(crate) struct ConnectionInfo {
     pub(crate) listener: Arc<ListenerInfo>,
     /// Who it belongs to.
     pub(crate) principal: Principal,
+    /// Of what came in an envelope, with its client's address and principal above: set by who finds that this node is not the controller.
+    pub(crate) not_controller: Option<Arc<AtomicBool>>,
 }
 
 /// A request's surroundings. A connection has one, which each request changes.

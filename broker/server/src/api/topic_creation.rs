@@ -17,8 +17,6 @@ use super::Broker;
 
 /// How long a client waits for the controller before it is told to ask again.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The version in which the request is made.
-const CREATE_TOPICS_VERSION: i16 = 7;
 
 /// Creates a topic that is used for the first time. An error says what to tell the client.
 pub(crate) async fn create_on_first_use(broker: &Broker, name: &KString) -> Result<(), ErrorCode> {
@@ -51,7 +49,7 @@ async fn create(broker: &Broker, names: &[KString]) -> Option<Vec<(KString, Erro
         timeout_ms: PATIENCE.as_millis() as i32,
         ..Default::default()
     };
-    let response = broker.control.ask(CREATE_TOPICS_VERSION, request).await.ok()?;
+    let response = broker.controller.ask(request, PATIENCE).await.ok()?;
     let failure = |code| match ErrorCode::from_code(code).unwrap_or(ErrorCode::UnknownServerError) {
         ErrorCode::None | ErrorCode::TopicAlreadyExists => None,
         ErrorCode::NotController | ErrorCode::RequestTimedOut => Some(ErrorCode::LeaderNotAvailable),
