@@ -2,270 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU8, Ordering},
-    time::{Duration, Instant},
-};
+mod support;
 
-use gregor_channel::{Channel, ChannelOptions};
-use gregor_config::{BrokerConfig, Properties};
-use gregor_log::disk::RealDisk;
+use std::time::{Duration, Instant};
+
 use gregor_messages::{
-    AddRaftVoterRequest, BeginQuorumEpochRequest, DescribeClusterRequest, DescribeQuorumRequest, FetchRequest,
-    IncrementalAlterConfigsRequest, RemoveRaftVoterRequest, VoteRequest, add_raft_voter_request,
-    begin_quorum_epoch_request, describe_quorum_request, describe_quorum_response,
+    AddRaftVoterRequest, BeginQuorumEpochRequest, DescribeClusterRequest, FetchRequest, RemoveRaftVoterRequest,
+    VoteRequest, add_raft_voter_request, begin_quorum_epoch_request,
     fetch_request::{FetchPartition, FetchTopic, ReplicaState},
-    incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
     vote_request,
 };
 use gregor_metadata::{ConfigResource, ResourceType};
-use gregor_raft::{Endpoint, ReplicaKey, Voter};
-use gregor_server::{
-    Node, NodeOptions,
-    control::{FormatOptions, InitialVoters, format_storage},
+use gregor_server::{Node, control};
+use gregor_types::{BrokerId, ErrorCode, Uuid};
+use support::controllers::{
+    CLUSTER, Cluster, DEADLINE, OTHER_KEY, PORT, alteration, copy_folder, directory_id, holds, shown, until,
 };
-use gregor_types::{BrokerId, DirectoryId, ErrorCode, LeaderEpoch, Timestamp, Uuid};
-
-const DEADLINE: Duration = Duration::from_mins(1);
-const PORT: u16 = 19_093;
-const CLUSTER: &str = "cluster";
-/// A key of the cluster's default for brokers.
-const KEY: &str = "log.retention.ms";
-
-/// Controllers in folders of their own, each on an address of its own.
-struct Cluster {
-    folder: tempfile::TempDir,
-    net: u8,
-    is_static: bool,
-    properties: Vec<(&'static str, &'static str)>,
-    nodes: Vec<Option<Node>>,
-}
-
-impl Cluster {
-    /// A formatted cluster whose first `voters` nodes vote; none of the nodes runs.
-    fn new(voters: i32, others: i32, is_static: bool) -> Self {
-        static NETS: AtomicU8 = AtomicU8::new(1);
-        let cluster = Self {
-            folder: tempfile::tempdir().unwrap(),
-            net: NETS.fetch_add(1, Ordering::Relaxed),
-            is_static,
-            properties: vec![
-                ("controller.quorum.election.timeout.ms", "300"),
-                ("controller.quorum.fetch.timeout.ms", "600"),
-                ("controller.quorum.election.backoff.max.ms", "100"),
-                ("metadata.max.idle.interval.ms", "100"),
-            ],
-            nodes: (0..voters + others).map(|_| None).collect(),
-        };
-        let all: Vec<Voter> = (1..=voters).map(|id| cluster.voter(id)).collect();
-        for id in 1..=voters + others {
-            let initial =
-                if is_static || id > voters { InitialVoters::None } else { InitialVoters::Dynamic(all.clone()) };
-            let options = FormatOptions {
-                cluster_id: CLUSTER.into(),
-                node_id: BrokerId(id),
-                directories: vec![(cluster.directory(id), directory_id(id))],
-                metadata_directory: cluster.directory(id),
-                voters: initial,
-                metadata_version: 30,
-                features: Vec::new(),
-                ignore_formatted: false,
-                now: Timestamp(1_700_000_000_000),
-            };
-            format_storage(&RealDisk, &options).unwrap();
-        }
-        cluster
-    }
-
-    fn with(mut self, key: &'static str, value: &'static str) -> Self {
-        self.properties.push((key, value));
-        self
-    }
-
-    fn directory(&self, id: i32) -> PathBuf {
-        self.folder.path().join(format!("node-{id}"))
-    }
-
-    /// Loopback has many addresses: nobody else uses these while this process runs.
-    fn host(&self, id: i32) -> String {
-        let process = std::process::id();
-        format!("127.{}.{}.{}", 1 + process % 250, 1 + self.net, 10 * (process / 250 % 20) as i32 + id)
-    }
-
-    fn voter(&self, id: i32) -> Voter {
-        let endpoint = Endpoint { name: "CONTROLLER".into(), host: self.host(id).as_str().into(), port: PORT };
-        Voter {
-            key: ReplicaKey::new(BrokerId(id), directory_id(id)),
-            endpoints: vec![endpoint],
-            kraft_versions: (0, 1),
-        }
-    }
-
-    fn config(&self, id: i32) -> BrokerConfig {
-        let mut properties = Properties::default();
-        properties.set("node.id", id.to_string());
-        properties.set("process.roles", "controller");
-        properties.set("listeners", format!("CONTROLLER://{}:{PORT}", self.host(id)));
-        properties.set("controller.listener.names", "CONTROLLER");
-        properties.set("log.dirs", self.directory(id).to_str().unwrap());
-        let voters = (1..=3).map(|id| (id, self.host(id)));
-        if self.is_static {
-            let voters: Vec<_> = voters.map(|(id, host)| format!("{id}@{host}:{PORT}")).collect();
-            properties.set("controller.quorum.voters", voters.join(","));
-        } else {
-            let servers: Vec<_> = voters.map(|(_, host)| format!("{host}:{PORT}")).collect();
-            properties.set("controller.quorum.bootstrap.servers", servers.join(","));
-        }
-        for (key, value) in &self.properties {
-            properties.set(*key, *value);
-        }
-        BrokerConfig::from_properties(&properties).unwrap().0
-    }
-
-    async fn start(&mut self, id: i32) {
-        let node = Node::start(self.config(id), NodeOptions::default()).await.unwrap();
-        self.nodes[id as usize - 1] = Some(node);
-    }
-
-    async fn start_all(&mut self) {
-        for id in 1..=self.nodes.len() as i32 {
-            self.start(id).await;
-        }
-    }
-
-    async fn stop(&mut self, id: i32) {
-        self.nodes[id as usize - 1].take().unwrap().shutdown().await.unwrap();
-    }
-
-    async fn stop_all(&mut self) {
-        for id in 1..=self.nodes.len() as i32 {
-            if self.nodes[id as usize - 1].is_some() {
-                self.stop(id).await;
-            }
-        }
-    }
-
-    fn node(&self, id: i32) -> &Node {
-        self.nodes[id as usize - 1].as_ref().unwrap()
-    }
-
-    fn running(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.iter().flatten()
-    }
-
-    /// The leader that every running node knows.
-    async fn leader(&self) -> (i32, LeaderEpoch) {
-        let mut found = None;
-        until("one leader that all know", || {
-            let mut known: Vec<_> =
-                self.running().map(|node| node.control().quorum_leader().borrow().clone()).collect();
-            known.dedup();
-            found = match known.as_slice() {
-                [leader] => leader.leader.zip(leader.endpoint.clone()).map(|(id, _)| (id.value(), leader.epoch)),
-                _ => None,
-            };
-            found.is_some_and(|(id, _)| {
-                self.nodes[id as usize - 1].as_ref().is_some_and(|node| node.control().is_active_controller())
-            })
-        })
-        .await;
-        found.unwrap()
-    }
-
-    /// Has the active controller, whoever that is, commit a value.
-    async fn commit(&self, value: i32) {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let (leader, _) = self.leader().await;
-            let answer = self.node(leader).control().ask(1, alteration(value)).await.unwrap();
-            match ErrorCode::from(answer.responses[0].error_code) {
-                ErrorCode::None => return,
-                error => assert_eq!(error, ErrorCode::NotController, "{:?}", answer.responses[0].error_message),
-            }
-            assert!(Instant::now() < deadline, "nobody decides in time");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    /// Waits until a node shows a value as committed.
-    async fn sees(&self, id: i32, value: i32) {
-        let wanted = value.to_string();
-        until(&format!("node {id} to see {value}"), || shown(self.node(id)).as_deref() == Some(wanted.as_str())).await;
-    }
-
-    async fn all_see(&self, value: i32) {
-        for id in 1..=self.nodes.len() as i32 {
-            if self.nodes[id as usize - 1].is_some() {
-                self.sees(id, value).await;
-            }
-        }
-    }
-
-    fn channel(&self, id: i32) -> Channel {
-        Channel::new(format!("{}:{PORT}", self.host(id)), ChannelOptions::default())
-    }
-
-    async fn describe(&self, id: i32) -> describe_quorum_response::PartitionData {
-        let topic = describe_quorum_request::TopicData {
-            topic_name: "__cluster_metadata".into(),
-            partitions: vec![describe_quorum_request::PartitionData::default()],
-            ..Default::default()
-        };
-        let request = DescribeQuorumRequest { topics: vec![topic], ..Default::default() };
-        self.channel(id).call(&request).await.unwrap().topics[0].partitions[0].clone()
-    }
-
-    fn log(&self, id: i32) -> Vec<u8> {
-        let partition = self.directory(id).join("__cluster_metadata-0");
-        std::fs::read(partition.join("00000000000000000000.log")).unwrap()
-    }
-}
-
-fn directory_id(id: i32) -> DirectoryId {
-    Uuid(0x1111_2222_3333_4444_8555_6666_7777_0000 + id as u128)
-}
-
-fn alteration(value: i32) -> IncrementalAlterConfigsRequest {
-    let value = value.to_string();
-    let config = AlterableConfig { name: KEY.into(), value: Some(value.as_str().into()), ..Default::default() };
-    let resource = AlterConfigsResource { resource_type: 4, configs: vec![config], ..Default::default() };
-    IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() }
-}
-
-fn holds(log: &[u8], value: &str) -> bool {
-    log.windows(value.len()).any(|bytes| bytes == value.as_bytes())
-}
-
-fn shown(node: &Node) -> Option<String> {
-    let image = node.control().image();
-    image.configs().get(&ConfigResource::new(ResourceType::Broker, ""), KEY).map(|value| value.as_str().to_owned())
-}
-
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            copy_folder(&entry.path(), &target);
-        } else {
-            match std::fs::copy(entry.path(), target) {
-                // What is being written anew has a name of its own until it is whole.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                copied => drop(copied.unwrap()),
-            }
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_controllers_elect_one_and_have_the_same_log() {
@@ -373,7 +125,7 @@ async fn what_only_a_lonely_leader_had_is_cut_off_and_never_shown() {
     }
     let before = cluster.log(leader).len();
     let control = cluster.node(leader).control().clone();
-    let undecided = tokio::spawn(async move { control.ask(1, alteration(1_002)).await });
+    let undecided = tokio::spawn(async move { control.ask(1, alteration(OTHER_KEY, 1_002)).await });
     until("the leader to append it", || holds(&cluster.log(leader)[before..], "1002")).await;
     cluster.stop(leader).await;
     let answer = undecided.await.unwrap();
@@ -385,6 +137,8 @@ async fn what_only_a_lonely_leader_had_is_cut_off_and_never_shown() {
     cluster.commit(1_003).await;
     cluster.start(leader).await;
     cluster.sees(leader, 1_003).await;
+    let image = cluster.node(leader).control().image();
+    assert_eq!(image.configs().get(&ConfigResource::new(ResourceType::Broker, ""), OTHER_KEY), None);
     cluster.stop_all().await;
     let (cut, kept) = (cluster.log(leader), cluster.log(others[0]));
     let common = cut.len().min(kept.len());
@@ -394,7 +148,8 @@ async fn what_only_a_lonely_leader_had_is_cut_off_and_never_shown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_observer_follows_becomes_a_voter_and_is_one_no_more() {
-    let mut cluster = Cluster::new(3, 1, false);
+    // So long that no follower loses sight of its leader on a busy machine.
+    let mut cluster = Cluster::new(3, 1, false).with("controller.quorum.fetch.timeout.ms", "30000");
     cluster.start_all().await;
     cluster.commit(1_001).await;
     cluster.sees(4, 1_001).await;
@@ -435,6 +190,44 @@ async fn an_observer_follows_becomes_a_voter_and_is_one_no_more() {
     let (leader, _) = cluster.leader().await;
     assert_eq!(cluster.describe(leader).await.current_voters.len(), 3);
     cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_that_may_join_makes_itself_a_voter() {
+    let mut cluster = Cluster::new(3, 1, false).with("controller.quorum.auto.join.enable", "true");
+    cluster.start_all().await;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let (leader, _) = cluster.leader().await;
+        if cluster.describe(leader).await.current_voters.iter().any(|voter| voter.replica_id == 4) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "it does not vote in time");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    cluster.commit(1_001).await;
+    cluster.all_see(1_001).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_without_a_controller_reads_the_metadata_of_voters_it_was_told_of() {
+    for is_static in [true, false] {
+        let mut cluster = Cluster::new(3, 1, is_static);
+        for id in 1..=3 {
+            cluster.start(id).await;
+        }
+        cluster.commit(1_001).await;
+        cluster.properties.extend([("process.roles", "broker"), ("listeners", "PLAINTEXT://127.0.0.1:9092")]);
+        let (control, mut thread) = control::start(cluster.observer(4)).unwrap();
+        until("the broker to see it", || shown(&control).as_deref() == Some("1001")).await;
+        assert!(control.quorum_leader().borrow().endpoint.is_some(), "it knows where the active controller is");
+        cluster.commit(1_002).await;
+        until("the broker to see the next", || shown(&control).as_deref() == Some("1002")).await;
+        control.stop().await.unwrap();
+        thread.ended().await.unwrap();
+        cluster.stop_all().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "a panic is how a test fails")]
 
 pub mod certificates;
+pub mod controllers;
 pub mod directories;
 
 use std::{
