@@ -74,6 +74,11 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl World {
     /// Brokers 1 and 2, and a partition of a topic on both that 1 leads.
     fn new(min_isr: i32) -> Self {
+        Self::with(&[("min.insync.replicas", min_isr.to_string().as_str())])
+    }
+
+    /// The same, with this configuration of the topic.
+    fn with(configs: &[(&str, &str)]) -> Self {
         let mut world = Self { cluster: Arc::default(), folders: Vec::new(), stop: watch::Sender::new(false) };
         let mut image = Image::default();
         let mut apply = |record| image.apply(&record).unwrap();
@@ -91,13 +96,15 @@ impl World {
             }));
         }
         apply(MetadataRecord::Topic(TopicRecord { name: "t".into(), topic_id: TOPIC, ..Default::default() }));
-        apply(MetadataRecord::Config(ConfigRecord {
-            resource_type: 2,
-            resource_name: "t".into(),
-            name: "min.insync.replicas".into(),
-            value: Some(min_isr.to_string().as_str().into()),
-            ..Default::default()
-        }));
+        for (name, value) in configs {
+            apply(MetadataRecord::Config(ConfigRecord {
+                resource_type: 2,
+                resource_name: "t".into(),
+                name: (*name).into(),
+                value: Some((*value).into()),
+                ..Default::default()
+            }));
+        }
         *locked(&world.cluster.image) = image;
         *locked(&world.cluster.partition) = PartitionRecord {
             partition_id: 0,
@@ -476,4 +483,21 @@ async fn fetches_of_another_leadership_or_of_another_life_are_fenced() {
     assert_eq!(fetch(1, 2, 101), Err(ErrorCode::NotLeaderOrFollower), "an earlier life of the broker");
     assert_eq!(fetch(1, 3, 103), Err(ErrorCode::UnknownLeaderEpoch), "no replica of the partition");
     assert_eq!(fetch(1, 2, 102), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nothing_unsynced_is_acknowledged_a_follower_syncs_before_it_says_what_it_has() {
+    let world = World::with(&[("min.insync.replicas", "2"), ("flush.messages", "1")]);
+    let [leader, follower] = world.publish().await;
+    for number in 0..20 {
+        let awaits = append(&leader, "synced", true).unwrap().awaits.expect("neither has synced it yet");
+        let waiter = Waiter::new(1);
+        leader.wait_for(awaits, &waiter);
+        waiter.wait_until(tokio::time::Instant::now() + DEADLINE).await;
+        assert!(is_committed(&leader, awaits));
+        for replica in [&leader, &follower] {
+            let synced = replica.with_log(|log, _| log.recovery_point());
+            assert_eq!(synced, Some(Offset(number + 1)), "what is acknowledged is on the disk of every replica");
+        }
+    }
 }

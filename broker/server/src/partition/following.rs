@@ -11,6 +11,7 @@ use gregor_types::{LeaderEpoch, Offset, Timestamp};
 use gregor_wire::batch::split_batches;
 
 use super::{Partition, Role, State};
+use crate::storage::Flush;
 
 /// What a step fails with.
 enum Failed {
@@ -71,8 +72,17 @@ impl Partition {
         }
         let wants_flush = state.log.opened_mut().is_some_and(|log| log.has_unsynced_sealed_segments())
             || state.unflushed.is_some_and(|(records, _)| records >= state.settings.flush_messages);
+        let syncs = state.settings.syncs_before_acknowledging();
+        let end = state.log.end_offset();
         drop(state);
-        if wants_flush {
+        if wants_flush && syncs {
+            // The next fetch tells the leader that this replica has it, and the leader acknowledges it to producers.
+            self.flush(now);
+            let state = self.lock();
+            if !state.log.is_gone() && state.log.recovery_point() < end {
+                return Err(StepFailure::Permanent);
+            }
+        } else if wants_flush {
             self.home.load().request_flush(self);
         }
         match done {
