@@ -204,6 +204,11 @@ impl BrokerConfig {
         self.values.0.get(key).map(String::as_str)
     }
 
+    /// The names of the keys that were set, those under a listener's prefix among them.
+    pub fn set_keys(&self) -> impl Iterator<Item = &str> {
+        self.values.0.keys().map(String::as_str)
+    }
+
     /// The text that a key was set to for one listener, under its prefix or in common.
     pub fn listener_value(&self, listener: &str, key: &str) -> Option<&str> {
         of_listener(&self.values, listener, key)

@@ -12,7 +12,7 @@ use gregor_messages::{
     AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
     alter_configs_response, incremental_alter_configs_request, incremental_alter_configs_response,
 };
-use gregor_metadata::{ConfigResource, ResourceType};
+use gregor_metadata::{ConfigResource, Image, ResourceType};
 use gregor_state_records::metadata::{ClearElrRecord, ConfigRecord, MetadataRecord};
 use gregor_types::{BrokerId, ErrorCode, KString};
 
@@ -40,7 +40,7 @@ pub(crate) fn change(plan: &mut Plan<'_>, request: &IncrementalAlterConfigsReque
         let named =
             ConfigResource::new(ResourceType::from_code(resource.resource_type), resource.resource_name.clone());
         let result = check_once(&resources, resource.resource_type, &resource.resource_name)
-            .and_then(|()| changed(plan, &named, &resource.configs))
+            .and_then(|()| values_after(&plan.image, &named, &resource.configs))
             .and_then(|values| put(plan, &named, &values));
         let result = plan.keep(mark, result);
         responses.push(incremental_alter_configs_response::AlterConfigsResourceResponse {
@@ -127,15 +127,14 @@ fn check_unique<'a>(names: impl Iterator<Item = &'a KString>) -> Result<(), Refu
     Ok(())
 }
 
-/// The values of a resource after the operations of an incremental change.
-fn changed(
-    plan: &Plan<'_>,
+/// The values of a resource after the operations of an incremental change. Whether they may be its values is checked apart.
+pub fn values_after(
+    image: &Image,
     resource: &ConfigResource,
     operations: &[incremental_alter_configs_request::AlterableConfig],
-) -> Result<Values, Refusal> {
+) -> Result<BTreeMap<KString, KString>, Refusal> {
     check_unique(operations.iter().map(|operation| &operation.name))?;
-    let mut values: Values =
-        plan.image.configs().of(resource).map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut values: Values = image.configs().of(resource).map(|(name, value)| (name.clone(), value.clone())).collect();
     for operation in operations {
         let name = operation.name.compact();
         if operation.config_operation == 1 {

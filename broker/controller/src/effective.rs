@@ -3,8 +3,11 @@
 //! CreateTopics and DescribeConfigs answer from here. What is set at run time for one broker counts before what is set for all,
 //! that before the node's file, and that before the default.
 
+use std::collections::BTreeSet;
+
 use gregor_config::{
-    BROKER_KEYS, BrokerConfig, ConfigKey, GROUP_KEYS, Kind, TOPIC_KEYS, broker_key, synonyms, topic_key,
+    BROKER_KEYS, BrokerConfig, ConfigKey, GROUP_KEYS, Kind, TOPIC_KEYS, broker_key, prefixed_broker_key, synonyms,
+    topic_key,
 };
 use gregor_metadata::{ConfigResource, Image, ResourceType};
 use gregor_types::KString;
@@ -27,7 +30,7 @@ pub enum ConfigSource {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Synonym {
     /// The key there.
-    pub name: &'static str,
+    pub name: KString,
     /// Its value there, as it was set.
     pub value: String,
     /// Which place it is.
@@ -37,6 +40,8 @@ pub struct Synonym {
 /// A configuration value in effect.
 #[derive(Debug, Clone)]
 pub struct EffectiveConfig {
+    /// Its name: the key's, which a listener's prefix may stand before.
+    pub name: KString,
     /// The key's row of the table.
     pub key: &'static ConfigKey,
     /// The value; `None` for a key that is not set and has no default.
@@ -74,6 +79,20 @@ pub fn broker_configs<'a>(image: &'a Image, broker: &'a BrokerConfig) -> impl It
     })
 }
 
+/// Every key that is set for one listener of a broker, under its prefix. It stands before the common key at each place
+/// (`DynamicBrokerConfig.brokerConfigSynonyms`).
+pub fn listener_configs<'a>(image: &'a Image, broker: &'a BrokerConfig) -> impl Iterator<Item = EffectiveConfig> + 'a {
+    let of = |resource: &ConfigResource| image.configs().of(resource).map(|(name, _)| name.as_str()).collect();
+    let dynamic: [Vec<&str>; 2] = [of(&own_resource(broker)), of(&ConfigResource::all_brokers())];
+    let names: BTreeSet<&str> = broker.set_keys().chain(dynamic.into_iter().flatten()).collect();
+    names.into_iter().filter(|name| broker_key(name).is_none()).filter_map(move |name| {
+        let key = prefixed_broker_key(name)?;
+        let names = [name, key.name];
+        let synonyms = known_by_first(broker_places(image, broker, &names), &names).collect();
+        Some(EffectiveConfig { name: name.into(), ..finish(key, synonyms) })
+    })
+}
+
 /// One key of a group in effect: its own value, else what the broker's key of that name says (`group.` in front).
 pub fn group_configs<'a>(
     image: &'a Image,
@@ -83,8 +102,11 @@ pub fn group_configs<'a>(
     GROUP_KEYS.iter().map(move |key| {
         let resource = ConfigResource::new(ResourceType::Group, group);
         let own = image.configs().get(&resource, key.name).filter(|value| key.check(value).is_ok());
-        let own =
-            own.map(|value| Synonym { name: key.name, value: value.to_string(), source: ConfigSource::GroupConfig });
+        let own = own.map(|value| Synonym {
+            name: KString::from_static(key.name),
+            value: value.to_string(),
+            source: ConfigSource::GroupConfig,
+        });
         let name = match key.name {
             "streams.assignor.name" => "group.streams.assignors".to_owned(),
             name => format!("group.{name}"),
@@ -103,7 +125,7 @@ pub fn group_configs<'a>(
 fn resolve_topic(image: &Image, broker: &BrokerConfig, topic: &str, key: &'static ConfigKey) -> EffectiveConfig {
     let own = image.configs().get(&ConfigResource::topic(topic), key.name);
     let own = own.filter(|value| key.check(value).is_ok()).map(|value| Synonym {
-        name: key.name,
+        name: KString::from_static(key.name),
         value: value.to_string(),
         source: ConfigSource::TopicConfig,
     });
@@ -112,22 +134,29 @@ fn resolve_topic(image: &Image, broker: &BrokerConfig, topic: &str, key: &'stati
     let places = broker_places(image, broker, &names);
     let inherited = places.iter().find(|place| place.source != ConfigSource::DefaultConfig);
     let converted = inherited.and_then(|place| {
-        let (_, factor) = factors.iter().find(|(name, _)| *name == place.name)?;
+        let (_, factor) = factors.iter().find(|(name, _)| place.name == *name)?;
         converted(key, &place.value, *factor)
     });
     let source = own.as_ref().or(inherited).map_or(ConfigSource::DefaultConfig, |place| place.source);
     let value = own.as_ref().map(|own| own.value.clone()).or(converted).or_else(|| key.default.map(str::to_owned));
-    EffectiveConfig { key, value, source, synonyms: own.into_iter().chain(known_by_first(places, &names)).collect() }
+    let name = KString::from_static(key.name);
+    EffectiveConfig {
+        name,
+        key,
+        value,
+        source,
+        synonyms: own.into_iter().chain(known_by_first(places, &names)).collect(),
+    }
 }
 
 /// Where a broker key and those that stand in for it are set: by place first, and at each place in the order of the names.
-fn broker_places(image: &Image, broker: &BrokerConfig, names: &[&'static str]) -> Vec<Synonym> {
-    let own = ConfigResource::new(ResourceType::Broker, KString::from(broker.node_id.to_string()));
-    let dynamic = |resource: &ConfigResource, name: &'static str, source| {
+fn broker_places(image: &Image, broker: &BrokerConfig, names: &[&str]) -> Vec<Synonym> {
+    let own = own_resource(broker);
+    let dynamic = |resource: &ConfigResource, name: &str, source| {
         let value = image.configs().get(resource, name)?;
-        Some(Synonym { name, value: value.to_string(), source })
+        Some(Synonym { name: name.into(), value: value.to_string(), source })
     };
-    let fixed = |name: &'static str| {
+    let fixed = |name: &str| {
         // `broker.id` is what `node.id` was called; either is both.
         let other = match name {
             "broker.id" => "node.id",
@@ -135,10 +164,10 @@ fn broker_places(image: &Image, broker: &BrokerConfig, names: &[&'static str]) -
             name => name,
         };
         let value = broker.set_value(name).or_else(|| broker.set_value(other))?;
-        Some(Synonym { name, value: value.to_owned(), source: ConfigSource::StaticBrokerConfig })
+        Some(Synonym { name: name.into(), value: value.to_owned(), source: ConfigSource::StaticBrokerConfig })
     };
     let names = || names.iter().copied();
-    let default = |name: &'static str| Some(default_of(name, broker_key(name)?.default?));
+    let default = |name: &str| Some(default_of(name, broker_key(name)?.default?));
     names()
         .filter_map(|name| dynamic(&own, name, ConfigSource::DynamicBrokerConfig))
         .chain(
@@ -153,9 +182,13 @@ fn broker_places(image: &Image, broker: &BrokerConfig, names: &[&'static str]) -
 
 /// As Apache Kafka tells it: places that come before the first one of the first name are left out, so that a key whose stand-in alone
 /// is set has no synonyms.
-fn known_by_first(places: Vec<Synonym>, names: &[&'static str]) -> impl Iterator<Item = Synonym> {
+fn known_by_first<'a>(places: Vec<Synonym>, names: &[&'a str]) -> impl Iterator<Item = Synonym> + use<'a> {
     let first = names.first().copied();
-    places.into_iter().skip_while(move |place| Some(place.name) != first)
+    places.into_iter().skip_while(move |place| Some(place.name.as_str()) != first)
+}
+
+fn own_resource(broker: &BrokerConfig) -> ConfigResource {
+    ConfigResource::new(ResourceType::Broker, KString::from(broker.node_id.to_string()))
 }
 
 /// The broker keys that stand in for a broker key, itself first (`DynamicBrokerConfig.brokerConfigSynonyms`).
@@ -174,15 +207,15 @@ fn stand_ins(name: &'static str) -> Vec<&'static str> {
     families.into_iter().find(in_family).map_or_else(|| vec![name], <[_]>::to_vec)
 }
 
-fn default_of(name: &'static str, value: &str) -> Synonym {
-    Synonym { name, value: value.to_owned(), source: ConfigSource::DefaultConfig }
+fn default_of(name: &str, value: &str) -> Synonym {
+    Synonym { name: name.into(), value: value.to_owned(), source: ConfigSource::DefaultConfig }
 }
 
 fn finish(key: &'static ConfigKey, synonyms: Vec<Synonym>) -> EffectiveConfig {
     let first = synonyms.first();
     let source = first.map_or(ConfigSource::DefaultConfig, |first| first.source);
     let value = first.map(|first| first.value.clone()).or_else(|| key.default.map(str::to_owned));
-    EffectiveConfig { key, value, source, synonyms }
+    EffectiveConfig { name: KString::from_static(key.name), key, value, source, synonyms }
 }
 
 /// A broker's value in the unit of the topic key: hours and minutes as milliseconds, where -1 stays -1.

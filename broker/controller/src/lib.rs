@@ -24,9 +24,11 @@ mod request;
 mod sessions;
 mod topics;
 
+pub use configs::values_after;
 pub use controller::{Controller, ControllerConfig, Effect, Effects, Input, Nanos, RequestId};
 pub use effective::{
-    ConfigSource, EffectiveConfig, Synonym, broker_configs, group_configs, topic_config, topic_configs,
+    ConfigSource, EffectiveConfig, Synonym, broker_configs, group_configs, listener_configs, topic_config,
+    topic_configs,
 };
 pub use refusal::Refusal;
 pub use request::{ControllerRequest, ControllerResponse};

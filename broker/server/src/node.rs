@@ -228,6 +228,7 @@ impl Node {
             groups,
             producer_ids: ProducerIds::default(),
             fetch_sessions: FetchSessions::new(config.max_incremental_fetch_session_cache_slots),
+            tls_listeners: doors.iter().filter_map(|door| door.tls().cloned()).collect(),
             metrics,
             frame_bytes_max: config.socket_request_max_bytes,
             connection_idle: idle_time(&config),
@@ -337,7 +338,6 @@ impl Node {
         let client_memory = self.broker.request_memory.clone();
         // The control plane has a pool of its own, so that clients cannot starve it.
         let control_memory = MemoryPool::new(CONTROL_MEMORY_BYTES);
-        let tls: Vec<_> = doors.iter().filter_map(|door| door.tls().cloned()).collect();
         let (controllers, brokers): (Vec<_>, Vec<_>) = doors.into_iter().partition(Door::is_controllers);
         for door in controllers {
             self.open_door(door, &limits, &control_memory);
@@ -354,7 +354,7 @@ impl Node {
             Err(_) => return Err(StartError::Registration(timeout_ms)),
         }
         // What was changed at run time is there before the first client.
-        let looked_after = tls_listener::look_after(tls, Arc::clone(&self.broker)).await;
+        let looked_after = tls_listener::look_after(Arc::clone(&self.broker)).await;
         tokio::spawn(looked_after);
         for door in brokers {
             self.open_door(door, &limits, &client_memory);

@@ -64,6 +64,19 @@ impl TlsListener {
         Ok((stream, principal))
     }
 
+    /// What stands in the way of taking over what a change of the node's keys would make of this listener's. Reads files,
+    /// where it is not called either.
+    pub(crate) fn check(&self, before: &BrokerConfig, after: &BrokerConfig) -> Result<(), String> {
+        let texts_after = texts(&self.name, after);
+        if texts_after == texts(&self.name, before) {
+            return Ok(());
+        }
+        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        load(texts_after, Some(&source))
+            .map(drop)
+            .map_err(|error| format!("the listener {} cannot do TLS: {error}", self.name))
+    }
+
     /// Takes over what has changed. Reads files, so it is not called where connections are served.
     fn look(&self, config: &BrokerConfig, metrics: &Metrics) {
         let count = |outcome: &str| {
@@ -96,12 +109,12 @@ impl TlsListener {
 }
 
 /// Takes over what was changed at run time, and returns what looks for more until the node stops.
-pub(crate) async fn look_after(listeners: Vec<Arc<TlsListener>>, broker: Arc<Broker>) -> impl Future<Output = ()> {
+pub(crate) async fn look_after(broker: Arc<Broker>) -> impl Future<Output = ()> {
     let mut images = broker.control.image_updates();
     let mut config = effective(&broker, &mut images);
-    look_at(&listeners, &config, &broker.metrics).await;
+    look_at(&broker, &config).await;
     async move {
-        while !listeners.is_empty() {
+        while !broker.tls_listeners.is_empty() {
             tokio::select! {
                 biased;
                 () = broker.drained() => return,
@@ -111,7 +124,7 @@ pub(crate) async fn look_after(listeners: Vec<Arc<TlsListener>>, broker: Arc<Bro
             if images.has_changed().unwrap_or(false) {
                 config = effective(&broker, &mut images);
             }
-            look_at(&listeners, &config, &broker.metrics).await;
+            look_at(&broker, &config).await;
         }
     }
 }
@@ -122,9 +135,9 @@ fn effective(broker: &Broker, images: &mut watch::Receiver<Arc<MetadataImage>>) 
 }
 
 /// Looks at all listeners, where a file that is slow to read holds up nobody.
-async fn look_at(listeners: &[Arc<TlsListener>], config: &Arc<BrokerConfig>, metrics: &Arc<Metrics>) {
-    let (listeners, config, metrics) = (listeners.to_vec(), Arc::clone(config), Arc::clone(metrics));
-    let look = move || listeners.iter().for_each(|listener| listener.look(&config, &metrics));
+async fn look_at(broker: &Arc<Broker>, config: &Arc<BrokerConfig>) {
+    let (broker, config) = (Arc::clone(broker), Arc::clone(config));
+    let look = move || broker.tls_listeners.iter().for_each(|listener| listener.look(&config, &broker.metrics));
     if tokio::task::spawn_blocking(look).await.is_err() {
         tracing::error!("looking at the TLS stores had panicked");
     }

@@ -14,7 +14,8 @@ use std::{
 
 use gregor_config::{BrokerConfig, Properties};
 use gregor_messages::{
-    IncrementalAlterConfigsRequest,
+    AlterConfigsRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest, alter_configs_request,
+    describe_configs_request::DescribeConfigsResource,
     incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
 };
 use gregor_server::{Node, NodeOptions};
@@ -344,6 +345,74 @@ fn keys_of_a_listener_change_by_alter_configs_and_outlive_a_restart() {
     let first_client = secure(&again, authority.client(BOTH, None));
     assert_eq!(shown(&first_client), own_certificate(&second), "from the first connection on");
     again.stop();
+}
+
+#[test]
+fn a_store_that_a_listener_could_not_use_is_refused_before_it_is_kept() {
+    let authority = Authority::new("authority");
+    let (home, _) = home(&authority);
+    let home = home.with("ssl.truststore.type", "PEM");
+    let running = home.start();
+    let mut plain = running.with_topic("notes", 1, &[]);
+    let before = shown(&secure(&running, authority.client(BOTH, None)));
+    let (first, other) = (authority.sign("first"), authority.sign("other"));
+    let file = |name: &str, store: &str| {
+        let path = home.folder.path().join(name);
+        fs::write(&path, store).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let key_store = "listener.name.secure.ssl.keystore.location";
+    let wrong = [
+        (key_store, home.folder.path().join("none.pem").to_str().unwrap().to_owned(), "none.pem"),
+        (key_store, file("text.pem", "no certificate"), "no -----BEGIN CERTIFICATE----- is in it"),
+        (key_store, file("mixed.pem", &format!("{}{}", other.key, first.certificate)), "does not belong"),
+        (key_store, file("another.pem", &other.store()), "ssl.allow.dn.changes"),
+        ("listener.name.secure.ssl.truststore.location", "/nowhere/trust.pem".to_owned(), "/nowhere/trust.pem"),
+    ];
+    for (key, value, expected) in &wrong {
+        for validate_only in [true, false] {
+            let config =
+                AlterableConfig { name: (*key).into(), value: Some(value.as_str().into()), ..Default::default() };
+            let resource = |resource_type, name: &str, configs| AlterConfigsResource {
+                resource_type,
+                resource_name: name.into(),
+                configs,
+                ..Default::default()
+            };
+            let resources = vec![resource(2, "notes", vec![]), resource(4, "1", vec![config]), resource(4, "", vec![])];
+            let request = IncrementalAlterConfigsRequest { resources, validate_only, ..Default::default() };
+            let responses = plain.call(1, &request).responses;
+            let errors: Vec<_> =
+                responses.iter().map(|one| (one.resource_type, ErrorCode::from(one.error_code))).collect();
+            let only_this = [(2, ErrorCode::None), (4, ErrorCode::InvalidRequest), (4, ErrorCode::None)];
+            assert_eq!(errors, only_this, "{key}={value}: the others are answered as if they were alone");
+            let message = responses[1].error_message.clone().unwrap_or_default();
+            let start = "Invalid config value for resource ConfigResource(type=BROKER, name='1'): the listener SECURE";
+            assert!(message.starts_with(start) && message.contains(expected), "{key}={value}: {message}");
+
+            let config = alter_configs_request::AlterableConfig {
+                name: (*key).into(),
+                value: Some(value.as_str().into()),
+                ..Default::default()
+            };
+            let resource = alter_configs_request::AlterConfigsResource {
+                resource_type: 4,
+                resource_name: "1".into(),
+                configs: vec![config],
+                ..Default::default()
+            };
+            let request = AlterConfigsRequest { resources: vec![resource], validate_only, ..Default::default() };
+            let response = plain.call(1, &request).responses[0].clone();
+            assert_eq!(ErrorCode::from(response.error_code), ErrorCode::InvalidRequest, "{key}={value}");
+            assert!(response.error_message.unwrap().contains(expected), "{key}={value}");
+        }
+    }
+    let resource = DescribeConfigsResource { resource_type: 4, resource_name: "1".into(), ..Default::default() };
+    let described = plain.call(1, &DescribeConfigsRequest { resources: vec![resource], ..Default::default() });
+    let dynamic = described.results[0].configs.iter().filter(|config| config.config_source == 2);
+    assert_eq!(dynamic.count(), 0, "nothing of it was kept");
+    assert_eq!(shown(&secure(&running, authority.client(BOTH, None))), before);
+    running.stop();
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! DescribeConfigs: every key of a topic, a broker or a group with its value, where that comes from and what else is set
 //! (`ConfigHelper`).
 
-use gregor_config::{BrokerConfig, ConfigKey, Kind, Update, broker_key, topic_key};
-use gregor_controller::{ConfigSource, EffectiveConfig, Synonym, broker_configs, group_configs, topic_configs};
+use gregor_config::{BrokerConfig, ConfigKey, Kind, Update, broker_key, prefixed_broker_key, topic_key};
+use gregor_controller::{
+    ConfigSource, EffectiveConfig, Synonym, broker_configs, group_configs, listener_configs, topic_configs,
+};
 use gregor_messages::{
     DescribeConfigsRequest, DescribeConfigsResponse,
     describe_configs_request::DescribeConfigsResource,
@@ -75,7 +77,10 @@ impl View<'_> {
             ResourceType::Broker => {
                 self.check_this_broker(name, " or empty string")?;
                 let entry = |config: EffectiveConfig| self.entry(&config, config.key.update == Update::ReadOnly);
-                Ok(broker_configs(self.image, self.broker).map(entry).chain(self.unknown()).collect())
+                // As in Apache Kafka, a listener's key is shown read-only, whether or not it can change while running.
+                let listeners = listener_configs(self.image, self.broker).map(|config| self.entry(&config, true));
+                let own = broker_configs(self.image, self.broker).map(entry);
+                Ok(own.chain(listeners).chain(self.unknown()).collect())
             }
             ResourceType::BrokerLogger if name.is_empty() => invalid("Broker id must not be empty".to_owned()),
             ResourceType::BrokerLogger => {
@@ -108,8 +113,8 @@ impl View<'_> {
         let entry = |(name, value): (&KString, &KString)| {
             let key = broker_key(name)?;
             let source = ConfigSource::DynamicDefaultBrokerConfig;
-            let synonyms = vec![Synonym { name: key.name, value: value.to_string(), source }];
-            let config = EffectiveConfig { key, value: Some(value.to_string()), source, synonyms };
+            let synonyms = vec![Synonym { name: name.clone(), value: value.to_string(), source }];
+            let config = EffectiveConfig { name: name.clone(), key, value: Some(value.to_string()), source, synonyms };
             Some(self.entry(&config, key.update == Update::ReadOnly))
         };
         set.filter_map(entry).collect()
@@ -124,7 +129,7 @@ impl View<'_> {
         let own = ConfigResource::new(ResourceType::Broker, self.broker.node_id.to_string());
         let of = |resource: &ConfigResource, source: ConfigSource| {
             let names = self.image.configs().of(resource).map(|(name, _)| name);
-            let unknown = names.filter(|name| broker_key(name).is_none());
+            let unknown = names.filter(|name| prefixed_broker_key(name).is_none());
             let entry = |name: &KString| DescribeConfigsResourceResult {
                 name: name.clone(),
                 value: None,
@@ -179,13 +184,13 @@ impl View<'_> {
     fn entry(&self, config: &EffectiveConfig, read_only: bool) -> DescribeConfigsResourceResult {
         let secret = config.key.kind == Kind::Password;
         let synonym = |synonym: &Synonym| DescribeConfigsSynonym {
-            name: KString::from_static(synonym.name),
+            name: synonym.name.clone(),
             value: (!secret).then(|| synonym.value.as_str().into()),
             source: synonym.source as i8,
             ..Default::default()
         };
         DescribeConfigsResourceResult {
-            name: KString::from_static(config.key.name),
+            name: config.name.clone(),
             value: config.value.as_deref().filter(|_| !secret).map(KString::from),
             read_only,
             // Where only another key stands in, Apache Kafka calls the value a default.
@@ -247,6 +252,16 @@ mod tests {
         resource: &str,
         keys: Option<&[&str]>,
     ) -> DescribeConfigsResult {
+        describe_on(&broker(), records, resource_type, resource, keys)
+    }
+
+    fn describe_on(
+        broker: &BrokerConfig,
+        records: &[(i8, &str, &str, &str)],
+        resource_type: i8,
+        resource: &str,
+        keys: Option<&[&str]>,
+    ) -> DescribeConfigsResult {
         let mut image = image();
         for (resource_type, resource, name, value) in records {
             let record = ConfigRecord {
@@ -258,7 +273,7 @@ mod tests {
             };
             image.apply(&MetadataRecord::Config(record)).unwrap();
         }
-        let view = View { image: &image, broker: &broker(), synonyms: true, documentation: true };
+        let view = View { image: &image, broker, synonyms: true, documentation: true };
         view.result(&DescribeConfigsResource {
             resource_type,
             resource_name: resource.into(),
@@ -312,6 +327,42 @@ mod tests {
         assert_eq!(config("ssl.key.password").value, None);
         let all = describe(&[(4, "", "log.retention.ms", "7")], 4, "", None);
         assert_eq!(all.configs.iter().map(shown).collect::<Vec<_>>(), ["log.retention.ms=7@3 [log.retention.ms=7@3]"]);
+    }
+
+    #[test]
+    fn a_key_of_a_listener_is_shown_under_its_own_name_before_the_common_one() {
+        let text = "node.id=1\nprocess.roles=broker,controller\ncontroller.listener.names=C\nlisteners=S://:0,C://:0\n\
+                    listener.security.protocol.map=C:PLAINTEXT,S:SSL\ncontroller.quorum.bootstrap.servers=h:1\n\
+                    inter.broker.listener.name=S\nssl.keystore.location=/common\n\
+                    listener.name.s.ssl.keystore.location=/fixed\nlistener.name.s.ssl.client.auth=required\n";
+        let broker = BrokerConfig::from_properties(&Properties::parse(text).unwrap()).unwrap().0;
+        let set = [
+            (4, "1", "listener.name.s.ssl.keystore.location", "/changed"),
+            (4, "1", "listener.name.s.ssl.key.password", "secret"),
+        ];
+        let result = describe_on(&broker, &set, 4, "1", None);
+        let config = |name: &str| result.configs.iter().find(|config| config.name == name).unwrap();
+        let location = config("listener.name.s.ssl.keystore.location");
+        assert_eq!(
+            shown(location),
+            "listener.name.s.ssl.keystore.location=/changed@2 [listener.name.s.ssl.keystore.location=/changed@2 \
+             listener.name.s.ssl.keystore.location=/fixed@4 ssl.keystore.location=/common@4]"
+        );
+        assert!(location.read_only && !location.is_sensitive && location.config_type == Kind::String.code());
+        let password = config("listener.name.s.ssl.key.password");
+        assert!(password.is_sensitive);
+        assert_eq!(
+            shown(password),
+            "listener.name.s.ssl.key.password=null@2 [listener.name.s.ssl.key.password=null@2]"
+        );
+        assert_eq!(
+            shown(config("listener.name.s.ssl.client.auth")),
+            "listener.name.s.ssl.client.auth=required@4 [listener.name.s.ssl.client.auth=required@4 ssl.client.auth=none@5]"
+        );
+        assert_eq!(
+            shown(config("ssl.keystore.location")),
+            "ssl.keystore.location=/common@4 [ssl.keystore.location=/common@4]"
+        );
     }
 
     #[test]

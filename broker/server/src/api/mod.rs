@@ -21,9 +21,10 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     close::Close, control::ControlHandle, controller_link::ControllerLink, fetch_sessions::FetchSessions,
     groups::Groups, memory::MemoryPool, metrics::Metrics, partitions::Partitions, producer_ids::ProducerIds,
-    reply::Reply,
+    reply::Reply, tls_listener::TlsListener,
 };
 
+pub(crate) mod alter_configs;
 pub(crate) mod alter_replica_log_dirs;
 pub(crate) mod api_versions;
 pub(crate) mod delete_groups;
@@ -81,6 +82,8 @@ pub(crate) struct Broker {
     pub(crate) producer_ids: ProducerIds,
     /// Incremental fetch sessions (KIP-227).
     pub(crate) fetch_sessions: FetchSessions,
+    /// The listeners that speak TLS.
+    pub(crate) tls_listeners: Vec<Arc<TlsListener>>,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
     /// `socket.request.max.bytes`.
