@@ -102,10 +102,16 @@ pub(crate) async fn accept_loop<S, F>(
             biased;
             _ = draining.wait_for(|draining| *draining) => break,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = accept_one(&listener, &limits) => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer, total)) => {
+            Ok((stream, peer)) => {
+                // Not before there is somebody: listeners that nobody comes to would take the places of the others.
+                let total = tokio::select! {
+                    biased;
+                    _ = draining.wait_for(|draining| *draining) => break,
+                    total = Arc::clone(&limits.total).acquire_owned() => total.expect("the limit is never closed"),
+                };
                 let Some(slot) = limits.admit(peer.ip(), total) else {
                     tracing::debug!(%peer, "refused a connection: max.connections.per.ip is reached");
                     continue;
@@ -128,15 +134,6 @@ pub(crate) async fn accept_loop<S, F>(
     if tokio::time::timeout(DRAIN_TIME, all_ended).await.is_err() {
         connections.shutdown().await;
     }
-}
-
-async fn accept_one(
-    listener: &TcpListener,
-    limits: &ConnectionLimits,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let total = Arc::clone(&limits.total).acquire_owned().await.expect("the limit is never closed");
-    let (stream, peer) = listener.accept().await?;
-    Ok((stream, peer, total))
 }
 
 /// A connection that was reset before it was accepted says nothing about us.

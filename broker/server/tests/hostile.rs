@@ -169,6 +169,66 @@ fn an_address_has_no_more_connections_than_it_may() {
 }
 
 #[test]
+fn an_address_may_have_a_number_of_its_own_and_all_together_another() {
+    let limits = [
+        ("max.connections.per.ip.overrides", "127.0.0.1:3", "max.connections.per.ip", "1", 3),
+        ("max.connections", "2", "max.connections.per.ip", "100", 2),
+    ];
+    for (key, value, other, other_value, allowed) in limits {
+        let home = Home::new().with(key, value).with(other, other_value);
+        let node = home.start();
+        // A listener accepts in order: each is answered before the next one comes.
+        let mut let_in: Vec<_> = (0..allowed)
+            .map(|_| {
+                let mut client = node.client();
+                assert!(client.list_offset("none", 0, -1).error_code != 0, "{key}");
+                client
+            })
+            .collect();
+        if key == "max.connections" {
+            // As in Apache Kafka, who comes then waits until somebody goes.
+            let mut waiting = node.client();
+            waiting.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+            let asked = waiting.send(1, &gregor_messages::ListGroupsRequest::default());
+            assert!(waiting.stream.read(&mut [0; 1]).is_err(), "nobody answers it");
+            drop(let_in.pop());
+            waiting.stream.set_read_timeout(Some(support::DEADLINE)).unwrap();
+            waiting.receive::<gregor_messages::ListGroupsRequest>(1, asked);
+        } else {
+            assert!(node.client().is_closed(), "{key}");
+            drop(let_in);
+        }
+        node.stop();
+    }
+}
+
+#[test]
+fn a_peer_that_takes_answers_by_the_byte_gets_each_once_and_whole() {
+    const REQUESTS: i64 = 400;
+    let home = Home::new().with("socket.send.buffer.bytes", "4096");
+    let node = home.start();
+    drop(node.with_topic("t", 1, &[]));
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(1_024).unwrap();
+    socket.connect(&node.address_of("PLAINTEXT").into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(support::DEADLINE)).unwrap();
+    let mut client = Client::over(stream);
+    let request = produce_request("t", 0, -1, batch(&["v"]));
+    // Small ones, so that many are answered together, and more answers than the sockets hold before the first is read.
+    for _ in 0..REQUESTS {
+        client.send(9, &request);
+    }
+    client.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    for offset in 0..REQUESTS {
+        let produced = only(client.receive::<ProduceRequest>(9, offset as i32 + 1));
+        assert_eq!((produced.error_code, produced.base_offset), (0, offset));
+    }
+    assert!(client.is_closed(), "nothing comes after the last answer");
+    node.stop();
+}
+
+#[test]
 fn an_idle_connection_is_closed() {
     let home = Home::new().with("connections.max.idle.ms", "200");
     let node = home.start();

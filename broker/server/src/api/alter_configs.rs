@@ -83,8 +83,9 @@ checked_first!(
 
 /// The values of a resource after AlterConfigs: those that are named, whatever it had.
 fn values_named(_: &Image, _: &ConfigResource, configs: &[AlterableConfig]) -> Result<Values, Refusal> {
-    let value = |config: &AlterableConfig| Some((config.name.clone(), config.value.clone()?));
-    Ok(configs.iter().filter_map(value).collect())
+    let no_value = || Refusal::new(ErrorCode::InvalidRequest, "a key is named without a value");
+    let value = |config: &AlterableConfig| Ok((config.name.clone(), config.value.clone().ok_or_else(no_value)?));
+    configs.iter().map(value).collect()
 }
 
 fn own_resource(broker: &Broker) -> ConfigResource {
