@@ -343,7 +343,7 @@ impl Node {
             self.open_door(door, &limits, &control_memory);
         }
         if !config.process_roles.broker {
-            tokio::spawn(tls_listener::look_after(tls, Arc::clone(&self.broker)).await);
+            tokio::spawn(tls_listener::look_after(Arc::clone(&self.broker)).await);
             return Ok(());
         }
         let timeout_ms = config.initial_broker_registration_timeout_ms;
