@@ -17,7 +17,7 @@ use gregor_replication::{IsrProposal, ProposalAnswer, ProposalOutcome};
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, PartitionIndex, TopicId};
 use tokio::{sync::Notify, task::JoinSet, time::sleep};
 
-use crate::{clock::now, control::ControlHandle, partition::Partition};
+use crate::{clock::now, control::ControlHandle, controller_link::ControllerLink, partition::Partition};
 
 /// Requests under way at a time; the other proposals wait for one of them.
 const UNDER_WAY_MAX: usize = 256;
@@ -25,8 +25,6 @@ const UNDER_WAY_MAX: usize = 256;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How long the controller may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The version in which the in-sync replicas carry their broker epochs (KIP-903).
-const VERSION: i16 = 3;
 
 /// The proposals that nobody has sent yet.
 #[derive(Debug, Default)]
@@ -50,8 +48,10 @@ pub(crate) trait AlterPartition: Send + Sync + 'static {
 pub(crate) struct Asking {
     /// This broker.
     pub(crate) node_id: BrokerId,
-    /// The way there.
+    /// Who knows this broker's epoch.
     pub(crate) control: ControlHandle,
+    /// The way there.
+    pub(crate) link: Arc<ControllerLink>,
 }
 
 impl IsrChanges {
@@ -117,7 +117,7 @@ impl AlterPartition for Asking {
             topics: vec![TopicData { topic_id: topic, partitions: vec![partition], ..Default::default() }],
             ..Default::default()
         };
-        let response = tokio::time::timeout(PATIENCE, self.control.ask(VERSION, request)).await.ok()?.ok()?;
+        let response = self.link.ask(request, PATIENCE).await.ok()?;
         if response.error_code != ErrorCode::None.code() {
             // Nothing was said of the partition: a controller that is not active, or a broker epoch that is over.
             return None;

@@ -209,7 +209,7 @@ impl Node {
             applied_sender.send_replace(offset);
         };
         let partitions_thread = partitions.start(report).map_err(StartError::Thread)?;
-        let asking = Asking { node_id: config.node_id, control: control.clone() };
+        let asking = Asking { node_id: config.node_id, control: control.clone(), link: Arc::clone(&controller) };
         tokio::spawn(Arc::clone(&partitions.isr_changes).run(Arc::new(asking)));
         let housekeeper = Housekeeper::start(Arc::clone(&partitions), &config).map_err(StartError::Thread)?;
         let mover = Mover::start(&partitions, &control, &config).map_err(StartError::Thread)?;

@@ -38,6 +38,7 @@ pub(crate) struct WaiterList {
     followers: Vec<Arc<Waiter>>,
     produces: Vec<(Offset, Arc<Waiter>)>,
     syncs: Vec<(Offset, Arc<Waiter>)>,
+    deletions: Vec<Arc<Waiter>>,
     sessions: Vec<Watching>,
 }
 
@@ -101,6 +102,13 @@ impl Waiter {
     /// Whether nothing is missing any more.
     pub(crate) fn is_done(&self) -> bool {
         self.remaining.load(Ordering::Acquire) == 0
+    }
+
+    /// Sleeps until nothing is missing, however long that takes.
+    pub(crate) async fn wait(&self) {
+        if !self.is_done() {
+            self.notify.notified().await;
+        }
     }
 
     /// Sleeps until nothing is missing or the deadline. May be dropped and called again.
@@ -183,6 +191,16 @@ impl WaiterList {
         self.followers.push(Arc::clone(waiter));
     }
 
+    /// A deletion of records waits for all replicas to have done it.
+    pub(crate) fn add_deletion(&mut self, waiter: &Arc<Waiter>) {
+        self.deletions.push(Arc::clone(waiter));
+    }
+
+    /// A replica's log begins later than it did.
+    pub(crate) fn on_low_watermark(&mut self) {
+        self.deletions.drain(..).for_each(|waiter| waiter.wake());
+    }
+
     /// The leader's log has that many bytes more.
     pub(crate) fn on_append(&mut self, bytes: u32) {
         self.followers.retain(|waiter| {
@@ -227,6 +245,7 @@ impl WaiterList {
     pub(crate) fn remove(&mut self, waiter: &Arc<Waiter>) {
         self.fetches.retain(|other| !Arc::ptr_eq(other, waiter));
         self.followers.retain(|other| !Arc::ptr_eq(other, waiter));
+        self.deletions.retain(|other| !Arc::ptr_eq(other, waiter));
         self.produces.retain(|(_, other)| !Arc::ptr_eq(other, waiter));
         self.syncs.retain(|(_, other)| !Arc::ptr_eq(other, waiter));
     }
@@ -248,7 +267,8 @@ impl WaiterList {
 
     /// The partition changed in a way that no waiter waits for: leadership, deletion, a failed directory.
     pub(crate) fn wake_all(&mut self) {
-        self.fetches.drain(..).chain(self.followers.drain(..)).for_each(|waiter| waiter.wake());
+        let looking = self.fetches.drain(..).chain(self.followers.drain(..)).chain(self.deletions.drain(..));
+        looking.for_each(|waiter| waiter.wake());
         let awaiting = self.produces.drain(..).chain(self.syncs.drain(..));
         awaiting.for_each(|(_, waiter)| waiter.count_down(1));
         self.tell_sessions();
@@ -256,7 +276,7 @@ impl WaiterList {
 
     /// How many requests wait here. A session that is to be told is none.
     pub(crate) fn len(&self) -> usize {
-        self.fetches.len() + self.followers.len() + self.produces.len() + self.syncs.len()
+        self.fetches.len() + self.followers.len() + self.deletions.len() + self.produces.len() + self.syncs.len()
     }
 
     /// How many sessions are to be told.

@@ -103,6 +103,6 @@ async fn settle(Deleted { partition, until, .. }: &Deleted) -> Result<Offset, Er
         // An error means that the move is over, one way or the other.
         of_copy = start.wait_for(|start| start >= until).await.ok().map(|start| *start);
     }
-    let low_watermark = partition.with_leader(LeaderEpoch::NONE, |_, leader| Ok(leader.low_watermark()))?;
+    let low_watermark = partition.deleted_everywhere(*until).await?;
     Ok(of_copy.map_or(low_watermark, |start| start.min(low_watermark)))
 }

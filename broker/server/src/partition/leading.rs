@@ -8,10 +8,10 @@ use std::sync::Arc;
 use gregor_replication::{
     FetchRefused, FollowerFetch, IsrProposal, NotAReplica, ProposalAnswer, ProposalOutcome, Registration,
 };
-use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, Timestamp};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp};
 
 use super::{Partition, Query, Role, State};
-use crate::clock::now;
+use crate::{clock::now, waiters::Waiter};
 
 /// Who fetches as a follower.
 #[derive(Debug, Clone, Copy)]
@@ -21,11 +21,23 @@ pub(crate) struct FollowerReader {
     /// In which life; -1 where an old protocol does not say.
     pub(crate) broker_epoch: BrokerEpoch,
     /// Where its own log starts.
-    pub(crate) log_start: gregor_types::Offset,
+    pub(crate) log_start: Offset,
     /// How the metadata knows it.
     pub(crate) registration: Option<Registration>,
     /// Whether the leader knows of this fetch already: it is read again after a wait, and says nothing new then.
     pub(crate) is_noted: bool,
+}
+
+/// A deletion that waits; takes itself off the list.
+struct Deletion<'p> {
+    partition: &'p Partition,
+    waiter: Arc<Waiter>,
+}
+
+impl Drop for Deletion<'_> {
+    fn drop(&mut self) {
+        self.partition.lock_waiters().remove(&self.waiter);
+    }
 }
 
 impl Partition {
@@ -51,12 +63,29 @@ impl Partition {
             log_start: follower.log_start,
             registration: follower.registration,
         };
+        let low_watermark = leader.low_watermark();
         let progress = leader.on_fetch(fetch, now())?;
+        if leader.low_watermark() != low_watermark {
+            self.lock_waiters().on_low_watermark();
+        }
         if let Some(proposal) = progress.proposal {
             self.isr_changes.propose(self, proposal);
         }
         state.on_high_watermark(progress.high_watermark, &self.waiters);
         Ok(())
+    }
+
+    /// Waits until every live replica's log begins at `until` or later; says where all begin at the earliest.
+    pub(crate) async fn deleted_everywhere(&self, until: Offset) -> Result<Offset, ErrorCode> {
+        loop {
+            let waiting = Deletion { partition: self, waiter: Waiter::new(1) };
+            self.lock_waiters().add_deletion(&waiting.waiter);
+            let low_watermark = self.with_leader(LeaderEpoch::NONE, |_, leader| Ok(leader.low_watermark()))?;
+            if low_watermark >= until {
+                return Ok(low_watermark);
+            }
+            waiting.waiter.wait().await;
+        }
     }
 
     /// Proposes to go on without the followers that have been behind for too long.
