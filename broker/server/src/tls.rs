@@ -118,11 +118,11 @@ impl TlsStream {
             if bytes.is_empty() && more {
                 return Ok(());
             }
-            self.flush().await?;
+            let has_waited = self.flush().await?;
             if bytes.is_empty() {
                 return Ok(());
             }
-            turn = fair(turn + taken as u64).await;
+            turn = if has_waited { 0 } else { fair(turn + taken as u64).await };
         }
     }
 
@@ -144,8 +144,8 @@ impl TlsStream {
                 self.session.writer().write(&bytes[..step])
             })? as u64;
             position += taken;
-            self.flush().await?;
-            turn = fair(turn + taken).await;
+            let has_waited = self.flush().await?;
+            turn = if has_waited { 0 } else { fair(turn + taken).await };
         }
         Ok(())
     }
@@ -217,11 +217,14 @@ impl TlsStream {
         outcome
     }
 
-    async fn flush(&mut self) -> Result<(), Close> {
+    /// Sends all that is encrypted; whether it had to wait for that, so that others have had their turn.
+    async fn flush(&mut self) -> Result<bool, Close> {
+        let mut has_waited = false;
         while !self.try_flush()? {
             writable(&self.socket).await?;
+            has_waited = true;
         }
-        Ok(())
+        Ok(has_waited)
     }
 
     /// Whether all that is encrypted has left.
