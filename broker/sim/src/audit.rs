@@ -19,6 +19,8 @@ const READ_BYTES: u32 = 1 << 20;
 #[derive(Debug, Default)]
 struct Found {
     values: BTreeMap<i64, Value>,
+    /// What is behind it may be undone.
+    stable: i64,
     epochs: Vec<(LeaderEpoch, Offset)>,
     producers: BTreeMap<ProducerId, (ProducerEpoch, i32)>,
 }
@@ -45,13 +47,13 @@ pub fn audit(node: &Node, process: &Process, promises: &mut Promises, lost_power
             return promises.violated(format!("{place} is not served"));
         };
         let log = &partition.log;
-        if lost_power && !promises.is_synced(&place.topic) {
-            promises.forget_from(&place, log.end_offset());
-        }
         let rotten = promises.rotten_from(&place).map(Offset);
         match walk(node, log, rotten) {
             Ok(found) => {
-                promises.check(&place, log.start_offset().value(), &found.values);
+                if lost_power && !promises.is_synced(&place.topic) {
+                    promises.forget_from(&place, log.end_offset(), &found.values);
+                }
+                promises.check(&place, log.start_offset().value(), found.stable, &found.values);
                 if let (Some(wrong), None) = (compare(log, &found), rotten) {
                     promises.violated(format!("{place}: {wrong}"));
                 }
@@ -109,7 +111,7 @@ fn walk(node: &Node, log: &PartitionLog, rotten: Option<Offset>) -> Result<Found
     if copy.end_offset() != log.end_offset() && copy.end_offset() < end {
         return Err(format!("it ends at {}, its files say {}", log.end_offset(), copy.end_offset()));
     }
-    let mut found = Found::default();
+    let mut found = Found { stable: copy.last_stable_offset(copy.end_offset()).value(), ..Found::default() };
     let (mut at, end) = (copy.start_offset(), copy.end_offset());
     let mut expected = None;
     while at < end {
@@ -133,7 +135,7 @@ fn walk(node: &Node, log: &PartitionLog, rotten: Option<Offset>) -> Result<Found
             }
             for record in &batch.records(1 << 20).map_err(|error| error.to_string())? {
                 let record = record.map_err(|error| error.to_string())?;
-                if let (false, Some(value)) = (batch.is_control(), record.value.and_then(Value::parse))
+                if let (false, Some(value)) = (batch.is_control(), Value::of(&record))
                     && record.offset >= copy.start_offset()
                 {
                     found.values.insert(record.offset.value(), value);
@@ -162,10 +164,12 @@ fn compare(log: &PartitionLog, found: &Found) -> Option<String> {
     while expected.get(1).is_some_and(|(_, start)| *start <= begin) {
         expected.remove(0);
     }
-    if let Some((_, start)) = expected.first_mut() {
+    // Where an epoch began, the cleaner may have left nothing; nor need what it has left of one reach to the begin.
+    if log.config().compact {
+        expected.retain(|(_, start)| *start >= begin);
+    } else if let Some((_, start)) = expected.first_mut() {
         *start = begin.max(*start);
     }
-    // Where an epoch began, the cleaner may have left nothing.
     let of = |at: Offset| epochs.iter().rev().find(|(_, start)| *start <= at).map(|(epoch, _)| *epoch);
     let fits = || expected.iter().all(|(epoch, start)| of(*start) == Some(*epoch));
     let is_known = if log.config().compact { fits() } else { epochs == expected };

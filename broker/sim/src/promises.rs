@@ -9,10 +9,18 @@ use std::{
 };
 
 use gregor_types::Offset;
+use gregor_wire::batch::RecordView;
 
 use crate::{network::Place, node::OFFSETS_TOPIC};
 
-/// A record, by who made it and when in that client's life.
+/// How many keys there are in a compacted topic: few, so that each soon has a newer record.
+const KEYS: u64 = 7;
+/// One record of so many deletes its key.
+const DELETES_ONE_OF: u64 = 11;
+/// The header that says of every record of a compacted topic who made it: what deletes a key has no value to say so.
+pub const MADE_BY: &str = "made by";
+
+/// A record, by who made it and when in that client's life. In a compacted topic, its key follows from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Value {
     /// The client.
@@ -48,6 +56,8 @@ pub enum Transaction {
 pub struct Topic {
     /// Whether it is there.
     pub existence: Existence,
+    /// Whether only the newest record of each key is kept.
+    pub compacted: bool,
     /// Whether its acknowledgements wait for the disk.
     pub synced: bool,
     /// Whether only so many bytes of it are kept.
@@ -63,6 +73,8 @@ pub struct Topic {
 struct Records {
     /// What stands at which offset: acknowledged to its producer, or shown to a consumer.
     known: BTreeMap<i64, Value>,
+    /// What was sent to delete a key, whether or not it was acknowledged.
+    deletions: BTreeSet<Value>,
     /// The highest start that was asked for.
     start_asked: i64,
     /// Where the log began when the node stopped cleanly the last time.
@@ -113,6 +125,22 @@ impl Value {
         let (client, number) = std::str::from_utf8(bytes).ok()?.split_once('-')?;
         Some(Self { client: client.parse().ok()?, number: number.parse().ok()? })
     }
+
+    /// What a record says of itself.
+    pub fn of(record: &RecordView<'_>) -> Option<Self> {
+        let made_by = || record.headers.iter().find(|header| header.key == MADE_BY.as_bytes())?.value;
+        record.value.or_else(made_by).and_then(Self::parse)
+    }
+
+    /// Its key, in a compacted topic.
+    pub const fn key(self) -> u64 {
+        self.number % KEYS
+    }
+
+    /// Whether it deletes its key, in a compacted topic.
+    pub const fn deletes(self) -> bool {
+        self.number.is_multiple_of(DELETES_ONE_OF)
+    }
 }
 
 impl Promises {
@@ -137,8 +165,8 @@ impl Promises {
     }
 
     /// Whether only the newest record of each key is kept of a topic: its offsets have gaps then.
-    pub fn is_compacted(topic: &str) -> bool {
-        topic == OFFSETS_TOPIC
+    pub fn is_compacted(&self, topic: &str) -> bool {
+        self.topics.get(topic).is_some_and(|topic| topic.compacted)
     }
 
     /// Whether a topic keeps so many bytes only.
@@ -182,6 +210,14 @@ impl Promises {
         let mut places = self.places();
         places.retain(|place| !place.topic.starts_with('_') && (!synced || self.is_synced(&place.topic)));
         places
+    }
+
+    /// Somebody sends these: from now on they may delete their keys.
+    pub fn sent(&mut self, place: &Place, values: &[Value]) {
+        if self.is_compacted(&place.topic) {
+            let deletions = values.iter().copied().filter(|value| value.deletes());
+            self.records.entry(place.clone()).or_default().deletions.extend(deletions);
+        }
     }
 
     /// A batch is acknowledged.
@@ -274,21 +310,25 @@ impl Promises {
         }
     }
 
-    /// The machine lost power: of a topic that does not sync, what is behind `end` now is lost.
-    pub fn forget_from(&mut self, place: &Place, end: Offset) {
+    /// The machine lost power: of a topic that does not sync, what is behind `end` now is lost. Of one that is compacted, more of what
+    /// was not on the disk may be: a segment's name may be there without what stood before it.
+    pub fn forget_from(&mut self, place: &Place, end: Offset, found: &BTreeMap<i64, Value>) {
+        let is_compacted = self.is_compacted(&place.topic);
         if let Some(records) = self.records.get_mut(place) {
             records.known.split_off(&end.value());
+            records.known.retain(|offset, _| !is_compacted || found.contains_key(offset));
         }
     }
 
-    /// All that must be between a log's start and its end is there, each record once, each producer's in order.
-    pub fn check(&mut self, place: &Place, start: i64, found: &BTreeMap<i64, Value>) {
-        if let Some(wrong) = self.wrong(place, start, found) {
+    /// All that must be between a log's start and its end is there, each record once, each producer's in order. From `stable` on
+    /// nothing is compacted.
+    pub fn check(&mut self, place: &Place, start: i64, stable: i64, found: &BTreeMap<i64, Value>) {
+        if let Some(wrong) = self.wrong(place, start, stable, found) {
             self.violated(wrong);
         }
     }
 
-    fn wrong(&self, place: &Place, start: i64, found: &BTreeMap<i64, Value>) -> Option<String> {
+    fn wrong(&self, place: &Place, start: i64, stable: i64, found: &BTreeMap<i64, Value>) -> Option<String> {
         let (mut last, mut seen) = (BTreeMap::new(), BTreeSet::new());
         for (offset, value) in found {
             if !seen.insert(*value) {
@@ -306,9 +346,45 @@ impl Promises {
             return Some(format!("{place} begins at {start}, a clean stop left it at {}", records.start_kept));
         }
         let end = records.rotten_from.unwrap_or(i64::MAX).max(start);
-        let (offset, value) =
-            records.known.range(start..end).find(|(offset, value)| found.get(offset) != Some(value))?;
+        let may_be_gone = self.what_compaction_may_take(place, records, stable, found);
+        let is_wrong = |(offset, value): &(&i64, &Value)| match found.get(offset) {
+            Some(there) => there != *value,
+            None => !may_be_gone(**offset, **value),
+        };
+        let (offset, value) = records.known.range(start..end).find(is_wrong)?;
         let there = found.get(offset).map_or("nothing".to_owned(), ToString::to_string);
         Some(format!("{place} had {value} at {offset}, and {there} is there now"))
+    }
+
+    /// What of a compacted log need not be there: it was aborted, or a newer record has its key, or its key was deleted. Only what is
+    /// stable makes an older record go, and goes.
+    fn what_compaction_may_take(
+        &self,
+        place: &Place,
+        records: &Records,
+        stable: i64,
+        found: &BTreeMap<i64, Value>,
+    ) -> impl Fn(i64, Value) -> bool {
+        let is_compacted = self.is_compacted(&place.topic);
+        // What took the place of an older record may have been cut off with the damage behind it, or been lost with the power where the
+        // topic does not sync.
+        let is_cut = records.rotten_from.is_some() || (self.power_losses > 0 && !self.is_synced(&place.topic));
+        let is_aborted = |value: &Value| self.transactions.get(value) == Some(&Transaction::Aborted);
+        let mut newest = BTreeMap::new();
+        for (offset, value) in found.range(..stable).filter(|(_, value)| !is_aborted(value)) {
+            newest.insert(value.key(), *offset);
+        }
+        // What deleted a key may itself be gone: then nobody but who sent it knows of it.
+        let known: BTreeMap<Value, i64> = records.known.iter().map(|(offset, value)| (*value, *offset)).collect();
+        for value in records.deletions.iter().filter(|value| !is_aborted(value)) {
+            let at = known.get(value).copied().unwrap_or(i64::MAX);
+            newest.entry(value.key()).and_modify(|newest| *newest = at.max(*newest)).or_insert(at);
+        }
+        let aborted: BTreeSet<Value> = known.into_keys().filter(is_aborted).collect();
+        move |offset, value| {
+            let is_superseded = newest.get(&value.key()).is_some_and(|newest| *newest > offset);
+            is_compacted
+                && (is_cut || (offset < stable && (value.deletes() || is_superseded || aborted.contains(&value))))
+        }
     }
 }

@@ -48,6 +48,7 @@ enum Asked {
 struct Kind {
     synced: bool,
     limited: bool,
+    compacted: bool,
 }
 
 impl Kind {
@@ -64,7 +65,8 @@ impl Admin {
         }
         let segment_bytes = *world.random.pick(&SEGMENT_BYTES);
         if !world.promises.is_there(OFFSETS_TOPIC) {
-            let (name, kind) = (OFFSETS_TOPIC.to_owned(), Kind { synced: world.random.chance(60), limited: false });
+            let kind = Kind { synced: world.random.chance(60), limited: false, compacted: true };
+            let name = OFFSETS_TOPIC.to_owned();
             return Some(Asked::Create { name, partitions: 2, kind, segment_bytes });
         }
         if world.winding_down {
@@ -76,7 +78,8 @@ impl Admin {
             self.created += 1;
             let partitions = world.random.between(1, 3) as i32;
             let name = format!("topic-{}", self.created);
-            let kind = Kind { synced: world.random.chance(60), limited: world.random.chance(30) };
+            let (synced, limited) = (world.random.chance(60), world.random.chance(30));
+            let kind = Kind { synced, limited, compacted: world.random.chance(25) };
             return Some(Asked::Create { name, partitions, kind, segment_bytes });
         }
         let place = world.random.pick(&places).clone();
@@ -87,14 +90,16 @@ impl Admin {
                 let (key, value) = match world.random.below(3) {
                     0 => ("min.insync.replicas", world.random.between(1, 3)),
                     1 => {
-                        let kind = Kind { synced: false, limited: world.promises.is_limited(&name) };
+                        let limited = world.promises.is_limited(&name);
+                        let kind = Kind { synced: false, limited, compacted: false };
                         ("retention.bytes", kind.retention_bytes(world.random))
                     }
                     _ => ("segment.bytes", u64::from(segment_bytes)),
                 };
                 Some(Asked::Configure { name, key, value: value.to_string() })
             }
-            4..7 => {
+            // Nobody deletes records of a log that is only compacted: a server refuses it.
+            4..7 if world.promises.is_limited(&name) || !world.promises.is_compacted(&name) => {
                 let last = world.promises.last_known(&place)?;
                 Some(Asked::DeleteRecords { place, before: world.random.below(last as u64 + 1) as i64 })
             }
@@ -149,9 +154,9 @@ fn create(name: &str, partitions: i32, kind: Kind, segment_bytes: u32) -> Create
         // The wall clock jumps, and producers' clocks do not.
         config("message.timestamp.after.max.ms", "9223372036854775807"),
     ];
-    if name == OFFSETS_TOPIC {
+    if kind.compacted {
         configs.extend([
-            config("cleanup.policy", "compact"),
+            config("cleanup.policy", if kind.limited { "compact,delete" } else { "compact" }),
             config("min.cleanable.dirty.ratio", "0"),
             config("delete.retention.ms", "3000"),
         ]);
@@ -207,9 +212,15 @@ impl Client for Admin {
         };
         match (asked, ErrorCode::from(code)) {
             (Asked::Create { name, partitions, kind, .. }, ErrorCode::None | ErrorCode::TopicAlreadyExists) => {
-                let Kind { synced, limited } = kind;
-                let topic =
-                    Topic { existence: Existence::There, synced, limited, partitions, configs: BTreeMap::new() };
+                let Kind { synced, limited, compacted } = kind;
+                let topic = Topic {
+                    existence: Existence::There,
+                    compacted,
+                    synced,
+                    limited,
+                    partitions,
+                    configs: BTreeMap::new(),
+                };
                 world.promises.topics.insert(name, topic);
             }
             (Asked::Delete { name }, ErrorCode::None | ErrorCode::UnknownTopicOrPartition) => {

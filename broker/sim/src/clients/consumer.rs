@@ -9,7 +9,7 @@ use gregor_wire::batch::{BatchView, ControlRecordType, split_batches};
 use super::{Client, View};
 use crate::{
     network::{Fetched, Place, Request, Response},
-    promises::{Promises, Value},
+    promises::Value,
 };
 
 /// So often nothing new, and it goes on to another partition.
@@ -108,7 +108,7 @@ impl Reading {
         for batch in split_batches(&fetched.records.0) {
             let Ok(batch) = batch else { break };
             batch.check_crc().map_err(|error| format!("a damaged batch is served: {error}"))?;
-            if batch.base_offset > from && !Promises::is_compacted(&self.place.topic) {
+            if batch.base_offset > from && !world.promises.is_compacted(&self.place.topic) {
                 return Err(format!("{} stands where {from} is due", batch.base_offset));
             }
             if batch.next_offset() > bound {
@@ -142,7 +142,7 @@ impl Reading {
                 continue;
             }
             let hidden = read_committed && batch.is_transactional() && self.aborted.contains(&batch.producer_id);
-            let (Some(value), false) = (record.value.and_then(Value::parse), hidden || record.offset < from) else {
+            let (Some(value), false) = (Value::of(&record), hidden || record.offset < from) else {
                 continue;
             };
             world.promises.stands(&self.place, record.offset.value(), value, "a read");

@@ -9,7 +9,7 @@ use gregor_wire::batch::{BatchOptions, ProducerStamp, RecordBatchBuilder};
 use super::{Client, View, is_retriable};
 use crate::{
     network::{Batches, Place, Request, Response},
-    promises::Value,
+    promises::{MADE_BY, Value},
 };
 
 const IN_FLIGHT_MAX: usize = 3;
@@ -49,11 +49,18 @@ struct Batch {
 }
 
 /// A batch whose records say who made them.
-pub(super) fn batch(values: &[Value], producer: ProducerStamp, transactional: bool) -> Bytes {
+pub(super) fn batch(values: &[Value], producer: ProducerStamp, transactional: bool, compacted: bool) -> Bytes {
     let options = BatchOptions { producer: Some(producer), transactional, ..BatchOptions::default() };
     let mut builder = RecordBatchBuilder::new(options);
     for value in values {
-        builder.append(TIMESTAMP, None, Some(value.to_string().as_bytes()), &[]);
+        let text = value.to_string();
+        if compacted {
+            let content = (!value.deletes()).then_some(text.as_bytes());
+            let headers = [(MADE_BY, Some(text.as_bytes()))];
+            builder.append(TIMESTAMP, Some(&value.key().to_be_bytes()), content, &headers);
+        } else {
+            builder.append(TIMESTAMP, None, Some(text.as_bytes()), &[]);
+        }
     }
     builder.build()
 }
@@ -90,7 +97,8 @@ impl Client for Producer {
             let sequence = session.next_sequence;
             session.next_sequence += values.len() as i32;
             let producer = ProducerStamp { id: session.id, epoch: ProducerEpoch(0), base_sequence: sequence };
-            let bytes = batch(&values, producer, false);
+            let bytes = batch(&values, producer, false, world.promises.is_compacted(&session.place.topic));
+            world.promises.sent(&session.place, &values);
             let (acks_all, clean_stops) = (world.random.chance(70), world.promises.clean_stops);
             session.in_flight.push_back(Batch { sequence, values, bytes, acks_all, clean_stops });
             session.send(session.in_flight.len() - 1, world);
@@ -125,12 +133,16 @@ impl Client for Producer {
                 let there = world.promises.is_there(&session.place.topic);
                 let snapshot = error == ErrorCode::OutOfOrderSequenceNumber
                     && session.in_flight[index].clean_stops < world.promises.clean_stops;
+                // Nor does a start know those that the cleaner has taken: of them it keeps the last of each producer.
+                let cleaned =
+                    error == ErrorCode::OutOfOrderSequenceNumber && world.promises.is_compacted(&session.place.topic);
                 let rotten = world.promises.rotten_from(&session.place).is_some();
                 // Of a producer that a partition does not know, any sequence may be the first: one in flight behind it was taken when the
                 // partition began to be served in between. Kafka's brokers do the same.
                 let unknown = sequence == 0;
                 if there
                     && !snapshot
+                    && !cleaned
                     && !rotten
                     && !unknown
                     && (synced || session.power_losses == world.promises.power_losses)

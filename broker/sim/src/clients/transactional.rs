@@ -93,7 +93,10 @@ impl Client for TransactionalProducer {
             Step::Idle => None,
             Step::Write { values, sequence } => {
                 let stamp = ProducerStamp { id: producer, epoch, base_sequence: *sequence };
-                Some(world.ask(Request::Produce { place, batch: Batches(batch(values, stamp, true)), acks_all: true }))
+                let compacted = world.promises.is_compacted(&place.topic);
+                world.promises.sent(&place, values);
+                let batch = Batches(batch(values, stamp, true, compacted));
+                Some(world.ask(Request::Produce { place, batch, acks_all: true }))
             }
             Step::End { commit } => {
                 Some(world.ask(Request::EndTransaction { place, producer, epoch, commit: *commit }))

@@ -93,7 +93,7 @@ impl Node {
         Ok(())
     }
 
-    /// Flips a bit of a batch of a partition, of what its checksum covers. The file and the batch's first offset.
+    /// Flips a bit of a batch of a partition, of what its checksum covers. The file, and where the log ends without it.
     pub(crate) fn rot(&self, place: &Place, random: &mut Random) -> Option<(String, i64)> {
         let folder = Path::new(DIRECTORY).join(place.to_string());
         let files = self.disk.list(&folder).ok()?;
@@ -102,17 +102,22 @@ impl Node {
         if logs.is_empty() {
             return None;
         }
-        let path = folder.join(&random.pick(&logs).name);
+        let log = random.pick(&logs);
+        let path = folder.join(&log.name);
         let content = read_file(&self.disk, &path, 1 << 20).ok()?;
         let batches: Vec<_> = split_batches(&content).map_while(Result::ok).collect();
         if batches.is_empty() {
             return None;
         }
-        let batch = random.pick(&batches);
+        let index = random.below(batches.len() as u64) as usize;
+        let batch = &batches[index];
+        // What the cleaner has taken from before it goes with it: a log that is cut there ends where the batch before it does.
+        let base = || log.name.trim_end_matches(".log").parse().unwrap_or(0);
+        let from = index.checked_sub(1).map_or_else(base, |before| batches[before].next_offset().value());
         let position = batch.bytes().as_ptr() as usize - content.as_ptr() as usize;
         let byte = random.between(CHECKED_FROM, batch.bytes().len() as u64);
         self.disk.corrupt(&path, position as u64 + byte, 1 << random.below(8));
-        Some((path.display().to_string(), batch.base_offset.value()))
+        Some((path.display().to_string(), from))
     }
 
     /// The process dies where it stands, or the machine with it.
