@@ -15,8 +15,8 @@ use gregor_channel::{Backoff, Channel, ChannelError, ChannelOptions, Security};
 use gregor_messages::{
     AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest,
     AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest, EnvelopeRequest,
-    IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, UnregisterBrokerRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, ElectLeadersRequest,
+    EnvelopeRequest, IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, UnregisterBrokerRequest,
 };
 use gregor_raft::Endpoint;
 use gregor_types::{BrokerId, ErrorCode, KString};
@@ -291,6 +291,13 @@ async fn moved_from(leaders: &mut watch::Receiver<QuorumLeader>, asked: &QuorumL
 fn address_of(endpoint: &Endpoint) -> String {
     let Endpoint { host, port, .. } = endpoint;
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+impl ToController for DescribeQuorumRequest {
+    // The quorum answers it, which has another word for that.
+    fn is_not_controller(response: &Self::Response) -> bool {
+        response.error_code == ErrorCode::NotLeaderOrFollower.code()
+    }
 }
 
 const NOT_CONTROLLER: i16 = ErrorCode::NotController.code();

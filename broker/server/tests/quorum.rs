@@ -13,7 +13,10 @@ use gregor_messages::{
     vote_request,
 };
 use gregor_metadata::{ConfigResource, ResourceType};
-use gregor_server::{Node, control};
+use gregor_server::{
+    Node,
+    control::{self, BrokerState},
+};
 use gregor_types::{BrokerId, ErrorCode, Uuid};
 use support::controllers::{
     CLUSTER, Cluster, DEADLINE, OTHER_KEY, PORT, alteration, copy_folder, directory_id, holds, shown, until,
@@ -228,6 +231,30 @@ async fn a_broker_without_a_controller_reads_the_metadata_of_voters_it_was_told_
         thread.ended().await.unwrap();
         cluster.stop_all().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_registers_with_a_controller_of_another_node_and_keeps_to_whoever_leads() {
+    let mut cluster = Cluster::new(3, 1, false);
+    for id in 1..=3 {
+        cluster.start(id).await;
+    }
+    cluster.properties.extend([("process.roles", "broker"), ("listeners", "PLAINTEXT://127.0.0.1:9092")]);
+    let (broker, mut thread) = control::start(cluster.observer(4)).unwrap();
+    until("the broker's registration", || broker.image().cluster().broker(BrokerId(4)).is_some()).await;
+    broker.loaded(broker.image().position.last_offset).await.unwrap();
+    let state = broker.broker_state();
+    until("the broker to be unfenced", || matches!(*state.borrow(), BrokerState::Running(_))).await;
+    let epoch = broker.broker_epoch();
+    let (leader, _) = cluster.leader().await;
+    cluster.stop(leader).await;
+    cluster.leader().await;
+    // Only the one that leads now can let it go.
+    tokio::time::timeout(DEADLINE, broker.shut_down_broker()).await.expect("it may not go").unwrap();
+    assert_eq!(broker.broker_epoch(), epoch, "it was one registration all along");
+    broker.stop().await.unwrap();
+    thread.ended().await.unwrap();
+    cluster.stop_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long a client waits that does not say how long it would (`request.timeout.ms`).
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Nobody is told that a request timed out before the controller had a chance.
 const PATIENCE_MIN: Duration = Duration::from_secs(1);
 
@@ -92,7 +92,7 @@ async fn decide_here<R: Forwarded>(context: &Context, request: R, version: i16) 
 }
 
 /// Whom a request is forwarded for.
-fn client_of(context: &Context) -> ForwardedFor {
+pub(super) fn client_of(context: &Context) -> ForwardedFor {
     ForwardedFor {
         principal: context.connection.principal.name().into(),
         address: context.connection.peer.ip().to_canonical(),

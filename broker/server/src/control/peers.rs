@@ -11,7 +11,11 @@ use std::{
 
 use gregor_channel::{Channel, ChannelError, ChannelOptions, Security};
 use gregor_config::BrokerConfig;
-use gregor_messages::{ApiVersionsRequest, ControllerRegistrationRequest, FetchRequest, fetch_request::ReplicaState};
+use gregor_messages::{
+    ApiVersionsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, FetchRequest,
+    fetch_request::ReplicaState,
+};
+use gregor_node::LifecycleInput;
 use gregor_raft::{Endpoint, Outgoing, Response};
 use gregor_types::{BrokerId, ErrorCode};
 use gregor_wire::Message as _;
@@ -35,6 +39,25 @@ pub(super) enum Heard {
     Response { from: BrokerId, response: Option<Response> },
     /// The active controller's answer to the registration of this one; `None` where none came.
     Registered(Option<ErrorCode>),
+    /// The active controller's answer to this broker's registration or heartbeat, or that none came.
+    Broker(LifecycleInput),
+}
+
+/// What this broker asks of the active controller.
+#[derive(Debug)]
+pub(super) enum OfBroker {
+    Registration(BrokerRegistrationRequest),
+    Heartbeat(BrokerHeartbeatRequest),
+}
+
+impl OfBroker {
+    /// What its life hears where nobody answered.
+    pub(super) const fn unanswered(&self) -> LifecycleInput {
+        match self {
+            Self::Registration(_) => LifecycleInput::RegistrationAnswered(None),
+            Self::Heartbeat(_) => LifecycleInput::HeartbeatAnswered(None),
+        }
+    }
 }
 
 /// The way to other nodes.
@@ -43,6 +66,8 @@ pub(super) trait Network: Send {
     fn send(&mut self, to: BrokerId, address: &Endpoint, request: Outgoing);
     /// Sends the registration of this controller to the active one.
     fn register(&mut self, leader: BrokerId, address: &Endpoint, request: ControllerRegistrationRequest);
+    /// Sends what this broker says of itself to the active controller.
+    fn tell(&mut self, leader: BrokerId, address: &Endpoint, request: OfBroker);
 }
 
 /// Connections, on the control thread's own runtime.
@@ -51,6 +76,8 @@ pub(super) struct Peers {
     channels: BTreeMap<BrokerId, Channel>,
     /// Where the last registration went, beside the quorum's requests.
     registrar: Option<Channel>,
+    /// Where the last heartbeat went: nothing else makes it wait.
+    heartbeats: Option<Channel>,
     heard: mpsc::Sender<Heard>,
 }
 
@@ -73,7 +100,7 @@ impl Peers {
             backoff_min: milliseconds(config.controller_quorum_retry_backoff_ms),
             backoff_max: REDIAL_MAX,
         };
-        Self { options, channels: BTreeMap::new(), registrar: None, heard }
+        Self { options, channels: BTreeMap::new(), registrar: None, heartbeats: None, heard }
     }
 
     fn dial(&self, address: &Endpoint) -> Channel {
@@ -113,6 +140,27 @@ impl Network for Peers {
             let _ = heard.send(Heard::Registered(error.map(|answer| ErrorCode::from(answer.error_code)))).await;
         });
     }
+
+    fn tell(&mut self, leader: BrokerId, address: &Endpoint, request: OfBroker) {
+        let known = self.heartbeats.take().filter(|channel| channel.address() == authority(address));
+        let channel = known.unwrap_or_else(|| self.dial(address));
+        self.heartbeats = Some(channel.clone());
+        let heard = self.heard.clone();
+        tokio::spawn(async move {
+            let unanswered = request.unanswered();
+            let answer = match request {
+                OfBroker::Registration(request) => {
+                    channel.call(&request).await.map(|answer| LifecycleInput::RegistrationAnswered(Some(answer)))
+                }
+                OfBroker::Heartbeat(request) => {
+                    channel.call(&request).await.map(|answer| LifecycleInput::HeartbeatAnswered(Some(answer)))
+                }
+            };
+            let input = answer.inspect_err(|error| give_up(leader, &channel, error)).unwrap_or(unanswered);
+            // A driver that has ended needs no answer.
+            let _ = heard.send(Heard::Broker(input)).await;
+        });
+    }
 }
 
 impl Outbox {
@@ -129,6 +177,9 @@ impl Network for Outbox {
 
     // A simulated controller that does not lead is not registered.
     fn register(&mut self, _: BrokerId, _: &Endpoint, _: ControllerRegistrationRequest) {}
+
+    // Nor is a simulated broker whose node does not lead.
+    fn tell(&mut self, _: BrokerId, _: &Endpoint, _: OfBroker) {}
 }
 
 fn authority(address: &Endpoint) -> String {

@@ -4,11 +4,11 @@
 
 use gregor_controller::{Input as ControllerInput, RequestId as DecisionId};
 use gregor_node::{LifecycleEffect, LifecycleInput};
-use gregor_raft::Nanos;
-use gregor_types::ErrorCode;
+use gregor_raft::{Endpoint, Nanos};
+use gregor_types::{BrokerId, ErrorCode};
 
 use super::{Driver, MILLISECOND, Registration};
-use crate::control::{ControlError, answers::Asker, broker};
+use crate::control::{ControlError, answers::Asker, broker, peers::OfBroker};
 
 /// How long a controller waits before it tries again to register itself.
 const REGISTRATION_RETRY: Nanos = 500 * MILLISECOND;
@@ -16,8 +16,8 @@ const REGISTRATION_RETRY: Nanos = 500 * MILLISECOND;
 impl Driver {
     pub(super) fn carry_out_lifecycle(&mut self, effect: LifecycleEffect) -> Result<(), ControlError> {
         match effect {
-            LifecycleEffect::Register(request) => self.ask(Asker::Lifecycle, request.into()),
-            LifecycleEffect::Heartbeat(request) => self.ask(Asker::Lifecycle, request.into()),
+            LifecycleEffect::Register(request) => self.tell(OfBroker::Registration(request)),
+            LifecycleEffect::Heartbeat(request) => self.tell(OfBroker::Heartbeat(request)),
             LifecycleEffect::Phase(phase) => {
                 let state = broker::state(&self.lifecycle);
                 tracing::debug!(?phase, "this broker");
@@ -28,6 +28,26 @@ impl Driver {
         Ok(())
     }
 
+    /// Tells the active controller of this broker. One that cannot be told now is told soon: the lifecycle tries again.
+    fn tell(&mut self, request: OfBroker) {
+        if self.controller.is_active() {
+            return match request {
+                OfBroker::Registration(request) => self.ask(Asker::Lifecycle, request.into()),
+                OfBroker::Heartbeat(request) => self.ask(Asker::Lifecycle, request.into()),
+            };
+        }
+        match self.remote_controller() {
+            Some((leader, address)) => self.network.tell(leader, &address, request),
+            None => self.step_lifecycle(request.unanswered()),
+        }
+    }
+
+    /// The active controller, if it is another node that can be reached.
+    fn remote_controller(&self) -> Option<(BrokerId, Endpoint)> {
+        let leader = self.quorum_leader.borrow().clone();
+        leader.leader.filter(|leader| *leader != self.options.config.node_id).zip(leader.endpoint)
+    }
+
     pub(super) fn ask(&mut self, asker: Asker, request: gregor_controller::ControllerRequest) {
         let id = DecisionId(self.askers.add(asker));
         self.step_controller(ControllerInput::Request { id, version: i16::MAX, request });
@@ -36,7 +56,8 @@ impl Driver {
     /// Registers this broker, and this controller, as soon as there is a controller to register with. Returns whether something began.
     pub(super) fn register_when_possible(&mut self) -> bool {
         let has_broker = self.options.config.process_roles.broker;
-        if has_broker && !self.lifecycle_started && self.controller.is_active() {
+        let has_controller = self.controller.is_active() || self.remote_controller().is_some();
+        if has_broker && !self.lifecycle_started && has_controller {
             self.lifecycle_started = true;
             self.step_lifecycle(LifecycleInput::Start);
             return true;

@@ -131,6 +131,7 @@ impl Driver {
                 self.step_quorum(Input::Response { from, response });
             }
             Heard::Registered(error) => self.controller_registered(error),
+            Heard::Broker(input) => self.step_lifecycle(input),
         }
     }
 
