@@ -41,11 +41,6 @@ pub enum StartError {
     KRaftVersion(i16),
 }
 
-/// Whether this replica is the only voter.
-pub fn is_sole_voter(voters: &VoterSet, local: ReplicaKey) -> bool {
-    voters.len() == 1 && voters.contains(local)
-}
-
 /// Whether there can be a leader as far as is known: who votes is known or, where other nodes can be asked, to be found out, and this node on
 /// another disk is not all there is.
 pub fn check_voters(voters: &VoterSet, local: ReplicaKey, finds_others: bool) -> Result<(), StartError> {

@@ -108,12 +108,6 @@ pub enum StartError {
         /// What the operating system says.
         source: io::Error,
     },
-    /// A broker without a controller.
-    #[error(
-        "process.roles has to be controller, or broker,controller of a single node: clusters of several brokers, and so brokers that are no \
-         controllers, are not served yet"
-    )]
-    Roles,
     /// A listener that is not served.
     #[error("the listener {0} is neither PLAINTEXT nor SSL: SASL is not served yet")]
     Protocol(String),
@@ -159,9 +153,6 @@ impl Node {
         mut config: BrokerConfig,
         options: NodeOptions,
     ) -> Result<Self, StartError> {
-        if !config.process_roles.controller {
-            return Err(StartError::Roles);
-        }
         raise_descriptor_limit();
         let (failures, directory_failures) = watch::channel(None);
         let storage = Arc::new(Storage::open(&disk, &config, failures)?);

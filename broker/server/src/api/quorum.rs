@@ -58,18 +58,6 @@ pub(crate) async fn end_epoch(
 
 /// A replica shall vote.
 pub(crate) async fn add_voter(context: &Context, request: AddRaftVoterRequest, version: i16) -> AddRaftVoterResponse {
-    if context.broker.config.process_roles.broker {
-        // Its broker would not find the controller that leads then.
-        return AddRaftVoterResponse {
-            error_code: ErrorCode::InvalidRequest.code(),
-            error_message: Some(
-                "This node is broker and controller: a quorum of several voters is served among nodes with \
-                 process.roles=controller only."
-                    .into(),
-            ),
-            ..Default::default()
-        };
-    }
     let answer = context.broker.control.ask(version, request).await;
     answer.unwrap_or_else(|_| AddRaftVoterResponse { error_code: STOPPING, ..Default::default() })
 }

@@ -11,7 +11,7 @@ use gregor_metadata::{KRAFT_VERSION_FEATURE, ServedFeature, UnservedFeature};
 use gregor_node::{LifecycleConfig, LifecycleError};
 use gregor_raft::{
     Config, Endpoint, LogView, Quorum, ReplicaKey, SnapshotId, StartError, Voter, VoterHistory, VoterSet, check_voters,
-    control::Content, is_sole_voter,
+    control::Content,
 };
 use gregor_state_records::{RecordError, metadata::MetadataRecord};
 use gregor_types::{ClusterId, DirectoryId, Offset, Timestamp};
@@ -69,12 +69,6 @@ pub enum ControlError {
     /// A record that the controller decided cannot be written.
     #[error("a metadata record cannot be encoded: {0}")]
     Encode(#[from] gregor_wire::EncodeError),
-    /// A broker among several voters.
-    #[error(
-        "this node is broker and controller, and the quorum has other voters: clusters of several brokers are not served yet; \
-         run the quorum of several as process.roles=controller, or a single node of both roles"
-    )]
-    CombinedWithOthers,
     /// No thread, or no runtime on it.
     #[error("the control thread cannot run: {0}")]
     Thread(#[from] io::Error),
@@ -121,10 +115,6 @@ pub(super) fn open(options: ControlOptions, now: Timestamp) -> Result<Parts, Con
         auto_join: config.process_roles.controller && config.controller_quorum_auto_join_enable,
     };
     check_voters(history.voters(), quorum_config.local.key, finds_others(&options))?;
-    let is_alone = is_sole_voter(history.voters(), quorum_config.local.key);
-    if config.process_roles.broker && config.process_roles.controller && !is_alone {
-        return Err(ControlError::CombinedWithOthers);
-    }
     let quorum = Quorum::new(quorum_config, election, history, &log)?;
     let bootstrap = bootstrap_records(&options, &log)?;
     if replay.image().features().finalized_metadata_version().is_none() {

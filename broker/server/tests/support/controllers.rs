@@ -29,6 +29,7 @@ use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, LeaderEpoch, T
 
 pub const DEADLINE: Duration = Duration::from_mins(1);
 pub const PORT: u16 = 19_093;
+pub const BROKER_PORT: u16 = 19_092;
 pub const CLUSTER: &str = "cluster";
 /// A key of the cluster's default for brokers.
 pub const KEY: &str = "log.retention.ms";
@@ -39,6 +40,8 @@ pub struct Cluster {
     pub folder: tempfile::TempDir,
     net: u8,
     is_static: bool,
+    /// Whether each node is a broker, too.
+    pub combined: bool,
     pub properties: Vec<(&'static str, &'static str)>,
     nodes: Vec<Option<Node>>,
 }
@@ -51,6 +54,7 @@ impl Cluster {
             folder: tempfile::tempdir().unwrap(),
             net: NETS.fetch_add(1, Ordering::Relaxed),
             is_static,
+            combined: false,
             properties: vec![
                 ("controller.quorum.election.timeout.ms", "300"),
                 ("controller.quorum.fetch.timeout.ms", "600"),
@@ -110,6 +114,11 @@ impl Cluster {
         properties.set("listeners", format!("CONTROLLER://{}:{PORT}", self.host(id)));
         properties.set("controller.listener.names", "CONTROLLER");
         properties.set("log.dirs", self.directory(id).to_str().unwrap());
+        if self.combined {
+            properties.set("process.roles", "broker,controller");
+            let host = self.host(id);
+            properties.set("listeners", format!("PLAINTEXT://{host}:{BROKER_PORT},CONTROLLER://{host}:{PORT}"));
+        }
         let voters = (1..=3).map(|id| (id, self.host(id)));
         if self.is_static {
             let voters: Vec<_> = voters.map(|(id, host)| format!("{id}@{host}:{PORT}")).collect();
@@ -129,6 +138,13 @@ impl Cluster {
         self.nodes[id as usize - 1] = Some(node);
     }
 
+    /// Starts all nodes at the same time: a broker waits for a controller that leads.
+    pub async fn start_together(&mut self) {
+        let starts = (1..=self.nodes.len() as i32).map(|id| Node::start(self.config(id), NodeOptions::default()));
+        let started = futures::future::join_all(starts).await;
+        self.nodes = started.into_iter().map(|node| Some(node.unwrap())).collect();
+    }
+
     pub async fn start_all(&mut self) {
         for id in 1..=self.nodes.len() as i32 {
             self.start(id).await;
@@ -145,6 +161,11 @@ impl Cluster {
                 self.stop(id).await;
             }
         }
+    }
+
+    /// Ends the test without a clean stop of what still runs.
+    pub fn abandon(self) {
+        drop(self.nodes);
     }
 
     pub fn node(&self, id: i32) -> &Node {
