@@ -241,3 +241,30 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn the_page_tells_what_is_left_by_directory_and_by_thread_in_kafkas_names() {
+        let metrics = Metrics::new();
+        let progress = Progress::default();
+        progress.start(&VecDeque::new(), 2);
+        progress.logs.store(3, Ordering::Relaxed);
+        progress.bytes.store(1_000, Ordering::Relaxed);
+        progress.take_bytes(400);
+        progress.set_segments(1, 7);
+        metrics.sampled.set_recovery("/data", &progress);
+        let page = metrics.page();
+        for line in [
+            "kafka_log_logmanager_remaininglogstorecover{dir=\"/data\"} 3",
+            "kafka_log_logmanager_remainingsegmentstorecover{dir=\"/data\",threadnum=\"0\"} 0",
+            "kafka_log_logmanager_remainingsegmentstorecover{dir=\"/data\",threadnum=\"1\"} 7",
+            "gregor_recovery_remaining_bytes{dir=\"/data\"} 600",
+        ] {
+            assert!(page.contains(line), "no {line:?} in:\n{page}");
+        }
+    }
+}

@@ -415,6 +415,54 @@ fn a_store_that_a_listener_could_not_use_is_refused_before_it_is_kept() {
     running.stop();
 }
 
+/// A key of the curve P-256 that guards nothing, as PKCS#8.
+const PLAIN_KEY: &str = "\
+-----BEGIN PRIVATE KEY-----\n\
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgYdlFhe83G2FQNHHU\n\
+8f0TE8/qKh3O2SQSIYPwEPVXTAKhRANCAAS3iX/fwG4Ge2Zzv/hum7Db8rImyltz\n\
+hKsFfnt1pJXmaA/CpywKXDOX5m5O3LL9PkVx05VUzsATpK2HhZ3OxXZ8\n\
+-----END PRIVATE KEY-----\n\
+";
+/// The same under the password `correct-horse`, as OpenSSL 3 writes it.
+const ENCRYPTED_KEY: &str = "\
+-----BEGIN ENCRYPTED PRIVATE KEY-----\n\
+MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAh7CI0Bg7A/HAICCAAw\n\
+DAYIKoZIhvcNAgkFADAdBglghkgBZQMEASoEEC/sEpJe12kgrOQUtUvC4g8EgZC7\n\
+APKpKrcGcPpNT24rbRjudFd+FgYyUWnLevyvJR/S98P88gSvqyLkYz1QQ6Jks+zV\n\
+fJ+ZG+FDvePIo8gI+WHTOnxqG1Tdin983+2Hn5jrzo5p4phvrpmsxo6dugk1FZKd\n\
+2m6iqB4t4Hv4owG6FaRv3wBlwsJpP3bBydfEjS7eKhl0Mrr8N/pXMkmLVIyWcNE=\n\
+-----END ENCRYPTED PRIVATE KEY-----\n\
+";
+
+#[test]
+fn a_listener_reads_a_key_store_that_a_password_guards() {
+    let authority = Authority::new("authority");
+    let (home, path) = home(&authority);
+    let identity = authority.sign_key("first", &rcgen::KeyPair::from_pem(PLAIN_KEY).unwrap());
+    fs::write(&path, format!("{ENCRYPTED_KEY}{}", identity.certificate)).unwrap();
+    let key = "listener.name.secure.ssl.key.password";
+    let home = home.with(key, "correct-horse");
+    let running = home.start();
+    let mut plain = running.with_topic("notes", 1, &[]);
+    let mut client = secure(&running, authority.client(BOTH, None));
+    assert_eq!(shown(&client), own_certificate(&identity));
+    assert!(is_served(&mut client));
+
+    let config = AlterableConfig { name: key.into(), value: Some("battery-staple".into()), ..Default::default() };
+    let resource = AlterConfigsResource {
+        resource_type: 4,
+        resource_name: "1".into(),
+        configs: vec![config],
+        ..Default::default()
+    };
+    let request = IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() };
+    let refused = plain.call(1, &request).responses[0].clone();
+    assert_eq!(ErrorCode::from(refused.error_code), ErrorCode::InvalidRequest);
+    let message = refused.error_message.unwrap_or_default();
+    assert!(message.contains("ssl.key.password") && !message.contains("battery-staple"), "{message}");
+    running.stop();
+}
+
 #[test]
 fn a_listener_that_cannot_do_tls_stops_the_start_and_says_what_to_do() {
     let authority = Authority::new("authority");

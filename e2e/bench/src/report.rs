@@ -125,11 +125,25 @@ impl Results {
         Ok(())
     }
 
+    /// How many rounds the figures are of: a run that was cut off has fewer than it was to have.
+    fn rounds_measured(&self) -> String {
+        let measured =
+            self.figures.iter().map(|figure| figure.gregor.len().min(figure.apache.len())).max().unwrap_or(0);
+        match self.rounds.saturating_sub(measured) {
+            0 => format!("{measured} rounds"),
+            _ => format!("{measured} of {} rounds (the run was cut off)", self.rounds),
+        }
+    }
+
     /// A Markdown table of medians and ratios.
     pub fn table(&self) -> String {
         let mut table = format!(
-            "{} rounds, each on both brokers in turn; {} x {}, {} MiB, Linux {}.",
-            self.rounds, self.machine.processors, self.machine.model, self.machine.memory_mib, self.machine.kernel
+            "{}, each on both brokers in turn; {} x {}, {} MiB, Linux {}.",
+            self.rounds_measured(),
+            self.machine.processors,
+            self.machine.model,
+            self.machine.memory_mib,
+            self.machine.kernel
         );
         for note in &self.notes {
             let _ = write!(table, " {note}");
@@ -225,6 +239,14 @@ mod tests {
         assert!(results.table().contains("**1/4.00** | 1/2.00 to 1/5.00 | 3 | 1/4 |"), "{}", results.table());
         results.figures[0].gregor.clear();
         assert!(!results.table().contains("a thing"), "what was not measured is not shown");
+    }
+
+    #[test]
+    fn a_run_that_was_cut_off_tells_the_rounds_that_were_measured() {
+        let mut results = results();
+        assert!(results.table().starts_with("3 rounds, each"), "{}", results.table());
+        results.rounds = 7;
+        assert!(results.table().starts_with("3 of 7 rounds (the run was cut off), each"), "{}", results.table());
     }
 
     #[test]

@@ -50,12 +50,16 @@ impl Authority {
 
     /// A certificate for this machine under that name.
     pub fn sign(&self, name: &str) -> Identity {
+        self.sign_key(name, &KeyPair::generate().unwrap())
+    }
+
+    /// The same for a key that there is.
+    pub fn sign_key(&self, name: &str, key: &KeyPair) -> Identity {
         let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "Gregor");
         params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let certificate = params.signed_by(key, &self.0).unwrap();
         Identity { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 

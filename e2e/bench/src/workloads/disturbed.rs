@@ -21,7 +21,7 @@ const PRODUCERS: usize = 4;
 const ASKERS: usize = 2;
 const HUGE_PARTITIONS: i32 = 1_000;
 
-/// The five figures, in the table's order.
+/// The six figures, in the table's order.
 pub fn all(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
     let partitions = i32::try_from(PRODUCERS)?;
     topic(broker, "steady", partitions, &[])?;
@@ -43,12 +43,37 @@ pub fn all(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
         }
         Ok(())
     })?;
-    let connections: Vec<_> = (0..scale.idle_connections).map(|_| Connection::open(address)).collect::<Result<_>>()?;
+    let (connections, memory) = idle_connections(broker, address, "steady", scale.idle_connections)?;
     let idle = beside(address, scale, &frames, |_| Ok(()))?;
     drop(connections);
     let ask = metadata_frame("huge")?;
     let huge = beside(address, scale, &frames, |done| ask_again_and_again(address, &ask, done))?;
-    Ok(vec![quiet, slow, catch_up, idle, huge])
+    Ok(vec![quiet, slow, catch_up, idle, memory, huge])
+}
+
+/// Connections that have asked one question each, as a client does, and the KiB that the broker is larger for each of them.
+pub(super) fn idle_connections(
+    broker: &Broker,
+    address: &Address,
+    name: &str,
+    count: usize,
+) -> Result<(Vec<Connection>, f64)> {
+    let ask = metadata_frame(name)?;
+    let open = || -> Result<Connection> {
+        let mut connection = Connection::open(address)?;
+        connection.send(&ask)?;
+        connection.receive()?;
+        Ok(connection)
+    };
+    // What the first ones need that the others share is not theirs.
+    let mut connections = (0..count.div_ceil(10)).map(|_| open()).collect::<Result<Vec<_>>>()?;
+    let before = broker.account()?.resident_mib()?;
+    let counted = count - connections.len();
+    for _ in 0..counted {
+        connections.push(open()?);
+    }
+    let grown = (broker.account()?.resident_mib()? - before).max(0.0);
+    Ok((connections, grown * 1024.0 / counted.max(1) as f64))
 }
 
 /// The p99 in milliseconds while something else goes on.

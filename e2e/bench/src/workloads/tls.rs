@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Scale, bulk};
+use super::{Scale, bulk, disturbed::idle_connections};
 use crate::{
     brokers::Broker,
     certificate::Certificate,
@@ -12,7 +12,7 @@ use crate::{
 /// Connections that are made one after the other, for each second of load.
 const CONNECTIONS_PER_SECOND: u64 = 100;
 
-/// The four figures, in the table's order.
+/// The five figures, in the table's order.
 pub fn tls(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
     let address = broker.restart_with_tls(&Certificate::new()?)?;
     let produced = bulk::produce(broker, &address, "tls", Shape::plain(15, 1024), scale.bulk_bytes)?;
@@ -25,8 +25,10 @@ pub fn tls(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
     let before = broker.account()?.cpu()?;
     connect(&address, count)?;
     let used = broker.account()?.cpu()?.saturating_sub(before);
+    let (connections, memory) = idle_connections(broker, &address, "tls", scale.idle_connections)?;
+    drop(connections);
     broker.restart_without_tls()?;
-    Ok(vec![produced, consumed, tail, used.as_secs_f64() * 1e6 / count as f64])
+    Ok(vec![produced, consumed, tail, used.as_secs_f64() * 1e6 / count as f64, memory])
 }
 
 /// Connects so many times, and asks one question each time.
