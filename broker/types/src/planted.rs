@@ -4,7 +4,7 @@
 //! [`planted`] is a constant `false`. With it, a test chooses one bug at run time for its own thread.
 
 /// Every bug that can be planted, by name, and what it does.
-pub const BUGS: [(&str, &str); 22] = [
+pub const BUGS: [(&str, &str); 23] = [
     ("ack-before-fsync", "the high watermark does not wait for the sync that flush.messages=1 promises"),
     ("metadata-ack-before-fsync", "the metadata log's records count as durable before they are synced"),
     ("torn-tail-kept", "every stop is taken for a clean one, and so a torn tail for records"),
@@ -26,6 +26,7 @@ pub const BUGS: [(&str, &str); 22] = [
     ("settings-not-taken-over", "a log goes on by the settings that it was opened with"),
     ("retention-beyond-size", "retention by size deletes a segment of which a part is still wanted"),
     ("cleaned-not-newest", "the cleaner keeps all but the newest record of a key"),
+    ("unstable-cleaned", "the cleaner goes over what an open transaction has written"),
     ("cleaned-unsynced", "a cleaned segment takes its place before it is on the disk"),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use gregor_types::{Offset, Timestamp};
+use gregor_types::{Offset, Timestamp, planted::planted};
 
 use super::{Cleaning, Source};
 use crate::{LogConfig, LogError, PartitionLog};
@@ -69,7 +69,8 @@ impl PartitionLog {
         let (start, end) = (self.start_offset, self.end_offset);
         let first_dirty = self.cleaned_to.filter(|offset| (start..=end).contains(offset)).unwrap_or(start);
         let (disk, config) = (self.disk.clone(), self.config.clone());
-        let mut uncleanable = self.last_stable_offset(high_watermark).min(self.active_segment_base());
+        let stable = if planted("unstable-cleaned") { end } else { self.last_stable_offset(high_watermark) };
+        let mut uncleanable = stable.min(self.active_segment_base());
         let sealed = self.segments.len() - 1;
         let from = self.segment_at(first_dirty).min(sealed);
         for segment in &mut self.segments[from..sealed] {
