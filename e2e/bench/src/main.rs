@@ -42,7 +42,7 @@ const TRIES: u32 = 3;
 struct Arguments {
     /// Only the workloads with these names (see --list).
     workloads: Vec<String>,
-    /// Rounds; each runs on both brokers every workload that has a goal or is named, and each third one all the others.
+    /// Rounds; each runs on both brokers every workload that has a goal or is named, and each fourth one, from the first on, all the others.
     #[arg(long, default_value_t = 7)]
     rounds: usize,
     /// A quick look: one round with less of everything, and no ballast. Its figures say little.
@@ -144,9 +144,9 @@ fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale
         }
         // What is there is kept, should the run be cut off.
         results.write(&arguments.results)?;
-    }
-    if arguments.docs {
-        results.write_docs(Path::new("docs"))?;
+        if arguments.docs {
+            results.write_docs(Path::new("docs"))?;
+        }
     }
     println!("{}", results.table());
     Ok(())

@@ -50,7 +50,7 @@ pub struct Row {
 }
 
 /// What has no goal is there to be watched, in each so many rounds.
-const WATCHED_EVERY: usize = 3;
+const WATCHED_EVERY: usize = 4;
 
 impl Workload {
     /// Whether a run of all measures it in this round, counted from 1.
