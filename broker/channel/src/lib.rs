@@ -29,6 +29,11 @@ use connection::Connection;
 pub use error::ChannelError;
 pub use tls::{Security, TlsFailure};
 
+/// Host and port as one text, the form in which [`Channel::new`] takes an address: an IPv6 address stands in brackets (RFC 3986).
+pub fn authority(host: &str, port: impl std::fmt::Display) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// How a channel behaves. The defaults are those of Kafka's own clients.
 #[derive(Debug, Clone)]
 pub struct ChannelOptions {
@@ -203,4 +208,16 @@ impl std::fmt::Debug for Channel {
 
 fn api_name(key: ApiKey) -> &'static str {
     key.name()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::authority;
+
+    #[test]
+    fn only_an_ipv6_address_stands_in_brackets() {
+        assert_eq!(authority("broker-0.example", 9092), "broker-0.example:9092");
+        assert_eq!(authority("127.0.0.1", 9092), "127.0.0.1:9092");
+        assert_eq!(authority("::1", 9092), "[::1]:9092");
+    }
 }

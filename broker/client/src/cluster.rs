@@ -241,11 +241,7 @@ impl std::fmt::Debug for Client {
 impl Endpoint {
     /// `host:port`, with brackets around an IPv6 address.
     pub fn address(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        gregor_channel::authority(&self.host, self.port)
     }
 }
 

@@ -11,14 +11,13 @@ use std::{
     time::Duration,
 };
 
-use gregor_channel::{Backoff, Channel, ChannelError, ChannelOptions, Security};
+use gregor_channel::{Backoff, Channel, ChannelError, ChannelOptions, Security, authority};
 use gregor_messages::{
     AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest,
     AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
     CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, ElectLeadersRequest,
     EnvelopeRequest, IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, UnregisterBrokerRequest,
 };
-use gregor_raft::Endpoint;
 use gregor_types::{BrokerId, ErrorCode, KString};
 use gregor_wire::Message as _;
 use tokio::{
@@ -218,7 +217,7 @@ impl ControllerLink {
             (Some(_), Some(endpoint)) => endpoint,
             _ => return Way::Nowhere,
         };
-        let address = address_of(endpoint);
+        let address = authority(&endpoint.host, endpoint.port);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(channel) = current.as_ref().filter(|channel| channel.address() == address) {
             return Way::To(channel.clone());
@@ -286,11 +285,6 @@ async fn forward<R: ToController>(
 /// Until somebody else is to be asked; `false` when nobody will say so any more.
 async fn moved_from(leaders: &mut watch::Receiver<QuorumLeader>, asked: &QuorumLeader) -> bool {
     leaders.wait_for(|now| (now.leader, &now.endpoint) != (asked.leader, &asked.endpoint)).await.is_ok()
-}
-
-fn address_of(endpoint: &Endpoint) -> String {
-    let Endpoint { host, port, .. } = endpoint;
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 impl ToController for DescribeQuorumRequest {

@@ -107,7 +107,7 @@ impl Fetchers {
         state.addresses.clear();
         for broker in cluster.brokers() {
             if let Some(endpoint) = broker.endpoint(listener) {
-                state.addresses.insert(broker.id, format!("{}:{}", endpoint.host, endpoint.port));
+                state.addresses.insert(broker.id, gregor_channel::authority(&endpoint.host, endpoint.port));
             }
         }
         for (id, inbox) in &state.inboxes {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use gregor_channel::{Channel, ChannelError, ChannelOptions, Security};
+use gregor_channel::{Channel, ChannelError, ChannelOptions, Security, authority};
 use gregor_config::BrokerConfig;
 use gregor_messages::{
     ApiVersionsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, FetchRequest,
@@ -104,13 +104,17 @@ impl Peers {
     }
 
     fn dial(&self, address: &Endpoint) -> Channel {
-        Channel::new(authority(address), self.options.clone())
+        Channel::new(authority(&address.host, address.port), self.options.clone())
     }
 }
 
 impl Network for Peers {
     fn send(&mut self, to: BrokerId, address: &Endpoint, request: Outgoing) {
-        let known = self.channels.get(&to).filter(|channel| channel.address() == authority(address)).cloned();
+        let known = self
+            .channels
+            .get(&to)
+            .filter(|channel| channel.address() == authority(&address.host, address.port))
+            .cloned();
         let channel = known.unwrap_or_else(|| {
             if self.channels.len() >= CHANNELS_MAX {
                 self.channels.clear();
@@ -129,7 +133,7 @@ impl Network for Peers {
     }
 
     fn register(&mut self, leader: BrokerId, address: &Endpoint, request: ControllerRegistrationRequest) {
-        let known = self.registrar.take().filter(|channel| channel.address() == authority(address));
+        let known = self.registrar.take().filter(|channel| channel.address() == authority(&address.host, address.port));
         let channel = known.unwrap_or_else(|| self.dial(address));
         self.registrar = Some(channel.clone());
         let heard = self.heard.clone();
@@ -142,7 +146,8 @@ impl Network for Peers {
     }
 
     fn tell(&mut self, leader: BrokerId, address: &Endpoint, request: OfBroker) {
-        let known = self.heartbeats.take().filter(|channel| channel.address() == authority(address));
+        let known =
+            self.heartbeats.take().filter(|channel| channel.address() == authority(&address.host, address.port));
         let channel = known.unwrap_or_else(|| self.dial(address));
         self.heartbeats = Some(channel.clone());
         let heard = self.heard.clone();
@@ -180,11 +185,6 @@ impl Network for Outbox {
 
     // Nor is a simulated broker whose node does not lead.
     fn tell(&mut self, _: BrokerId, _: &Endpoint, _: OfBroker) {}
-}
-
-fn authority(address: &Endpoint) -> String {
-    let Endpoint { host, port, .. } = address;
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// A peer that is silent may be gone, and its name may stand for another address by now.
