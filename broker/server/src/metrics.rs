@@ -22,9 +22,11 @@ use prometheus_client::{
 };
 
 use self::cleaner::CleanerMetrics;
+pub(crate) use self::replication::ReplicationMetrics;
 use crate::{append_mode::AppendMetrics, histogram::DurationHistogram, recovery::Progress};
 
 mod cleaner;
+mod replication;
 
 /// Label sets are short lists of pairs: some of Kafka's families have a row without labels beside those with.
 type Labels = Vec<(String, String)>;
@@ -93,6 +95,8 @@ pub(crate) struct Metrics {
     pub(crate) tls_reloads: CounterFamily,
     /// Log compaction.
     pub(crate) cleaner: CleanerMetrics,
+    /// Replication between brokers.
+    pub(crate) replication: ReplicationMetrics,
     /// What is asked when the page is read.
     pub(crate) sampled: Sampled,
 }
@@ -258,6 +262,8 @@ impl Metrics {
         sampled.register(&mut registry);
         let cleaner = CleanerMetrics::default();
         cleaner.register(&mut registry);
+        let replication = ReplicationMetrics::default();
+        replication.register(&mut registry);
         let topic = |labels: &Labels| TopicMetrics {
             messages_in: messages_in.get_or_create_owned(labels),
             bytes_in: bytes_in.get_or_create_owned(labels),
@@ -289,6 +295,7 @@ impl Metrics {
             fetch_reads,
             tls_reloads,
             cleaner,
+            replication,
             sampled,
         }
     }

@@ -199,7 +199,9 @@ impl Partition {
         if let (Role::Leader(leading), true) = (&mut state.role, leader == Some(me))
             && leading.leader_epoch() == assignment.leader_epoch
         {
+            let before = leading.isr().to_vec();
             let moved = leading.on_assignment(assignment, now);
+            self.count_isr_change(&before, leading);
             let moved = introduce(leading, assignment, registered, now).or(moved);
             state.on_high_watermark(moved, &self.waiters);
             return;

@@ -180,7 +180,6 @@ impl Partitions {
             config: ArcSwap::new(Arc::clone(&config)),
             base_config: config,
             storage,
-            metrics,
             map: ArcSwap::default(),
             inbox: Mutex::default(),
             arrived: Condvar::new(),
@@ -190,9 +189,10 @@ impl Partitions {
             topic_ids: Arc::default(),
             checkpoints: Mutex::default(),
             cordoned: watch::Sender::new(None),
-            isr_changes: Arc::default(),
+            isr_changes: Arc::new(IsrChanges::new(metrics.replication.clone())),
             fetchers,
             moves: Moves::default(),
+            metrics,
         })
     }
 

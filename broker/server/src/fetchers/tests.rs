@@ -22,7 +22,7 @@ use gregor_state_records::metadata::{
     ConfigRecord, FeatureLevelRecord, MetadataRecord, PartitionRecord, RegisterBrokerRecord, TopicRecord,
     register_broker_record::BrokerEndpoint,
 };
-use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionIndex, TopicId, Uuid};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, TopicId, Uuid};
 use gregor_wire::batch::{BatchOptions, RecordBatchBuilder, ValidatedBatch};
 use tokio::{runtime::Handle, sync::watch, time::sleep};
 
@@ -31,7 +31,7 @@ use crate::{
     api::registration_of,
     clock::now,
     control::{FormatOptions, ImageUpdate, InitialVoters, MetadataListener, format_storage},
-    isr_changes::AlterPartition,
+    isr_changes::{AlterPartition, Answers, Proposed},
     metrics::Metrics,
     partition::{Awaits, FollowerReader, Isolation, Partition, Produced, Query},
     partitions::{Partitions, Publisher},
@@ -52,6 +52,10 @@ struct Cluster {
     /// Brokers whose fetches do not arrive.
     cut_off: Mutex<Vec<i32>>,
     last_offset: Mutex<i64>,
+    /// How many partitions each AlterPartition named.
+    requests: Mutex<Vec<usize>>,
+    /// What the next AlterPartition gets for each partition.
+    refusal: Mutex<Option<ErrorCode>>,
 }
 
 struct World {
@@ -227,21 +231,30 @@ impl Drop for World {
 
 /// The controller: takes what is proposed on its own state.
 impl AlterPartition for Cluster {
-    async fn alter(&self, _: TopicId, _: PartitionIndex, proposal: &IsrProposal) -> Option<ProposalAnswer> {
-        let mut partition = locked(&self.partition);
-        if partition.leader_epoch != proposal.leader_epoch.value() {
-            return Some(ProposalAnswer::Refused(ErrorCode::FencedLeaderEpoch));
-        }
-        if partition.partition_epoch != proposal.partition_epoch {
-            return Some(ProposalAnswer::Refused(ErrorCode::InvalidUpdateVersion));
-        }
-        partition.isr = proposal.isr.iter().map(|(id, _)| id.value()).collect();
-        partition.partition_epoch += 1;
-        Some(ProposalAnswer::Accepted {
-            isr: proposal.isr.iter().map(|(id, _)| *id).collect(),
-            leader_epoch: proposal.leader_epoch,
-            partition_epoch: partition.partition_epoch,
-        })
+    async fn alter(&self, proposed: &[Proposed]) -> Option<Answers> {
+        locked(&self.requests).push(proposed.len());
+        let refusal = std::mem::take(&mut *locked(&self.refusal));
+        let answer = |proposal: &IsrProposal| {
+            let mut partition = locked(&self.partition);
+            if let Some(error) = refusal {
+                return ProposalAnswer::Refused(error);
+            }
+            if partition.leader_epoch != proposal.leader_epoch.value() {
+                return ProposalAnswer::Refused(ErrorCode::FencedLeaderEpoch);
+            }
+            if partition.partition_epoch != proposal.partition_epoch {
+                return ProposalAnswer::Refused(ErrorCode::InvalidUpdateVersion);
+            }
+            partition.isr = proposal.isr.iter().map(|(id, _)| id.value()).collect();
+            partition.partition_epoch += 1;
+            ProposalAnswer::Accepted {
+                isr: proposal.isr.iter().map(|(id, _)| *id).collect(),
+                leader_epoch: proposal.leader_epoch,
+                partition_epoch: partition.partition_epoch,
+            }
+        };
+        let named = |one: &Proposed| ((one.partition.topic_id, one.partition.index), answer(&one.proposal));
+        Some(proposed.iter().map(named).collect())
     }
 }
 
@@ -524,4 +537,20 @@ async fn a_deletion_of_records_waits_for_the_follower() {
     world.heal();
     assert_eq!(tokio::time::timeout(DEADLINE, deleted).await, Ok(Ok(Offset(2))));
     assert_eq!(follower.with_log(|log, _| log.start_offset()), Some(Offset(2)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_sync_replicas_are_asked_for_until_the_controller_has_decided() {
+    let world = World::new(1);
+    let [leader, _] = world.publish().await;
+    world.cut_off(2);
+    append(&leader, "one", false).unwrap();
+    *locked(&world.cluster.refusal) = Some(ErrorCode::NotController);
+    leader.drop_laggards(now().plus_ms(10 * 60_000));
+    until("broker 2 is out of sync all the same", || world.isr() == [1]).await;
+    assert_eq!(*locked(&world.cluster.requests), [1, 1], "one request after the other, each for one partition");
+    until("the leader knows", || leader.in_sync().as_deref() == Some(&[BrokerId(1)])).await;
+    let page = locked(&world.cluster.brokers)[&1].metrics().page();
+    assert!(page.contains("\nkafka_server_replicamanager_isrshrinks_total 1\n"), "{page}");
+    assert!(page.contains("\nkafka_server_replicamanager_failedisrupdates_total 1\n"), "{page}");
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use gregor_replication::{
-    FetchRefused, FollowerFetch, IsrProposal, NotAReplica, ProposalAnswer, ProposalOutcome, Registration,
+    FetchRefused, FollowerFetch, IsrProposal, LeaderState, NotAReplica, ProposalAnswer, ProposalOutcome, Registration,
 };
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp};
 
@@ -120,11 +120,33 @@ impl Partition {
     ) -> ProposalOutcome {
         let mut state = self.lock();
         let Role::Leader(leader) = &mut state.role else { return ProposalOutcome::Ignored };
+        let before = leader.isr().to_vec();
         let outcome = leader.on_proposal_answered(asked, answer, now);
+        self.count_isr_change(&before, leader);
         if let ProposalOutcome::Settled(moved) = outcome {
             state.on_high_watermark(moved, &self.waiters);
         }
         outcome
+    }
+
+    /// Counts what became of in-sync replicas within one leadership.
+    pub(super) fn count_isr_change(&self, before: &[BrokerId], leader: &LeaderState) {
+        let (after, metrics) = (leader.isr(), &self.isr_changes.metrics);
+        if after.iter().any(|member| !before.contains(member)) {
+            metrics.isr_expands.inc();
+        }
+        if before.iter().any(|member| !after.contains(member)) {
+            metrics.isr_shrinks.inc();
+        }
+    }
+
+    /// The committed in-sync replicas, where this broker leads.
+    #[cfg(test)]
+    pub(crate) fn in_sync(&self) -> Option<Vec<BrokerId>> {
+        match &self.lock().role {
+            Role::Leader(leader) => Some(leader.isr().to_vec()),
+            Role::Follower(_) => None,
+        }
     }
 
     /// Whether a proposal is still what the leader wants.
