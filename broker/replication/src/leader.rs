@@ -150,6 +150,21 @@ impl LeaderState {
         self.isr.contains(&replica)
     }
 
+    /// KIP-392: the replica that a consumer at `offset` is to read from instead of this leader, if it has one near. `near` are the
+    /// brokers in the consumer's rack. Only who is in sync and has the offset is taken, as Kafka's `ReplicaManager` offers
+    /// them, and of several the one that has most, as its `RackAwareReplicaSelector` chooses.
+    pub fn preferred_read_replica(&self, offset: Offset, near: &[BrokerId]) -> Option<BrokerId> {
+        if near.contains(&self.me) {
+            return None;
+        }
+        let has_it = |other: &&RemoteReplica| {
+            let end = other.log_end.filter(|end| *end >= offset && other.log_start <= offset);
+            end.is_some() && near.contains(&other.id) && self.isr.contains(&other.id)
+        };
+        let candidates = self.others.iter().filter(has_it);
+        candidates.max_by_key(|other| (other.log_end, other.caught_up_at, other.id)).map(|other| other.id)
+    }
+
     /// KIP-320: whether a request means this leadership.
     pub fn check_epoch(&self, requested: LeaderEpoch) -> Result<(), EpochError> {
         check_leader_epoch(requested, self.leader_epoch)

@@ -70,7 +70,7 @@ pub(crate) struct RemoteReplica {
     registration: Option<Registration>,
     last_fetch_at: Timestamp,
     leader_end_at_last_fetch: Offset,
-    caught_up_at: Timestamp,
+    pub(crate) caught_up_at: Timestamp,
 }
 
 impl From<NotAReplica> for ErrorCode {

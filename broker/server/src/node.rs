@@ -14,7 +14,7 @@ use std::{
 };
 
 use gregor_authentication::TlsError;
-use gregor_config::{BrokerConfig, Endpoint, Listener};
+use gregor_config::{BrokerConfig, Endpoint, Listener, ReplicationConfig};
 use gregor_log::{Disk, disk::RealDisk};
 use gregor_node::LifecycleConfig;
 use gregor_types::{DirectoryId, KString, Offset};
@@ -227,6 +227,7 @@ impl Node {
             request_memory: MemoryPool::new(
                 config.queued_max_request_bytes.unwrap_or_else(MemoryPool::default_capacity),
             ),
+            replication: ReplicationConfig::of(&config),
             config,
         });
         let (health_address, health_thread) = match &options.health_listen {

@@ -292,3 +292,21 @@ fn a_record_counts_as_deleted_once_every_live_replica_has_deleted_it() {
     leader.on_registration(BrokerId(3), None, START);
     assert_eq!(leader.low_watermark(), Offset(40));
 }
+
+#[test]
+fn a_consumer_is_sent_to_the_in_sync_replica_near_it_that_has_most() {
+    let mut leader = leader(&[1, 2, 3, 4], &[1, 2, 3], LIMITS);
+    let near = ids(&[2, 3, 4]);
+    assert_eq!(leader.preferred_read_replica(Offset(50), &near), None, "nobody has fetched");
+    leader.on_fetch(fetch(2, 80), START).unwrap();
+    leader.on_fetch(fetch(3, 90), START).unwrap();
+    leader.on_fetch(fetch(4, 95), START).unwrap();
+    assert_eq!(leader.preferred_read_replica(Offset(50), &near), Some(BrokerId(3)), "4 is not in sync");
+    assert_eq!(leader.preferred_read_replica(Offset(90), &near), Some(BrokerId(3)));
+    assert_eq!(leader.preferred_read_replica(Offset(91), &near), None, "nobody in sync has that offset");
+    assert_eq!(leader.preferred_read_replica(Offset(50), &ids(&[2])), Some(BrokerId(2)));
+    assert_eq!(leader.preferred_read_replica(Offset(50), &ids(&[1, 2])), None, "the leader is near itself");
+    assert_eq!(leader.preferred_read_replica(Offset(50), &[]), None);
+    leader.on_fetch(FollowerFetch { log_start: Offset(60), ..fetch(3, 90) }, START).unwrap();
+    assert_eq!(leader.preferred_read_replica(Offset(50), &near), Some(BrokerId(2)), "3 has deleted it");
+}

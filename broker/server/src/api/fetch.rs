@@ -1,4 +1,4 @@
-//! Fetch: gives consumers and followers the records of partitions this broker leads.
+//! Fetch: gives followers the records of partitions that this broker leads, and consumers those of any that it holds (KIP-392).
 //!
 //! The read is planned under each partition's lock; the bytes leave later, by the kernel. What would have to wait, for the
 //! disk or for an append that holds the lock, is planned and read ahead on a thread that may.
@@ -15,6 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use gregor_config::ReplicaSelector;
 use gregor_log::{EpochEndOffset, ReadPlan};
 use gregor_replication::Registration;
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, LeaderEpoch, Offset, TopicId};
@@ -22,7 +23,7 @@ use gregor_wire::fetch::{FetchResponseWriter, FetchView, ResponsePlan};
 use tokio::time::Instant;
 
 use crate::{
-    api::{Context, registration_of},
+    api::{Context, nodes::reachable, registration_of},
     close::Close,
     fetch_sessions::{Opened, SessionRequest, Shown, TopicRef, WantedPartition},
     partition::{FollowerReader, Isolation, Partition, Query, Read},
@@ -31,6 +32,8 @@ use crate::{
 
 /// From this version on a topic is named by its id (KIP-516).
 const FIRST_VERSION_BY_ID: i16 = 13;
+/// From this version on a consumer may say where it is, and is content with a replica that does not lead (KIP-392).
+const FIRST_VERSION_WITH_RACK: i16 = 11;
 /// A request never asks to sleep for longer than this.
 const WAIT_MAX: Duration = Duration::from_mins(10);
 
@@ -55,17 +58,23 @@ struct Found {
     last_stable_offset: i64,
     log_start: i64,
     diverging: Option<EpochEndOffset>,
+    /// From where the consumer is to read instead.
+    preferred: Option<BrokerId>,
     aborted: Option<Vec<(i64, i64)>>,
     plan: ReadPlan,
 }
 
 /// What a whole request asks for, besides its partitions.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Limits {
     max_bytes: u32,
     min_bytes: u64,
     isolation: Isolation,
     is_follower: bool,
+    /// Whether a replica that does not lead may answer.
+    of_any_replica: bool,
+    /// The brokers in the consumer's rack, where leaders send it to them.
+    near: Option<Arc<[BrokerId]>>,
 }
 
 /// The broker that fetches as a follower.
@@ -163,6 +172,8 @@ impl Fetching {
                 (None, false) => Isolation::ReadUncommitted,
             },
             is_follower: follower.is_some(),
+            of_any_replica: follower.is_none() && context.api_version >= FIRST_VERSION_WITH_RACK,
+            near: if follower.is_none() { near(context, request.rack_id) } else { None },
         };
         let max_wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
         Ok(Ok(Begun { opened, session, limits, follower, deadline: context.received_at + max_wait }))
@@ -235,7 +246,7 @@ impl Fetching {
     async fn read(&mut self, context: &Context, limits: &Limits) -> Result<u64, Close> {
         match read_now(context, &mut self.found, limits) {
             Some(bytes) => Ok(bytes),
-            None => Box::pin(self.read_elsewhere(*limits)).await,
+            None => Box::pin(self.read_elsewhere(limits.clone())).await,
         }
     }
 
@@ -293,6 +304,16 @@ impl Fetching {
         self.response = FetchResponseWriter::new(reused, id, version, 0, error.code(), session_id, 0)?.finish(&[])?;
         Ok(())
     }
+}
+
+/// The brokers in a consumer's rack that it can reach, where it says which that is and `replica.selector.class` asks for it.
+fn near(context: &Context, rack: &str) -> Option<Arc<[BrokerId]>> {
+    if rack.is_empty() || context.broker.replication.selector == ReplicaSelector::Leader {
+        return None;
+    }
+    let image = context.broker.image();
+    let reachable = reachable(&image, context.listener_name());
+    Some(reachable.filter(|(broker, _)| broker.rack.as_deref() == Some(rack)).map(|(broker, _)| broker.id).collect())
 }
 
 /// What the request names. Names of topics share its memory.
@@ -402,6 +423,7 @@ fn look_up(context: &Context, wanted: WantedPartition, follower: Option<&Arc<Fol
         last_stable_offset: -1,
         log_start: -1,
         diverging: None,
+        preferred: None,
         aborted: None,
         plan: ReadPlan::default(),
     }
@@ -441,7 +463,7 @@ fn read_now(context: &Context, found: &mut [Found], limits: &Limits) -> Option<u
 
 impl Found {
     /// KIP-74: the first batch of the first partition that has any is given whole, however large it is.
-    fn query(&self, limits: &Limits, bytes_before: u64) -> Query {
+    fn query<'l>(&self, limits: &'l Limits, bytes_before: u64) -> Query<'l> {
         let wanted = &self.wanted;
         let bytes_left = u64::from(limits.max_bytes).saturating_sub(bytes_before) as u32;
         Query {
@@ -451,6 +473,8 @@ impl Found {
             max_bytes: bytes_left.min(u32::try_from(wanted.max_bytes).unwrap_or(0)),
             min_one_batch: bytes_before == 0,
             isolation: limits.isolation,
+            of_any_replica: limits.of_any_replica,
+            near: limits.near.as_deref().unwrap_or_default(),
             follower: self.follower.as_deref().map(|follower| FollowerReader {
                 replica: follower.id,
                 broker_epoch: follower.epoch,
@@ -470,6 +494,7 @@ impl Found {
                 self.last_stable_offset = read.marks.last_stable_offset.value();
                 self.log_start = read.marks.log_start.value();
                 self.diverging = read.diverging;
+                self.preferred = read.preferred;
                 self.aborted = read.aborted.map(|aborted| {
                     aborted.iter().map(|one| (one.producer_id.value(), one.first_offset.value())).collect()
                 });
@@ -478,16 +503,15 @@ impl Found {
             Err(error) => {
                 self.error = error;
                 (self.high_watermark, self.last_stable_offset, self.log_start) = (-1, -1, -1);
-                self.diverging = None;
-                self.aborted = None;
+                (self.diverging, self.preferred, self.aborted) = (None, None, None);
                 self.plan = ReadPlan::default();
             }
         }
     }
 
-    /// An error, or a log that parts from the reader's, is told at once.
+    /// An error, a log that parts from the reader's, or another replica to read from is told at once.
     fn can_wait(&self) -> bool {
-        self.error == ErrorCode::None && self.diverging.is_none()
+        self.error == ErrorCode::None && self.diverging.is_none() && self.preferred.is_none()
     }
 
     /// Whether only a change of the partition can give the reader more.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use gregor_authentication::Principal;
-use gregor_config::BrokerConfig;
+use gregor_config::{BrokerConfig, ReplicationConfig};
 use gregor_messages::ApiKey;
 use gregor_metadata::MetadataImage;
 use gregor_replication::Registration;
@@ -68,6 +68,8 @@ pub(crate) struct Broker {
     pub(crate) cluster_id: KString,
     /// `server.properties`.
     pub(crate) config: Arc<BrokerConfig>,
+    /// What it says of replication.
+    pub(crate) replication: ReplicationConfig,
     /// The way to the quorum and to the metadata image.
     pub(crate) control: ControlHandle,
     /// The way of clients' requests to the active controller.

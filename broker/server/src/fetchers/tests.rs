@@ -1,6 +1,8 @@
 //! Brokers in one process, each with its own partitions and folder, that replicate to each other: leaders, followers, fetchers
 //! and changes of in-sync replicas as in a server, with images and a controller made by hand.
 
+mod consumers;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -274,6 +276,8 @@ impl InProcess {
             max_bytes: wanted.partition_max_bytes as u32,
             min_one_batch: true,
             isolation: Isolation::LogEnd,
+            of_any_replica: false,
+            near: &[],
             follower: Some(FollowerReader {
                 replica,
                 broker_epoch: BrokerEpoch(request.replica_state.replica_epoch),
@@ -481,6 +485,8 @@ async fn fetches_of_another_leadership_or_of_another_life_are_fenced() {
             max_bytes: 1,
             min_one_batch: true,
             isolation: Isolation::LogEnd,
+            of_any_replica: false,
+            near: &[],
             follower: Some(FollowerReader {
                 replica: BrokerId(replica),
                 broker_epoch: BrokerEpoch(broker_epoch),

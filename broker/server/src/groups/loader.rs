@@ -45,6 +45,8 @@ fn read(partition: &Arc<Partition>, shard: &mut Shard<GroupCoordinator>) -> Resu
             max_bytes: READ_BYTES,
             min_one_batch: true,
             isolation: Isolation::LogEnd,
+            of_any_replica: false,
+            near: &[],
             follower: None,
         });
         let read = read.map_err(LoadError::Refused)?;

@@ -64,12 +64,14 @@ impl Partition {
     ) -> Result<LogPosition, StepFailure> {
         self.check_online().map_err(|_| StepFailure::Permanent)?;
         let mut state = self.lock();
-        let before = state.high_watermark();
+        let before = (state.log.start_offset(), state.high_watermark());
         let done = self.do_step(&mut state, step, records, now);
-        let after = state.high_watermark();
-        if after != before {
-            state.on_high_watermark(Some(after), &self.waiters);
+        let after = (state.log.start_offset(), state.high_watermark());
+        if after.1 != before.1 {
+            // Consumers that read here wait for it (KIP-392).
+            state.on_high_watermark(Some(after.1), &self.waiters);
         }
+        self.on_marks([before.0], [after.0]);
         let wants_flush = state.log.opened_mut().is_some_and(|log| log.has_unsynced_sealed_segments())
             || state.unflushed.is_some_and(|(records, _)| records >= state.settings.flush_messages);
         let syncs = state.settings.syncs_before_acknowledging();
@@ -105,7 +107,7 @@ impl Partition {
         records: &[u8],
         now: Timestamp,
     ) -> Result<Option<LogPosition>, Failed> {
-        let State { log, role, settings, unflushed, .. } = state;
+        let State { log, role, settings, unflushed, uncommitted_bytes, .. } = state;
         let Some(log) = log.open(&settings.log)? else { return Ok(None) };
         let (FollowerStep::Append { leader_epoch, .. }
         | FollowerStep::Truncate { leader_epoch, .. }
@@ -119,10 +121,12 @@ impl Partition {
         }
         match step {
             FollowerStep::Append { from, leader, .. } if from == log.end_offset() => {
+                let bytes = u32::try_from(records.len()).unwrap_or(u32::MAX);
                 let appended = append(log, leader_epoch, records, now)?;
                 if appended > 0 {
                     let (records, since) = unflushed.unwrap_or((0, now));
                     *unflushed = Some((records.saturating_add(appended), since));
+                    *uncommitted_bytes = uncommitted_bytes.saturating_add(bytes);
                 }
                 let moved = follower.on_appended(log.start_offset(), log.end_offset(), leader);
                 if let Some(start) = moved.log_start {

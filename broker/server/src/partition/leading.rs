@@ -45,7 +45,7 @@ impl Partition {
     pub(super) fn note_fetch(
         self: &Arc<Self>,
         state: &mut State,
-        query: &Query,
+        query: &Query<'_>,
         follower: &FollowerReader,
     ) -> Result<(), ErrorCode> {
         let Role::Leader(leader) = &mut state.role else { return Err(ErrorCode::NotLeaderOrFollower) };

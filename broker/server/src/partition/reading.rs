@@ -2,6 +2,7 @@
 //!
 //! `api/fetch.rs` first asks by [`Partition::read_now`], which waits for nothing: neither for the disk nor for an append that
 //! holds the lock. What that cannot tell a thread that may block asks by [`Partition::read`], as the group coordinator does.
+//! Consumers may read from followers too, up to what those know to be committed (KIP-392).
 
 use std::{
     io,
@@ -10,10 +11,10 @@ use std::{
 };
 
 use gregor_log::{AbortedTransaction, EpochEndOffset, LogError, ReadError, ReadPlan, ReadRequest, disk};
-use gregor_replication::{History, compare_history};
-use gregor_types::{ErrorCode, LeaderEpoch, Offset};
+use gregor_replication::{History, check_leader_epoch, compare_history};
+use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 
-use super::{FollowerReader, Partition, State, following::end_of_epoch};
+use super::{FollowerReader, Partition, Role, State, following::end_of_epoch};
 
 /// A lock that is still held after so many turns of other threads is held by an append that takes long.
 const LOCK_TRIES: u32 = 1_000;
@@ -40,6 +41,8 @@ pub(crate) struct Read {
     pub(crate) aborted: Option<Vec<AbortedTransaction>>,
     /// The reader's log differs from ours after this point (KIP-595).
     pub(crate) diverging: Option<EpochEndOffset>,
+    /// From where the reader is to read instead (KIP-392).
+    pub(crate) preferred: Option<BrokerId>,
 }
 
 /// The offsets that a fetch response shows.
@@ -55,7 +58,7 @@ pub(crate) struct Marks {
 
 /// What is asked of one partition.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Query {
+pub(crate) struct Query<'a> {
     /// The first offset wanted.
     pub(crate) from: Offset,
     /// The leader epoch that the reader knows.
@@ -68,6 +71,10 @@ pub(crate) struct Query {
     pub(crate) min_one_batch: bool,
     /// What it may see.
     pub(crate) isolation: Isolation,
+    /// Whether a replica that does not lead may answer (KIP-392).
+    pub(crate) of_any_replica: bool,
+    /// The brokers in the reader's rack, where the leader is to send it to them.
+    pub(crate) near: &'a [BrokerId],
     /// Who asks, where that is a follower.
     pub(crate) follower: Option<FollowerReader>,
 }
@@ -81,14 +88,14 @@ enum Failed {
 }
 
 impl Partition {
-    /// Plans a read by a consumer (of the leader alone) or by a follower. Waits for the disk, and for whoever has the lock.
-    pub(crate) fn read(self: &Arc<Self>, query: &Query) -> Result<Read, ErrorCode> {
+    /// Plans a read by a consumer or by a follower. Waits for the disk, and for whoever has the lock.
+    pub(crate) fn read(self: &Arc<Self>, query: &Query<'_>) -> Result<Read, ErrorCode> {
         self.check_online()?;
         self.plan(self.lock(), query).map_err(|failed| self.on_failed(failed))
     }
 
     /// The same, of what is in memory: `None` where it would have to wait.
-    pub(crate) fn read_now(self: &Arc<Self>, query: &Query) -> Option<Result<Read, ErrorCode>> {
+    pub(crate) fn read_now(self: &Arc<Self>, query: &Query<'_>) -> Option<Result<Read, ErrorCode>> {
         if let Err(error) = self.check_online() {
             return Some(Err(error));
         }
@@ -128,24 +135,28 @@ impl Partition {
         self.try_lock()
     }
 
-    fn plan(self: &Arc<Self>, mut state: MutexGuard<'_, State>, query: &Query) -> Result<Read, Failed> {
-        let Query { from, current_leader_epoch, last_fetched_epoch, max_bytes, min_one_batch, isolation, follower } =
-            *query;
-        let mut high_watermark = state.leader(current_leader_epoch)?.high_watermark();
-        let State { log, settings, .. } = &mut *state;
+    fn plan(self: &Arc<Self>, mut state: MutexGuard<'_, State>, query: &Query<'_>) -> Result<Read, Failed> {
+        let Query { from, last_fetched_epoch, max_bytes, min_one_batch, isolation, follower, near, .. } = *query;
+        let mut high_watermark = state.readable(query)?;
+        let State { log, settings, role, .. } = &mut *state;
         let log = self.usable(log, settings)?;
         let mut marks = Marks {
             high_watermark,
             last_stable_offset: log.last_stable_offset(high_watermark),
             log_start: log.start_offset(),
         };
+        if let (Role::Leader(leader), false) = (role, near.is_empty())
+            && let preferred @ Some(_) = leader.preferred_read_replica(from, near)
+        {
+            return Ok(Read { preferred, ..Read::empty(marks) });
+        }
         let here = end_of_epoch(log, last_fetched_epoch);
         match compare_history(from, last_fetched_epoch, marks.log_start, here) {
             History::Same => {}
             History::OutOfRange => return Err(Failed::Refused(ErrorCode::OffsetOutOfRange)),
             History::Diverged(end) => {
                 let diverging = Some(EpochEndOffset { leader_epoch: end.epoch, end_offset: end.end });
-                return Ok(Read { plan: ReadPlan::default(), marks, aborted: None, diverging });
+                return Ok(Read { diverging, ..Read::empty(marks) });
             }
         }
         let upper_bound = match isolation {
@@ -164,7 +175,7 @@ impl Partition {
         }
         let State { log, settings, .. } = &mut *state;
         let log = self.usable(log, settings)?;
-        let mut read = Read { plan: ReadPlan::default(), marks, aborted: None, diverging: None };
+        let mut read = Read::empty(marks);
         if isolation == Isolation::ReadCommitted {
             read.aborted = Some(Vec::new());
         }
@@ -186,6 +197,25 @@ impl Partition {
         match failed {
             Failed::Refused(error) => error,
             Failed::Read(error) => self.on_read_error(&error),
+        }
+    }
+}
+
+impl Read {
+    fn empty(marks: Marks) -> Self {
+        Self { plan: ReadPlan::default(), marks, aborted: None, diverging: None, preferred: None }
+    }
+}
+
+impl State {
+    /// Up to where it is committed, where this replica may answer the reader. One that does not lead may know of less than it has.
+    fn readable(&self, query: &Query<'_>) -> Result<Offset, ErrorCode> {
+        match &self.role {
+            Role::Follower(follower) if query.of_any_replica => {
+                check_leader_epoch(query.current_leader_epoch, follower.leader_epoch())?;
+                Ok(follower.high_watermark())
+            }
+            Role::Leader(_) | Role::Follower(_) => Ok(self.leader(query.current_leader_epoch)?.high_watermark()),
         }
     }
 }

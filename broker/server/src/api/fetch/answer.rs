@@ -96,7 +96,7 @@ fn write_partition(
         current_leader: leader.map(|(leader, epoch)| (leader.value(), epoch.value())),
         snapshot_id: None,
         aborted_transactions: found.aborted.as_deref(),
-        preferred_read_replica: -1,
+        preferred_read_replica: found.preferred.unwrap_or(BrokerId::NONE).value(),
     };
     let length = usize::try_from(found.plan.len()).unwrap_or(usize::MAX);
     writer.partition(&partition, Some((found.plan.clone(), length)))
