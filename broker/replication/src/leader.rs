@@ -224,6 +224,15 @@ impl LeaderState {
         Ok(FollowerProgress { high_watermark: self.advance_high_watermark(now), proposal })
     }
 
+    /// A follower that had everything has fetched at `at` without a word of this partition: its session (KIP-227) is told when
+    /// there is more. To be called before there is, or it would seem to have been away for as long as nothing was written.
+    pub fn on_quiet_fetch(&mut self, replica: BrokerId, at: Timestamp) {
+        let log_end = self.log_end;
+        if let Some(follower) = self.others.iter_mut().find(|other| other.id == replica) {
+            follower.fetched_quietly(log_end, at);
+        }
+    }
+
     /// Drops followers that have been behind for longer than `replica.lag.time.max.ms`. The caller asks now and then, at
     /// least every half of that time.
     pub fn on_tick(&mut self, now: Timestamp) -> Option<IsrProposal> {

@@ -137,6 +137,14 @@ impl RemoteReplica {
         Ok(())
     }
 
+    /// It was at `at` where it had been, and the leader's log ended at `leader_end` then.
+    pub(crate) fn fetched_quietly(&mut self, leader_end: Offset, at: Timestamp) {
+        if self.log_end == Some(leader_end) {
+            self.caught_up_at = self.caught_up_at.max(at);
+            self.last_fetch_at = self.last_fetch_at.max(at);
+        }
+    }
+
     pub(crate) fn registered(&mut self, registration: Option<Registration>) {
         self.registration = registration;
     }

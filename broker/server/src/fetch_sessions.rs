@@ -104,9 +104,10 @@ impl FetchSessions {
             self.lock().remove(&request.id);
             return Ok(Opened::Sessionless);
         }
+        // Before it is looked what partitions have told: what changes from now on is told.
+        guard.used(&request, now);
         let epoch = next_epoch(guard.epoch);
         guard.begin(epoch, request.reads_committed);
-        guard.last_used_at = now;
         drop(guard);
         Ok(Opened::Incremental(session, epoch))
     }
@@ -125,7 +126,9 @@ impl FetchSessions {
         let mut evicted = None;
         let mut sessions = self.lock();
         if sessions.len() >= self.slots {
-            let Some(victim) = victim(&sessions, request.privileged, answered.len(), now) else { return NO_SESSION };
+            let Some(victim) = victim(&sessions, request.follower.is_some(), answered.len(), now) else {
+                return NO_SESSION;
+            };
             evicted = sessions.remove(&victim);
         }
         let id = loop {
@@ -173,7 +176,7 @@ fn victim(sessions: &HashMap<i32, Arc<Mutex<Session>>>, privileged: bool, size: 
 
 #[cfg(test)]
 mod tests {
-    use gregor_types::Offset;
+    use gregor_types::{BrokerId, Offset};
 
     use super::*;
     use crate::waiters::Waiter;
@@ -197,7 +200,7 @@ mod tests {
     }
 
     fn request(id: i32, epoch: i32) -> SessionRequest {
-        SessionRequest { id, epoch, uses_topic_ids: false, privileged: false, reads_committed: false }
+        SessionRequest { id, epoch, uses_topic_ids: false, follower: None, reads_committed: false }
     }
 
     fn begin(sessions: &FetchSessions, partitions: i32, now: Timestamp) -> i32 {
@@ -388,6 +391,28 @@ mod tests {
         assert!(former.session.lock().unwrap().wake_on_change(former.epoch, &waiter).is_none());
         assert!(!former.session.lock().unwrap().settle(former.epoch, |_| panic!("nothing of it is remembered")));
         assert_eq!(later.partitions(), [0], "what the former was to tell is told by the later one");
+    }
+
+    #[test]
+    fn a_followers_session_hears_of_appends_and_tells_since_when_it_lacks_them() {
+        let mut world = World::settled(2);
+        let appended = |world: &World, partition: usize| {
+            let mut had_all = Vec::new();
+            let mut waiters = world.partitions[partition].lock().unwrap();
+            waiters.tell_followers(|follower, at| had_all.push((follower, at)));
+            had_all
+        };
+        assert!(appended(&world, 0).is_empty(), "a consumer waits for commits");
+        let follower = SessionRequest { follower: Some(BrokerId(2)), ..request(world.id, world.epoch) };
+        let answer = world.ask_with(follower, &[], &[]);
+        assert_eq!(answer.partitions(), [0; 0]);
+        let waiter = Waiter::new(1);
+        answer.session.lock().unwrap().wake_on_change(answer.epoch, &waiter).unwrap();
+        assert_eq!(appended(&world, 0), [(BrokerId(2), NOW)]);
+        assert!(waiter.is_done(), "its request sleeps no longer");
+        assert!(appended(&world, 0).is_empty(), "it was told");
+        answer.finish(|_| shown(10, false));
+        assert_eq!(world.ask(&[], &[]).partitions(), [0]);
     }
 
     #[test]

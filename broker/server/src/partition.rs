@@ -203,6 +203,8 @@ impl Partition {
             let moved = leading.on_assignment(assignment, now);
             self.count_isr_change(&before, leading);
             let moved = introduce(leading, assignment, registered, now).or(moved);
+            // A follower that may be in sync or not is to be looked at with its next fetch.
+            self.lock_waiters().tell_sessions();
             state.on_high_watermark(moved, &self.waiters);
             return;
         }
@@ -301,9 +303,13 @@ impl Partition {
         if matches!(appended, Appended::New(_)) {
             // A sealed segment is synced in the background, or a recovery would have to read all of it again.
             let sealed = log.has_unsynced_sealed_segments();
+            let mut followed = (!leader.is_alone()).then(|| self.lock_waiters());
+            if let Some(waiters) = &mut followed {
+                waiters.tell_followers(|follower, at| leader.on_quiet_fetch(follower, at));
+            }
             let moved = leader.on_append(required, now);
-            if !leader.is_alone() {
-                self.lock_waiters().on_append(u32::try_from(batch.size()).unwrap_or(u32::MAX));
+            if let Some(mut waiters) = followed {
+                waiters.on_append(u32::try_from(batch.size()).unwrap_or(u32::MAX));
             }
             let flush_after = settings.flush_messages;
             state.uncommitted_bytes = state.uncommitted_bytes.saturating_add(batch.size() as u32);

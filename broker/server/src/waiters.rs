@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use gregor_types::Offset;
+use gregor_types::{BrokerId, Offset, Timestamp};
 
 use crate::sync::{AtomicU32, Instant, Mutex, MutexGuard, Notify, Ordering, timeout_at};
 
@@ -65,6 +65,8 @@ struct Told {
     /// Whether one of them is none that this request has visited.
     has_unvisited: bool,
     sleeper: Option<Arc<Waiter>>,
+    /// The broker that fetches as a follower, and when its last request began.
+    follower: Option<(BrokerId, Timestamp)>,
 }
 
 impl Waiter {
@@ -134,6 +136,11 @@ impl Changes {
         }
     }
 
+    /// A follower's request begins: of what it does not look at it has all that there is now.
+    pub(crate) fn fetched(&self, follower: BrokerId, at: Timestamp) {
+        self.lock().follower = Some((follower, at));
+    }
+
     /// Takes what was told.
     pub(crate) fn take(&self, each: impl FnMut(u32)) {
         let mut told = self.lock();
@@ -164,19 +171,32 @@ impl Changes {
     }
 
     fn tell(&self, slot: u32, registered_in: i32) {
+        self.lock().tell(slot, registered_in);
+    }
+
+    /// Tells a follower's session, and who that is; no other.
+    fn tell_follower(&self, slot: u32, registered_in: i32) -> Option<(BrokerId, Timestamp)> {
         let mut told = self.lock();
-        told.slots.push(slot);
-        // One that was registered for this very request is visited by it: the waiter is on its list, and counts its bytes.
-        if registered_in != told.epoch {
-            told.has_unvisited = true;
-            if let Some(sleeper) = &told.sleeper {
-                sleeper.wake();
-            }
-        }
+        let follower = told.follower?;
+        told.tell(slot, registered_in);
+        Some(follower)
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    fn tell(&mut self, slot: u32, registered_in: i32) {
+        self.slots.push(slot);
+        // One that was registered for this very request is visited by it: the waiter is on its list, and counts its bytes.
+        if registered_in != self.epoch {
+            self.has_unvisited = true;
+            if let Some(sleeper) = &self.sleeper {
+                sleeper.wake();
+            }
+        }
     }
 }
 
@@ -206,6 +226,18 @@ impl WaiterList {
         self.followers.retain(|waiter| {
             waiter.count_down(bytes.max(1));
             !waiter.is_done()
+        });
+    }
+
+    /// The leader's log is about to have more: sessions of followers hear of it, once. Says of each when its last request began,
+    /// at which the follower had everything.
+    pub(crate) fn tell_followers(&mut self, mut had_all: impl FnMut(BrokerId, Timestamp)) {
+        self.sessions.retain(|watching| match watching.changes.tell_follower(watching.slot, watching.epoch) {
+            Some((follower, at)) => {
+                had_all(follower, at);
+                false
+            }
+            None => true,
         });
     }
 

@@ -310,3 +310,24 @@ fn a_consumer_is_sent_to_the_in_sync_replica_near_it_that_has_most() {
     leader.on_fetch(FollowerFetch { log_start: Offset(60), ..fetch(3, 90) }, START).unwrap();
     assert_eq!(leader.preferred_read_replica(Offset(50), &near), Some(BrokerId(2)), "3 has deleted it");
 }
+
+#[test]
+fn a_follower_that_had_nothing_to_fetch_is_not_behind_once_there_is_something() {
+    let mut leader = leader(&[1, 2], &[1, 2], ALONE_IS_ENOUGH);
+    leader.on_fetch(fetch(2, 100), START).unwrap();
+    let much_later = START.plus_ms(1_000_000);
+    assert_eq!(leader.on_tick(much_later), None, "it has all there is");
+    leader.on_quiet_fetch(BrokerId(2), much_later.plus_ms(-100));
+    leader.on_append(Offset(110), much_later);
+    assert_eq!(leader.on_tick(much_later.plus_ms(800)), None);
+    let proposal = leader.on_tick(much_later.plus_ms(1_000)).expect("it has not fetched since");
+    assert_eq!(proposal.isr.iter().map(|(id, _)| id.value()).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_quiet_fetch_says_nothing_for_a_follower_that_is_behind() {
+    let mut leader = leader(&[1, 2], &[1, 2], ALONE_IS_ENOUGH);
+    leader.on_fetch(fetch(2, 99), START).unwrap();
+    leader.on_quiet_fetch(BrokerId(2), START.plus_ms(5_000));
+    assert!(leader.on_tick(START.plus_ms(5_000)).is_some());
+}

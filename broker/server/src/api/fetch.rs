@@ -53,6 +53,8 @@ struct Found {
     follower: Option<Arc<Follower>>,
     /// Whether the leader knows how far it is.
     is_noted: bool,
+    /// Whether it is in sync and has everything.
+    is_complete: bool,
     error: ErrorCode,
     high_watermark: i64,
     last_stable_offset: i64,
@@ -134,7 +136,7 @@ impl Fetching {
             id: request.session_id,
             epoch: request.session_epoch,
             uses_topic_ids: by_id,
-            privileged: request.replica_id >= 0,
+            follower: (request.replica_id >= 0).then_some(BrokerId(request.replica_id)),
             reads_committed: request.isolation_level == 1,
         };
         let sessions = &context.broker.fetch_sessions;
@@ -418,6 +420,7 @@ fn look_up(context: &Context, wanted: WantedPartition, follower: Option<&Arc<Fol
         is_blocked: false,
         follower: follower.cloned(),
         is_noted: false,
+        is_complete: false,
         error,
         high_watermark: -1,
         last_stable_offset: -1,
@@ -490,6 +493,7 @@ impl Found {
             Ok(read) => {
                 self.error = ErrorCode::None;
                 self.is_noted = true;
+                self.is_complete = read.is_complete;
                 self.high_watermark = read.marks.high_watermark.value();
                 self.last_stable_offset = read.marks.last_stable_offset.value();
                 self.log_start = read.marks.log_start.value();
@@ -516,13 +520,13 @@ impl Found {
 
     /// Whether only a change of the partition can give the reader more.
     fn is_exhausted(&self, limits: &Limits) -> bool {
-        let upper_bound = match limits.isolation {
-            Isolation::ReadCommitted => self.last_stable_offset,
-            Isolation::ReadUncommitted => self.high_watermark,
-            // A follower tells with each fetch how far it is of every partition.
-            Isolation::LogEnd => return false,
+        let has_all = match limits.isolation {
+            Isolation::ReadCommitted => self.wanted.fetch_offset >= self.last_stable_offset,
+            Isolation::ReadUncommitted => self.wanted.fetch_offset >= self.high_watermark,
+            // One that is not in sync may be with any fetch: the leader looks each time.
+            Isolation::LogEnd => self.is_complete,
         };
-        !limits.is_follower && self.can_wait() && self.plan.is_empty() && self.wanted.fetch_offset >= upper_bound
+        has_all && self.can_wait() && self.plan.is_empty()
     }
 
     fn shown(&self, limits: &Limits) -> Shown {

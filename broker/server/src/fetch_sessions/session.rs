@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use gregor_types::{KString, Timestamp, TopicId};
+use gregor_types::{BrokerId, KString, Timestamp, TopicId};
 
 use crate::{
     sync::Mutex,
@@ -71,8 +71,8 @@ pub(crate) struct SessionRequest {
     pub(crate) epoch: i32,
     /// Whether topics are named by id.
     pub(crate) uses_topic_ids: bool,
-    /// Whether a broker asks.
-    pub(crate) privileged: bool,
+    /// The broker that asks as a follower.
+    pub(crate) follower: Option<BrokerId>,
     /// Whether it reads only what no open transaction can undo.
     pub(crate) reads_committed: bool,
 }
@@ -133,7 +133,7 @@ impl Session {
             id,
             epoch,
             uses_topic_ids: request.uses_topic_ids,
-            privileged: request.privileged,
+            privileged: request.follower.is_some(),
             created_at: now,
             last_used_at: now,
             reads_committed: request.reads_committed,
@@ -155,6 +155,14 @@ impl Session {
     /// How many partitions there are in it.
     pub(crate) const fn len(&self) -> usize {
         self.len
+    }
+
+    /// A request of the session was received.
+    pub(crate) fn used(&mut self, request: &SessionRequest, now: Timestamp) {
+        self.last_used_at = now;
+        if let Some(follower) = request.follower {
+            self.changes.fetched(follower, now);
+        }
     }
 
     /// Whether a request sleeps on what its partitions tell.

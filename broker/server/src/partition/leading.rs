@@ -108,6 +108,10 @@ impl Partition {
         for (broker, registration) in brokers {
             moved = leader.on_registration(*broker, *registration, now).or(moved);
         }
+        if !leader.is_alone() {
+            // A follower that can join now is to be looked at with its next fetch.
+            self.lock_waiters().tell_sessions();
+        }
         state.on_high_watermark(moved, &self.waiters);
     }
 
@@ -124,6 +128,7 @@ impl Partition {
         let outcome = leader.on_proposal_answered(asked, answer, now);
         self.count_isr_change(&before, leader);
         if let ProposalOutcome::Settled(moved) = outcome {
+            self.lock_waiters().tell_sessions();
             state.on_high_watermark(moved, &self.waiters);
         }
         outcome

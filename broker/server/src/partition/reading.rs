@@ -43,6 +43,8 @@ pub(crate) struct Read {
     pub(crate) diverging: Option<EpochEndOffset>,
     /// From where the reader is to read instead (KIP-392).
     pub(crate) preferred: Option<BrokerId>,
+    /// Whether a follower is in sync and has everything: it need not be looked at before something changes.
+    pub(crate) is_complete: bool,
 }
 
 /// The offsets that a fetch response shows.
@@ -173,9 +175,12 @@ impl Partition {
             high_watermark = state.high_watermark();
             marks.high_watermark = high_watermark;
         }
-        let State { log, settings, .. } = &mut *state;
+        let State { log, settings, role, .. } = &mut *state;
         let log = self.usable(log, settings)?;
         let mut read = Read::empty(marks);
+        if let (Some(follower), Role::Leader(leader)) = (&follower, role) {
+            read.is_complete = from == log.end_offset() && leader.is_in_sync(follower.replica);
+        }
         if isolation == Isolation::ReadCommitted {
             read.aborted = Some(Vec::new());
         }
@@ -203,7 +208,7 @@ impl Partition {
 
 impl Read {
     fn empty(marks: Marks) -> Self {
-        Self { plan: ReadPlan::default(), marks, aborted: None, diverging: None, preferred: None }
+        Self { plan: ReadPlan::default(), marks, aborted: None, diverging: None, preferred: None, is_complete: false }
     }
 }
 

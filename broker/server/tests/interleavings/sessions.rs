@@ -45,7 +45,7 @@ fn partitions<const N: usize>() -> [Arc<Partition>; N] {
 
 /// A session of partitions by their numbers, all of which were at 0 when they were told last.
 fn session(partitions: i32) -> Session {
-    let request = SessionRequest { id: 7, epoch: 0, uses_topic_ids: true, privileged: false, reads_committed: false };
+    let request = SessionRequest { id: 7, epoch: 0, uses_topic_ids: true, follower: None, reads_committed: false };
     let mut session = Session::new(7, 1, request, Timestamp(0));
     for partition in 0..partitions {
         let wanted = WantedPartition {
