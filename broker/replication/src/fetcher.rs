@@ -124,6 +124,11 @@ impl Fetcher {
         }
     }
 
+    /// Whether what is fetched of the partition counts against the throttle.
+    pub fn is_throttled(&self, partition: FollowedPartition) -> bool {
+        self.throttled.contains(&partition)
+    }
+
     /// Retention or the leader moved the start of the partition's log, which the leader wants to know.
     pub fn on_log_start(&mut self, partition: FollowedPartition, log_start: Offset) {
         if let Some(entry) = self.partitions.get_mut(&partition) {

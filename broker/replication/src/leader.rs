@@ -150,6 +150,11 @@ impl LeaderState {
         self.isr.contains(&replica)
     }
 
+    /// Whether a reassignment brings this replica.
+    pub fn is_adding(&self, replica: BrokerId) -> bool {
+        self.adding.contains(&replica)
+    }
+
     /// KIP-392: the replica that a consumer at `offset` is to read from instead of this leader, if it has one near. `near` are the
     /// brokers in the consumer's rack. Only who is in sync and has the offset is taken, as Kafka's `ReplicaManager` offers
     /// them, and of several the one that has most, as its `RackAwareReplicaSelector` chooses.

@@ -24,7 +24,7 @@ use gregor_replication::{FetcherConfig, FetcherId, FollowedPartition, fetcher_in
 use gregor_types::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionIndex, TopicId};
 use tokio::{runtime::Handle, sync::watch};
 
-use crate::partition::Partition;
+use crate::{partition::Partition, throttles::Throttles};
 
 pub(crate) use link::{Leader, Network};
 use worker::{Command, Inbox, Worker};
@@ -45,6 +45,7 @@ struct Shared {
     /// This broker's epoch as the metadata has it.
     epoch: AtomicI64,
     config: Arc<BrokerConfig>,
+    throttles: Arc<Throttles>,
     connect: Connect,
     stopped: watch::Receiver<bool>,
     runtime: Handle,
@@ -83,6 +84,7 @@ impl Fetchers {
             me: config.node_id,
             epoch: AtomicI64::new(BrokerEpoch::NONE.value()),
             config: Arc::clone(config),
+            throttles: Arc::new(Throttles::new(config)),
             connect,
             stopped,
             runtime,
@@ -94,6 +96,19 @@ impl Fetchers {
             addresses: HashMap::new(),
         };
         Self { shared: Arc::new(shared), state: Mutex::new(state) }
+    }
+
+    /// How fast replicas out of sync are replicated.
+    pub(crate) fn throttles(&self) -> &Arc<Throttles> {
+        &self.shared.throttles
+    }
+
+    /// Whether the partition is among `follower.replication.throttled.replicas` was changed.
+    pub(crate) fn set_throttled(&self, partition: &Partition, is_throttled: bool) {
+        let state = self.lock();
+        if let Some(followed) = state.followed.get(&name(partition)) {
+            state.inboxes[&followed.by].send(Command::Throttle(name(partition), is_throttled));
+        }
     }
 
     /// What the metadata says of brokers: where they are, and this one's epoch.

@@ -41,6 +41,7 @@ mod reply;
 mod sample;
 mod storage;
 mod sync;
+mod throttles;
 mod tls;
 mod tls_listener;
 mod topic_settings;
@@ -49,4 +50,4 @@ mod waiters;
 
 pub use node::{Failures, Node, NodeOptions, ShutdownError, StartError};
 pub use storage::StorageError;
-pub use topic_settings::TopicSettings;
+pub use topic_settings::{Throttled, TopicSettings};

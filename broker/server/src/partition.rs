@@ -12,7 +12,10 @@ mod standing;
 mod syncing;
 mod topic_id;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, atomic::AtomicBool};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, TryLockError,
+    atomic::{AtomicBool, AtomicI64, Ordering},
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use gregor_log::{AppendError, AppendInfo, Appended, CheckpointKind, LogError, PartitionLog, ReadError};
@@ -36,7 +39,7 @@ use crate::{
 pub(crate) use following::leader_marks;
 pub(crate) use future::{CopyStep, Future, MoveError, Swap};
 pub(crate) use leading::FollowerReader;
-pub(crate) use reading::{Isolation, Query, Read};
+pub(crate) use reading::{Isolation, Query, Read, Supply, Traffic};
 pub(crate) use standing::Standing;
 pub(crate) use topic_id::TopicIdStep;
 
@@ -59,6 +62,10 @@ pub(crate) struct Partition {
     flush_queued: AtomicBool,
     /// Whether its first append should wait for its topic's id.
     topic_id_awaited: AtomicBool,
+    /// Records that it is behind its leader, as a follower.
+    lag: AtomicI64,
+    /// Whether a reassignment brings it here.
+    is_reassigned: AtomicBool,
     state: Mutex<State>,
     /// Who waits; locked after the state where both are, and held for no call on the disk: an append that is stuck keeps
     /// nobody from registering. Fetch sessions that are to be told of changes share it.
@@ -132,6 +139,8 @@ impl Partition {
             isr_changes,
             flush_queued: AtomicBool::new(false),
             topic_id_awaited: AtomicBool::new(false),
+            lag: AtomicI64::new(0),
+            is_reassigned: AtomicBool::new(false),
             state: Mutex::new(state),
             waiters: Waiters::default(),
             future: Mutex::default(),
@@ -196,6 +205,10 @@ impl Partition {
         now: Timestamp,
     ) {
         let mut state = self.lock();
+        self.is_reassigned.store(assignment.adding.contains(&me), Ordering::Relaxed);
+        if leader.is_none_or(|leader| leader == me) {
+            self.lag.store(0, Ordering::Relaxed);
+        }
         if let (Role::Leader(leading), true) = (&mut state.role, leader == Some(me))
             && leading.leader_epoch() == assignment.leader_epoch
         {

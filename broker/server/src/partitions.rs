@@ -34,6 +34,7 @@ use crate::{
     partition::{Future, Partition},
     recovery::{Customer, Job, Recovered},
     storage::{Directory, FoundLog, Storage},
+    throttles::Throttles,
     topic_settings::TopicSettings,
 };
 
@@ -66,6 +67,8 @@ pub(crate) struct Partitions {
     cordoned: watch::Sender<Option<Vec<Uuid>>>,
     /// What fetches those that others lead.
     fetchers: Fetchers,
+    /// How fast those out of sync are replicated.
+    throttles: Arc<Throttles>,
     /// What its leaders ask the controller for.
     pub(crate) isr_changes: Arc<IsrChanges>,
     /// Replicas on their way to another directory.
@@ -190,6 +193,7 @@ impl Partitions {
             checkpoints: Mutex::default(),
             cordoned: watch::Sender::new(None),
             isr_changes: Arc::new(IsrChanges::new(metrics.replication.clone())),
+            throttles: Arc::clone(fetchers.throttles()),
             fetchers,
             moves: Moves::default(),
             metrics,
@@ -296,6 +300,11 @@ impl Partitions {
     pub(crate) fn all(&self) -> Vec<Arc<Partition>> {
         let map = self.map.load();
         map.ids.values().flat_map(|topic| topic.partitions.values().cloned()).collect()
+    }
+
+    /// How fast replicas out of sync are replicated.
+    pub(crate) fn throttles(&self) -> &Throttles {
+        &self.throttles
     }
 
     /// The log directories.

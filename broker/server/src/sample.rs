@@ -32,6 +32,7 @@ impl Broker {
         sampled.under_min_isr.set(total.under_min_isr);
         sampled.at_min_isr.set(total.at_min_isr);
         sampled.offline_replicas.set(total.offline);
+        self.metrics.replication.set_max_lag(total.max_lag);
         sampled.waiting.set(total.waiting + self.fetch_sessions.sleepers() as i64);
         sampled.topics.set(image.topics().len() as i64);
         let cluster_partitions = image.topics().iter().map(|topic| topic.partition_count() as i64).sum();
@@ -59,6 +60,7 @@ struct Totals {
     at_min_isr: i64,
     offline: i64,
     waiting: i64,
+    max_lag: i64,
 }
 
 impl Totals {
@@ -70,5 +72,6 @@ impl Totals {
         self.at_min_isr += i64::from(standing.at_min_isr);
         self.offline += i64::from(standing.offline);
         self.waiting += standing.waiting as i64;
+        self.max_lag = self.max_lag.max(standing.lag);
     }
 }

@@ -9,7 +9,7 @@ use gregor_config::{
 };
 use gregor_log::LogConfig;
 use gregor_metadata::{ConfigResource, Image};
-use gregor_replication::ReplicationLimits;
+use gregor_replication::{ReplicationLimits, ThrottledReplicas};
 use gregor_types::KString;
 use gregor_wire::{
     batch::{ProduceRules, TimestampType, TopicCompression},
@@ -25,6 +25,8 @@ pub struct TopicSettings {
     pub rules: ProduceRules,
     /// The leader's part.
     pub limits: ReplicationLimits,
+    /// The replicas here that give throttled as leaders, and those that follow throttled.
+    pub throttled: Throttled,
     /// `flush.messages`: so many records are appended before a sync; at 1 nothing unsynced is acknowledged.
     pub flush_messages: i64,
     /// `flush.ms`: no record waits longer for a sync.
@@ -33,13 +35,30 @@ pub struct TopicSettings {
     pub deletes_records: bool,
 }
 
+/// Which replicas of a topic on this broker are throttled while they are out of sync, or while their followers are (KIP-73).
+#[derive(Debug, Default)]
+pub struct Throttled {
+    /// `leader.replication.throttled.replicas`.
+    pub leaders: ThrottledReplicas,
+    /// `follower.replication.throttled.replicas`.
+    pub followers: ThrottledReplicas,
+}
+
 impl TopicSettings {
     /// The settings of a topic at an image.
     pub fn of(topic: &str, broker: &BrokerConfig, image: &Image) -> Arc<Self> {
         let resource = ConfigResource::topic(topic);
         let configs = image.configs();
         let config = TopicConfig::resolve(broker, |key| configs.get(&resource, key).map(KString::as_str));
-        Arc::new(Self::from_config(&config, broker))
+        let throttled = |key: &str| {
+            let value = configs.get(&resource, key).map(KString::as_str);
+            value.map_or(ThrottledReplicas::None, |value| ThrottledReplicas::parse(value, broker.node_id))
+        };
+        let throttled = Throttled {
+            leaders: throttled("leader.replication.throttled.replicas"),
+            followers: throttled("follower.replication.throttled.replicas"),
+        };
+        Arc::new(Self { throttled, ..Self::from_config(&config, broker) })
     }
 
     /// Whether an acknowledgement waits for the disk.
@@ -85,6 +104,7 @@ impl TopicSettings {
                 min_isr: size(config.min_insync_replicas),
                 max_lag_ms: broker.replica_lag_time_max_ms,
             },
+            throttled: Throttled::default(),
             flush_messages: config.flush_messages,
             flush_ms: config.flush_ms,
             deletes_records: config.cleanup_policy.delete || !config.cleanup_policy.compact,

@@ -26,7 +26,7 @@ use crate::{
     api::{Context, nodes::reachable, registration_of},
     close::Close,
     fetch_sessions::{Opened, SessionRequest, Shown, TopicRef, WantedPartition},
-    partition::{FollowerReader, Isolation, Partition, Query, Read},
+    partition::{FollowerReader, Isolation, Partition, Query, Read, Supply, Traffic},
     waiters::{Changes, Waited, Waiter},
 };
 
@@ -53,8 +53,9 @@ struct Found {
     follower: Option<Arc<Follower>>,
     /// Whether the leader knows how far it is.
     is_noted: bool,
-    /// Whether it is in sync and has everything.
-    is_complete: bool,
+    /// What the leader has for it beyond this answer, and as what its bytes count.
+    supply: Supply,
+    traffic: Traffic,
     error: ErrorCode,
     high_watermark: i64,
     last_stable_offset: i64,
@@ -84,6 +85,8 @@ struct Follower {
     id: BrokerId,
     epoch: BrokerEpoch,
     registration: Option<Registration>,
+    /// Whether throttled leaders here have given all that they may for now.
+    is_over_quota: bool,
 }
 
 /// A request that is understood, and what it still needs.
@@ -152,7 +155,9 @@ impl Fetching {
         let follower = (request.replica_id >= 0).then(|| {
             let id = BrokerId(request.replica_id);
             let registration = registration_of(&context.broker.image(), id);
-            Arc::new(Follower { id, epoch: BrokerEpoch(request.replica_epoch), registration })
+            let leaders = &context.broker.partitions.throttles().leader;
+            let is_over_quota = leaders.exceeded_until(context.now()).is_some();
+            Arc::new(Follower { id, epoch: BrokerEpoch(request.replica_epoch), registration, is_over_quota })
         });
         self.found.clear();
         match &opened {
@@ -367,7 +372,9 @@ struct Registered<'a> {
 
 impl<'a> Registered<'a> {
     fn new(waiter: Arc<Waiter>, found: &'a mut Vec<Found>, is_follower: bool) -> Self {
-        for partition in found.iter().filter_map(|found| found.partition.as_ref()) {
+        // More of what a throttle holds back would wake in vain.
+        let heard = found.iter().filter(|found| found.supply != Supply::HeldBack);
+        for partition in heard.filter_map(|found| found.partition.as_ref()) {
             let mut waiters = partition.lock_waiters();
             if is_follower {
                 waiters.add_follower(&waiter);
@@ -420,7 +427,8 @@ fn look_up(context: &Context, wanted: WantedPartition, follower: Option<&Arc<Fol
         is_blocked: false,
         follower: follower.cloned(),
         is_noted: false,
-        is_complete: false,
+        supply: Supply::default(),
+        traffic: Traffic::default(),
         error,
         high_watermark: -1,
         last_stable_offset: -1,
@@ -484,6 +492,7 @@ impl Found {
                 log_start: Offset(wanted.log_start_offset),
                 registration: follower.registration,
                 is_noted: self.is_noted,
+                is_over_quota: follower.is_over_quota,
             }),
         }
     }
@@ -493,7 +502,7 @@ impl Found {
             Ok(read) => {
                 self.error = ErrorCode::None;
                 self.is_noted = true;
-                self.is_complete = read.is_complete;
+                (self.supply, self.traffic) = (read.supply, read.traffic);
                 self.high_watermark = read.marks.high_watermark.value();
                 self.last_stable_offset = read.marks.last_stable_offset.value();
                 self.log_start = read.marks.log_start.value();
@@ -524,7 +533,7 @@ impl Found {
             Isolation::ReadCommitted => self.wanted.fetch_offset >= self.last_stable_offset,
             Isolation::ReadUncommitted => self.wanted.fetch_offset >= self.high_watermark,
             // One that is not in sync may be with any fetch: the leader looks each time.
-            Isolation::LogEnd => self.is_complete,
+            Isolation::LogEnd => self.supply == Supply::Complete,
         };
         has_all && self.can_wait() && self.plan.is_empty()
     }

@@ -2,6 +2,7 @@
 //! and changes of in-sync replicas as in a server, with images and a controller made by hand.
 
 mod consumers;
+mod throttles;
 
 use std::{
     collections::BTreeMap,
@@ -284,6 +285,7 @@ impl InProcess {
                 log_start: Offset(wanted.log_start_offset),
                 registration,
                 is_noted: false,
+                is_over_quota: false,
             }),
         });
         let partition_index = wanted.partition;
@@ -493,6 +495,7 @@ async fn fetches_of_another_leadership_or_of_another_life_are_fenced() {
                 log_start: Offset(0),
                 registration,
                 is_noted: false,
+                is_over_quota: false,
             }),
         });
         read.map(|_| ())

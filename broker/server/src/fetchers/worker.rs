@@ -22,6 +22,7 @@ const SLEEP_MAX: Duration = Duration::from_mins(1);
 pub(super) enum Command {
     Follow(Arc<Partition>, LeaderEpoch),
     Unfollow(FollowedPartition),
+    Throttle(FollowedPartition, bool),
 }
 
 /// What the fetcher's task has not read yet.
@@ -41,6 +42,7 @@ pub(super) struct Worker {
 
 /// What goes to the thread that may wait, and comes back.
 struct Work {
+    shared: Arc<Shared>,
     fetcher: Fetcher,
     partitions: HashMap<FollowedPartition, Arc<Partition>>,
 }
@@ -75,7 +77,11 @@ impl Worker {
     }
 
     async fn work(&mut self) {
-        let mut work = Work { fetcher: Fetcher::new(self.shared.fetcher_config()), partitions: HashMap::new() };
+        let mut work = Work {
+            shared: Arc::clone(&self.shared),
+            fetcher: Fetcher::new(self.shared.fetcher_config()),
+            partitions: HashMap::new(),
+        };
         loop {
             let commands = self.inbox.take();
             if !commands.is_empty() {
@@ -83,7 +89,8 @@ impl Worker {
                 let Some(back) = taken.await else { return };
                 work = back;
             }
-            let back = match work.fetcher.next(None, now()) {
+            let throttled_until = self.shared.throttles.follower.exceeded_until(now());
+            let back = match work.fetcher.next(throttled_until, now()) {
                 NextRequest::Wait(until) => {
                     self.sleep(until).await;
                     Some(work)
@@ -156,9 +163,16 @@ impl Work {
                 let id = name(&partition);
                 // A log that is gone has nothing to follow with; who has it anew is told anew.
                 let Some((log, high_watermark)) = partition.followed_from() else { return };
+                let is_throttled = partition.follows_throttled();
                 self.partitions.insert(id, partition);
                 let step = self.fetcher.follow(id, leader_epoch, log, high_watermark);
+                self.fetcher.set_throttled(id, is_throttled);
                 self.act(id, step, &[]);
+            }
+            Command::Throttle(id, is_throttled) => {
+                if self.partitions.contains_key(&id) {
+                    self.fetcher.set_throttled(id, is_throttled);
+                }
             }
             Command::Unfollow(id) => {
                 self.fetcher.unfollow(id);
@@ -183,7 +197,11 @@ impl Work {
             let Some(partition) = self.partitions.get(&id).cloned() else { continue };
             let answer = requests::answer(answered);
             let step = self.fetcher.on_answer(id, &answer, &*partition, now());
-            self.act(id, step, answered.records.as_deref().unwrap_or_default());
+            let records = answered.records.as_deref().unwrap_or_default();
+            if self.fetcher.is_throttled(id) {
+                self.shared.throttles.follower.record(records.len() as u64, now());
+            }
+            self.act(id, step, records);
         }
     }
 
@@ -202,7 +220,10 @@ impl Work {
             return;
         }
         match partition.follow_step(step, records, now()) {
-            Ok(log) => self.fetcher.on_log_changed(id, log, now()),
+            Ok(log) => {
+                self.fetcher.on_log_changed(id, log, now());
+                partition.set_lag(self.fetcher.lag(id));
+            }
             Err(failure) => self.fetcher.on_step_failed(id, failure, now()),
         }
     }

@@ -3,7 +3,7 @@
 //! `fetchers/` calls it, on a thread that may wait for the disk. Each step is done only while the leadership that it was decided
 //! under is the partition's, which is looked at under the same lock.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use gregor_log::{AppendError, LogError, PartitionLog};
 use gregor_replication::{EpochEnd, FollowerLog, FollowerStep, LeaderMarks, LogPosition, StepFailure};
@@ -39,6 +39,16 @@ impl Partition {
     pub(crate) fn followed_from(&self) -> Option<(LogPosition, Offset)> {
         self.check_online().ok()?;
         self.with_log(|log, high_watermark| (position(log), high_watermark))
+    }
+
+    /// Whether it is among `follower.replication.throttled.replicas`.
+    pub(crate) fn follows_throttled(&self) -> bool {
+        self.lock().settings.throttled.followers.contains(self.index)
+    }
+
+    /// Its fetcher says how many records it is behind, as far as that is known.
+    pub(crate) fn set_lag(&self, records: Option<i64>) {
+        self.lag.store(records.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Does what the fetcher decided. Gives the log's position afterwards, also where the step was not done because the
@@ -127,6 +137,10 @@ impl Partition {
                     let (records, since) = unflushed.unwrap_or((0, now));
                     *unflushed = Some((records.saturating_add(appended), since));
                     *uncommitted_bytes = uncommitted_bytes.saturating_add(bytes);
+                    self.isr_changes.metrics.bytes_in.inc_by(u64::from(bytes));
+                    if self.is_reassigned.load(Ordering::Relaxed) {
+                        self.isr_changes.metrics.reassignment_bytes_in.inc_by(u64::from(bytes));
+                    }
                 }
                 let moved = follower.on_appended(log.start_offset(), log.end_offset(), leader);
                 if let Some(start) = moved.log_start {

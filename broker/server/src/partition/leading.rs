@@ -26,6 +26,8 @@ pub(crate) struct FollowerReader {
     pub(crate) registration: Option<Registration>,
     /// Whether the leader knows of this fetch already: it is read again after a wait, and says nothing new then.
     pub(crate) is_noted: bool,
+    /// Whether throttled leaders here have given all that they may for now.
+    pub(crate) is_over_quota: bool,
 }
 
 /// A deletion that waits; takes itself off the list.

@@ -43,8 +43,31 @@ pub(crate) struct Read {
     pub(crate) diverging: Option<EpochEndOffset>,
     /// From where the reader is to read instead (KIP-392).
     pub(crate) preferred: Option<BrokerId>,
-    /// Whether a follower is in sync and has everything: it need not be looked at before something changes.
-    pub(crate) is_complete: bool,
+    /// What there is for a follower beyond this.
+    pub(crate) supply: Supply,
+    /// As what a follower's bytes count.
+    pub(crate) traffic: Traffic,
+}
+
+/// What a leader has for a follower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Supply {
+    /// There may be more with any fetch, or the follower may be in sync.
+    #[default]
+    Open,
+    /// The follower is in sync and has everything: it need not be looked at before something changes.
+    Complete,
+    /// A throttle keeps from the follower what there is (KIP-73).
+    HeldBack,
+}
+
+/// As what bytes for a follower are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Traffic {
+    /// This leader is among `leader.replication.throttled.replicas`.
+    pub(crate) is_throttled: bool,
+    /// A reassignment brings the follower.
+    pub(crate) is_reassignment: bool,
 }
 
 /// The offsets that a fetch response shows.
@@ -179,12 +202,19 @@ impl Partition {
         let log = self.usable(log, settings)?;
         let mut read = Read::empty(marks);
         if let (Some(follower), Role::Leader(leader)) = (&follower, role) {
-            read.is_complete = from == log.end_offset() && leader.is_in_sync(follower.replica);
+            let is_throttled = settings.throttled.leaders.contains(self.index);
+            read.traffic = Traffic { is_throttled, is_reassignment: leader.is_adding(follower.replica) };
+            let in_sync = leader.is_in_sync(follower.replica);
+            if in_sync && from == log.end_offset() {
+                read.supply = Supply::Complete;
+            } else if !in_sync && is_throttled && follower.is_over_quota {
+                read.supply = Supply::HeldBack;
+            }
         }
         if isolation == Isolation::ReadCommitted {
             read.aborted = Some(Vec::new());
         }
-        if from < upper_bound && (max_bytes > 0 || min_one_batch) {
+        if from < upper_bound && (max_bytes > 0 || min_one_batch) && read.supply != Supply::HeldBack {
             let request = ReadRequest { from, upper_bound, max_bytes, min_one_batch };
             read.plan = log.read(&request)?;
             if isolation == Isolation::ReadCommitted && !read.plan.is_empty() {
@@ -208,7 +238,8 @@ impl Partition {
 
 impl Read {
     fn empty(marks: Marks) -> Self {
-        Self { plan: ReadPlan::default(), marks, aborted: None, diverging: None, preferred: None, is_complete: false }
+        let (supply, traffic) = (Supply::default(), Traffic::default());
+        Self { plan: ReadPlan::default(), marks, aborted: None, diverging: None, preferred: None, supply, traffic }
     }
 }
 

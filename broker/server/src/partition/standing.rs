@@ -1,6 +1,6 @@
 //! How a partition stands: the figures that the metrics and DescribeLogDirs show. Asking opens no log.
 
-use std::{thread, time::Duration};
+use std::{sync::atomic::Ordering, thread, time::Duration};
 
 use gregor_types::Offset;
 
@@ -31,6 +31,8 @@ pub(crate) struct Standing {
     pub(crate) end: Offset,
     /// Everything before it is committed, as far as this node knows.
     pub(crate) high_watermark: Offset,
+    /// Records that it is behind its leader; 0 where it leads.
+    pub(crate) lag: i64,
     /// Requests that wait here.
     pub(crate) waiting: usize,
 }
@@ -63,6 +65,7 @@ impl Partition {
             start: state.log.start_offset(),
             end: state.log.end_offset(),
             high_watermark: state.high_watermark(),
+            lag: self.lag.load(Ordering::Relaxed),
             waiting: self.lock_waiters().len(),
         };
         if let Role::Leader(leader) = &state.role {

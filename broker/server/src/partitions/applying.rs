@@ -158,6 +158,7 @@ impl Partitions {
             work.config = self.effective_config(&image);
             self.config.store(Arc::clone(&work.config));
             self.fetchers.set_fetchers(work.config.num_replica_fetchers);
+            self.throttles.set_rates(&image, self.node_id);
         }
         if brokers_changed || changes.features {
             self.set_cordons(work);
@@ -191,8 +192,16 @@ impl Partitions {
         for topic in self.map.load().ids.values() {
             if brokers_changed || changes.configs.contains(&ConfigResource::topic(topic.name.clone())) {
                 let settings = TopicSettings::of(&topic.name, &work.config, &image);
-                topic.partitions.values().for_each(|one| one.set_settings(&settings, now()));
+                topic.partitions.values().for_each(|one| self.set_settings(one, &settings));
             }
+        }
+    }
+
+    fn set_settings(&self, partition: &Arc<Partition>, settings: &Arc<TopicSettings>) {
+        let was_throttled = partition.follows_throttled();
+        partition.set_settings(settings, now());
+        if partition.follows_throttled() != was_throttled {
+            self.fetchers.set_throttled(partition, !was_throttled);
         }
     }
 

@@ -28,12 +28,26 @@ pub(super) fn count(context: &Context, found: &[Found], limits: &Limits) {
             context.broker.metrics.on_error("Fetch", found.error);
             all.failed_fetch.inc();
         }
+        if limits.is_follower {
+            count_replication(context, found);
+        }
         // What goes to followers is no consumers' traffic.
         if let Some(partition) = found.partition.as_ref().filter(|_| !limits.is_follower) {
             partition.metrics.fetch_requests.inc();
             partition.metrics.bytes_out.inc_by(found.plan.len());
             all.bytes_out.inc_by(found.plan.len());
         }
+    }
+}
+
+fn count_replication(context: &Context, found: &Found) {
+    let (metrics, bytes) = (&context.broker.metrics.replication, found.plan.len());
+    metrics.bytes_out.inc_by(bytes);
+    if found.traffic.is_reassignment {
+        metrics.reassignment_bytes_out.inc_by(bytes);
+    }
+    if found.traffic.is_throttled {
+        context.broker.partitions.throttles().leader.record(bytes, context.now());
     }
 }
 
