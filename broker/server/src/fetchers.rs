@@ -13,7 +13,7 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
 };
@@ -24,7 +24,7 @@ use gregor_replication::{FetcherConfig, FetcherId, FollowedPartition, fetcher_in
 use gregor_types::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionIndex, TopicId};
 use tokio::{runtime::Handle, sync::watch};
 
-use crate::{partition::Partition, throttles::Throttles};
+use crate::{partition::Partition, partitions::TopicIds, throttles::Throttles};
 
 pub(crate) use link::{Leader, Network};
 use worker::{Command, Inbox, Worker};
@@ -46,6 +46,8 @@ struct Shared {
     epoch: AtomicI64,
     config: Arc<BrokerConfig>,
     throttles: Arc<Throttles>,
+    /// Who writes the topics' ids of new partitions.
+    topic_ids: OnceLock<Arc<TopicIds>>,
     connect: Connect,
     stopped: watch::Receiver<bool>,
     runtime: Handle,
@@ -85,6 +87,7 @@ impl Fetchers {
             epoch: AtomicI64::new(BrokerEpoch::NONE.value()),
             config: Arc::clone(config),
             throttles: Arc::new(Throttles::new(config)),
+            topic_ids: OnceLock::new(),
             connect,
             stopped,
             runtime,
@@ -101,6 +104,12 @@ impl Fetchers {
     /// How fast replicas out of sync are replicated.
     pub(crate) fn throttles(&self) -> &Arc<Throttles> {
         &self.shared.throttles
+    }
+
+    /// Has first appends to new partitions wait until their topics' ids are written.
+    pub(crate) fn set_topic_ids(&self, topic_ids: &Arc<TopicIds>) {
+        // There is one for each broker; whoever comes second changes nothing.
+        let _ = self.shared.topic_ids.set(Arc::clone(topic_ids));
     }
 
     /// Whether the partition is among `follower.replication.throttled.replicas` was changed.

@@ -40,7 +40,7 @@ use crate::{
 
 use map::PartitionMap;
 pub(crate) use map::TopicPartitions;
-use topic_ids::TopicIds;
+pub(crate) use topic_ids::TopicIds;
 
 /// All partitions with a replica here.
 #[derive(Debug)]
@@ -178,6 +178,8 @@ impl Partitions {
         metrics: Arc<Metrics>,
         fetchers: Fetchers,
     ) -> Arc<Self> {
+        let topic_ids = Arc::<TopicIds>::default();
+        fetchers.set_topic_ids(&topic_ids);
         Arc::new(Self {
             node_id,
             config: ArcSwap::new(Arc::clone(&config)),
@@ -189,7 +191,7 @@ impl Partitions {
             deleted_topics: Mutex::default(),
             applied: watch::Sender::new(Offset::NONE),
             deleted: Mutex::default(),
-            topic_ids: Arc::default(),
+            topic_ids,
             checkpoints: Mutex::default(),
             cordoned: watch::Sender::new(None),
             isr_changes: Arc::new(IsrChanges::new(metrics.replication.clone())),

@@ -134,6 +134,7 @@ impl Groups {
     }
 
     async fn ask_shard(&self, shard: &Arc<GroupShard>, request: GroupRequest) -> Result<GroupResponse, ErrorCode> {
+        self.topic_id_written(shard).await;
         let now = self.clock.now();
         let asked = shard.run(move |shard| shard.ask(request, now)).await;
         let answer = asked.ok_or(ErrorCode::UnknownServerError)??;
@@ -143,6 +144,13 @@ impl Groups {
             answer = answer => answer.map_err(|_| ErrorCode::NotCoordinator),
             // A node that stops keeps no client waiting for a rebalance.
             _ = draining.wait_for(|draining| *draining) => Err(ErrorCode::CoordinatorNotAvailable),
+        }
+    }
+
+    /// Waits until the topic's id is written of a new partition, which the shard's first append would do at a higher price.
+    async fn topic_id_written(&self, shard: &GroupShard) {
+        if self.partitions.are_topic_ids_awaited() {
+            self.partitions.wait_for_topic_ids_while(|| shard.is_topic_id_awaited()).await;
         }
     }
 
@@ -182,6 +190,7 @@ impl Groups {
             let now = self.clock.now();
             for shard in self.all() {
                 if shard.next_time().is_some_and(|next| next <= now) {
+                    self.topic_id_written(&shard).await;
                     shard.run(move |shard| shard.on_time(now)).await;
                 }
             }

@@ -78,6 +78,11 @@ impl GroupShard {
         Arc::ptr_eq(&self.partition, partition) && self.epoch == epoch
     }
 
+    /// Whether its first append should wait for its topic's id.
+    pub(super) fn is_topic_id_awaited(&self) -> bool {
+        self.partition.is_topic_id_awaited()
+    }
+
     /// Reads the partition, then takes requests. Blocks on the disk.
     pub(super) fn load(self: &Arc<Self>, now: Moment) {
         let started = std::time::Instant::now();

@@ -1,7 +1,7 @@
 //! Writes the topics' ids into the folders of new partitions, right after these can be found and many at once.
 //!
-//! The partitions' thread hands over what it is about to publish and goes on. A client that writes to such a partition at once
-//! waits for this, as a task and not on a thread: its append would pay two syncs of its own. A log's first append writes what is
+//! The partitions' thread hands over what it is about to publish and goes on. A client, a group or a fetcher that writes to such a
+//! partition at once waits for this, as a task and not on a thread: its append would pay two syncs of its own. A log's first append writes what is
 //! not written by then, so nothing but time depends on this: where a step fails for want of room, it is left to the append.
 
 use std::{
@@ -28,7 +28,7 @@ const SYNC_ALL_FROM: usize = 16;
 
 /// The partitions whose folders lack it, and the thread that is there for as long as there are any.
 #[derive(Debug, Default)]
-pub(super) struct TopicIds {
+pub(crate) struct TopicIds {
     queue: Mutex<Queue>,
     /// How many partitions an append should wait for.
     awaited: AtomicUsize,
@@ -70,12 +70,12 @@ impl TopicIds {
     }
 
     /// Whether an append should wait for any partition.
-    pub(super) fn are_awaited(&self) -> bool {
+    pub(crate) fn are_awaited(&self) -> bool {
         self.awaited.load(Ordering::Acquire) > 0
     }
 
     /// Waits for as long as what it asks is so, which has to do with partitions that are awaited.
-    pub(super) async fn wait_while(&self, is_awaited: impl Fn() -> bool) {
+    pub(crate) async fn wait_while(&self, is_awaited: impl Fn() -> bool) {
         // Before it is looked at, so that nothing is missed in between.
         let mut settled = self.settled.subscribe();
         while is_awaited() && settled.changed().await.is_ok() {}
