@@ -27,7 +27,7 @@ use tokio::{runtime::Handle, sync::watch};
 use crate::{partition::Partition, partitions::TopicIds, throttles::Throttles};
 
 pub(crate) use link::{Leader, Network};
-use worker::{Command, Inbox, Worker};
+use worker::{Command, Follow, Inbox, Lane, Worker};
 
 /// How a fetcher reaches a leader at `host:port`.
 pub(crate) type Connect = Box<dyn Fn(&str) -> Arc<dyn Leader> + Send + Sync>;
@@ -59,6 +59,8 @@ struct State {
     inboxes: HashMap<FetcherId, Arc<Inbox>>,
     followed: HashMap<FollowedPartition, Followed>,
     addresses: HashMap<BrokerId, String>,
+    /// Partitions that were given to a fetcher so far.
+    assignments: u64,
 }
 
 #[derive(Debug)]
@@ -97,6 +99,7 @@ impl Fetchers {
             inboxes: HashMap::new(),
             followed: HashMap::new(),
             addresses: HashMap::new(),
+            assignments: 0,
         };
         Self { shared: Arc::new(shared), state: Mutex::new(state) }
     }
@@ -179,15 +182,19 @@ impl Fetchers {
 
     fn assign(&self, state: &mut State, partition: &Arc<Partition>, leader: BrokerId, leader_epoch: LeaderEpoch) {
         let by = state.fetcher_of(partition, leader);
-        let State { inboxes, addresses, followed, .. } = state;
-        let inbox = inboxes.entry(by).or_insert_with(|| {
-            let inbox = Arc::<Inbox>::default();
-            inbox.set_address(addresses.get(&leader));
-            self.shared.runtime.spawn(Worker::new(Arc::clone(&self.shared), Arc::clone(&inbox)).run());
-            inbox
-        });
-        inbox.send(Command::Follow(Arc::clone(partition), leader_epoch));
+        state.assignments += 1;
+        let State { inboxes, addresses, followed, assignments, .. } = state;
+        let inbox = inboxes.entry(by).or_insert_with(|| self.start(Lane::Main, addresses.get(&leader)));
+        let follow = Follow { partition: Arc::clone(partition), leader_epoch, number: *assignments };
+        inbox.follow(follow, |address| self.start(Lane::Newcomers, address));
         followed.insert(name(partition), Followed { by, partition: Arc::clone(partition), leader_epoch });
+    }
+
+    fn start(&self, lane: Lane, address: Option<&String>) -> Arc<Inbox> {
+        let inbox = Arc::<Inbox>::default();
+        inbox.set_address(address);
+        self.shared.runtime.spawn(Worker::new(Arc::clone(&self.shared), Arc::clone(&inbox), lane).run());
+        inbox
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

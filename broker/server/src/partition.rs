@@ -36,7 +36,7 @@ use crate::{
     waiters::{Waiter, WaiterList},
 };
 
-pub(crate) use following::leader_marks;
+pub(crate) use following::{Assignment, leader_marks};
 pub(crate) use future::{CopyStep, Future, MoveError, Swap};
 pub(crate) use leading::FollowerReader;
 pub(crate) use reading::{Isolation, Query, Read, Supply, Traffic};
@@ -88,6 +88,8 @@ pub(crate) struct State {
     uncommitted_bytes: u32,
     /// Records appended since the last sync began, and when the first of them was.
     unflushed: Option<(i64, Timestamp)>,
+    /// The assignment by which a fetcher changes the log.
+    followed_by: Assignment,
 }
 
 /// What this node is to the partition.
@@ -129,7 +131,8 @@ impl Partition {
     ) -> Self {
         let high_watermark = high_watermark.clamp(log.start_offset(), log.end_offset());
         let role = Role::Follower(FollowerState::new(None, LeaderEpoch::NONE, high_watermark));
-        let state = State { log, generation: 0, role, settings, uncommitted_bytes: 0, unflushed: None };
+        let followed_by = Assignment::default();
+        let state = State { log, generation: 0, role, settings, uncommitted_bytes: 0, unflushed: None, followed_by };
         Self {
             topic,
             topic_id,

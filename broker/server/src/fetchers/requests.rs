@@ -18,7 +18,7 @@ use crate::partition::leader_marks;
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
 
-pub(super) fn fetch(shared: &Shared, plan: &FetchPlan) -> FetchRequest {
+pub(super) fn fetch(shared: &Shared, plan: &FetchPlan, max_wait_ms: i32) -> FetchRequest {
     let config = &shared.config;
     let topic = |wanted: &[(FollowedPartition, gregor_replication::FetchPosition)]| FetchTopic {
         topic_id: wanted[0].0.topic_id,
@@ -47,7 +47,7 @@ pub(super) fn fetch(shared: &Shared, plan: &FetchPlan) -> FetchRequest {
             replica_epoch: shared.epoch().value(),
             ..Default::default()
         },
-        max_wait_ms: config.replica_fetch_wait_max_ms,
+        max_wait_ms,
         min_bytes: config.replica_fetch_min_bytes,
         max_bytes: config.replica_fetch_response_max_bytes,
         session_id: plan.session_id,

@@ -2,6 +2,7 @@
 //! and changes of in-sync replicas as in a server, with images and a controller made by hand.
 
 mod consumers;
+mod newcomers;
 mod throttles;
 
 use std::{
@@ -45,6 +46,8 @@ use crate::{
 const TOPIC: TopicId = Uuid(77);
 const DEADLINE: Duration = Duration::from_secs(30);
 const BROKERS: [i32; 2] = [1, 2];
+/// As `replica.fetch.wait.max.ms` has it.
+const LONG_WAIT_MS: i32 = 500;
 
 /// What the brokers share: the metadata as the controller has it, and who can reach whom.
 #[derive(Default)]
@@ -59,6 +62,9 @@ struct Cluster {
     requests: Mutex<Vec<usize>>,
     /// What the next AlterPartition gets for each partition.
     refusal: Mutex<Option<ErrorCode>>,
+    /// Whether fetches that may wait for long do, whatever comes; and how many have begun to.
+    holds_fetches: Mutex<bool>,
+    held: Mutex<usize>,
 }
 
 struct World {
@@ -326,6 +332,12 @@ impl InProcess {
 impl Leader for InProcess {
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Option<FetchResponse>> {
         async move {
+            if request.max_wait_ms >= LONG_WAIT_MS && *locked(&self.cluster.holds_fetches) {
+                *locked(&self.cluster.held) += 1;
+                while *locked(&self.cluster.holds_fetches) {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            }
             let leader = self.leader()?;
             let response = self.answers(&request, &leader);
             let has_news = response.responses.iter().flat_map(|topic| &topic.partitions).any(|partition| {

@@ -1,7 +1,7 @@
 //! A partition as a follower of another broker's: appends what its fetcher fetched, cuts what its leader does not have.
 //!
 //! `fetchers/` calls it, on a thread that may wait for the disk. Each step is done only while the leadership that it was decided
-//! under is the partition's, which is looked at under the same lock.
+//! under is the partition's, and by the fetcher that took the partition over last, which is looked at under the same lock.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -12,6 +12,10 @@ use gregor_wire::batch::split_batches;
 
 use super::{Partition, Role, State};
 use crate::storage::Flush;
+
+/// By what a fetcher follows a partition: the higher one counts, where two think that the partition is theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Assignment(pub(crate) u64);
 
 /// What a step fails with.
 enum Failed {
@@ -35,9 +39,16 @@ impl From<LogError> for Failed {
 }
 
 impl Partition {
-    /// Where its log starts and ends, and the high watermark; `None` where the log cannot be used.
-    pub(crate) fn followed_from(&self) -> Option<(LogPosition, Offset)> {
+    /// From now on only this assignment's steps are done. Where its log starts and ends, and the high watermark; `None` where the log
+    /// cannot be used, or is a later assignment's.
+    pub(crate) fn followed_from(&self, by: Assignment) -> Option<(LogPosition, Offset)> {
         self.check_online().ok()?;
+        let mut state = self.lock();
+        if by < state.followed_by {
+            return None;
+        }
+        state.followed_by = by;
+        drop(state);
         self.with_log(|log, high_watermark| (position(log), high_watermark))
     }
 
@@ -51,31 +62,33 @@ impl Partition {
         self.lag.store(records.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Does what the fetcher decided. Gives the log's position afterwards, also where the step was not done because the
-    /// partition's leadership has changed.
+    /// Does what a fetcher decided. Gives the log's position afterwards, also where the step was not done because the
+    /// partition's leadership has changed, or it is another fetcher's.
     pub(crate) fn follow_step(
         self: &Arc<Self>,
         step: FollowerStep,
+        by: Assignment,
         records: &[u8],
         now: Timestamp,
     ) -> Result<LogPosition, StepFailure> {
         if matches!(step, FollowerStep::Truncate { .. } | FollowerStep::StartOver { .. }) {
-            self.outdate_future(|| self.do_locked(step, records, now))
+            self.outdate_future(|| self.do_locked(step, by, records, now))
         } else {
-            self.do_locked(step, records, now)
+            self.do_locked(step, by, records, now)
         }
     }
 
     fn do_locked(
         self: &Arc<Self>,
         step: FollowerStep,
+        by: Assignment,
         records: &[u8],
         now: Timestamp,
     ) -> Result<LogPosition, StepFailure> {
         self.check_online().map_err(|_| StepFailure::Permanent)?;
         let mut state = self.lock();
         let before = (state.log.start_offset(), state.high_watermark());
-        let done = self.do_step(&mut state, step, records, now);
+        let done = self.do_step(&mut state, step, by, records, now);
         let after = (state.log.start_offset(), state.high_watermark());
         if after.1 != before.1 {
             // Consumers that read here wait for it (KIP-392).
@@ -114,10 +127,11 @@ impl Partition {
         &self,
         state: &mut State,
         step: FollowerStep,
+        by: Assignment,
         records: &[u8],
         now: Timestamp,
     ) -> Result<Option<LogPosition>, Failed> {
-        let State { log, role, settings, unflushed, uncommitted_bytes, .. } = state;
+        let State { log, role, settings, unflushed, uncommitted_bytes, followed_by, .. } = state;
         let Some(log) = log.open(&settings.log)? else { return Ok(None) };
         let (FollowerStep::Append { leader_epoch, .. }
         | FollowerStep::Truncate { leader_epoch, .. }
@@ -126,7 +140,7 @@ impl Partition {
             return Ok(Some(position(log)));
         };
         let Role::Follower(follower) = role else { return Ok(Some(position(log))) };
-        if !follower.admits(leader_epoch) {
+        if !follower.admits(leader_epoch) || *followed_by != by {
             return Ok(Some(position(log)));
         }
         match step {
