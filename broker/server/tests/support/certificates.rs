@@ -53,9 +53,18 @@ impl Authority {
         self.sign_key(name, &KeyPair::generate().unwrap())
     }
 
-    /// The same for a key that there is.
+    /// The same for other hosts.
+    pub fn sign_for(&self, name: &str, hosts: Vec<String>) -> Identity {
+        self.sign_with(name, hosts, &KeyPair::generate().unwrap())
+    }
+
+    /// A certificate for this machine, with a key that there is.
     pub fn sign_key(&self, name: &str, key: &KeyPair) -> Identity {
-        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        self.sign_with(name, vec!["localhost".to_owned(), "127.0.0.1".to_owned()], key)
+    }
+
+    fn sign_with(&self, name: &str, hosts: Vec<String>, key: &KeyPair) -> Identity {
+        let mut params = CertificateParams::new(hosts).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "Gregor");
         params.distinguished_name.push(DnType::CommonName, name);

@@ -43,6 +43,8 @@ pub struct Cluster {
     /// Whether each node is a broker, too.
     pub combined: bool,
     pub properties: Vec<(&'static str, &'static str)>,
+    /// What single nodes have beyond these.
+    own: Vec<(i32, &'static str, String)>,
     nodes: Vec<Option<Node>>,
 }
 
@@ -61,6 +63,7 @@ impl Cluster {
                 ("controller.quorum.election.backoff.max.ms", "100"),
                 ("metadata.max.idle.interval.ms", "100"),
             ],
+            own: Vec::new(),
             nodes: (0..voters + others).map(|_| None).collect(),
         };
         let all: Vec<Voter> = (1..=voters).map(|id| cluster.voter(id)).collect();
@@ -85,6 +88,12 @@ impl Cluster {
 
     pub fn with(mut self, key: &'static str, value: &'static str) -> Self {
         self.properties.push((key, value));
+        self
+    }
+
+    /// The same for one node.
+    pub fn with_own(mut self, id: i32, key: &'static str, value: impl Into<String>) -> Self {
+        self.own.push((id, key, value.into()));
         self
     }
 
@@ -130,17 +139,25 @@ impl Cluster {
         for (key, value) in &self.properties {
             properties.set(*key, *value);
         }
+        for (_, key, value) in self.own.iter().filter(|(node, ..)| *node == id) {
+            properties.set(*key, value);
+        }
         BrokerConfig::from_properties(&properties).unwrap().0
     }
 
+    /// A broker shows its metrics.
+    fn options(&self, id: i32) -> NodeOptions {
+        NodeOptions { health_listen: self.combined.then(|| format!("{}:0", self.host(id))) }
+    }
+
     pub async fn start(&mut self, id: i32) {
-        let node = Node::start(self.config(id), NodeOptions::default()).await.unwrap();
+        let node = Node::start(self.config(id), self.options(id)).await.unwrap();
         self.nodes[id as usize - 1] = Some(node);
     }
 
     /// Starts all nodes at the same time: a broker waits for a controller that leads.
     pub async fn start_together(&mut self) {
-        let starts = (1..=self.nodes.len() as i32).map(|id| Node::start(self.config(id), NodeOptions::default()));
+        let starts = (1..=self.nodes.len() as i32).map(|id| Node::start(self.config(id), self.options(id)));
         let started = futures::future::join_all(starts).await;
         self.nodes = started.into_iter().map(|node| Some(node.unwrap())).collect();
     }

@@ -179,13 +179,18 @@ impl Running {
 
     /// The answer of the health listener: its status line and body.
     pub fn http(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.health).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        http(self.health, path)
     }
+}
+
+/// What the health listener at this address answers.
+pub fn http(health: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(health).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 impl Client {
