@@ -77,7 +77,7 @@ struct Limits {
     /// Whether a replica that does not lead may answer.
     of_any_replica: bool,
     /// The brokers in the consumer's rack, where leaders send it to them.
-    near: Option<Arc<[BrokerId]>>,
+    near: Option<Arc<Vec<BrokerId>>>,
 }
 
 /// The broker that fetches as a follower.
@@ -314,13 +314,14 @@ impl Fetching {
 }
 
 /// The brokers in a consumer's rack that it can reach, where it says which that is and `replica.selector.class` asks for it.
-fn near(context: &Context, rack: &str) -> Option<Arc<[BrokerId]>> {
+fn near(context: &Context, rack: &str) -> Option<Arc<Vec<BrokerId>>> {
     if rack.is_empty() || context.broker.replication.selector == ReplicaSelector::Leader {
         return None;
     }
     let image = context.broker.image();
     let reachable = reachable(&image, context.listener_name());
-    Some(reachable.filter(|(broker, _)| broker.rack.as_deref() == Some(rack)).map(|(broker, _)| broker.id).collect())
+    let in_rack = reachable.filter(|(broker, _)| broker.rack.as_deref() == Some(rack));
+    Some(Arc::new(in_rack.map(|(broker, _)| broker.id).collect()))
 }
 
 /// What the request names. Names of topics share its memory.
@@ -485,7 +486,7 @@ impl Found {
             min_one_batch: bytes_before == 0,
             isolation: limits.isolation,
             of_any_replica: limits.of_any_replica,
-            near: limits.near.as_deref().unwrap_or_default(),
+            near: limits.near.as_deref().map(Vec::as_slice).unwrap_or_default(),
             follower: self.follower.as_deref().map(|follower| FollowerReader {
                 replica: follower.id,
                 broker_epoch: follower.epoch,
