@@ -287,7 +287,7 @@ async fn brokers_replicate_over_tls_with_certificates_on_both_sides() {
             let store = cluster.folder.path().join(format!("broker-{id}.pem"));
             let identity = authority.sign_for(&format!("broker-{id}"), vec![host.clone()]);
             std::fs::write(&store, identity.store()).unwrap();
-            let secure = BROKER_PORT + 1;
+            let secure = BROKER_PORT - 1;
             let listeners =
                 format!("PLAINTEXT://{host}:{BROKER_PORT},REPLICATION://{host}:{secure},CONTROLLER://{host}:{PORT}");
             cluster = cluster

@@ -521,6 +521,12 @@ fn health_and_metrics_tell_how_the_node_is() {
         "kafka_controller_kafkacontroller_activecontrollercount 1",
         "kafka_server_kafkaserver_brokerstate 3",
         "kafka_server_replicamanager_underreplicatedpartitions 0",
+        "kafka_server_replicamanager_underminisrpartitioncount 0",
+        "kafka_server_replicamanager_isrexpands_total 0",
+        "kafka_server_replicamanager_isrshrinks_total 0",
+        "kafka_server_brokertopicmetrics_replicationbytesin_total 0",
+        "kafka_server_brokertopicmetrics_replicationbytesout_total 0",
+        "kafka_server_replicafetchermanager_maxlag{clientid=\"Replica\"} 0",
         "kafka_network_requestmetrics_requests_total{request=\"Produce\"} 1",
         "kafka_log_log_logendoffset{topic=\"counted\",partition=\"0\"} 2",
     ] {
