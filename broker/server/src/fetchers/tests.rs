@@ -2,6 +2,7 @@
 //! and changes of in-sync replicas as in a server, with images and a controller made by hand.
 
 mod consumers;
+mod isr;
 mod newcomers;
 mod throttles;
 
@@ -62,6 +63,8 @@ struct Cluster {
     requests: Mutex<Vec<usize>>,
     /// What the next AlterPartition gets for each partition.
     refusal: Mutex<Option<ErrorCode>>,
+    /// Whether the controller takes its time.
+    holds_alterations: Mutex<bool>,
     /// Whether fetches that may wait for long do, whatever comes; and how many have begun to.
     holds_fetches: Mutex<bool>,
     held: Mutex<usize>,
@@ -242,6 +245,9 @@ impl Drop for World {
 impl AlterPartition for Cluster {
     async fn alter(&self, proposed: &[Proposed]) -> Option<Answers> {
         locked(&self.requests).push(proposed.len());
+        while *locked(&self.holds_alterations) {
+            sleep(Duration::from_millis(5)).await;
+        }
         let refusal = std::mem::take(&mut *locked(&self.refusal));
         let answer = |proposal: &IsrProposal| {
             let mut partition = locked(&self.partition);
@@ -558,20 +564,4 @@ async fn a_deletion_of_records_waits_for_the_follower() {
     world.heal();
     assert_eq!(tokio::time::timeout(DEADLINE, deleted).await, Ok(Ok(Offset(2))));
     assert_eq!(follower.with_log(|log, _| log.start_offset()), Some(Offset(2)));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_sync_replicas_are_asked_for_until_the_controller_has_decided() {
-    let world = World::new(1);
-    let [leader, _] = world.publish().await;
-    world.cut_off(2);
-    append(&leader, "one", false).unwrap();
-    *locked(&world.cluster.refusal) = Some(ErrorCode::NotController);
-    leader.drop_laggards(now().plus_ms(10 * 60_000));
-    until("broker 2 is out of sync all the same", || world.isr() == [1]).await;
-    assert_eq!(*locked(&world.cluster.requests), [1, 1], "one request after the other, each for one partition");
-    until("the leader knows", || leader.in_sync().as_deref() == Some(&[BrokerId(1)])).await;
-    let page = locked(&world.cluster.brokers)[&1].metrics().page();
-    assert!(page.contains("\nkafka_server_replicamanager_isrshrinks_total 1\n"), "{page}");
-    assert!(page.contains("\nkafka_server_replicamanager_failedisrupdates_total 1\n"), "{page}");
 }

@@ -1,0 +1,41 @@
+//! How leaders ask the controller for other in-sync replicas.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_sync_replicas_are_asked_for_until_the_controller_has_decided() {
+    let world = World::new(1);
+    let [leader, _] = world.publish().await;
+    world.cut_off(2);
+    append(&leader, "one", false).unwrap();
+    *locked(&world.cluster.refusal) = Some(ErrorCode::NotController);
+    leader.drop_laggards(now().plus_ms(10 * 60_000));
+    until("broker 2 is out of sync all the same", || world.isr() == [1]).await;
+    assert_eq!(*locked(&world.cluster.requests), [1, 1], "one request after the other, each for one partition");
+    until("the leader knows", || leader.in_sync().as_deref() == Some(&[BrokerId(1)])).await;
+    let page = locked(&world.cluster.brokers)[&1].metrics().page();
+    assert!(page.contains("\nkafka_server_replicamanager_isrshrinks_total 1\n"), "{page}");
+    assert!(page.contains("\nkafka_server_replicamanager_failedisrupdates_total 1\n"), "{page}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_proposed_while_a_request_is_under_way_goes_into_the_next_together() {
+    let world = World::new(1);
+    for index in 0..3 {
+        locked(&world.cluster.partition).partition_id = index;
+        world.publish().await;
+    }
+    let leaders = [0, 1, 2].map(|index| locked(&world.cluster.brokers)[&1].get("t", index).unwrap());
+    world.cut_off(2);
+    for leader in &leaders {
+        append(leader, "one", false).unwrap();
+    }
+    *locked(&world.cluster.holds_alterations) = true;
+    let requests = || locked(&world.cluster.requests).clone();
+    leaders[0].drop_laggards(now().plus_ms(10 * 60_000));
+    until("a request is under way", || requests() == [1]).await;
+    leaders[1].drop_laggards(now().plus_ms(10 * 60_000));
+    leaders[2].drop_laggards(now().plus_ms(10 * 60_000));
+    *locked(&world.cluster.holds_alterations) = false;
+    until("the others were asked for", || requests() == [1, 2]).await;
+}
