@@ -150,6 +150,19 @@ fn fetch(client: &mut Client, topic: &str, offset: i64, rack: &str) -> Partition
     client.call(12, &request).responses[0].partitions[0].clone()
 }
 
+/// Fetches from the start until there is so much: a follower hears last what is committed.
+fn fetch_so_much(client: &mut Client, topic: &str, wanted: usize) -> Vec<u8> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let answer = fetch(client, topic, 0, "");
+        if bytes(&answer).len() >= wanted {
+            return bytes(&answer).to_vec();
+        }
+        assert!(Instant::now() < deadline, "no more is committed there");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn bytes(answer: &PartitionData) -> &[u8] {
     answer.records.as_deref().unwrap_or_default()
 }
@@ -233,12 +246,14 @@ async fn a_reassignment_brings_a_whole_replica_and_takes_another_away() {
         assert_eq!(brokers.at(1, move |client| produce(client, "t", value)).await, offset as i64);
     }
     let before = brokers.at(1, |client| fetch(client, "t", 0, "")).await;
+    let before = bytes(&before).to_vec();
     let state = brokers.reassign("t", &[3, 2]).await;
     assert!([2, 3].contains(&state.leader), "{state:?}");
     assert_eq!(brokers.at(state.leader, |client| produce(client, "t", "four")).await, 3);
     for id in [2, 3] {
-        let after = brokers.at(id, |client| fetch(client, "t", 0, "")).await;
-        assert!(bytes(&after).starts_with(bytes(&before)), "broker {id} has every byte");
+        let wanted = before.len();
+        let after = brokers.at(id, move |client| fetch_so_much(client, "t", wanted)).await;
+        assert!(after.starts_with(&before), "broker {id} has every byte");
     }
     until("the replica of broker 1 is gone", || !brokers.folders(1).iter().any(|name| name.starts_with("t-0"))).await;
     assert!(brokers.metric(3, "kafka_server_brokertopicmetrics_reassignmentbytesin_total").await > 0);

@@ -59,9 +59,9 @@ struct Cluster {
     /// Brokers whose fetches do not arrive.
     cut_off: Mutex<Vec<i32>>,
     last_offset: Mutex<i64>,
-    /// How many partitions each AlterPartition named.
+    /// How many partitions each `AlterPartition` named.
     requests: Mutex<Vec<usize>>,
-    /// What the next AlterPartition gets for each partition.
+    /// What the next `AlterPartition` gets for each partition.
     refusal: Mutex<Option<ErrorCode>>,
     /// Whether the controller takes its time.
     holds_alterations: Mutex<bool>,

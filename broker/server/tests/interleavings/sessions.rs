@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gregor_types::{Offset, Timestamp, TopicId};
+use gregor_types::{BrokerId, Offset, Timestamp, TopicId};
 use loom::{future::block_on, thread};
 
 use crate::{
@@ -18,6 +18,7 @@ pub(crate) const MODELS: &[(&str, fn())] = &[
     ("a_session_that_sleeps_hears_of_either_of_two_partitions", sleeping_on_two),
     ("a_session_that_ends_meets_a_partition_that_changes", ending),
     ("a_later_request_of_a_session_wakes_the_former", taking_over),
+    ("a_follower_whose_session_sleeps_hears_of_an_append_to_a_partition_that_it_did_not_look_at", appending),
 ];
 
 /// As much of a partition as sessions see: its state behind a lock, and behind another one who is to be told.
@@ -34,6 +35,13 @@ impl Partition {
         self.waiters.lock().unwrap().on_high_watermark(Offset(*high_watermark), 1);
     }
 
+    /// An append of a leader, which followers may read at once.
+    fn append(&self) {
+        let mut end = self.high_watermark.lock().unwrap();
+        self.waiters.lock().unwrap().tell_followers(|_, _| {});
+        *end += 1;
+    }
+
     fn committed(&self) -> i64 {
         *self.high_watermark.lock().unwrap()
     }
@@ -43,10 +51,13 @@ fn partitions<const N: usize>() -> [Arc<Partition>; N] {
     std::array::from_fn(|_| Arc::default())
 }
 
+fn request(follower: Option<BrokerId>) -> SessionRequest {
+    SessionRequest { id: 7, epoch: 0, uses_topic_ids: true, follower, reads_committed: false }
+}
+
 /// A session of partitions by their numbers, all of which were at 0 when they were told last.
 fn session(partitions: i32) -> Session {
-    let request = SessionRequest { id: 7, epoch: 0, uses_topic_ids: true, follower: None, reads_committed: false };
-    let mut session = Session::new(7, 1, request, Timestamp(0));
+    let mut session = Session::new(7, 1, request(None), Timestamp(0));
     for partition in 0..partitions {
         let wanted = WantedPartition {
             topic: TopicRef::Id(TopicId::ZERO),
@@ -192,5 +203,19 @@ fn taking_over() {
         }
         assert!(!visit(&session, 3, &partitions, &mut Vec::new()));
         assert_eq!(later.join().unwrap(), 0);
+    });
+}
+
+fn appending() {
+    check(false, || {
+        let partitions = partitions::<1>();
+        let session = settled(&partitions);
+        session.lock().unwrap().used(&request(Some(BrokerId(2))), Timestamp(0));
+        let appending = thread::spawn({
+            let partition = Arc::clone(&partitions[0]);
+            move || partition.append()
+        });
+        sleep_until(&session, 3, &partitions, 1);
+        appending.join().unwrap();
     });
 }
