@@ -14,7 +14,7 @@ pub enum ThrottledReplicas {
     /// No replica.
     #[default]
     None,
-    /// The broker's replicas of these partitions.
+    /// The broker's replicas of these partitions, in order.
     Of(Vec<PartitionIndex>),
     /// All of the topic's.
     All,
@@ -32,7 +32,8 @@ impl ThrottledReplicas {
             let partition = partition.trim().parse::<i32>().ok()?;
             (holder == broker.value()).then_some(PartitionIndex(partition))
         };
-        let partitions: Vec<_> = value.split(',').filter_map(of_broker).collect();
+        let mut partitions: Vec<_> = value.split(',').filter_map(of_broker).collect();
+        partitions.sort_unstable();
         if partitions.is_empty() { Self::None } else { Self::Of(partitions) }
     }
 
@@ -40,7 +41,7 @@ impl ThrottledReplicas {
     pub fn contains(&self, partition: PartitionIndex) -> bool {
         match self {
             Self::None => false,
-            Self::Of(partitions) => partitions.contains(&partition),
+            Self::Of(partitions) => partitions.binary_search(&partition).is_ok(),
             Self::All => true,
         }
     }
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_topic_names_its_throttled_replicas_by_partition_and_broker() {
-        let throttled = ThrottledReplicas::parse("0:101,1:102, 2:101", BrokerId(101));
+        let throttled = ThrottledReplicas::parse("2:101,1:102, 0:101", BrokerId(101));
         assert_eq!(throttled, ThrottledReplicas::Of(vec![PartitionIndex(0), PartitionIndex(2)]));
         assert!(throttled.contains(PartitionIndex(2)) && !throttled.contains(PartitionIndex(1)));
         assert!(ThrottledReplicas::parse("*", BrokerId(1)).contains(PartitionIndex(7)));
