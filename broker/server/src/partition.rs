@@ -413,7 +413,8 @@ impl Partition {
     fn usable<'l>(&self, log: &'l mut HeldLog, settings: &TopicSettings) -> Result<&'l mut PartitionLog, ErrorCode> {
         self.check_online()?;
         let opened = log.open(&settings.log).map_err(|error| self.on_log_error(&error))?;
-        opened.ok_or(ErrorCode::KafkaStorageError)
+        // It was deleted, or went to other brokers, while whoever asks had it.
+        opened.ok_or(ErrorCode::NotLeaderOrFollower)
     }
 
     /// Who leads as far as this node knows, and under which epoch.
