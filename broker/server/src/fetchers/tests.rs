@@ -2,6 +2,7 @@
 //! and changes of in-sync replicas as in a server, with images and a controller made by hand.
 
 mod consumers;
+mod full_disk;
 mod isr;
 mod newcomers;
 mod throttles;
@@ -73,6 +74,7 @@ struct Cluster {
 struct World {
     cluster: Arc<Cluster>,
     folders: Vec<tempfile::TempDir>,
+    disk: Arc<dyn Disk>,
     stop: watch::Sender<bool>,
 }
 
@@ -95,7 +97,12 @@ impl World {
 
     /// The same, with this configuration of the topic.
     fn with(configs: &[(&str, &str)]) -> Self {
-        let mut world = Self { cluster: Arc::default(), folders: Vec::new(), stop: watch::Sender::new(false) };
+        Self::on(Arc::new(RealDisk), configs)
+    }
+
+    /// The same on a disk that both brokers have their folders on.
+    fn on(disk: Arc<dyn Disk>, configs: &[(&str, &str)]) -> Self {
+        let mut world = Self { cluster: Arc::default(), folders: Vec::new(), disk, stop: watch::Sender::new(false) };
         let mut image = Image::default();
         let mut apply = |record| image.apply(&record).unwrap();
         let level = FeatureLevelRecord { name: "metadata.version".into(), feature_level: 30, ..Default::default() };
@@ -141,7 +148,7 @@ impl World {
     fn start(&mut self, id: i32) {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let disk = Arc::clone(&self.disk);
         let options = FormatOptions {
             cluster_id: "test-cluster".into(),
             node_id: BrokerId(id),

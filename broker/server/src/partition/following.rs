@@ -95,18 +95,13 @@ impl Partition {
             state.on_high_watermark(Some(after.1), &self.waiters);
         }
         self.on_marks([before.0], [after.0]);
+        let is_synced = state.log.recovery_point() >= state.log.end_offset();
         let wants_flush = state.log.opened_mut().is_some_and(|log| log.has_unsynced_sealed_segments())
             || state.unflushed.is_some_and(|(records, _)| records >= state.settings.flush_messages);
         let syncs = state.settings.syncs_before_acknowledging();
-        let end = state.log.end_offset();
         drop(state);
-        if wants_flush && syncs {
-            // The next fetch tells the leader that this replica has it, and the leader acknowledges it to producers.
-            self.flush(now);
-            let state = self.lock();
-            if !state.log.is_gone() && state.log.recovery_point() < end {
-                return Err(StepFailure::Permanent);
-            }
+        if syncs && !is_synced {
+            self.sync_followed(now)?;
         } else if wants_flush {
             self.home.load().request_flush(self);
         }
@@ -121,6 +116,19 @@ impl Partition {
                 Err(if self.is_offline() { StepFailure::Permanent } else { StepFailure::Transient })
             }
         }
+    }
+
+    /// The next fetch tells the leader that this replica has what it has, and the leader acknowledges it to producers.
+    fn sync_followed(&self, now: Timestamp) -> Result<(), StepFailure> {
+        let end = self.lock().log.end_offset();
+        self.flush(now);
+        let state = self.lock();
+        if state.log.is_gone() || state.log.recovery_point() >= end {
+            return Ok(());
+        }
+        drop(state);
+        // A full disk may have room later: until then nothing of it is said.
+        Err(if self.is_offline() { StepFailure::Permanent } else { StepFailure::Transient })
     }
 
     fn do_step(
