@@ -80,7 +80,10 @@ impl Broker {
             .map(str::to_owned);
         let bootstrap = format!("127.0.0.1:{client_port}");
         let controller = format!("127.0.0.1:{controller_port}");
-        Self::spawn(jars, &properties, &flags, bootstrap, controller, config.folder.join("output.log"))
+        let output = config.folder.join("output.log");
+        let mut broker = Self::launch(jars, &properties, &flags, bootstrap, controller, output)?;
+        broker.wait_until_it_answers()?;
+        Ok(broker)
     }
 
     /// Starts a node on a `server.properties` and on data that are there already, and waits until its listener answers. The
@@ -92,11 +95,25 @@ impl Broker {
         controller: &str,
         output: PathBuf,
     ) -> Result<Self> {
-        let flags = ["-Xmx512M", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].map(str::to_owned);
-        Self::spawn(jars, properties, &flags, bootstrap.to_owned(), controller.to_owned(), output)
+        let mut broker = Self::launch_on(jars, properties, bootstrap, controller, output)?;
+        broker.wait_until_it_answers()?;
+        Ok(broker)
     }
 
-    fn spawn(
+    /// The same without waiting: one node of several may need the others before it answers at `bootstrap`, which for a node
+    /// that is a controller only is where its controller listens. What it says is added to the output.
+    pub fn launch_on(
+        jars: &Jars,
+        properties: &Path,
+        bootstrap: &str,
+        controller: &str,
+        output: PathBuf,
+    ) -> Result<Self> {
+        let flags = ["-Xmx512M", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].map(str::to_owned);
+        Self::launch(jars, properties, &flags, bootstrap.to_owned(), controller.to_owned(), output)
+    }
+
+    fn launch(
         jars: &Jars,
         properties: &Path,
         flags: &[String],
@@ -104,7 +121,7 @@ impl Broker {
         controller: String,
         output: PathBuf,
     ) -> Result<Self> {
-        let log = fs::File::create(&output)?;
+        let log = fs::File::options().create(true).append(true).open(&output)?;
         let child = Command::new("java")
             .args(flags)
             .arg("-Djava.awt.headless=true")
@@ -119,14 +136,17 @@ impl Broker {
             .stderr(log)
             .spawn()
             .context("running `java`")?;
-        let mut broker = Self { child, bootstrap, controller, output };
-        broker.wait_until_it_answers()?;
-        Ok(broker)
+        Ok(Self { child, bootstrap, controller, output })
     }
 
     /// What happened, with the end of the node's log: for a failing test to print.
     pub fn story(&self, what: &str) -> String {
         format!("Apache Kafka {what}; the end of its log:\n{}", tail(&self.output))
+    }
+
+    /// Whether it has not ended by itself: a controller that meets what it does not understand halts.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
     }
 
     /// The JVM's process id.
@@ -153,7 +173,8 @@ impl Broker {
         Ok(())
     }
 
-    fn wait_until_it_answers(&mut self) -> Result<()> {
+    /// Waits until its listener answers.
+    pub fn wait_until_it_answers(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
             if let Some(status) = self.child.try_wait()? {

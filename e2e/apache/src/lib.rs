@@ -5,9 +5,11 @@
 
 mod broker;
 mod jars;
+mod loopback;
 
 pub use broker::{Broker, BrokerConfig};
 pub use jars::{Jars, Release, jars};
+pub use loopback::Loopback;
 
 use std::{path::Path, process::Command};
 

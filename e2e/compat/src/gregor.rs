@@ -13,14 +13,17 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 
 const START_DEADLINE: Duration = Duration::from_secs(30);
-const STOP_DEADLINE: Duration = Duration::from_secs(30);
+/// A node gives a controller half a minute to let it go.
+const STOP_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A running broker. Dropping it kills the process and, unless the folder was given, removes its data.
 pub struct Gregor {
     child: Child,
     bootstrap: String,
-    /// What it says of its listeners.
+    /// What it says of its listeners, once it has said it.
     listeners: String,
+    /// Where that comes from; nothing comes twice.
+    first_line: mpsc::Receiver<String>,
     folder: PathBuf,
     owned: Option<tempfile::TempDir>,
 }
@@ -44,9 +47,23 @@ impl Gregor {
         Self::spawn(Command::new(program()?).args(["broker", "--config"]).arg(properties), folder)
     }
 
+    /// The same without waiting: one node of several may need the others before it serves. What it says is added to its log.
+    pub fn launch_with(properties: &Path, folder: &Path) -> Result<Self> {
+        Self::launch(Command::new(program()?).args(["broker", "--config"]).arg(properties), folder)
+    }
+
     fn spawn(command: &mut Command, folder: &Path) -> Result<Self> {
+        let mut broker = Self::launch(command, folder)?;
+        broker.wait_until_it_listens(START_DEADLINE)?;
+        broker.bootstrap = broker.listener("PLAINTEXT")?;
+        Ok(broker)
+    }
+
+    fn launch(command: &mut Command, folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let errors = File::create(folder.with_extension("log")).context("creating the broker's log")?;
+        let mut log = File::options();
+        let errors = log.create(true).append(true).open(folder.with_extension("log"));
+        let errors = errors.context("opening the broker's log")?;
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -62,12 +79,21 @@ impl Gregor {
             let _ = send.send(first);
             let _ = lines.read_to_end(&mut Vec::new());
         });
-        let mut broker =
-            Self { child, bootstrap: String::new(), listeners: String::new(), folder: folder.to_owned(), owned: None };
-        let first = receive.recv_timeout(START_DEADLINE).with_context(|| broker.story("said nothing in time"))?;
-        broker.listeners = first;
-        broker.bootstrap = broker.listener("PLAINTEXT")?;
-        Ok(broker)
+        let (bootstrap, listeners) = (String::new(), String::new());
+        Ok(Self { child, bootstrap, listeners, first_line: receive, folder: folder.to_owned(), owned: None })
+    }
+
+    /// Waits until clients are let in, or, where there is only a controller, until that listens.
+    pub fn wait_until_it_listens(&mut self, limit: Duration) -> Result<()> {
+        let first = self.first_line.recv_timeout(limit).with_context(|| self.story("said nothing in time"))?;
+        ensure!(!first.is_empty(), "{}", self.story("ended without a word"));
+        self.listeners = first;
+        Ok(())
+    }
+
+    /// Whether it has not ended by itself.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
     }
 
     /// Where a listener of this name is, as `host:port`.

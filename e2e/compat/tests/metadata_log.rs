@@ -11,12 +11,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use gregor_apache::{Broker, BrokerConfig, Jars, Release, jars, java_tool};
-use gregor_compat::{Gregor, program};
+use gregor_compat::{FEATURES_BEYOND_US, Gregor, program};
 
 const CLUSTER_ID: &str = "4L6g3nShT-eMCtK--X86sw";
-/// What Apache 4.3 finalizes by itself and we do not serve yet.
-const FEATURES_BEYOND_US: [&str; 5] =
-    ["eligible.leader.replicas.version", "group.version", "share.version", "streams.version", "transaction.version"];
 
 /// How long a broker may take to start, to be let in, or to do what it does now and then.
 const JOIN_DEADLINE: Duration = Duration::from_mins(2);

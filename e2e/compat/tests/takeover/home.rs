@@ -12,12 +12,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use gregor_apache::{Broker, Jars, java_tool};
-use gregor_compat::{Gregor, program};
+use gregor_compat::{FEATURES_BEYOND_US, Gregor, program};
 
 const CLUSTER_ID: &str = "4L6g3nShT-eMCtK--X86sw";
-/// What Apache finalizes by itself and Gregor does not serve yet.
-const FEATURES_AT_0: [&str; 5] =
-    ["eligible.leader.replicas.version", "group.version", "share.version", "streams.version", "transaction.version"];
 const RELEASE_VERSION: &str = "4.3-IV0";
 /// A controller takes a killed broker back once its session is over.
 const SESSION_MS: u32 = 2_000;
@@ -102,7 +99,8 @@ impl Home {
             let mut command =
                 java_tool(jars, "kafka.tools.StorageTool", &["format", "-t", CLUSTER_ID, "-c", properties])?;
             command.args(["--release-version", RELEASE_VERSION]);
-            command.args(FEATURES_AT_0.iter().flat_map(|feature| ["--feature".to_owned(), format!("{feature}=0")]));
+            command
+                .args(FEATURES_BEYOND_US.iter().flat_map(|feature| ["--feature".to_owned(), format!("{feature}=0")]));
             command
         };
         let output = command.args(standalone).output()?;

@@ -4,21 +4,20 @@
 //! `GREGOR_COMPAT=full` runs 20 turns instead of 5, each time others; every run prints its seed, and `GREGOR_COMPAT_SEED`
 //! repeats it; `GREGOR_COMPAT_KEEP=1` leaves the directories where they are.
 
-mod driver;
 mod home;
 mod raw;
 mod view;
 
 use std::{
     path::{Path, PathBuf},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use gregor_apache::{Jars, Release, jars};
+use gregor_compat::{Chance, Driver};
 
 use crate::{
-    driver::Driver,
     home::{Home, Layout, Running},
     view::View,
 };
@@ -27,33 +26,8 @@ const TURNS: usize = 5;
 const TURNS_IN_FULL: usize = 20;
 /// What the driver does in a turn.
 const STEPS: u32 = 12;
-
-/// A small generator (xorshift64*): the whole run follows from its seed.
-struct Chance(u64);
-
-impl Chance {
-    /// The seed that the environment gives; else always the same, or in full another each time.
-    fn from_environment(full: bool) -> Result<Self> {
-        let seed: u64 = match std::env::var("GREGOR_COMPAT_SEED") {
-            Ok(seed) => seed.parse().context("GREGOR_COMPAT_SEED is a number")?,
-            Err(_) if full => SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos().into(),
-            Err(_) => 1,
-        };
-        println!("GREGOR_COMPAT_SEED={seed}");
-        Ok(Self(seed ^ 0x9e37_79b9_7f4a_7c15))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
-    }
-
-    fn one_in(&mut self, sides: u64) -> bool {
-        self.next().is_multiple_of(sides)
-    }
-}
+/// How long a command of its may take.
+const COMMAND_LIMIT: Duration = Duration::from_mins(3);
 
 /// The run: a home, who writes to it, and what it looked like when it was looked at last.
 struct Turns {
@@ -105,7 +79,7 @@ impl Turns {
             let differences = before.differences(&view);
             ensure!(differences.is_empty(), "{name} serves other than what the last broker served:\n{differences}");
         }
-        let seed = self.chance.next();
+        let seed = self.chance.draw();
         for line in self.driver.run(&format!("write {} {seed} {steps}", running.kind()))? {
             println!("  {line}");
         }
@@ -195,8 +169,11 @@ fn apache_and_gregor_take_turns_on_one_directory_and_each_serves_what_the_other_
     };
     println!("{layout:?}");
     let home = Home::new(&tools, layout)?;
-    let [first, second] = home.directories();
-    let driver = Driver::start(&tools, home.path(), &home.bootstrap(), &[&first, &second])?;
+    let bootstrap = home.bootstrap();
+    let directories = home.directories();
+    let [first, second] = directories.each_ref().map(|path| path.to_str().context("a path that is text"));
+    let arguments = [bootstrap.as_str(), first?, second?];
+    let driver = Driver::start(&tools, home.path(), "takeover/Takeover.java", &arguments, COMMAND_LIMIT)?;
     let mut turns = Turns { home, driver, chance, may_kill: true, last: None };
     for turn in 0..if full { TURNS_IN_FULL } else { TURNS } {
         let release = &brokers[usize::from(turns.chance.one_in(2))];

@@ -1,5 +1,7 @@
-//! The Java program that writes, reads and dumps: one process for a whole test, so that its producers and its group live through
-//! every change of brokers.
+//! A Java program of ours with Apache's clients in it that takes commands: one process for a whole test, so that its producers and
+//! groups live through every change of brokers.
+//!
+//! Commands go to its standard input, one a line; each answer is lines that begin with "| " and one that is "done" or "failed".
 
 use std::{
     fs::File,
@@ -14,24 +16,23 @@ use std::{
 use anyhow::{Context, Result, bail};
 use gregor_apache::{Jars, compile, java_program};
 
-/// How long a command may take.
-const DEADLINE: Duration = Duration::from_mins(3);
-
 /// The program; dropped, it is killed.
 pub struct Driver {
     child: Child,
     commands: ChildStdin,
     answers: Receiver<String>,
+    limit: Duration,
 }
 
 impl Driver {
-    /// Compiles and starts it. What it says beside its answers goes to `driver.log` in the folder.
-    pub fn start(jars: &Jars, folder: &Path, bootstrap: &str, directories: &[&Path]) -> Result<Self> {
+    /// Compiles and starts it: `source` lies in this crate's folder and holds a class of its file's name, and no command takes longer
+    /// than `limit`. What it says beside its answers goes to `driver.log` in the folder.
+    pub fn start(jars: &Jars, folder: &Path, source: &str, arguments: &[&str], limit: Duration) -> Result<Self> {
         let classes = folder.join("classes");
-        compile(jars, &Path::new(env!("CARGO_MANIFEST_DIR")).join("takeover/Takeover.java"), &classes)?;
-        let directories = directories.iter().map(|path| path.to_str().context("a path that is text"));
-        let directories = directories.collect::<Result<Vec<_>>>()?;
-        let mut child = java_program(jars, &classes, "Takeover", &[&[bootstrap], &*directories].concat())?
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+        compile(jars, &source, &classes)?;
+        let class = source.file_stem().and_then(|name| name.to_str()).context("a source file with a name")?;
+        let mut child = java_program(jars, &classes, class, arguments)?
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(folder.join("driver.log"))?)
@@ -47,7 +48,7 @@ impl Driver {
                 }
             }
         });
-        Ok(Self { child, commands, answers })
+        Ok(Self { child, commands, answers, limit })
     }
 
     /// Has it do something; returns what it said.
@@ -55,8 +56,8 @@ impl Driver {
         writeln!(self.commands, "{command}")?;
         let mut said = Vec::new();
         loop {
-            let line =
-                self.answers.recv_timeout(DEADLINE).with_context(|| format!("no end of `{command}`: {said:#?}"))?;
+            let line = self.answers.recv_timeout(self.limit);
+            let line = line.with_context(|| format!("no end of `{command}`: {said:#?}"))?;
             match (line.as_str(), line.strip_prefix("| ")) {
                 (_, Some(text)) => said.push(text.to_owned()),
                 ("done", _) => return Ok(said),
