@@ -1,0 +1,201 @@
+//! One cluster under load, and what is done to it: nodes of either kind are killed and come back, lead the quorum and partitions,
+//! become the other kind; then everything that was promised is looked at.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use gregor_apache::Jars;
+use gregor_compat::{Chance, Driver};
+
+use crate::{
+    cluster::{Cluster, Kind, Plan, Quorum},
+    images, replicas,
+};
+
+/// How long a command of the driver may take; what it waits for has an earlier end of its own.
+const COMMAND_LIMIT: Duration = Duration::from_mins(6);
+/// How many more records of each partition are acknowledged before the next blow.
+const PROGRESS: u32 = 20;
+/// How long it may take until one who has to win an election has won it.
+const ELECTION_LIMIT: Duration = Duration::from_mins(2);
+
+/// The cluster, its load, and chance.
+pub struct Trial {
+    // Dropped first: its log lies in the cluster's folder.
+    driver: Driver,
+    cluster: Cluster,
+    chance: Chance,
+    jars: Jars,
+    /// Where they know the cluster's metadata.version.
+    tools: Option<Jars>,
+}
+
+impl Trial {
+    /// A cluster that serves, and load on it. `tools` run the driver, and are witnesses where they know the release.
+    pub fn begin(plan: Plan, tools: &Jars, chance: Chance) -> Result<Self> {
+        println!("{:?}, {:?}, Apache {} on {}", plan.nodes, plan.quorum, plan.jars.release.version, plan.release);
+        let (quorum, jars) = (plan.quorum, plan.jars.clone());
+        let knows = plan.release == crate::OF_TOOLS.1;
+        let mut cluster = Cluster::new(plan)?;
+        let ids = cluster.ids();
+        let started = match quorum {
+            Quorum::Static | Quorum::Dynamic => cluster.start(&ids),
+            // The others need somebody who lets them in.
+            Quorum::Joined => cluster.start(&ids[..1]).and_then(|()| cluster.start(&ids[1..])),
+        };
+        started.map_err(|error| error.context(cluster.story()))?;
+        let addresses = [cluster.bootstrap(), cluster.controllers()];
+        let addresses = addresses.each_ref().map(String::as_str);
+        let driver = Driver::start(tools, cluster.path(), "mixed/Mixed.java", &addresses, COMMAND_LIMIT)?;
+        let mut trial = Self { driver, cluster, chance, jars, tools: knows.then(|| tools.clone()) };
+        let brokers = list(&trial.cluster.brokers());
+        trial.tell(&format!("brokers {brokers}"))?;
+        trial.all_vote()?;
+        trial.tell(&format!("create {brokers}"))?;
+        trial.tell("load")?;
+        trial.goes_on()?;
+        Ok(trial)
+    }
+
+    /// Kills nodes of both kinds in turn, so many times, and has each come back.
+    pub fn kill_back_and_forth(&mut self, rounds: u32) -> Result<()> {
+        let mut kind = Kind::Apache;
+        for round in 0..rounds {
+            let active = self.controller()?;
+            // Every other time of a kind it is who leads the quorum, if it is of that kind.
+            let victim = if round % 4 < 2 && self.cluster.kind(active) == kind {
+                active
+            } else {
+                let of_kind: Vec<u8> =
+                    self.cluster.ids().into_iter().filter(|id| self.cluster.kind(*id) == kind).collect();
+                *self.chance.pick(&of_kind)
+            };
+            println!("  round {round}: {} {victim} is killed, {active} leads the quorum", self.cluster.kind(victim));
+            self.cluster.kill(victim)?;
+            self.goes_on()?;
+            self.bring(victim)?;
+            self.have_leaders_of_both_kinds()?;
+            kind = kind.other();
+        }
+        Ok(())
+    }
+
+    /// Has a controller of a kind lead the quorum. With one voter away, what is committed is what the other two have; who was
+    /// away then lacks it and cannot win when the leader dies.
+    pub fn have_lead(&mut self, kind: Kind) -> Result<()> {
+        let leader = self.controller()?;
+        if self.cluster.kind(leader) == kind {
+            println!("  {kind} {leader} leads the quorum");
+            return Ok(());
+        }
+        let others: Vec<u8> = self.cluster.voters().into_iter().filter(|id| *id != leader).collect();
+        let heir = others.iter().copied().find(|id| self.cluster.kind(*id) == kind).context("a voter of that kind")?;
+        let third = others.iter().copied().find(|id| *id != heir).context("a third voter")?;
+        self.cluster.kill(third)?;
+        // Were there an election meanwhile, its winner would have what is committed now all the same.
+        self.tell("change")?;
+        self.cluster.kill(leader)?;
+        self.start(third)?;
+        let deadline = Instant::now() + ELECTION_LIMIT;
+        while self.controller()? != heir {
+            ensure!(Instant::now() < deadline, "{kind} {heir} does not lead the quorum:\n{}", self.cluster.story());
+        }
+        println!("  {kind} {heir} leads the quorum, after {} {leader}", self.cluster.kind(leader));
+        self.tell("change")?;
+        self.bring(leader)?;
+        self.goes_on()
+    }
+
+    /// Ends a node, cleanly or not, and has it come back as the other kind on the same directory.
+    pub fn turn(&mut self, id: u8) -> Result<()> {
+        let (is_killed, kind) = (self.chance.one_in(3), self.cluster.kind(id));
+        let how = if is_killed { "killed" } else { "stopped" };
+        println!("  {kind} {id} is {how} and becomes {}", kind.other());
+        let ended = if is_killed { self.cluster.kill(id) } else { self.cluster.stop(id) };
+        ended.map_err(|error| error.context(self.cluster.story()))?;
+        self.goes_on()?;
+        self.cluster.turn(id);
+        self.bring(id)?;
+        self.goes_on()
+    }
+
+    /// Looks at everything that was promised. The load has ended then; [`Self::go_on`] has it go on.
+    pub fn look(&mut self) -> Result<()> {
+        for line in self.tell("check")? {
+            println!("  {line}");
+        }
+        self.tell("insync")?;
+        let mut ends = BTreeMap::new();
+        for line in self.tell("ends")? {
+            let (partition, end) = line.split_once(' ').context("a partition and its end")?;
+            ends.insert(partition.to_owned(), end.parse::<i64>()?);
+        }
+        ensure!(ends.values().any(|end| *end > 0), "nothing was written: {ends:?}");
+        replicas::are_the_same(&self.cluster, &ends)?;
+        images::are_the_same(&self.cluster, &self.jars, self.tools.as_ref())?;
+        self.cluster.check_that_all_run()
+    }
+
+    /// The same producers write on.
+    pub fn go_on(&mut self) -> Result<()> {
+        self.tell("load")?;
+        self.goes_on()
+    }
+
+    /// Has the preferred leaders elected, so that each broker leads some partitions.
+    pub fn have_leaders_of_both_kinds(&mut self) -> Result<()> {
+        let all: BTreeSet<u8> = self.cluster.brokers().into_iter().collect();
+        let deadline = Instant::now() + ELECTION_LIMIT;
+        loop {
+            self.tell("prefer")?;
+            let said = self.tell("leaders")?;
+            // Nobody is told as -1.
+            let leaders = said.iter().filter_map(|line| line.split_once(' ')?.1.parse().ok());
+            let leaders: BTreeSet<u8> = leaders.collect();
+            if leaders == all {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{leaders:?} lead, and {all:?} are to: {said:?}");
+        }
+    }
+
+    /// Records of every partition are acknowledged, whoever is there.
+    pub fn goes_on(&mut self) -> Result<()> {
+        self.tell(&format!("progress {PROGRESS}"))?;
+        self.cluster.check_that_all_run()
+    }
+
+    /// Starts a node, and waits until it votes and its replicas are in sync.
+    fn bring(&mut self, id: u8) -> Result<()> {
+        self.start(id)?;
+        self.all_vote()?;
+        self.tell("insync").map(drop)
+    }
+
+    fn start(&mut self, id: u8) -> Result<()> {
+        let started = self.cluster.start(&[id]);
+        started.map_err(|error| error.context(self.cluster.story()))
+    }
+
+    fn all_vote(&mut self) -> Result<()> {
+        let voters = list(&self.cluster.voters());
+        self.tell(&format!("voters {voters}")).map(drop)
+    }
+
+    fn controller(&mut self) -> Result<u8> {
+        let said = self.tell("controller")?;
+        Ok(said.last().context("a controller")?.parse()?)
+    }
+
+    fn tell(&mut self, command: &str) -> Result<Vec<String>> {
+        let outcome = self.driver.run(command);
+        outcome.map_err(|error| error.context(self.cluster.story()))
+    }
+}
+
+fn list(ids: &[u8]) -> String {
+    ids.iter().map(u8::to_string).collect::<Vec<_>>().join(",")
+}
