@@ -60,29 +60,33 @@ impl fmt::Display for Kind {
 impl Kind {
     /// A formatted, running broker with a new folder.
     pub fn prepare(self, gregor: &Path, processor: Option<usize>) -> Result<Broker> {
-        let folder = tempfile::Builder::new().prefix("gregor-bench-").tempdir()?;
         let (port, controller) = (free_port()?, free_port()?);
-        let data = folder.path().join("data");
         let properties = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.listener.names=CONTROLLER\n\
              listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\nlog.dirs={}\nauto.create.topics.enable=false\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\nauto.create.topics.enable=false\n\
              offsets.topic.replication.factor=1\n",
-            data.display()
         );
-        fs::write(folder.path().join("server.properties"), properties)?;
-        let mut broker = Broker {
+        let mut broker = self.format(gregor, processor, &properties, Address::plain(format!("127.0.0.1:{port}")))?;
+        broker.start()?;
+        broker.wait_until_it_answers(START_DEADLINE)?;
+        Ok(broker)
+    }
+
+    /// A formatted broker with a new folder that does not run yet: all properties but where its logs lie are given.
+    pub fn format(self, gregor: &Path, processor: Option<usize>, properties: &str, address: Address) -> Result<Broker> {
+        let folder = tempfile::Builder::new().prefix("gregor-bench-").tempdir()?;
+        let broker = Broker {
             kind: self,
             program: gregor.to_owned(),
             folder,
-            address: Address::plain(format!("127.0.0.1:{port}")),
+            address,
             without_tls: None,
             processor,
             running: None,
         };
+        fs::write(broker.properties(), format!("{properties}log.dirs={}\n", broker.data().display()))?;
         broker.format()?;
-        broker.start()?;
-        broker.wait_until_it_answers(START_DEADLINE)?;
         Ok(broker)
     }
 }
@@ -121,6 +125,16 @@ impl Broker {
         fs::write(self.properties(), properties)?;
         self.start()?;
         self.wait_until_it_answers(START_DEADLINE)
+    }
+
+    /// Its log directory.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// Whether a process of it is there.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
     }
 
     /// What the running process costs.
@@ -176,7 +190,8 @@ impl Broker {
         self.running.as_ref().map(|(child, _)| child.id()).context("the broker is not running")
     }
 
-    fn wait_until_it_answers(&mut self, patience: Duration) -> Result<()> {
+    /// Waits until it serves.
+    pub fn wait_until_it_answers(&mut self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         while Connection::open(&self.address).and_then(|mut connection| connection.is_ready()).ok() != Some(true) {
             let (child, _) = self.running.as_mut().context("started above")?;

@@ -152,8 +152,8 @@ impl Shape {
 }
 
 /// A Produce of one batch with acks=all to each of some partitions.
-pub fn produce_frame(topic: &str, partitions: std::ops::Range<i32>, batch: &Bytes) -> Result<Bytes> {
-    let data = partitions.map(|index| PartitionProduceData {
+pub fn produce_frame(topic: &str, partitions: impl IntoIterator<Item = i32>, batch: &Bytes) -> Result<Bytes> {
+    let data = partitions.into_iter().map(|index| PartitionProduceData {
         index,
         records: Some(batch.clone()),
         ..PartitionProduceData::default()
@@ -223,7 +223,8 @@ impl Connection {
         Ok(self.stream.reads().read(bytes)?)
     }
 
-    fn ask<R: Request>(&mut self, request: &R, version: i16) -> Result<R::Response> {
+    /// One request and its answer.
+    pub fn ask<R: Request>(&mut self, request: &R, version: i16) -> Result<R::Response> {
         self.send(&frame(request, version)?)?;
         let header = if R::KEY.response_header_version(version) >= 1 { 5 } else { 4 };
         let body = Bytes::copy_from_slice(&self.receive()?[header..]);
@@ -236,8 +237,19 @@ impl Connection {
         Ok(!answer.brokers.is_empty())
     }
 
-    /// Creates a topic; its partitions may not be led yet.
+    /// Creates a topic with one replica of each partition; they may not be led yet.
     pub fn create_topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
+        self.create_replicated_topic(name, partitions, 1, configs)
+    }
+
+    /// The same with so many replicas of each.
+    pub fn create_replicated_topic(
+        &mut self,
+        name: &str,
+        partitions: i32,
+        replication_factor: i16,
+        configs: &[(&str, &str)],
+    ) -> Result<()> {
         let config = |(name, value): &(&str, &str)| CreatableTopicConfig {
             name: (*name).into(),
             value: Some((*value).into()),
@@ -246,7 +258,7 @@ impl Connection {
         let topic = CreatableTopic {
             name: name.into(),
             num_partitions: partitions,
-            replication_factor: 1,
+            replication_factor,
             configs: configs.iter().map(config).collect(),
             ..CreatableTopic::default()
         };

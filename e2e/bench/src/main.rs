@@ -10,13 +10,14 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 
 mod account;
 mod brokers;
 mod certificate;
 mod closed_loop;
+mod cluster;
 mod flame;
 mod load;
 mod machine;
@@ -26,15 +27,19 @@ mod report;
 mod workloads;
 
 use brokers::{Broker, Kind};
+use cluster::{Cluster, Session};
 use flame::Recording;
 use machine::{Ballast, Probe, Ticks};
 use report::{Results, rounded};
-use workloads::{ALL, Scale, Workload};
+use workloads::{Measure, Scale, Workload};
 
 /// With more of its time taken by the host, a measurement is made again.
 const STOLEN_MAX: f64 = 0.05;
 /// How often at most.
 const TRIES: u32 = 3;
+/// See --rounds.
+const ROUNDS: usize = 7;
+const ROUNDS_OF_CLUSTERS: usize = 1;
 
 /// Measure Gregor against the real Apache Kafka on this machine.
 #[derive(Parser)]
@@ -42,9 +47,13 @@ const TRIES: u32 = 3;
 struct Arguments {
     /// Only the workloads with these names (see --list).
     workloads: Vec<String>,
-    /// Rounds; each runs on both brokers every workload that has a goal or is named, and each fourth one, from the first on, all the others.
-    #[arg(long, default_value_t = 7)]
-    rounds: usize,
+    /// Rounds; each runs on both brokers every workload that has a goal or is named, and each fourth one, from the first on, all the
+    /// others. Seven when left out, one with --cluster: its workloads repeat by themselves what they measure.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// The workloads of three nodes of each kind, which are left out of a run of all; they take about an hour.
+    #[arg(long)]
+    cluster: bool,
     /// A quick look: one round with less of everything, and no ballast. Its figures say little.
     #[arg(long)]
     quick: bool,
@@ -77,7 +86,7 @@ fn main() -> Result<()> {
         list();
         return Ok(());
     }
-    let chosen = workloads::choose(&arguments.workloads)?;
+    let chosen = workloads::choose(&arguments.workloads, arguments.cluster)?;
     let scale = if arguments.quick { Scale::QUICK } else { Scale::FULL };
     if arguments.pin {
         brokers::pin(None, 1)?;
@@ -89,8 +98,9 @@ fn main() -> Result<()> {
 }
 
 fn list() {
-    for workload in ALL {
-        println!("{} (about {} s on each broker)", workload.name, workload.seconds);
+    for workload in workloads::every() {
+        let place = if workload.is_of_clusters() { "three nodes of each kind; --cluster" } else { "each broker" };
+        println!("{} (about {} s on {place})", workload.name, workload.seconds);
         for row in workload.figures {
             let target = row.target.map_or_else(String::new, |target| format!("; to reach: 1/{target:.0}"));
             println!("    {}: {} ({}{target})", row.name, row.what, row.unit);
@@ -99,9 +109,15 @@ fn list() {
 }
 
 fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale) -> Result<()> {
-    let rounds = if arguments.quick { 1 } else { arguments.rounds.max(1) };
+    let of_clusters = chosen.iter().any(|workload| workload.is_of_clusters());
+    ensure!(
+        !(of_clusters && arguments.docs),
+        "--docs writes the page of one node: leave out --cluster and the workloads that begin with cluster-"
+    );
+    let rounds = arguments.rounds.unwrap_or(if of_clusters { ROUNDS_OF_CLUSTERS } else { ROUNDS });
+    let rounds = if arguments.quick { 1 } else { rounds.max(1) };
     let mut results = Results::new(chosen, rounds);
-    let is_named = !arguments.workloads.is_empty();
+    let is_named = !arguments.workloads.is_empty() || arguments.cluster;
     let due = |round| chosen.iter().filter(move |workload| is_named || workload.is_due_in(round));
     if !arguments.quick {
         let seconds = (1..=rounds).flat_map(due).map(|workload| (workload.seconds + 2) * 2).sum::<u64>();
@@ -116,6 +132,9 @@ fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale
         Some(ballast) => format!("Page cache filled with {} MiB of ballast.", ballast.mib),
         None => "No ballast in the page cache.".to_owned(),
     });
+    if of_clusters {
+        results.note("Three nodes of each kind, each a controller and a broker.".to_owned());
+    }
     results.note(if arguments.pin {
         "Brokers on the first processor, client on the second.".to_owned()
     } else {
@@ -129,21 +148,34 @@ fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale
     for round in 1..=rounds {
         results.probe(Probe::take()?);
         for kind in [Kind::Gregor, Kind::Apache] {
-            let mut broker = prepare(kind, arguments).with_context(|| format!("for round {round}"))?;
+            let mut broker: Option<Broker> = None;
             for workload in due(round) {
                 eprint!("{:>6.0?} round {round}/{rounds}  {kind:7}  {:18}", begun.elapsed(), workload.name);
-                let values = measure_calmly(&mut broker, workload, &scale)
-                    .with_context(|| format!("{} on {kind}, round {round}", workload.name))?;
+                let values = match workload.measure {
+                    Measure::Node(measure) => {
+                        let broker = match &mut broker {
+                            Some(broker) => broker,
+                            None => broker.insert(prepare(kind, arguments)?),
+                        };
+                        measure_calmly(broker, workload.name, measure, &scale)
+                    }
+                    Measure::Cluster(session, measure) => {
+                        // They would share the machine.
+                        broker.take().map_or(Ok(()), |mut broker| broker.stop())?;
+                        on_a_cluster(kind, arguments, session, measure, &scale)
+                    }
+                };
+                let values = values.with_context(|| format!("{} on {kind}, round {round}", workload.name))?;
                 for (row, value) in workload.figures.iter().zip(&values) {
                     eprint!("  {} {} {}", row.name, rounded(*value), row.unit);
                 }
                 eprintln!();
                 results.add(workload, kind, &values);
             }
-            broker.stop()?;
+            broker.map_or(Ok(()), |mut broker| broker.stop())?;
         }
         // What is there is kept, should the run be cut off.
-        results.write(&arguments.results)?;
+        results.write(&arguments.results, of_clusters)?;
         if arguments.docs {
             results.write_docs(Path::new("docs"))?;
         }
@@ -157,15 +189,35 @@ fn prepare(kind: Kind, arguments: &Arguments) -> Result<Broker> {
     kind.prepare(&arguments.gregor, processor).with_context(|| format!("preparing {kind}"))
 }
 
+/// New nodes for each workload: what the last one left would be part of what is measured.
+fn on_a_cluster(
+    kind: Kind,
+    arguments: &Arguments,
+    session: Session,
+    measure: fn(&mut Cluster, &Scale) -> Result<Vec<f64>>,
+    scale: &Scale,
+) -> Result<Vec<f64>> {
+    let processor = arguments.pin.then_some(0);
+    let mut cluster = kind.prepare_cluster(&arguments.gregor, processor, session).context("preparing three nodes")?;
+    let values = measure(&mut cluster, scale)?;
+    cluster.end()?;
+    Ok(values)
+}
+
 /// Measures again where the host took too much of the time; the last try counts as it is.
-fn measure_calmly(broker: &mut Broker, workload: &Workload, scale: &Scale) -> Result<Vec<f64>> {
+fn measure_calmly(
+    broker: &mut Broker,
+    name: &str,
+    measure: fn(&mut Broker, &Scale) -> Result<Vec<f64>>,
+    scale: &Scale,
+) -> Result<Vec<f64>> {
     let mut tries = 0;
     loop {
         tries += 1;
         let before = Ticks::now();
-        let values = (workload.measure)(broker, scale)?;
+        let values = measure(broker, scale)?;
         let stolen = Ticks::now().stolen_since(before);
-        if stolen <= STOLEN_MAX || tries == TRIES || workload.name == "partitions" {
+        if stolen <= STOLEN_MAX || tries == TRIES || name == "partitions" {
             return Ok(values);
         }
         eprint!("  (the host took {:.0} % of the time: again)", stolen * 100.0);
@@ -190,9 +242,12 @@ fn half_of_apaches_knee(arguments: &Arguments, scale: &Scale) -> Result<f64> {
 fn flames(arguments: &Arguments, chosen: &[&'static Workload], scale: &Scale) -> Result<()> {
     let mut broker = prepare(Kind::Gregor, arguments)?;
     for workload in chosen {
+        let Measure::Node(measure) = workload.measure else {
+            bail!("a flame graph is drawn of one node: leave out {}", workload.name);
+        };
         eprintln!("sampling {}", workload.name);
         let recording = Recording::begin(broker.process()?, &arguments.results)?;
-        (workload.measure)(&mut broker, scale)?;
+        measure(&mut broker, scale)?;
         let svg = arguments.results.join(format!("flame-{}.svg", workload.name));
         recording.end(&format!("gregor under {}", workload.name), &svg)?;
         println!("{}", svg.display());

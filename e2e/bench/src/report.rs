@@ -83,12 +83,14 @@ impl Results {
         }
     }
 
-    /// Writes `latest.json`, `latest.md` and the plots into the folder.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    /// Writes JSON, Markdown and the plots into the folder: `latest.json` and so on for a run of one node, `cluster.json` and so on
+    /// for one of clusters.
+    pub fn write(&self, folder: &Path, of_clusters: bool) -> Result<()> {
+        let (stem, prefix) = if of_clusters { ("cluster", "cluster-") } else { ("latest", "") };
         fs::create_dir_all(folder)?;
-        fs::write(folder.join("latest.json"), serde_json::to_string_pretty(self)? + "\n")?;
-        fs::write(folder.join("latest.md"), self.table())?;
-        self.write_plots(folder, "")
+        fs::write(folder.join(format!("{stem}.json")), serde_json::to_string_pretty(self)? + "\n")?;
+        fs::write(folder.join(format!("{stem}.md")), self.table())?;
+        self.write_plots(folder, prefix)
     }
 
     /// Puts table and plots into `docs/performance.md`, in place of those that are there.

@@ -62,11 +62,12 @@ pub fn steps(part: Part, full: bool) -> Vec<Step> {
                     command.env("GREGOR_COMPAT", if full { "full" } else { "1" });
                     Ok(command)
                 }),
-                // That the bench works with both brokers; its figures are thrown away.
-                Step::new("bench", 5, false, |_| {
+                // That the bench works with both brokers, and with clusters of them; its figures are thrown away.
+                Step::new("bench", 8, false, |_| {
                     let mut command = cargo(&["run", "--quiet", "-p", "gregor-bench", "--", "--quick", "--gregor"]);
                     command.arg(paths::target().join("debug/gregor")).arg("--results");
                     command.arg(paths::target().join("test/bench")).args(["start", "small", "bulk", "latency"]);
+                    command.args(["cluster-failover", "cluster-move"]);
                     Ok(command)
                 }),
             ]

@@ -30,8 +30,7 @@ pub fn all(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
     let (batch, _) = Shape::plain(15, 1024).batch()?;
     bulk::write(broker.address(), &produce_frame("backlog", 0..1, &batch)?, scale.bulk_bytes)?;
     let (record, _) = Shape::plain(1, 1024).batch()?;
-    let frames: Vec<_> =
-        (0..partitions).map(|one| produce_frame("steady", one..one + 1, &record)).collect::<Result<_>>()?;
+    let frames: Vec<_> = (0..partitions).map(|one| produce_frame("steady", [one], &record)).collect::<Result<_>>()?;
 
     let address = broker.address();
     let backlog = fetch_frame("backlog", 0, 0)?;

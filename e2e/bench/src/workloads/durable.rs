@@ -23,9 +23,8 @@ pub fn two_hundred(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
 fn produce(broker: &Broker, scale: &Scale, name: &str, partitions: i32) -> Result<Vec<f64>> {
     topic(broker, name, partitions, &[("flush.messages", "1")])?;
     let (batch, _) = Shape::plain(1, 100).batch()?;
-    let frames: Vec<_> = (0..partitions)
-        .map(|partition| produce_frame(name, partition..partition + 1, &batch))
-        .collect::<Result<_>>()?;
+    let frames: Vec<_> =
+        (0..partitions).map(|partition| produce_frame(name, [partition], &batch)).collect::<Result<_>>()?;
     closed_loop::run(broker.address(), CONNECTIONS, &frames, scale.warm_up)?;
     let outcome = closed_loop::run(broker.address(), CONNECTIONS, &frames, scale.load)?;
     Ok(vec![scale.load.as_secs_f64() * 1e6 / outcome.requests as f64])

@@ -10,10 +10,12 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     brokers::Broker,
+    cluster::{Cluster, Session},
     load::{Address, Connection, Shape, produce_frame},
 };
 
 mod bulk;
+mod cluster;
 mod disturbed;
 mod durable;
 mod idle;
@@ -33,8 +35,17 @@ pub struct Workload {
     pub figures: &'static [Row],
     /// Seconds that it takes on one broker, roughly.
     pub seconds: u64,
-    /// Measures it once on a running broker, and leaves it running.
-    pub measure: fn(&mut Broker, &Scale) -> Result<Vec<f64>>,
+    /// How it is measured.
+    pub measure: Measure,
+}
+
+/// Measures a workload once.
+#[derive(Clone, Copy)]
+pub enum Measure {
+    /// On a running broker, which it leaves running.
+    Node(fn(&mut Broker, &Scale) -> Result<Vec<f64>>),
+    /// On three nodes that run and are new, whose sessions are so long: a broker is missed after that.
+    Cluster(Session, fn(&mut Cluster, &Scale) -> Result<Vec<f64>>),
 }
 
 /// One row of the table.
@@ -53,6 +64,11 @@ pub struct Row {
 const WATCHED_EVERY: usize = 4;
 
 impl Workload {
+    /// Whether it takes three nodes; it is then no part of a run of all.
+    pub fn is_of_clusters(&self) -> bool {
+        matches!(self.measure, Measure::Cluster(..))
+    }
+
     /// Whether a run of all measures it in this round, counted from 1.
     pub fn is_due_in(&self, round: usize) -> bool {
         self.figures.iter().any(|row| row.target.is_some()) || round % WATCHED_EVERY == 1
@@ -87,6 +103,14 @@ pub struct Scale {
     pub idle_connections: usize,
     /// Requests per second of open loops; found out before the first round.
     pub rate: f64,
+    /// Failovers and planned moves, of which the worst counts.
+    pub changes: usize,
+    /// Partitions of a cluster whose controller goes, and how often it does.
+    pub controllers: (i32, usize),
+    /// Partitions that a cluster grows to, step by step.
+    pub growth: [i32; 4],
+    /// Requests per second of open loops over a cluster.
+    pub cluster_rate: f64,
 }
 
 impl Scale {
@@ -103,6 +127,10 @@ impl Scale {
         many_bytes: 200 << 10,
         idle_connections: 5_000,
         rate: 10_000.0,
+        changes: 50,
+        controllers: (10_000, 3),
+        growth: [100, 1_000, 5_000, 20_000],
+        cluster_rate: 600.0,
     };
     /// Enough to see that it works.
     pub const QUICK: Self = Self {
@@ -117,6 +145,10 @@ impl Scale {
         many_bytes: 20 << 10,
         idle_connections: 100,
         rate: 1_000.0,
+        changes: 2,
+        controllers: (30, 1),
+        growth: [6, 12, 18, 24],
+        cluster_rate: 300.0,
     };
 }
 
@@ -125,13 +157,13 @@ pub const CONNECTIONS: usize = 16;
 /// How long a partition may take until it takes a record.
 const LED_DEADLINE: Duration = Duration::from_mins(2);
 
-/// All workloads: an idle broker first, as load leaves memory behind, and what starts it anew last.
+/// All workloads of one node: an idle broker first, as load leaves memory behind, and what starts it anew last.
 pub const ALL: &[Workload] = &[
     Workload {
         name: "start",
         figures: &[row("start", "process start to first acknowledged record, existing topic", "ms", Some(75.0))],
         seconds: 10,
-        measure: idle::start,
+        measure: Measure::Node(idle::start),
     },
     Workload {
         name: "idle",
@@ -140,7 +172,7 @@ pub const ALL: &[Workload] = &[
             row("idle-cpu", "CPU while idle", "% of a core", Some(30.0)),
         ],
         seconds: 16,
-        measure: idle::idle,
+        measure: Measure::Node(idle::idle),
     },
     Workload {
         name: "small",
@@ -150,25 +182,25 @@ pub const ALL: &[Workload] = &[
             row("small-p99", "its latency, p99 (closed loop)", "ms", None),
         ],
         seconds: 16,
-        measure: small::sixteen,
+        measure: Measure::Node(small::sixteen),
     },
     Workload {
         name: "one-connection",
         figures: &[row("one-connection-cpu", "CPU per Produce of one 100 B record, 1 connection", "us", None)],
         seconds: 16,
-        measure: small::one,
+        measure: Measure::Node(small::one),
     },
     Workload {
         name: "many-connections",
         figures: &[row("many-connections-cpu", "CPU per Produce of one 100 B record, 500 connections", "us", None)],
         seconds: 16,
-        measure: small::five_hundred,
+        measure: Measure::Node(small::five_hundred),
     },
     Workload {
         name: "batched",
         figures: &[row("batched-cpu", "CPU per 100 B record, 150 in a batch, 16 connections", "us", Some(3.0))],
         seconds: 16,
-        measure: small::batched,
+        measure: Measure::Node(small::batched),
     },
     Workload {
         name: "latency",
@@ -178,7 +210,7 @@ pub const ALL: &[Workload] = &[
             row("latency-p999", "open loop at half of Apache's knee, 100 B: p99.9", "ms", Some(4.0)),
         ],
         seconds: 35,
-        measure: latency::steady,
+        measure: Measure::Node(latency::steady),
     },
     Workload {
         name: "bulk",
@@ -188,25 +220,25 @@ pub const ALL: &[Workload] = &[
             row("bulk-memory", "resident memory after that", "MiB", Some(30.0)),
         ],
         seconds: 40,
-        measure: bulk::bulk,
+        measure: Measure::Node(bulk::bulk),
     },
     Workload {
         name: "tail",
         figures: &[row("tail-consume", "CPU per GiB produced and consumed at once at the tail", "s", None)],
         seconds: 20,
-        measure: bulk::tail,
+        measure: Measure::Node(bulk::tail),
     },
     Workload {
         name: "records-16k",
         figures: &[row("records-16k", "CPU per GiB produced, one 16 KiB record in a request", "s", None)],
         seconds: 20,
-        measure: bulk::medium_records,
+        measure: Measure::Node(bulk::medium_records),
     },
     Workload {
         name: "records-1m",
         figures: &[row("records-1m", "CPU per GiB produced, one record of nearly 1 MiB in a request", "s", None)],
         seconds: 20,
-        measure: bulk::large_records,
+        measure: Measure::Node(bulk::large_records),
     },
     Workload {
         name: "codecs",
@@ -217,19 +249,19 @@ pub const ALL: &[Workload] = &[
             row("zstd", "the same, zstd", "s", None),
         ],
         seconds: 60,
-        measure: bulk::codecs,
+        measure: Measure::Node(bulk::codecs),
     },
     Workload {
         name: "flush-one",
         figures: &[row("flush-one", "time per Produce, flush.messages=1, 16 connections, 1 partition", "us", None)],
         seconds: 16,
-        measure: durable::one,
+        measure: Measure::Node(durable::one),
     },
     Workload {
         name: "flush-200",
         figures: &[row("flush-200", "time per Produce, flush.messages=1, 16 connections, 200 partitions", "us", None)],
         seconds: 16,
-        measure: durable::two_hundred,
+        measure: Measure::Node(durable::two_hundred),
     },
     Workload {
         name: "disturbed",
@@ -242,7 +274,7 @@ pub const ALL: &[Workload] = &[
             row("huge-topic-p99", "the same beside clients that ask for a topic of 1,000 partitions", "ms", None),
         ],
         seconds: 75,
-        measure: disturbed::all,
+        measure: Measure::Node(disturbed::all),
     },
     Workload {
         name: "tls",
@@ -254,7 +286,7 @@ pub const ALL: &[Workload] = &[
             row("tls-idle-memory", "resident memory for each of 5,000 idle TLS connections", "KiB", None),
         ],
         seconds: 70,
-        measure: tls::tls,
+        measure: Measure::Node(tls::tls),
     },
     Workload {
         name: "java",
@@ -263,7 +295,7 @@ pub const ALL: &[Workload] = &[
             row("java-consume", "CPU per GiB to Kafka's own consumer-perf", "s", None),
         ],
         seconds: 30,
-        measure: java::both,
+        measure: Measure::Node(java::both),
     },
     Workload {
         name: "first-minute",
@@ -272,7 +304,7 @@ pub const ALL: &[Workload] = &[
             row("first-minute-p999", "open loop in the minute after a start: p99.9", "ms", None),
         ],
         seconds: 70,
-        measure: latency::first_minute,
+        measure: Measure::Node(latency::first_minute),
     },
     Workload {
         name: "partitions",
@@ -289,18 +321,27 @@ pub const ALL: &[Workload] = &[
             ),
         ],
         seconds: 90,
-        measure: many::all,
+        measure: Measure::Node(many::all),
     },
 ];
 
-/// The workloads of these names, or all.
-pub fn choose(names: &[String]) -> Result<Vec<&'static Workload>> {
+/// The workloads of these names; without names all of one node. With `clusters` those of clusters too, or alone.
+pub fn choose(names: &[String], clusters: bool) -> Result<Vec<&'static Workload>> {
+    let is_named = |workload: &Workload| names.iter().any(|name| name == workload.name);
     for name in names {
-        if ALL.iter().all(|workload| workload.name != name) {
+        if every().all(|workload| workload.name != name) {
             bail!("there is no workload {name}; --list shows them");
         }
     }
-    Ok(ALL.iter().filter(|workload| names.is_empty() || names.iter().any(|name| name == workload.name)).collect())
+    let asked_for = |workload: &Workload| {
+        if workload.is_of_clusters() { clusters } else { names.is_empty() && !clusters }
+    };
+    Ok(every().filter(|workload| is_named(workload) || asked_for(workload)).collect())
+}
+
+/// Those of one node, then those of clusters.
+pub fn every() -> impl Iterator<Item = &'static Workload> {
+    ALL.iter().chain(cluster::ALL)
 }
 
 /// Creates a topic unless it is there, and waits until all its partitions take a record.
@@ -314,7 +355,7 @@ fn topic(broker: &Broker, name: &str, partitions: i32, configs: &[(&str, &str)])
 }
 
 /// Sends one Produce again and again, with new connections where need be, until all of it is acknowledged.
-fn first_stored(address: &Address, frame: &[u8]) -> Result<()> {
+pub fn first_stored(address: &Address, frame: &[u8]) -> Result<()> {
     let deadline = Instant::now() + LED_DEADLINE;
     while Instant::now() < deadline {
         let attempt = Connection::open(address).and_then(|mut connection| {
@@ -337,13 +378,22 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_a_run_of_seven_rounds_takes_three_hours_at_most() {
-        let names: BTreeSet<_> = ALL.iter().map(|workload| workload.name).collect();
-        let rows: BTreeSet<_> = ALL.iter().flat_map(|workload| workload.figures).map(|row| row.name).collect();
-        assert_eq!(names.len(), ALL.len());
-        assert_eq!(rows.len(), ALL.iter().map(|workload| workload.figures.len()).sum::<usize>());
+        let names: BTreeSet<_> = every().map(|workload| workload.name).collect();
+        let rows: BTreeSet<_> = every().flat_map(|workload| workload.figures).map(|row| row.name).collect();
+        assert_eq!(names.len(), every().count());
+        assert_eq!(rows.len(), every().map(|workload| workload.figures.len()).sum::<usize>());
         let seconds: u64 = ALL.iter().map(|workload| workload.seconds).sum();
         assert!(seconds * 2 * 7 < 3 * 3600, "{} s", seconds * 2 * 7);
-        assert!(choose(&["no such".to_owned()]).is_err());
-        assert_eq!(choose(&["bulk".to_owned()]).unwrap()[0].figures.len(), 3);
+        assert!(choose(&["no such".to_owned()], false).is_err());
+        assert_eq!(choose(&["bulk".to_owned()], false).unwrap()[0].figures.len(), 3);
+    }
+
+    #[test]
+    fn clusters_are_measured_when_they_are_named_or_asked_for() {
+        assert!(choose(&[], false).unwrap().iter().all(|workload| !workload.is_of_clusters()));
+        let asked = choose(&[], true).unwrap();
+        assert!(!asked.is_empty() && asked.iter().all(|workload| workload.is_of_clusters()));
+        let named = choose(&["cluster-move".to_owned(), "bulk".to_owned()], false).unwrap();
+        assert_eq!(named.iter().map(|workload| workload.name).collect::<Vec<_>>(), ["bulk", "cluster-move"]);
     }
 }

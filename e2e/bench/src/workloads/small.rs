@@ -39,7 +39,7 @@ pub fn frames(broker: &Broker, shape: Shape) -> Result<Vec<Bytes>> {
     let partitions = i32::try_from(CONNECTIONS)?;
     topic(broker, "small", partitions, &[])?;
     let (batch, _) = shape.batch()?;
-    (0..partitions).map(|partition| produce_frame("small", partition..partition + 1, &batch)).collect()
+    (0..partitions).map(|partition| produce_frame("small", [partition], &batch)).collect()
 }
 
 /// Microseconds of CPU per request, after a warm-up.
