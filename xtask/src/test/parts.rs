@@ -112,7 +112,7 @@ fn sim(full: bool) -> Vec<Step> {
     };
     let (crashes, cases, rounds) = if full { ("100000", "20000", "200000") } else { ("1500", "1000", "500") };
     let worlds = if full { "1000" } else { "40" };
-    vec![
+    let mut steps = vec![
         with("simulated worlds", "worlds", "GREGOR_SIM_SEEDS", worlds),
         planted(if full { "10" } else { "3" }),
         with("crashes of the log", "crashes", "GREGOR_CRASH_SEEDS", crashes),
@@ -120,7 +120,12 @@ fn sim(full: bool) -> Vec<Step> {
         with("images of records in any order", "image", "PROPTEST_CASES", cases),
         with("brokers that come and go", "brokers", "PROPTEST_CASES", cases),
         with("hostile bytes", "hostile", "GREGOR_FUZZ_ROUNDS", rounds),
-    ]
+    ];
+    if full {
+        // Part `unit` has half a minute of it.
+        steps.push(with("chaos among real nodes", "chaos", "GREGOR_CHAOS_SECONDS", "1200"));
+    }
+    steps
 }
 
 /// Whether the simulator finds the bugs that are planted for it. That takes a build of its own, in release: many worlds are played.

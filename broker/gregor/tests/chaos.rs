@@ -1,0 +1,376 @@
+//! Three real nodes that are killed, held and stopped, alone, by twos and all at once, while producers write and a consumer reads:
+//! what was acknowledged or read is there in the end, at its offset, once and in the order in which it was sent.
+//!
+//! A run takes half a minute; `GREGOR_CHAOS_SECONDS` asks for more. What happens to whom is chosen by a seed, which a failure
+//! shows and `GREGOR_CHAOS_SEED` repeats; when it happens is the machine's.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use gregor_client::{
+    Client, ClientOptions, Consumer, ConsumerOptions, FetchedRecord, NewTopic, OffsetSpec, Producer, ProducerOptions,
+    ProducerRecord, StartOffset,
+    types::{KString, Offset, PartitionIndex, TopicPartition},
+};
+use support::fleet::{DEADLINE, Fleet, NODES};
+
+const SECONDS: &str = "GREGOR_CHAOS_SECONDS";
+const SEED: &str = "GREGOR_CHAOS_SEED";
+const TOPIC: &str = "records";
+const PARTITIONS: i32 = 3;
+const PRODUCERS: usize = 2;
+/// Records that a producer has on their way to a partition, and its pause before the next.
+const WINDOW: usize = 5;
+const PACE: Duration = Duration::from_millis(5);
+/// Acknowledged records of each partition that show that it is served.
+const PROGRESS: usize = 20;
+
+/// What happens to nodes, until it is over.
+#[derive(Debug, Clone, Copy)]
+enum Disturbance {
+    Kill,
+    Hold,
+    Stop,
+    HoldOneAndKillAnother,
+    KillTwo,
+    KillAll,
+}
+
+/// Each is played once before any is played again.
+const DECK: [Disturbance; 7] = [
+    Disturbance::Kill,
+    Disturbance::Hold,
+    Disturbance::Hold,
+    Disturbance::Stop,
+    Disturbance::HoldOneAndKillAnother,
+    Disturbance::KillTwo,
+    Disturbance::KillAll,
+];
+
+/// What clients were told.
+#[derive(Default)]
+struct Told {
+    /// How many records of each partition were acknowledged.
+    counts: [usize; PARTITIONS as usize],
+    /// Their values and offsets; there is none where a broker knew a record already.
+    acknowledged: Vec<(PartitionIndex, String, Offset)>,
+    /// Records that a consumer was given.
+    read: Records,
+}
+
+type Records = BTreeMap<(PartitionIndex, Offset), String>;
+
+/// What the clients share.
+#[derive(Default)]
+struct Story {
+    told: Mutex<Told>,
+    is_over: AtomicBool,
+}
+
+/// A sequence of numbers that a seed repeats (SplitMix64).
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((mixed ^ (mixed >> 31)) % bound as u64) as usize
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+
+    fn millis(&mut self, range: std::ops::Range<usize>) -> Duration {
+        Duration::from_millis((range.start + self.below(range.end - range.start)) as u64)
+    }
+}
+
+impl Story {
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Waits until every partition has taken more records.
+    async fn progress(&self, after: &str, fleet: &Fleet) {
+        let wanted = self.told().counts.map(|count| count + PROGRESS);
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let counts = self.told().counts;
+            if counts.iter().zip(wanted).all(|(count, wanted)| *count >= wanted) {
+                return;
+            }
+            let late = Instant::now() > deadline;
+            assert!(!late, "after {after}: {counts:?} of {wanted:?} are acknowledged\n{}", fleet.story());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn setting(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|value| value.parse().unwrap_or_else(|error| panic!("{name}={value}: {error}")))
+}
+
+fn partition(index: i32) -> TopicPartition {
+    TopicPartition::new(KString::from_static(TOPIC), PartitionIndex(index))
+}
+
+/// A client that gives a node up soon that does not answer.
+async fn client(fleet: &Fleet) -> Client {
+    let patience = Duration::from_secs(2);
+    let options = ClientOptions { request_timeout: patience, connect_timeout: patience, ..ClientOptions::default() };
+    fleet.client(options).await
+}
+
+/// Sends to one partition until the story is over. Each value says whose it is, and how many came before it.
+async fn produce(producer: Producer, name: usize, index: i32, story: Arc<Story>) {
+    let index = PartitionIndex(index);
+    let mut next = 0_u64;
+    while story.goes_on() {
+        let mut sent = Vec::new();
+        for _ in 0..WINDOW {
+            let value = format!("{name}/{next}");
+            next += 1;
+            let record = ProducerRecord { partition: Some(index), ..ProducerRecord::new(TOPIC, value.clone()) };
+            // What could not be sent was promised to nobody.
+            if let Ok(delivery) = producer.send(record).await {
+                sent.push((value, delivery));
+            }
+        }
+        for (value, delivery) in sent {
+            if let Ok(stored) = delivery.await {
+                let mut told = story.told();
+                told.counts[index.value() as usize] += 1;
+                told.acknowledged.push((index, value, stored.offset));
+            }
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+/// Takes note of what a consumer is given.
+fn note(records: &mut Records, given: Vec<FetchedRecord>) {
+    for record in given {
+        let at = (record.partition.partition, record.offset);
+        let value = String::from_utf8(record.value.unwrap_or_default().to_vec()).unwrap();
+        if let Some(before) = records.insert(at, value.clone()) {
+            assert_eq!(before, value, "what was read at {at:?}, and is read there now");
+        }
+    }
+}
+
+/// A consumer of all partitions. A broker may hear last that there are any.
+async fn reader(client: &Client) -> Consumer {
+    let mut consumer = client.consumer(ConsumerOptions { auto_commit: None, ..ConsumerOptions::default() });
+    let deadline = Instant::now() + DEADLINE;
+    let all = || (0..PARTITIONS).map(|index| (partition(index), StartOffset::Earliest));
+    while let Err(error) = consumer.assign(all()).await {
+        assert!(Instant::now() < deadline, "no broker knows the topic: {error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    consumer
+}
+
+/// Reads until the story is over.
+async fn consume(client: Client, story: Arc<Story>) {
+    let mut consumer = reader(&client).await;
+    while story.goes_on() {
+        // Nodes that are down are asked again.
+        if let Ok(given) = consumer.poll(Duration::from_millis(200)).await {
+            note(&mut story.told().read, given);
+        }
+    }
+}
+
+/// Reads all that there is.
+async fn read_all(client: &Client) -> Records {
+    let wanted: Vec<_> = (0..PARTITIONS).map(|index| (partition(index), OffsetSpec::Latest)).collect();
+    let mut ends = Vec::new();
+    for (partition, listed) in client.admin().list_offsets(&wanted, false).await.unwrap() {
+        ends.push((partition, listed.unwrap().offset));
+    }
+    let mut consumer = reader(client).await;
+    let mut found = Records::new();
+    let deadline = Instant::now() + DEADLINE;
+    while !ends.iter().all(|(partition, end)| consumer.position(partition).is_some_and(|at| at >= *end)) {
+        assert!(Instant::now() < deadline, "the records are not read in time: {} of {ends:?}", found.len());
+        note(&mut found, consumer.poll(Duration::from_millis(200)).await.unwrap());
+    }
+    found
+}
+
+/// Waits until every replica is in sync.
+async fn whole(client: &Client, fleet: &Fleet) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let seen = client.admin().describe_topic(TOPIC).await;
+        if let Ok(topic) = &seen
+            && topic.partitions.values().all(|partition| partition.isr.len() == NODES)
+        {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not all replicas are in sync: {seen:?}\n{}", fleet.story());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The bytes of a partition's segments at a node, one after the other.
+fn bytes(fleet: &Fleet, node: usize, index: i32) -> Vec<u8> {
+    let entries = fs::read_dir(fleet.directory(node).join(format!("{TOPIC}-{index}"))).unwrap();
+    let mut segments: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+    segments.sort();
+    segments.into_iter().flat_map(|path| fs::read(path).unwrap()).collect()
+}
+
+/// Waits until the replicas have the same bytes.
+async fn equal(fleet: &Fleet) {
+    let deadline = Instant::now() + DEADLINE;
+    for index in 0..PARTITIONS {
+        loop {
+            let replicas: Vec<_> = (1..=NODES).map(|node| bytes(fleet, node, index)).collect();
+            if replicas.iter().all(|replica| *replica == replicas[0]) {
+                break;
+            }
+            let lengths: Vec<_> = replicas.iter().map(Vec::len).collect();
+            let late = Instant::now() > deadline;
+            assert!(!late, "the replicas of partition {index} differ; they are {lengths:?} bytes long");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// What each producer's session promises, and what was acknowledged or read before, of all that is there in the end.
+fn check(told: &Told, found: &Records) {
+    let mut last: BTreeMap<(PartitionIndex, &str), u64> = BTreeMap::new();
+    for ((partition, offset), value) in found {
+        let (producer, number) = value.split_once('/').unwrap();
+        let number = number.parse().unwrap();
+        if let Some(before) = last.insert((*partition, producer), number) {
+            let place = format!("{partition:?} at {offset:?}");
+            assert!(before < number, "{place}: record {number} of producer {producer} comes after its record {before}");
+        }
+    }
+    let values: BTreeSet<_> = found.iter().map(|((partition, _), value)| (*partition, value)).collect();
+    for (partition, value, offset) in &told.acknowledged {
+        if *offset == Offset::NONE {
+            assert!(values.contains(&(*partition, value)), "{partition:?} has lost {value}, which was acknowledged");
+        } else {
+            assert_eq!(found.get(&(*partition, *offset)), Some(value), "acknowledged of {partition:?} at {offset:?}");
+        }
+    }
+    for (at, value) in &told.read {
+        assert_eq!(found.get(at), Some(value), "what a consumer read at {at:?}");
+    }
+}
+
+/// Does to the nodes what is to be done, and undoes it after a while.
+async fn disturb(disturbance: Disturbance, calm: bool, chance: &mut Chance, story: &Story, fleet: &mut Fleet) {
+    let mut nodes = [1, 2, 3];
+    chance.shuffle(&mut nodes);
+    let [one, other, _] = nodes;
+    let mut held = None;
+    match disturbance {
+        Disturbance::Kill => fleet.kill(one),
+        Disturbance::Hold => {
+            fleet.hold(one);
+            held = Some(one);
+        }
+        Disturbance::Stop => fleet.stop(one).await,
+        Disturbance::HoldOneAndKillAnother => {
+            fleet.hold(one);
+            tokio::time::sleep(chance.millis(0..2_500)).await;
+            fleet.kill(other);
+            held = Some(one);
+        }
+        Disturbance::KillTwo => {
+            fleet.kill(one);
+            tokio::time::sleep(chance.millis(0..1_000)).await;
+            fleet.kill(other);
+        }
+        Disturbance::KillAll => fleet.kill_all(),
+    }
+    let alone = matches!(disturbance, Disturbance::Kill | Disturbance::Hold | Disturbance::Stop);
+    if calm && alone {
+        story.progress(&format!("{disturbance:?} of node {one} while two are left"), fleet).await;
+    } else {
+        tokio::time::sleep(chance.millis(50..3_000)).await;
+    }
+    if let Some(node) = held {
+        fleet.resume(node);
+    }
+    fleet.start_missing();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_is_kept_once_and_in_order_whatever_happens_to_nodes() {
+    let lasts = Duration::from_secs(setting(SECONDS).unwrap_or(30));
+    let seed = setting(SEED).unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64);
+    eprintln!("{SEED}={seed}");
+    let mut chance = Chance(seed);
+    let mut fleet = Fleet::format();
+    fleet.start_all().await;
+    let admin = client(&fleet).await;
+    let topic = NewTopic::new(TOPIC).partitions(PARTITIONS).replication_factor(3);
+    admin.admin().create_topic(topic).await.unwrap();
+    let story = Arc::new(Story::default());
+    let mut tasks = Vec::new();
+    for name in 0..PRODUCERS {
+        let producer = client(&fleet).await.producer(ProducerOptions::default()).unwrap();
+        for index in 0..PARTITIONS {
+            tasks.push(tokio::spawn(produce(producer.clone(), name, index, Arc::clone(&story))));
+        }
+    }
+    tasks.push(tokio::spawn(consume(client(&fleet).await, Arc::clone(&story))));
+    let began = Instant::now();
+    let mut played = 0;
+    let mut deck = Vec::new();
+    while began.elapsed() < lasts || played < DECK.len() {
+        if deck.is_empty() {
+            deck.extend(DECK);
+            chance.shuffle(&mut deck);
+        }
+        let disturbance = deck.pop().unwrap();
+        let calm = chance.below(2) == 0;
+        if calm {
+            whole(&admin, &fleet).await;
+        }
+        eprintln!("{:>6} ms: {disturbance:?}, calm: {calm}", began.elapsed().as_millis());
+        disturb(disturbance, calm, &mut chance, &story, &mut fleet).await;
+        story.progress(&format!("{disturbance:?}"), &fleet).await;
+        played += 1;
+    }
+    story.is_over.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    fleet.serving().await;
+    whole(&admin, &fleet).await;
+    equal(&fleet).await;
+    // What counts is what is there after a start, not what a process still has in its memory.
+    fleet.kill_all();
+    fleet.start_all().await;
+    let found = read_all(&client(&fleet).await).await;
+    let told = std::mem::take(&mut *story.told());
+    eprintln!("{} acknowledged, {} read meanwhile, {} there", told.acknowledged.len(), told.read.len(), found.len());
+    assert!(!told.read.is_empty());
+    check(&told, &found);
+}

@@ -1,0 +1,3 @@
+//! What tests of whole programs share.
+
+pub mod fleet;
