@@ -1,6 +1,7 @@
 //! TLS of a side that dials: Kafka's client properties to a configuration of rustls.
 //!
-//! Called by whoever opens channels with such properties. A configuration holds what was in the files when it was made.
+//! Called by whoever opens channels: programs with such properties, and nodes that dial each other by the keys of a listener. A
+//! configuration holds what was in the files when it was made.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use crate::{Parameters, StoreSettings, TlsError};
+use crate::{Parameters, StoreFiles, StoreSettings, TlsError};
 
 /// Whether names are checked, by `ssl.endpoint.identification.algorithm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,14 @@ enum Names {
     Checked,
     /// Empty: any name will do.
     Any,
+}
+
+/// The `ssl.*` keys of a side that dials.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    stores: StoreSettings,
+    parameters: Parameters,
+    names: Names,
 }
 
 /// Reads `security.protocol` and the `ssl.*` keys of a client, and the files that they name: none for PLAINTEXT, which is
@@ -39,45 +48,77 @@ pub fn client_config<'a>(
             return Err(TlsError::Value { key: "security.protocol", value: other.to_owned(), allowed });
         }
     }
-    if lookup("ssl.engine.factory.class").is_some_and(|class| !class.trim().is_empty()) {
+    let settings = ClientSettings::from_lookup(lookup)?;
+    let files = settings.stores.read_files()?;
+    let verifier = settings.verifier(&files)?;
+    if verifier.roots.is_empty() {
         return Err(TlsError::Contradiction(
-            "ssl.engine.factory.class names a class of Java, which cannot be loaded here: remove it",
+            "security.protocol=SSL needs to know whom to trust, and this system has no certificates of authorities: set \
+             ssl.truststore.location to a PEM file and ssl.truststore.type=PEM",
         ));
     }
-    let names = match lookup("ssl.endpoint.identification.algorithm").map(str::trim) {
-        None => Names::Checked,
-        Some("") => Names::Any,
-        Some(name) if name.eq_ignore_ascii_case("https") => Names::Checked,
-        Some(other) => {
-            return Err(TlsError::Value {
-                key: "ssl.endpoint.identification.algorithm",
-                value: other.to_owned(),
-                allowed: "https, or nothing to take a certificate of any name".to_owned(),
-            });
+    settings.trusting(verifier, &files).map(Some)
+}
+
+impl ClientSettings {
+    /// Reads the keys, named without a listener's prefix, and refuses those that do not go together. Files are not looked at.
+    pub fn from_lookup<'a>(lookup: impl Fn(&str) -> Option<&'a str>) -> Result<Self, TlsError> {
+        if lookup("ssl.engine.factory.class").is_some_and(|class| !class.trim().is_empty()) {
+            return Err(TlsError::Contradiction(
+                "ssl.engine.factory.class names a class of Java, which cannot be loaded here: remove it",
+            ));
         }
-    };
-    let parameters = Parameters::from_lookup(lookup)?;
-    let stores = StoreSettings::from_lookup(lookup)?;
-    let files = stores.read_files()?;
-    let verifier = match stores.trust_store(&files)? {
-        Some(trusted) => Verifier::of_store(trusted.certificates, names, &parameters)?,
-        None => Verifier::of_system(names, &parameters)?,
-    };
-    let builder = ClientConfig::builder_with_provider(Arc::clone(parameters.provider()))
-        .with_protocol_versions(parameters.versions())
-        .map_err(|source| TlsError::Tls {
-            what: "ssl.enabled.protocols and ssl.cipher.suites do not go together",
-            source,
-        })?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
-    let config = match stores.key_store(&files)? {
-        Some(own) => builder
-            .with_client_auth_cert(own.certificates, own.key)
-            .map_err(|source| TlsError::Tls { what: "the key store's certificate and key cannot be used", source })?,
-        None => builder.with_no_client_auth(),
-    };
-    Ok(Some(Arc::new(config)))
+        let names = match lookup("ssl.endpoint.identification.algorithm").map(str::trim) {
+            None => Names::Checked,
+            Some("") => Names::Any,
+            Some(name) if name.eq_ignore_ascii_case("https") => Names::Checked,
+            Some(other) => {
+                return Err(TlsError::Value {
+                    key: "ssl.endpoint.identification.algorithm",
+                    value: other.to_owned(),
+                    allowed: "https, or nothing to take a certificate of any name".to_owned(),
+                });
+            }
+        };
+        Ok(Self { stores: StoreSettings::from_lookup(&lookup)?, parameters: Parameters::from_lookup(&lookup)?, names })
+    }
+
+    /// Where the certificates are.
+    pub fn stores(&self) -> &StoreSettings {
+        &self.stores
+    }
+
+    /// What connections are made with, of the stores as they are in `files`. Without a trust store, on a system that trusts nobody,
+    /// no server is trusted: a node that dials no other needs none.
+    pub fn config(&self, files: &StoreFiles) -> Result<Arc<ClientConfig>, TlsError> {
+        self.trusting(self.verifier(files)?, files)
+    }
+
+    fn verifier(&self, files: &StoreFiles) -> Result<Verifier, TlsError> {
+        match self.stores.trust_store(files)? {
+            Some(trusted) => Verifier::of_store(trusted.certificates, self.names, &self.parameters),
+            None => Ok(Verifier::of_system(self.names, &self.parameters)),
+        }
+    }
+
+    fn trusting(&self, verifier: Verifier, files: &StoreFiles) -> Result<Arc<ClientConfig>, TlsError> {
+        let builder = ClientConfig::builder_with_provider(Arc::clone(self.parameters.provider()))
+            .with_protocol_versions(self.parameters.versions())
+            .map_err(|source| TlsError::Tls {
+                what: "ssl.enabled.protocols and ssl.cipher.suites do not go together",
+                source,
+            })?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let config = match self.stores.key_store(files)? {
+            Some(own) => builder.with_client_auth_cert(own.certificates, own.key).map_err(|source| TlsError::Tls {
+                what: "the key store's certificate and key cannot be used",
+                source,
+            })?,
+            None => builder.with_no_client_auth(),
+        };
+        Ok(Arc::new(config))
+    }
 }
 
 /// Checks a server's certificate as Java's PKIX does with a trust store: a chain to one of its certificates, or one of them
@@ -107,17 +148,11 @@ impl Verifier {
         Ok(Self { roots, itself: trusted, names, provider: Arc::clone(parameters.provider()) })
     }
 
-    fn of_system(names: Names, parameters: &Parameters) -> Result<Self, TlsError> {
+    fn of_system(names: Names, parameters: &Parameters) -> Self {
         let mut roots = RootCertStore::empty();
         // A system's bundle may hold certificates that no verifier here can read; the others count.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            return Err(TlsError::Contradiction(
-                "security.protocol=SSL needs to know whom to trust, and this system has no certificates of authorities: set \
-                 ssl.truststore.location to a PEM file and ssl.truststore.type=PEM",
-            ));
-        }
-        Ok(Self { roots, itself: Vec::new(), names, provider: Arc::clone(parameters.provider()) })
+        Self { roots, itself: Vec::new(), names, provider: Arc::clone(parameters.provider()) }
     }
 }
 

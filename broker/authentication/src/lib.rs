@@ -12,7 +12,7 @@ mod principal;
 mod renewal;
 mod server;
 
-pub use client::client_config;
+pub use client::{ClientSettings, client_config};
 pub use error::TlsError;
 pub use parameters::Parameters;
 pub use pem::{KeyStore, Secret, StoreFiles, StoreSettings, TrustStore};

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{ChannelError, ChannelOptions, Security, TlsFailure, api_name, frame, tls};
+use crate::{ChannelError, ChannelOptions, TlsFailure, api_name, frame, tls};
 
 /// A response's frame behind its length.
 type Answer = Result<Bytes, ChannelError>;
@@ -95,12 +95,13 @@ impl Connection {
         stream.set_nodelay(true).map_err(refused)?;
         let state = Arc::new(Mutex::new(State { waiting: HashMap::new(), closed: None }));
         let (outgoing, queue) = mpsc::channel(options.in_flight_max.max(1));
-        let tasks = match &options.security {
-            Security::Plaintext => {
+        let security = options.security.now();
+        let tasks = match &security {
+            None => {
                 let (read, write) = stream.into_split();
                 spawn(read, write, queue, &state, address, options.frame_bytes_max)
             }
-            Security::Tls(config) => {
+            Some(config) => {
                 let stream = timeout_at(deadline, tls::connect(config, address, stream))
                     .await
                     .map_err(|_| refused(io::ErrorKind::TimedOut.into()))?
@@ -119,9 +120,9 @@ impl Connection {
             state,
             tasks,
         });
-        let served = connection.negotiate(deadline).await.map_err(|error| match (error, &options.security) {
+        let served = connection.negotiate(deadline).await.map_err(|error| match (error, &security) {
             // The alert that says why can be lost when the peer resets the connection.
-            (ChannelError::Disconnected { address, .. }, Security::Tls(_)) => {
+            (ChannelError::Disconnected { address, .. }, Some(_)) => {
                 ChannelError::Tls { address, failure: TlsFailure::EndedAfterwards }
             }
             (error, _) => error,

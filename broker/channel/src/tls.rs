@@ -7,7 +7,7 @@ use std::{io, sync::Arc};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error as TlsError, InvalidMessage, pki_types::ServerName,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// What an outgoing connection speaks below Kafka's protocol.
@@ -19,6 +19,19 @@ pub enum Security {
     /// TLS. The configuration says whom to trust, what to show, and whether the certificate must name the host that is dialed
     /// (rustls' verifiers do; a verifier that does not is the configuration's own).
     Tls(Arc<ClientConfig>),
+    /// TLS with the configuration that is the newest when a connection is made, as certificates are renewed while a node runs.
+    Renewed(watch::Receiver<Arc<ClientConfig>>),
+}
+
+impl Security {
+    /// What a connection that is made now does TLS with, if it does.
+    pub(crate) fn now(&self) -> Option<Arc<ClientConfig>> {
+        match self {
+            Self::Plaintext => None,
+            Self::Tls(config) => Some(Arc::clone(config)),
+            Self::Renewed(newest) => Some(Arc::clone(&newest.borrow())),
+        }
+    }
 }
 
 /// Why the two sides do not agree on TLS, and what to do about it.

@@ -8,10 +8,10 @@ use crate::{
     Properties,
     cordons::cordoned,
     key::{ConfigKey, Support, Update},
-    listener::{Listener, SecurityProtocol, parse_endpoints, parse_protocol_map},
+    listener::{Listener, SecurityProtocol},
     listener_keys::{Values, check_names, of_listener, prefixed_broker_key},
     quorum,
-    tables::broker_key,
+    reader::{Reader, controller_protocol, parse_number},
     value::{ConfigError, split_list},
 };
 
@@ -56,6 +56,8 @@ pub struct BrokerConfig {
     /// The listener that brokers use among themselves, by name.
     pub inter_broker_listener_name: String,
     pub controller_listener_names: Vec<String>,
+    /// How the first of them speaks, here and on every other controller.
+    pub controller_listener_protocol: SecurityProtocol,
     pub controller_quorum_voters: Vec<QuorumVoter>,
     pub controller_quorum_bootstrap_servers: Vec<(String, u16)>,
     pub controller_quorum_election_timeout_ms: i64,
@@ -179,7 +181,7 @@ impl BrokerConfig {
             values.insert(name.to_owned(), value.trim().to_owned());
         }
         let config = Self::from_values(values)?;
-        check_names(&config.values, &config.listeners)?;
+        check_names(&config.values, &config.listeners, &config.controller_listener_names)?;
         Ok((config, warnings))
     }
 
@@ -236,7 +238,9 @@ impl BrokerConfig {
         if controller_listener_names.is_empty() {
             return Err(ConfigError::Missing("controller.listener.names"));
         }
-        let listeners = read.listeners(roles, &controller_listener_names)?;
+        let protocols = read.protocols(&controller_listener_names)?;
+        let listeners = read.listeners(roles, &controller_listener_names, &protocols)?;
+        let controller_listener_protocol = controller_protocol(&controller_listener_names, &protocols)?;
         let inter_broker_listener_name = read.inter_broker_listener(roles, &listeners)?;
         let log_dirs: Vec<PathBuf> =
             split_list(read.set("log.dirs").unwrap_or_else(|| read.text("log.dir"))).map(PathBuf::from).collect();
@@ -268,6 +272,7 @@ impl BrokerConfig {
             inter_broker_listener_name,
             listeners,
             controller_listener_names,
+            controller_listener_protocol,
             controller_quorum_voters: voters,
             controller_quorum_bootstrap_servers: bootstrap,
             controller_quorum_election_timeout_ms: read.number("controller.quorum.election.timeout.ms")?,
@@ -353,129 +358,6 @@ fn not_served(key: &str, value: &str, why: &'static str, default: &'static str) 
     ConfigError::NotServed { key: key.to_owned(), value: value.chars().take(256).collect(), why, default }
 }
 
-/// Reads typed values, each with its table row's default.
-struct Reader<'a> {
-    values: &'a BTreeMap<String, String>,
-}
-
-impl<'a> Reader<'a> {
-    fn set(&self, key: &str) -> Option<&'a str> {
-        self.values.get(key).map(String::as_str)
-    }
-
-    fn text(&self, key: &'static str) -> &'a str {
-        self.set(key).or_else(|| row(key).default).unwrap_or_default()
-    }
-
-    fn number<T: std::str::FromStr>(&self, key: &'static str) -> Result<T, ConfigError> {
-        parse_number(key, self.text(key))
-    }
-
-    fn boolean(&self, key: &'static str) -> bool {
-        self.text(key).eq_ignore_ascii_case("true")
-    }
-
-    fn roles(&self) -> Result<ProcessRoles, ConfigError> {
-        let text = self.text("process.roles");
-        let has = |role: &str| split_list(text).any(|item| item == role);
-        let roles = ProcessRoles { broker: has("broker"), controller: has("controller") };
-        if roles.broker || roles.controller { Ok(roles) } else { Err(ConfigError::Missing("process.roles")) }
-    }
-
-    fn listeners(&self, roles: ProcessRoles, controller_names: &[String]) -> Result<Vec<Listener>, ConfigError> {
-        let endpoints = parse_endpoints("listeners", self.text("listeners"))?;
-        let advertised = match self.set("advertised.listeners") {
-            Some(text) => parse_endpoints("advertised.listeners", text)?,
-            None => Vec::new(),
-        };
-        if let Some(unknown) = advertised.iter().find(|other| endpoints.iter().all(|one| one.name != other.name)) {
-            return Err(ConfigError::Contradiction(format!(
-                "advertised.listeners names {}, which is not among listeners",
-                unknown.name
-            )));
-        }
-        let mut protocols = parse_protocol_map(self.text("listener.security.protocol.map"))?;
-        if self.set("listener.security.protocol.map").is_none() {
-            // Controller listeners default to PLAINTEXT when no map is given, as in Apache Kafka.
-            for name in controller_names {
-                protocols.entry(name.clone()).or_insert(SecurityProtocol::Plaintext);
-            }
-        }
-        let mut listeners = Vec::with_capacity(endpoints.len());
-        for bind in endpoints {
-            let controller = controller_names.contains(&bind.name);
-            if controller && !roles.controller {
-                return Err(ConfigError::Contradiction(format!(
-                    "listeners has {}, a controller listener, but process.roles has no controller",
-                    bind.name
-                )));
-            }
-            let protocol = *protocols.get(&bind.name).ok_or_else(|| {
-                ConfigError::Contradiction(format!(
-                    "listener.security.protocol.map has no protocol for the listener {}",
-                    bind.name
-                ))
-            })?;
-            if let Some(why) = protocol.not_served(controller) {
-                return Err(ConfigError::NotServed {
-                    key: "listener.security.protocol.map".to_owned(),
-                    value: format!("{}:{protocol:?}", bind.name),
-                    why,
-                    default: "PLAINTEXT",
-                });
-            }
-            let advertised =
-                advertised.iter().find(|other| other.name == bind.name).cloned().unwrap_or_else(|| bind.clone());
-            listeners.push(Listener { bind, advertised, protocol, controller });
-        }
-        if roles.controller && !listeners.iter().any(|listener| listener.controller) {
-            return Err(ConfigError::Contradiction(
-                "process.roles has controller, but none of controller.listener.names is among listeners".to_owned(),
-            ));
-        }
-        if roles.broker && listeners.iter().all(|listener| listener.controller) {
-            return Err(ConfigError::Contradiction(
-                "process.roles has broker, but listeners has no listener for clients".to_owned(),
-            ));
-        }
-        Ok(listeners)
-    }
-
-    fn inter_broker_listener(&self, roles: ProcessRoles, listeners: &[Listener]) -> Result<String, ConfigError> {
-        let clients = || listeners.iter().filter(|listener| !listener.controller);
-        if let Some(name) = self.set("inter.broker.listener.name").map(str::to_ascii_uppercase) {
-            if roles.broker && clients().all(|listener| listener.bind.name != name) {
-                return Err(ConfigError::Contradiction(format!(
-                    "inter.broker.listener.name={name} is not among the listeners for clients"
-                )));
-            }
-            return Ok(name);
-        }
-        let protocol = self.text("security.inter.broker.protocol");
-        let named = clients().find(|listener| listener.bind.name == protocol).or_else(|| clients().next());
-        Ok(named.map_or_else(|| protocol.to_owned(), |listener| listener.bind.name.clone()))
-    }
-
-    fn connection_overrides(&self) -> Result<BTreeMap<String, usize>, ConfigError> {
-        let key = row("max.connections.per.ip.overrides");
-        split_list(self.text("max.connections.per.ip.overrides"))
-            .map(|item| {
-                item.rsplit_once(':')
-                    .and_then(|(address, number)| Some((address.to_owned(), number.parse().ok()?)))
-                    .ok_or_else(|| key.invalid(item, "expected address:number, such as 10.0.0.7:200"))
-            })
-            .collect()
-    }
-}
-
-fn parse_number<T: std::str::FromStr>(key: &'static str, text: &str) -> Result<T, ConfigError> {
-    text.parse().map_err(|_| row(key).invalid(text, "the number does not fit"))
-}
-
-pub(crate) fn row(key: &'static str) -> &'static ConfigKey {
-    broker_key(key).unwrap_or_else(|| panic!("{key} is in the table"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -523,7 +405,7 @@ mod tests {
             ("remote.log.storage.system.enable=true\n", "remote.log.storage.system.enable"),
             ("create.topic.policy.class.name=com.example.Policy\n", "create.topic.policy.class.name"),
             ("listener.security.protocol.map=PLAINTEXT:SASL_SSL,CONTROLLER:PLAINTEXT\n", "SASL is not served yet"),
-            ("listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:SSL\n", "controller listener"),
+            ("listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:SASL_SSL\n", "CONTROLLER:SaslSsl"),
             ("listener.name.plaintext.ssl.provider=X\n", "listener.name.plaintext.ssl.provider"),
             ("zookeeper.connect=zk:2181\n", "zookeeper.connect"),
         ] {
@@ -559,6 +441,10 @@ mod tests {
             ("listeners=CONTROLLER://:9093\n", "no listener for clients"),
             ("controller.quorum.voters=1@a:1\n", "not among controller.quorum.voters"),
             ("inter.broker.listener.name=CONTROLLER\n", "inter.broker.listener.name"),
+            ("inter.broker.listener.name=PLAINTEXT\nsecurity.inter.broker.protocol=PLAINTEXT\n", "keep one"),
+            ("security.inter.broker.protocol=SSL\n", "asks for a listener of that name"),
+            ("listeners=SSL://:9092,CONTROLLER://:9093\n", "each controller listener needs one"),
+            ("listener.name.other.ssl.client.auth=required\n", "listener.name.other.ssl.client.auth"),
             ("listeners=PLAINTEXT:9092\n", "NAME://host:port"),
             ("num.partitions=0\n", "at least 1"),
         ] {
@@ -583,6 +469,27 @@ mod tests {
             assert_eq!(config.listener_value("PLAINTEXT", "ssl.keystore.type"), Some(store));
         }
         assert!(refusal("listener.name.PLAINTEXT.ssl.client.auth=none\n").contains("in lower case"));
+    }
+
+    #[test]
+    fn controllers_are_reached_as_the_first_of_their_listeners_speaks() {
+        let protocol = |extra: &str| parse(extra).unwrap().0.controller_listener_protocol;
+        assert_eq!(protocol(""), SecurityProtocol::Plaintext);
+        let map = "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:SSL,OTHER:PLAINTEXT\n";
+        assert_eq!(protocol(&format!("{map}controller.listener.names=CONTROLLER,OTHER\n")), SecurityProtocol::Ssl);
+        // A broker has no such listener, and dials those of others.
+        let broker = "process.roles=broker\nlisteners=PLAINTEXT://:9092\nlistener.name.controller.ssl.key.password=x\n";
+        let (config, _) = parse(&format!("{map}{broker}")).unwrap();
+        assert_eq!(config.controller_listener_protocol, SecurityProtocol::Ssl);
+        assert_eq!(config.listener_value("CONTROLLER", "ssl.key.password"), Some("x"));
+        assert!(refusal("listener.security.protocol.map=PLAINTEXT:PLAINTEXT\n").contains("listener CONTROLLER"));
+    }
+
+    #[test]
+    fn brokers_use_the_listener_that_the_protocol_among_them_names() {
+        let keys = "listeners=PLAINTEXT://:9092,SSL://:9094,CONTROLLER://:9093\nsecurity.inter.broker.protocol=SSL\n\
+                    listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SSL:SSL,CONTROLLER:PLAINTEXT\n";
+        assert_eq!(parse(keys).unwrap().0.inter_broker_listener_name, "SSL");
     }
 
     #[test]

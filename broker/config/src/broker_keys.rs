@@ -337,7 +337,7 @@ pub static BROKER_KEYS: &[ConfigKey] = &[
     key("ssl.cipher.suites", List, Some(""), Any, Medium, PerBroker, Served, "Cipher suites of TLS that may be used, by the names of IANA; all that are safe when empty."),
     key("ssl.client.auth", String, Some("none"), OneOf(&["required", "requested", "none"]), Medium, PerBroker, Served, "Whether clients show a certificate: required, requested (one that is shown has to be trusted) or none."),
     key("ssl.enabled.protocols", List, Some("TLSv1.2,TLSv1.3"), Any, Medium, PerBroker, Served, "Versions of TLS that may be used: TLSv1.2, TLSv1.3."),
-    key("ssl.endpoint.identification.algorithm", String, Some("https"), Any, Low, PerBroker, Ignored, "A matter of clients: a listener does not compare names of hosts."),
+    key("ssl.endpoint.identification.algorithm", String, Some("https"), Any, Low, PerBroker, Served, "Whether this node, where it dials another, checks that its certificate names the host: https, or empty for any name. A listener does not compare names."),
     key("ssl.engine.factory.class", Class, None, Any, Low, PerBroker, Refused, "A Java class cannot be loaded."),
     key("ssl.key.password", Password, None, Any, Medium, PerBroker, Served, "Password of the private key, where it is encrypted."),
     key("ssl.keymanager.algorithm", String, Some("SunX509"), Any, Medium, PerBroker, Refused, "A matter of Java's security providers."),

@@ -15,6 +15,7 @@ mod listener;
 mod listener_keys;
 mod properties;
 mod quorum;
+mod reader;
 mod replication;
 mod tables;
 mod topic;

@@ -50,11 +50,8 @@ impl SecurityProtocol {
     }
 
     /// Why a listener of this protocol is refused, if it is.
-    pub(crate) const fn not_served(self, controller: bool) -> Option<&'static str> {
+    pub(crate) const fn not_served(self) -> Option<&'static str> {
         match self {
-            Self::Ssl if controller => {
-                Some("TLS on a controller listener is not served yet, as nodes dial each other in plaintext.")
-            }
             Self::Plaintext | Self::Ssl => None,
             Self::SaslPlaintext | Self::SaslSsl => Some("SASL is not served yet; PLAINTEXT and SSL are."),
         }

@@ -37,15 +37,19 @@ pub(crate) fn of_listener<'a>(values: &'a Values, listener: &str, key: &str) -> 
 }
 
 /// A key for a listener that there is not would guard nothing, whatever it was meant to guard.
-pub(crate) fn check_names(values: &Values, listeners: &[Listener]) -> Result<(), ConfigError> {
-    let is_unknown = |name: &&String| {
-        split(name).is_some_and(|(named, _)| listeners.iter().all(|one| one.bind.name.to_ascii_lowercase() != named))
+///
+/// A broker has keys for the listeners of controllers too, which it dials and has none of.
+pub(crate) fn check_names(values: &Values, listeners: &[Listener], controllers: &[String]) -> Result<(), ConfigError> {
+    let is_known = |named: &str| {
+        let mut names = listeners.iter().map(|listener| &listener.bind.name).chain(controllers);
+        names.any(|name| name.to_ascii_lowercase() == named)
     };
+    let is_unknown = |name: &&String| split(name).is_some_and(|(named, _)| !is_known(named));
     match values.0.keys().find(is_unknown) {
         None => Ok(()),
         Some(name) => Err(ConfigError::Contradiction(format!(
-            "{name} is for a listener that is not among listeners; its name is to be in lower case there. Correct or remove \
-             the key"
+            "{name} is for a listener that is neither among listeners nor among controller.listener.names; its name is to be in lower \
+             case there. Correct or remove the key"
         ))),
     }
 }

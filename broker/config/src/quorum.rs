@@ -4,7 +4,7 @@
 
 use gregor_types::BrokerId;
 
-use crate::{ConfigError, QuorumVoter, broker::row, value::split_list};
+use crate::{ConfigError, QuorumVoter, reader::row, value::split_list};
 
 /// The voters of `controller.quorum.voters`.
 pub(crate) fn voters(text: &str) -> Result<Vec<QuorumVoter>, ConfigError> {

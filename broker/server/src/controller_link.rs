@@ -127,9 +127,9 @@ impl ControllerLink {
         Self { node_id, control, leader, security, waiting: Semaphore::new(WAITING_MAX), current: Mutex::default() }
     }
 
-    /// The link of a node. Controller listeners are plaintext: the configuration refuses another protocol for them.
-    pub(crate) fn of_node(node_id: BrokerId, control: &ControlHandle) -> Arc<Self> {
-        Arc::new(Self::new(node_id, control.clone(), control.quorum_leader(), Security::Plaintext))
+    /// The link of a node, which reaches controllers by `security`.
+    pub(crate) fn of_node(node_id: BrokerId, control: &ControlHandle, security: Security) -> Arc<Self> {
+        Arc::new(Self::new(node_id, control.clone(), control.quorum_leader(), security))
     }
 
     /// Asks for this node itself.

@@ -43,6 +43,7 @@ mod storage;
 mod sync;
 mod throttles;
 mod tls;
+mod tls_dialing;
 mod tls_listener;
 mod topic_settings;
 mod transport;

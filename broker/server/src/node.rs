@@ -41,6 +41,7 @@ use crate::{
     partitions::{Partitions, Publisher, random_uuid},
     producer_ids::ProducerIds,
     storage::{Storage, StorageError},
+    tls_dialing::Outwards,
     tls_listener,
 };
 
@@ -161,6 +162,7 @@ impl Node {
         let unregistered: HashSet<_> = failed.map(|directory| directory.id).collect();
         let doors = bind_all(&mut config).await?;
         let config = Arc::new(config);
+        let outwards = Outwards::new(&config)?;
         let metrics = Arc::new(Metrics::new());
         for directory in storage.directories() {
             directory.appends.count_in(metrics.appends(&directory.path));
@@ -168,11 +170,11 @@ impl Node {
         metrics.sampled.set_start(UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64());
 
         let (draining, draining_receiver) = watch::channel(false);
-        let connect = Network::connector(&config);
+        let connect = Network::connector(&config, outwards.to_brokers());
         let fetchers = Fetchers::new(&config, connect, draining_receiver.clone(), Handle::current());
         let partitions =
             Partitions::new(config.node_id, Arc::clone(&config), Arc::clone(&storage), Arc::clone(&metrics), fetchers);
-        let (control, control_thread) = control::start(ControlOptions {
+        let control_options = ControlOptions {
             config: Arc::clone(&config),
             disk,
             cluster_id: storage.cluster_id().clone(),
@@ -180,7 +182,8 @@ impl Node {
             controller_endpoints: controller_endpoints(&config),
             broker: lifecycle(&config, &storage),
             listener: Box::new(Publisher(Arc::clone(&partitions))),
-        })?;
+        };
+        let (control, control_thread) = control::start(control_options, outwards.to_controllers())?;
         let control_failure = watch_control(control_thread);
         tokio::spawn(report_failures(
             Arc::clone(&partitions),
@@ -192,7 +195,7 @@ impl Node {
         let (applied_sender, applied) = watch::channel(Offset::NONE);
         tokio::spawn(report_loaded(applied.clone(), control.clone()));
         let unreported = (Arc::clone(&partitions), applied.clone(), control.clone());
-        let controller = ControllerLink::of_node(config.node_id, &control);
+        let controller = ControllerLink::of_node(config.node_id, &control, outwards.to_controllers());
         let reports =
             directory_reports::run(config.node_id, unreported.0, unreported.1, unreported.2, Arc::clone(&controller));
         tokio::spawn(reports);
@@ -212,13 +215,14 @@ impl Node {
         let broker = Arc::new(Broker {
             node_id: config.node_id,
             cluster_id: storage.cluster_id().clone(),
-            forwarding: ControllerLink::of_node(config.node_id, &control),
+            forwarding: ControllerLink::of_node(config.node_id, &control, outwards.to_controllers()),
             controller,
             control,
             partitions,
             groups,
             producer_ids: ProducerIds::default(),
             fetch_sessions: FetchSessions::new(config.max_incremental_fetch_session_cache_slots),
+            outwards,
             tls_listeners: doors.iter().filter_map(|door| door.tls().cloned()).collect(),
             metrics,
             frame_bytes_max: config.socket_request_max_bytes,

@@ -1,4 +1,4 @@
-//! The certificates of TLS listeners: read at the start, and read again while the node runs.
+//! The certificates of TLS listeners: read at the start, and read again while the node runs, with those that the node shows where it dials.
 //!
 //! Files are looked at every few seconds, as Kubernetes swaps the secrets that it mounts; keys of a listener may change by
 //! AlterConfigs. New connections get what is newest; those that are there keep what they began with. What cannot be used
@@ -45,7 +45,7 @@ struct Source {
 }
 
 /// The values of a listener's `ssl.*` keys that are set. They hold secrets: never shown.
-type Texts = BTreeMap<&'static str, String>;
+pub(crate) type Texts = BTreeMap<&'static str, String>;
 
 impl TlsListener {
     /// Reads the keys and the files of a listener.
@@ -114,7 +114,7 @@ pub(crate) async fn look_after(broker: Arc<Broker>) -> impl Future<Output = ()> 
     let mut config = effective(&broker, &mut images);
     look_at(&broker, &config).await;
     async move {
-        while !broker.tls_listeners.is_empty() {
+        while !(broker.tls_listeners.is_empty() && broker.outwards.is_plaintext()) {
             tokio::select! {
                 biased;
                 () = broker.drained() => return,
@@ -137,13 +137,17 @@ fn effective(broker: &Broker, images: &mut watch::Receiver<Arc<MetadataImage>>) 
 /// Looks at all listeners, where a file that is slow to read holds up nobody.
 async fn look_at(broker: &Arc<Broker>, config: &Arc<BrokerConfig>) {
     let (broker, config) = (Arc::clone(broker), Arc::clone(config));
-    let look = move || broker.tls_listeners.iter().for_each(|listener| listener.look(&config, &broker.metrics));
+    let look = move || {
+        broker.tls_listeners.iter().for_each(|listener| listener.look(&config, &broker.metrics));
+        broker.outwards.look(&config);
+    };
     if tokio::task::spawn_blocking(look).await.is_err() {
         tracing::error!("looking at the TLS stores had panicked");
     }
 }
 
-fn texts(listener: &str, config: &BrokerConfig) -> Texts {
+/// What the `ssl.*` keys of a listener's name say.
+pub(crate) fn texts(listener: &str, config: &BrokerConfig) -> Texts {
     let keys = BROKER_KEYS.iter().map(|key| key.name).filter(|name| name.starts_with("ssl."));
     keys.filter_map(|key| Some((key, config.listener_value(listener, key)?.to_owned()))).collect()
 }

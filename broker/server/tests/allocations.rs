@@ -278,6 +278,7 @@ fn start_tls(authority: &Authority) -> (Home, Running) {
     std::fs::write(&store, authority.sign("node").store()).unwrap();
     let home = home
         .with("listeners", "PLAINTEXT://127.0.0.1:0,SSL://127.0.0.1:0,CONTROLLER://127.0.0.1:0")
+        .with("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,SSL:SSL,CONTROLLER:PLAINTEXT")
         .with("ssl.keystore.type", "PEM")
         .with("ssl.keystore.location", store.to_str().unwrap());
     let node = start(&home);

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gregor_channel::Security;
 use gregor_config::{BrokerConfig, Properties};
 use gregor_log::disk::RealDisk;
 use gregor_messages::{
@@ -147,7 +148,7 @@ impl Home {
             broker,
             listener: Box::new(memory.clone()),
         };
-        let (control, thread) = control::start(options)?;
+        let (control, thread) = control::start(options, Security::Plaintext)?;
         Ok(Node { control, thread, memory })
     }
 

@@ -5,6 +5,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use gregor_channel::Security;
 use gregor_config::{BrokerConfig, Properties};
 use gregor_log::{
     Disk,
@@ -100,7 +101,7 @@ fn options(disk: &FaultyDisk) -> ControlOptions {
 /// Starts a node, registers it and creates topics until its disk stops, or all is done. Also checks what `before` has seen.
 async fn run(disk: &FaultyDisk, topics: &[String], before: &Seen) -> Seen {
     let mut seen = Seen::default();
-    let Ok((control, mut thread)) = control::start(options(disk)) else { return seen };
+    let Ok((control, mut thread)) = control::start(options(disk), Security::Plaintext) else { return seen };
     let work = async {
         let mut images = control.image_updates();
         if images.wait_for(|image| image.position.last_offset.value() >= 0).await.is_err() {

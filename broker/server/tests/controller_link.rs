@@ -290,7 +290,7 @@ impl Local {
             broker,
             listener: Box::new(Nobody),
         };
-        let (control, thread) = control::start(options).unwrap();
+        let (control, thread) = control::start(options, Security::Plaintext).unwrap();
         Self { control, thread, _folder: folder }
     }
 

@@ -6,6 +6,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use gregor_channel::Security;
 use gregor_messages::{
     AddRaftVoterRequest, BeginQuorumEpochRequest, DescribeClusterRequest, FetchRequest, RemoveRaftVoterRequest,
     VoteRequest, add_raft_voter_request, begin_quorum_epoch_request,
@@ -222,7 +223,7 @@ async fn a_broker_without_a_controller_reads_the_metadata_of_voters_it_was_told_
         }
         cluster.commit(1_001).await;
         cluster.properties.extend([("process.roles", "broker"), ("listeners", "PLAINTEXT://127.0.0.1:9092")]);
-        let (control, mut thread) = control::start(cluster.observer(4)).unwrap();
+        let (control, mut thread) = control::start(cluster.observer(4), Security::Plaintext).unwrap();
         until("the broker to see it", || shown(&control).as_deref() == Some("1001")).await;
         assert!(control.quorum_leader().borrow().endpoint.is_some(), "it knows where the active controller is");
         cluster.commit(1_002).await;
@@ -240,7 +241,7 @@ async fn a_broker_registers_with_a_controller_of_another_node_and_keeps_to_whoev
         cluster.start(id).await;
     }
     cluster.properties.extend([("process.roles", "broker"), ("listeners", "PLAINTEXT://127.0.0.1:9092")]);
-    let (broker, mut thread) = control::start(cluster.observer(4)).unwrap();
+    let (broker, mut thread) = control::start(cluster.observer(4), Security::Plaintext).unwrap();
     until("the broker's registration", || broker.image().cluster().broker(BrokerId(4)).is_some()).await;
     broker.loaded(broker.image().position.last_offset).await.unwrap();
     let state = broker.broker_state();

@@ -95,7 +95,7 @@ fn own_resource(broker: &Broker) -> ConfigResource {
 /// Reads what the listeners would read if these were the node's own values. Files that are slow to read hold up nobody else.
 async fn check(context: &Context, values: Values) -> Result<(), String> {
     let broker = Arc::clone(&context.broker);
-    if broker.tls_listeners.is_empty() {
+    if broker.tls_listeners.is_empty() && broker.outwards.is_plaintext() {
         return Ok(());
     }
     let checked = move || {
@@ -107,7 +107,8 @@ async fn check(context: &Context, values: Values) -> Result<(), String> {
         let Ok(after) = broker.config.with_dynamic(dynamic.map(|(key, value)| (key.as_str(), value.as_str()))) else {
             return Ok(());
         };
-        broker.tls_listeners.iter().try_for_each(|listener| listener.check(&before, &after))
+        broker.tls_listeners.iter().try_for_each(|listener| listener.check(&before, &after))?;
+        broker.outwards.check(&before, &after)
     };
     let checked = tokio::task::spawn_blocking(checked).await;
     let checked =

@@ -21,7 +21,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     close::Close, control::ControlHandle, controller_link::ControllerLink, fetch_sessions::FetchSessions,
     groups::Groups, memory::MemoryPool, metrics::Metrics, partitions::Partitions, producer_ids::ProducerIds,
-    reply::Reply, tls_listener::TlsListener,
+    reply::Reply, tls_dialing::Outwards, tls_listener::TlsListener,
 };
 
 pub(crate) mod alter_configs;
@@ -86,6 +86,8 @@ pub(crate) struct Broker {
     pub(crate) fetch_sessions: FetchSessions,
     /// The listeners that speak TLS.
     pub(crate) tls_listeners: Vec<Arc<TlsListener>>,
+    /// How this node reaches others.
+    pub(crate) outwards: Outwards,
     /// What is counted.
     pub(crate) metrics: Arc<Metrics>,
     /// `socket.request.max.bytes`.

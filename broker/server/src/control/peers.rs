@@ -1,7 +1,8 @@
 //! Requests of this node's quorum on their way to other nodes, and what came back.
 //!
 //! The driver hands them over one by one, never a second one for a node before the first is answered. Each is tried once, on a connection
-//! that is kept for the next: whether and when to ask again is the quorum's to decide. A host is resolved anew for each connection.
+//! that is kept for the next: whether and when to ask again is the quorum's to decide. A host is resolved anew for each connection. Nobody waits
+//! for the answer of a controller that does not lead any more, to what only the active one decides.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,7 +20,9 @@ use gregor_node::LifecycleInput;
 use gregor_raft::{Endpoint, Outgoing, Response};
 use gregor_types::{BrokerId, ErrorCode};
 use gregor_wire::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+
+use super::QuorumLeader;
 
 /// Answers that wait for the driver. A node has one request under way at most, so this is far above what comes at once.
 pub(super) const HEARD_MAX: usize = 100;
@@ -78,6 +81,7 @@ pub(super) struct Peers {
     registrar: Option<Channel>,
     /// Where the last heartbeat went: nothing else makes it wait.
     heartbeats: Option<Channel>,
+    leader: watch::Receiver<QuorumLeader>,
     heard: mpsc::Sender<Heard>,
 }
 
@@ -86,13 +90,18 @@ pub(super) struct Peers {
 pub(super) struct Outbox(Arc<Mutex<VecDeque<(BrokerId, Outgoing)>>>);
 
 impl Peers {
-    pub(super) fn new(config: &BrokerConfig, heard: mpsc::Sender<Heard>) -> Self {
+    /// Peers that are reached by `security`; `leader` tells who leads.
+    pub(super) fn new(
+        config: &BrokerConfig,
+        security: Security,
+        leader: watch::Receiver<QuorumLeader>,
+        heard: mpsc::Sender<Heard>,
+    ) -> Self {
         let milliseconds = |time: i64| Duration::from_millis(time.max(1).unsigned_abs());
         let request_timeout = milliseconds(config.controller_quorum_request_timeout_ms);
         let options = ChannelOptions {
             client_id: format!("raft-client-{}", config.node_id).as_str().into(),
-            // As controller listeners are: the configuration refuses another protocol for them.
-            security: Security::Plaintext,
+            security,
             connect_timeout: request_timeout,
             request_timeout,
             in_flight_max: 1,
@@ -100,7 +109,7 @@ impl Peers {
             backoff_min: milliseconds(config.controller_quorum_retry_backoff_ms),
             backoff_max: REDIAL_MAX,
         };
-        Self { options, channels: BTreeMap::new(), registrar: None, heartbeats: None, heard }
+        Self { options, channels: BTreeMap::new(), registrar: None, heartbeats: None, leader, heard }
     }
 
     fn dial(&self, address: &Endpoint) -> Channel {
@@ -136,12 +145,12 @@ impl Network for Peers {
         let known = self.registrar.take().filter(|channel| channel.address() == authority(&address.host, address.port));
         let channel = known.unwrap_or_else(|| self.dial(address));
         self.registrar = Some(channel.clone());
-        let heard = self.heard.clone();
+        let (heard, led) = (self.heard.clone(), self.leader.clone());
         tokio::spawn(async move {
-            let answer = channel.call(&request).await;
-            let error = answer.inspect_err(|error| give_up(leader, &channel, error)).ok();
+            let answer = while_it_leads(led, leader, &channel, channel.call(&request)).await;
+            let error = answer.map(|answer| ErrorCode::from(answer.error_code));
             // A driver that has ended needs no answer.
-            let _ = heard.send(Heard::Registered(error.map(|answer| ErrorCode::from(answer.error_code)))).await;
+            let _ = heard.send(Heard::Registered(error)).await;
         });
     }
 
@@ -150,18 +159,16 @@ impl Network for Peers {
             self.heartbeats.take().filter(|channel| channel.address() == authority(&address.host, address.port));
         let channel = known.unwrap_or_else(|| self.dial(address));
         self.heartbeats = Some(channel.clone());
-        let heard = self.heard.clone();
+        let (heard, led) = (self.heard.clone(), self.leader.clone());
         tokio::spawn(async move {
-            let unanswered = request.unanswered();
-            let answer = match request {
-                OfBroker::Registration(request) => {
-                    channel.call(&request).await.map(|answer| LifecycleInput::RegistrationAnswered(Some(answer)))
-                }
-                OfBroker::Heartbeat(request) => {
-                    channel.call(&request).await.map(|answer| LifecycleInput::HeartbeatAnswered(Some(answer)))
-                }
+            let input = match request {
+                OfBroker::Registration(request) => LifecycleInput::RegistrationAnswered(
+                    while_it_leads(led, leader, &channel, channel.call(&request)).await,
+                ),
+                OfBroker::Heartbeat(request) => LifecycleInput::HeartbeatAnswered(
+                    while_it_leads(led, leader, &channel, channel.call(&request)).await,
+                ),
             };
-            let input = answer.inspect_err(|error| give_up(leader, &channel, error)).unwrap_or(unanswered);
             // A driver that has ended needs no answer.
             let _ = heard.send(Heard::Broker(input)).await;
         });
@@ -192,6 +199,25 @@ fn give_up(node: BrokerId, channel: &Channel, error: &ChannelError) {
     tracing::debug!(%node, %error, "a controller gave no answer");
     if matches!(error, ChannelError::TimedOut { .. }) {
         channel.disconnect();
+    }
+}
+
+/// The answer of who leads, unless that is somebody else before it comes. A controller that was cut off may not answer for long, and would be
+/// waited for while the broker's session with its successor runs out.
+async fn while_it_leads<A>(
+    mut led: watch::Receiver<QuorumLeader>,
+    leader: BrokerId,
+    channel: &Channel,
+    answer: impl Future<Output = Result<A, ChannelError>>,
+) -> Option<A> {
+    tokio::select! {
+        biased;
+        answer = answer => answer.inspect_err(|error| give_up(leader, channel, error)).ok(),
+        // An error means that the driver has ended, which needs no answer.
+        _ = led.wait_for(|now| now.leader != Some(leader)) => {
+            channel.disconnect();
+            None
+        }
     }
 }
 

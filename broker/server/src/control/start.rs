@@ -6,6 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use gregor_channel::Security;
 use gregor_metadata::MetadataImage;
 use gregor_types::LeaderEpoch;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -33,7 +34,9 @@ impl ControlThread {
 }
 
 /// Starts the thread. Returns once the log is replayed; leadership, registration and the first image follow on their own.
-pub fn start(options: ControlOptions) -> Result<(ControlHandle, ControlThread), ControlError> {
+///
+/// `security` is how it reaches other nodes: as the first controller listener speaks.
+pub fn start(options: ControlOptions, security: Security) -> Result<(ControlHandle, ControlThread), ControlError> {
     let (handle, ends, heard) = channels();
     let (ended_sender, ended) = oneshot::channel();
     let (opened_sender, opened) = blocking::channel();
@@ -45,7 +48,7 @@ pub fn start(options: ControlOptions) -> Result<(ControlHandle, ControlThread), 
         };
         let driver = match open(options, crate::clock::now()) {
             Ok(parts) => {
-                let peers = Peers::new(&parts.options.config, heard);
+                let peers = Peers::new(&parts.options.config, security, own_handle.quorum_leader(), heard);
                 Driver::new(parts, Box::new(Machine::new()), Box::new(peers), own_handle, ends)
             }
             Err(error) => return drop(opened_sender.send(Err(error))),

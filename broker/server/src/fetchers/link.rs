@@ -2,15 +2,11 @@
 //!
 //! It sends one request at a time and never again: the fetcher decides what follows from a failure.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use gregor_authentication::{TlsError, client_config};
 use gregor_channel::{Channel, ChannelOptions, Security};
-use gregor_config::{BrokerConfig, SecurityProtocol};
+use gregor_config::BrokerConfig;
 use gregor_messages::{
     FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse, fetch_request::ReplicaState,
 };
@@ -34,58 +30,25 @@ pub(crate) trait Leader: Send + Sync {
 
 /// A leader at the other end of a connection.
 pub(crate) struct Network {
-    address: String,
-    config: Arc<BrokerConfig>,
-    /// Made with the first request that the files of TLS allow.
-    channel: OnceLock<Channel>,
+    channel: Channel,
+    patience: Duration,
 }
 
 impl Network {
-    /// Connects to leaders as this broker's own inter-broker listener is.
-    pub(crate) fn connector(config: &Arc<BrokerConfig>) -> Connect {
-        let config = Arc::clone(config);
-        Box::new(move |address| {
-            Arc::new(Self { address: address.to_owned(), config: Arc::clone(&config), channel: OnceLock::new() })
-        })
-    }
-
-    fn patience(&self) -> Duration {
+    /// Connects to leaders by what their listener among brokers speaks.
+    pub(crate) fn connector(config: &BrokerConfig, security: Security) -> Connect {
         let milliseconds = |ms: i32| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-        milliseconds(self.config.replica_socket_timeout_ms) + milliseconds(self.config.replica_fetch_wait_max_ms)
-    }
-
-    fn channel(&self) -> Option<&Channel> {
-        if let Some(channel) = self.channel.get() {
-            return Some(channel);
-        }
-        let security = security(&self.config).inspect_err(|error| {
-            tracing::error!(leader = self.address, %error, "a leader cannot be reached by TLS");
-        });
+        let patience = milliseconds(config.replica_socket_timeout_ms) + milliseconds(config.replica_fetch_wait_max_ms);
         let options = ChannelOptions {
-            client_id: format!("broker-{}-fetcher", self.config.node_id).as_str().into(),
-            security: security.ok()?,
-            request_timeout: self.patience(),
+            client_id: format!("broker-{}-fetcher", config.node_id).as_str().into(),
+            security,
+            request_timeout: patience,
             in_flight_max: 1,
             frame_bytes_max: FRAME_BYTES_MAX,
             ..ChannelOptions::default()
         };
-        Some(self.channel.get_or_init(|| Channel::new(self.address.as_str(), options)))
+        Box::new(move |address| Arc::new(Self { channel: Channel::new(address, options.clone()), patience }))
     }
-}
-
-/// What the inter-broker listener speaks, with its own keys: a broker shows another the certificate that it shows its clients.
-fn security(config: &BrokerConfig) -> Result<Security, TlsError> {
-    let name = &config.inter_broker_listener_name;
-    let listener = config.listeners.iter().find(|listener| listener.bind.name == *name);
-    let protocol = listener.map_or(SecurityProtocol::Plaintext, |listener| listener.protocol);
-    if protocol == SecurityProtocol::Plaintext {
-        return Ok(Security::Plaintext);
-    }
-    let lookup = |key: &str| match key {
-        "security.protocol" => Some("SSL"),
-        key => config.listener_value(name, key),
-    };
-    Ok(client_config(lookup)?.map_or(Security::Plaintext, Security::Tls))
 }
 
 impl Leader for Network {
@@ -98,10 +61,10 @@ impl Leader for Network {
             FetchRequest { replica_id, replica_state: ReplicaState::default(), ..request }
         };
         async move {
-            match self.channel()?.call_with(FETCH_VERSIONS, self.patience(), build).await {
+            match self.channel.call_with(FETCH_VERSIONS, self.patience, build).await {
                 Ok((_, response)) => Some(response),
                 Err(error) => {
-                    tracing::info!(leader = self.address, %error, "a fetch from a leader failed");
+                    tracing::info!(leader = self.channel.address(), %error, "a fetch from a leader failed");
                     None
                 }
             }
@@ -111,10 +74,10 @@ impl Leader for Network {
 
     fn list_offsets(&self, request: ListOffsetsRequest) -> BoxFuture<'_, Option<ListOffsetsResponse>> {
         async move {
-            match self.channel()?.call(&request).await {
+            match self.channel.call(&request).await {
                 Ok(response) => Some(response),
                 Err(error) => {
-                    tracing::info!(leader = self.address, %error, "a look at a leader's logs failed");
+                    tracing::info!(leader = self.channel.address(), %error, "a look at a leader's logs failed");
                     None
                 }
             }

@@ -53,8 +53,9 @@ impl Authority {
         self.sign_key(name, &KeyPair::generate().unwrap())
     }
 
-    /// The same for other hosts.
-    pub fn sign_for(&self, name: &str, hosts: Vec<String>) -> Identity {
+    /// The same for other hosts, and for this machine.
+    pub fn sign_for(&self, name: &str, mut hosts: Vec<String>) -> Identity {
+        hosts.push("localhost".to_owned());
         self.sign_with(name, hosts, &KeyPair::generate().unwrap())
     }
 
