@@ -44,6 +44,8 @@ pub struct LifecycleConfig {
     pub heartbeat_interval: Nanos,
     /// `initial.broker.registration.timeout.ms`.
     pub registration_timeout: Nanos,
+    /// `broker.session.timeout.ms`.
+    pub session_timeout: Nanos,
 }
 
 /// Where the broker is in its life.
@@ -140,6 +142,8 @@ pub struct BrokerLifecycle {
     epoch: BrokerEpoch,
     published: Offset,
     ready: bool,
+    /// Whether it was ever unfenced, so that it may lead something.
+    has_served: bool,
     wants_shutdown: bool,
     /// Directories that failed, with the time until when the controller has to know; `None` where it does.
     offline: BTreeMap<DirectoryId, Option<Nanos>>,
@@ -153,6 +157,8 @@ pub struct BrokerLifecycle {
     failures: u32,
     /// Whether anything begins at all.
     started: Option<Nanos>,
+    /// When the controller last took what it was told.
+    last_answer: Nanos,
     next_contact: Nanos,
     last_error: Option<ErrorCode>,
 }
@@ -179,6 +185,7 @@ impl BrokerLifecycle {
             epoch: BrokerEpoch::NONE,
             published: Offset::NONE,
             ready: false,
+            has_served: false,
             wants_shutdown: false,
             offline: BTreeMap::new(),
             telling: BTreeSet::new(),
@@ -187,6 +194,7 @@ impl BrokerLifecycle {
             hurry: false,
             failures: 0,
             started: None,
+            last_answer: 0,
             next_contact: 0,
             last_error: None,
         }
@@ -246,7 +254,14 @@ impl BrokerLifecycle {
         let give_up = registering.then(|| started + self.config.registration_timeout);
         let contact = (!self.waiting && self.phase != BrokerPhase::Stopped).then_some(self.next_contact);
         let untold = self.first_untold().map(|(_, until)| until).filter(|_| self.phase != BrokerPhase::Stopped);
-        [give_up, contact, untold].into_iter().flatten().min()
+        [give_up, contact, untold, self.session_end()].into_iter().flatten().min()
+    }
+
+    /// When a broker on its way out waits no longer: a controller that there is has fenced it by then and moved its leaderships by itself, and a
+    /// quorum without a majority, as the last of its nodes to stop finds it, moves nothing.
+    fn session_end(&self) -> Option<Nanos> {
+        let leaves = self.phase == BrokerPhase::ControlledShutdown;
+        leaves.then(|| self.last_answer.saturating_add(self.config.session_timeout))
     }
 
     /// The failed directory that the controller has to know of first.
@@ -269,6 +284,9 @@ impl BrokerLifecycle {
         {
             let timeout = self.config.directory_failure_timeout;
             return self.fail(LifecycleError::DirectoryFailureUntold { directory, timeout }, effects);
+        }
+        if self.session_end().is_some_and(|end| now >= end) {
+            return self.enter(BrokerPhase::Stopped, effects);
         }
         if self.waiting || now < self.next_contact {
             return;
@@ -338,6 +356,7 @@ impl BrokerLifecycle {
             ErrorCode::None => {
                 self.epoch = BrokerEpoch(response.broker_epoch);
                 self.failures = 0;
+                self.last_answer = now;
                 self.next_contact = now;
                 self.enter(BrokerPhase::CatchingUp, effects);
             }
@@ -361,6 +380,7 @@ impl BrokerLifecycle {
         self.waiting = false;
         let Some(response) = response.filter(|response| response.error_code == 0) else { return self.failed(now) };
         self.failures = 0;
+        self.last_answer = now;
         for told in std::mem::take(&mut self.telling) {
             self.offline.insert(told, None);
         }
@@ -388,9 +408,9 @@ impl BrokerLifecycle {
 
     fn begin_shutdown(&mut self, now: Nanos, effects: &mut VecDeque<LifecycleEffect>) {
         match self.phase {
-            // Nothing was led yet: there is nobody to wait for.
-            BrokerPhase::Registering => self.enter(BrokerPhase::Stopped, effects),
             BrokerPhase::Stopped | BrokerPhase::ControlledShutdown => {}
+            // Nothing was led yet: there is nobody to wait for.
+            _ if !self.has_served => self.enter(BrokerPhase::Stopped, effects),
             _ => {
                 self.wants_shutdown = true;
                 self.enter(BrokerPhase::ControlledShutdown, effects);
@@ -416,6 +436,7 @@ impl BrokerLifecycle {
 
     fn enter(&mut self, phase: BrokerPhase, effects: &mut VecDeque<LifecycleEffect>) {
         self.phase = phase;
+        self.has_served |= phase == BrokerPhase::Running;
         effects.push_back(LifecycleEffect::Phase(phase));
     }
 

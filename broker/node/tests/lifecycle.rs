@@ -32,6 +32,7 @@ impl Rig {
             previous_epoch: BrokerEpoch(5),
             heartbeat_interval: 2 * SECOND,
             registration_timeout: 60 * SECOND,
+            session_timeout: 9 * SECOND,
         };
         Self { broker: BrokerLifecycle::new(config), now: SECOND, effects: VecDeque::new() }
     }
@@ -221,6 +222,42 @@ fn it_leaves_only_when_the_controller_says_so() {
     assert!(rig.heartbeat().want_shut_down);
     rig.answered(true, true, true);
     assert_eq!((rig.phase(), rig.broker.next_deadline()), (BrokerPhase::Stopped, None));
+}
+
+#[test]
+fn it_leaves_by_itself_once_no_controller_has_answered_for_a_session() {
+    let mut rig = Rig::running();
+    let last = rig.now;
+    rig.step(LifecycleInput::BeginShutdown);
+    assert_eq!(rig.phase(), BrokerPhase::ControlledShutdown);
+    while rig.broker.phase() == BrokerPhase::ControlledShutdown {
+        match rig.effects.pop_front() {
+            Some(LifecycleEffect::Heartbeat(_)) => rig.step(LifecycleInput::HeartbeatAnswered(None)),
+            None => rig.wait(),
+            other => panic!("expected a heartbeat, not {other:?}"),
+        }
+    }
+    assert_eq!((rig.broker.phase(), rig.now), (BrokerPhase::Stopped, last + 9 * SECOND));
+    // Nor does it wait for a heartbeat that is never answered at all.
+    let mut rig = Rig::running();
+    let last = rig.now;
+    rig.step(LifecycleInput::BeginShutdown);
+    assert_eq!(rig.phase(), BrokerPhase::ControlledShutdown);
+    rig.heartbeat();
+    rig.wait();
+    assert_eq!((rig.phase(), rig.now), (BrokerPhase::Stopped, last + 9 * SECOND));
+}
+
+#[test]
+fn a_broker_that_was_never_unfenced_leads_nothing_and_goes_at_once() {
+    let mut rig = Rig::new();
+    rig.step(LifecycleInput::Start);
+    rig.registration();
+    rig.registered(10);
+    assert_eq!(rig.phase(), BrokerPhase::CatchingUp);
+    rig.heartbeat();
+    rig.step(LifecycleInput::BeginShutdown);
+    assert_eq!(rig.phase(), BrokerPhase::Stopped);
 }
 
 #[test]

@@ -431,6 +431,7 @@ fn lifecycle(config: &BrokerConfig, storage: &Storage) -> LifecycleConfig {
         directory_failure_timeout: nanoseconds(config.log_dir_failure_timeout_ms),
         heartbeat_interval: nanoseconds(config.broker_heartbeat_interval_ms),
         registration_timeout: nanoseconds(config.initial_broker_registration_timeout_ms),
+        session_timeout: nanoseconds(config.broker_session_timeout_ms),
     }
 }
 

@@ -86,6 +86,7 @@ fn options(disk: &FaultyDisk) -> ControlOptions {
         previous_epoch: BrokerEpoch::NONE,
         heartbeat_interval: 2_000_000_000,
         registration_timeout: 20_000_000_000,
+        session_timeout: 9_000_000_000,
     };
     ControlOptions {
         config,

@@ -280,6 +280,7 @@ impl Local {
             previous_epoch: BrokerEpoch::NONE,
             heartbeat_interval: 2_000_000_000,
             registration_timeout: 20_000_000_000,
+            session_timeout: 9_000_000_000,
         };
         let options = ControlOptions {
             config: Arc::new(config),

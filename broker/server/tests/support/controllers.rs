@@ -263,6 +263,7 @@ impl Cluster {
                 previous_epoch: BrokerEpoch::NONE,
                 heartbeat_interval: 2_000_000_000,
                 registration_timeout: 60_000_000_000,
+                session_timeout: 9_000_000_000,
             },
             listener: Box::new(Deaf),
         }

@@ -106,6 +106,7 @@ impl Process {
                 previous_epoch,
                 heartbeat_interval: milliseconds(config.broker_heartbeat_interval_ms),
                 registration_timeout: 60 * SECOND,
+                session_timeout: 9 * SECOND,
                 directory_failure_timeout: 30 * SECOND,
             },
             listener: Box::new(updates.clone()),
