@@ -13,10 +13,11 @@ use std::{
 
 use gregor_channel::{Backoff, Channel, ChannelError, ChannelOptions, Security, authority};
 use gregor_messages::{
-    AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest,
-    AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, ElectLeadersRequest,
-    EnvelopeRequest, IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, UnregisterBrokerRequest,
+    AddRaftVoterRequest, AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest,
+    AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest,
+    ControllerRegistrationRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
+    DescribeQuorumRequest, ElectLeadersRequest, EnvelopeRequest, IncrementalAlterConfigsRequest,
+    ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest,
 };
 use gregor_types::{BrokerId, ErrorCode, KString};
 use gregor_wire::Message as _;
@@ -287,12 +288,18 @@ async fn moved_from(leaders: &mut watch::Receiver<QuorumLeader>, asked: &QuorumL
     leaders.wait_for(|now| (now.leader, &now.endpoint) != (asked.leader, &asked.endpoint)).await.is_ok()
 }
 
-impl ToController for DescribeQuorumRequest {
-    // The quorum answers it, which has another word for that.
-    fn is_not_controller(response: &Self::Response) -> bool {
-        response.error_code == ErrorCode::NotLeaderOrFollower.code()
-    }
+/// What the quorum answers, which has another word for that.
+macro_rules! to_quorum {
+    ($($request:ident),*) => {
+        $(impl ToController for $request {
+            fn is_not_controller(response: &Self::Response) -> bool {
+                response.error_code == ErrorCode::NotLeaderOrFollower.code()
+            }
+        })*
+    };
 }
+
+to_quorum!(AddRaftVoterRequest, DescribeQuorumRequest, RemoveRaftVoterRequest);
 
 const NOT_CONTROLLER: i16 = ErrorCode::NotController.code();
 

@@ -32,12 +32,17 @@ pub(crate) trait Forwarded: ToController + Into<gregor_controller::ControllerReq
     }
 }
 
+/// How long a client waits that says how long.
+pub(super) fn patience(timeout_ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0)).max(PATIENCE_MIN)
+}
+
 macro_rules! forwarded {
     ($($request:ident),*; timed $($timed:ident),*) => {
         $(impl Forwarded for $request {})*
         $(impl Forwarded for $timed {
             fn patience(&self) -> Duration {
-                Duration::from_millis(u64::try_from(self.timeout_ms).unwrap_or(0)).max(PATIENCE_MIN)
+                patience(self.timeout_ms)
             }
         })*
     };

@@ -1,5 +1,5 @@
-//! The requests of the metadata quorum, from other nodes (KIP-595, KIP-630) and from tools (KIP-853): on the controller's listeners alone.
-//! The quorum answers; a fetch may wait there for new records, and a change of the voters until it is committed.
+//! The requests of the metadata quorum, from other nodes (KIP-595, KIP-630) on the controller's listeners alone, and from tools (KIP-853), which a
+//! broker forwards. The quorum answers; a fetch may wait there for new records, and a change of the voters until it is committed.
 
 use gregor_messages::{
     AddRaftVoterRequest, AddRaftVoterResponse, BeginQuorumEpochRequest, BeginQuorumEpochResponse,
@@ -9,7 +9,10 @@ use gregor_messages::{
 };
 use gregor_types::ErrorCode;
 
-use super::Context;
+use super::{
+    Context,
+    forward::{PATIENCE, client_of, patience},
+};
 
 /// A node that stops answers nothing about its log any more; others look for a new leader.
 const STOPPING: i16 = ErrorCode::BrokerNotAvailable.code();
@@ -58,8 +61,18 @@ pub(crate) async fn end_epoch(
 
 /// A replica shall vote.
 pub(crate) async fn add_voter(context: &Context, request: AddRaftVoterRequest, version: i16) -> AddRaftVoterResponse {
-    let answer = context.broker.control.ask(version, request).await;
-    answer.unwrap_or_else(|_| AddRaftVoterResponse { error_code: STOPPING, ..Default::default() })
+    let broker = &context.broker;
+    if context.connection.listener.controller {
+        let answer = broker.control.ask(version, request).await;
+        return answer.unwrap_or_else(|_| AddRaftVoterResponse { error_code: STOPPING, ..Default::default() });
+    }
+    let wait = patience(request.timeout_ms);
+    let answer = broker.forwarding.forward(request, version, &client_of(context), wait).await;
+    answer.unwrap_or_else(|error| AddRaftVoterResponse {
+        error_code: error.code().code(),
+        error_message: Some(error.to_string().into()),
+        ..Default::default()
+    })
 }
 
 /// A replica shall not vote any more.
@@ -68,8 +81,17 @@ pub(crate) async fn remove_voter(
     request: RemoveRaftVoterRequest,
     version: i16,
 ) -> RemoveRaftVoterResponse {
-    let answer = context.broker.control.ask(version, request).await;
-    answer.unwrap_or_else(|_| RemoveRaftVoterResponse { error_code: STOPPING, ..Default::default() })
+    let broker = &context.broker;
+    if context.connection.listener.controller {
+        let answer = broker.control.ask(version, request).await;
+        return answer.unwrap_or_else(|_| RemoveRaftVoterResponse { error_code: STOPPING, ..Default::default() });
+    }
+    let answer = broker.forwarding.forward(request, version, &client_of(context), PATIENCE).await;
+    answer.unwrap_or_else(|error| RemoveRaftVoterResponse {
+        error_code: error.code().code(),
+        error_message: Some(error.to_string().into()),
+        ..Default::default()
+    })
 }
 
 /// A voter says where it listens and which versions it runs.

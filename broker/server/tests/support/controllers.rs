@@ -269,6 +269,11 @@ impl Cluster {
         }
     }
 
+    /// To a node's listener for clients.
+    pub fn client(&self, id: i32) -> Channel {
+        Channel::new(format!("{}:{BROKER_PORT}", self.host(id)), ChannelOptions::default())
+    }
+
     pub fn channel(&self, id: i32) -> Channel {
         Channel::new(format!("{}:{PORT}", self.host(id)), ChannelOptions::default())
     }
