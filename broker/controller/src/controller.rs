@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use gregor_config::BrokerConfig;
+use gregor_messages::UpdateFeaturesRequest;
 use gregor_metadata::{
     Image, METADATA_VERSION_FEATURE, MetadataVersion, SERVED_FEATURES, ServedFeature, VersionedRecord,
 };
@@ -13,7 +14,9 @@ use gregor_state_records::metadata::{
 use gregor_types::{ClusterId, LeaderEpoch, Offset};
 
 use crate::{
-    ControllerRequest, ControllerResponse, Refusal, brokers, configs, elections, features, isr, partitions,
+    ControllerRequest, ControllerResponse, Refusal, brokers, configs, elections,
+    features::{self, KRaft, Updated},
+    isr, partitions,
     plan::{Base, Decided, Plan, batches},
     reassignments,
     sessions::Sessions,
@@ -80,6 +83,19 @@ pub enum Input {
         /// The offset after the last committed record.
         end: Offset,
     },
+    /// The quorum runs this `kraft.version`, which no metadata record says.
+    KRaftVersion(i16),
+    /// What the quorum said to an [`Effect::UpgradeKRaft`], of which this has the rest: it is written, or would be.
+    KRaftUpgraded {
+        /// The request's.
+        id: RequestId,
+        /// The request's.
+        version: i16,
+        /// The request.
+        request: UpdateFeaturesRequest,
+        /// Whether it could be.
+        result: Result<(), Refusal>,
+    },
     /// Time has passed.
     Tick,
 }
@@ -103,6 +119,20 @@ pub enum Effect {
         /// The answer.
         response: ControllerResponse,
     },
+    /// Have the quorum finalize a `kraft.version`, or say whether it would where the request only validates, and tell
+    /// [`Input::KRaftUpgraded`].
+    UpgradeKRaft {
+        /// Which request asks for it.
+        id: RequestId,
+        /// The version of that request.
+        version: i16,
+        /// The request.
+        request: UpdateFeaturesRequest,
+        /// The epoch in which this was decided.
+        epoch: LeaderEpoch,
+        /// The `kraft.version`.
+        wanted: i16,
+    },
 }
 
 /// The effects of steps, emptied by the driver.
@@ -115,6 +145,7 @@ pub struct Controller {
     config: ControllerConfig,
     committed: Image,
     committed_end: Offset,
+    kraft_version: i16,
     role: Role,
 }
 
@@ -190,7 +221,7 @@ impl Effects {
 impl Controller {
     /// A controller that knows nothing yet and does not lead.
     pub fn new(config: ControllerConfig) -> Self {
-        Self { config, committed: Image::default(), committed_end: Offset::ZERO, role: Role::Standby }
+        Self { config, committed: Image::default(), committed_end: Offset::ZERO, kraft_version: 0, role: Role::Standby }
     }
 
     /// Takes one input. `next_offset` is the end of the log, where the first append of this step has to land; further ones follow it
@@ -204,6 +235,9 @@ impl Controller {
         effects: &mut Effects,
     ) {
         match input {
+            Input::Request { id, version, request: ControllerRequest::UpdateFeatures(request) } => {
+                self.update_features((id, version, request), None, next_offset, now, random, effects);
+            }
             Input::Request { id, version, request } => {
                 self.request(id, version, request, next_offset, now, random, effects);
             }
@@ -219,6 +253,10 @@ impl Controller {
                 self.release(effects);
                 self.claim(next_offset, now, random, effects);
             }
+            Input::KRaftVersion(version) => self.kraft_version = version,
+            Input::KRaftUpgraded { id, version, request, result } => {
+                self.update_features((id, version, request), Some(&result), next_offset, now, random, effects);
+            }
             Input::Tick => self.tick(next_offset, now, random, effects),
         }
     }
@@ -226,6 +264,11 @@ impl Controller {
     /// Whether this controller decides now.
     pub const fn is_active(&self) -> bool {
         matches!(self.role, Role::Active(_))
+    }
+
+    /// The `kraft.version` that the quorum runs, as far as this controller was told.
+    pub const fn kraft_version(&self) -> i16 {
+        self.kraft_version
     }
 
     /// The image that the next decision is made on: with what is appended and not committed yet, where this controller decides.
@@ -266,10 +309,41 @@ impl Controller {
         let sessions = &mut active.sessions;
         let (response, decided) = base.plan(random, |plan| decide(&request, version, plan, sessions));
         active.append(decided, next_offset, now, effects);
-        if self.committed_end >= active.appended_end {
-            effects.reply(id, response);
-        } else {
-            active.pending.push_back(Pending { end: active.appended_end, id, request, response });
+        active.reply_when_committed(id, request, response, self.committed_end, effects);
+    }
+
+    /// Updates features. The quorum is asked first where a `kraft.version` is among them; what it writes lies before what is decided then.
+    fn update_features(
+        &mut self,
+        (id, version, request): (RequestId, i16, UpdateFeaturesRequest),
+        answer: Option<&Result<(), Refusal>>,
+        next_offset: Offset,
+        now: Nanos,
+        random: &mut dyn FnMut() -> u64,
+        effects: &mut Effects,
+    ) {
+        let Role::Active(active) = &mut self.role else {
+            return effects.reply(id, ControllerRequest::from(request).refused(&Refusal::not_controller()));
+        };
+        if active.pending.len() >= MAX_PENDING {
+            return effects.reply(id, ControllerRequest::from(request).refused(&Refusal::overloaded()));
+        }
+        let kraft = KRaft { present: self.kraft_version, answer };
+        let base = Base { image: &active.speculative, config: &self.config, offset: next_offset, now };
+        let (updated, decided) = base.plan(random, |plan| features::update(plan, &request, version, kraft));
+        match updated {
+            Updated::AskQuorum(wanted) => {
+                let epoch = active.epoch;
+                effects.0.push_back(Effect::UpgradeKRaft { id, version, request, epoch, wanted });
+            }
+            Updated::Answer(response) => {
+                if matches!(answer, Some(Ok(()))) && !request.validate_only {
+                    // The answer waits for what the quorum wrote, too.
+                    active.appended_end = active.appended_end.max(next_offset);
+                }
+                active.append(decided, next_offset, now, effects);
+                active.reply_when_committed(id, request.into(), response.into(), self.committed_end, effects);
+            }
         }
     }
 
@@ -348,6 +422,21 @@ impl Controller {
 }
 
 impl Active {
+    fn reply_when_committed(
+        &mut self,
+        id: RequestId,
+        request: ControllerRequest,
+        response: ControllerResponse,
+        committed_end: Offset,
+        effects: &mut Effects,
+    ) {
+        if committed_end >= self.appended_end {
+            effects.reply(id, response);
+        } else {
+            self.pending.push_back(Pending { end: self.appended_end, id, request, response });
+        }
+    }
+
     fn append(&mut self, decided: Decided, base: Offset, now: Nanos, effects: &mut Effects) {
         let (image, records) = decided;
         if records.is_empty() {
@@ -385,7 +474,7 @@ fn decide(
         ControllerRequest::AssignReplicasToDirs(request) => isr::assign_directories(plan, request).into(),
         ControllerRequest::ElectLeaders(request) => elections::elect(plan, request, version).into(),
         ControllerRequest::AlterPartitionReassignments(request) => reassignments::alter(plan, request).into(),
-        ControllerRequest::UpdateFeatures(request) => features::update(plan, request, version).into(),
+        ControllerRequest::UpdateFeatures(_) => unreachable!("update_features decides these"),
         ControllerRequest::ListPartitionReassignments(request) => reassignments::list(&plan.image, request).into(),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A level is finalized only if this controller, every broker and every other controller that is registered serve it, and
 //! `metadata.version` is lowered only as far as nothing that the metadata may hold would be lost. `kraft.version` is not a matter of
-//! metadata records: the quorum finalizes it.
+//! metadata records: the quorum finalizes it, once it was asked for here and nothing else of the request is refused.
 
 use gregor_messages::{
     UpdateFeaturesRequest, UpdateFeaturesResponse, update_features_request::FeatureUpdateKey,
@@ -27,17 +27,43 @@ enum Direction {
     UnsafeDowngrade,
 }
 
+/// What the quorum has to do with an update.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KRaft<'a> {
+    /// The `kraft.version` that it runs.
+    pub(crate) present: i16,
+    /// What it said to a higher one; none where it was not asked yet.
+    pub(crate) answer: Option<&'a Result<(), Refusal>>,
+}
+
+/// What an update comes to.
+pub(crate) enum Updated {
+    /// It is done, or refused.
+    Answer(UpdateFeaturesResponse),
+    /// Nothing is in its way but what the quorum says to this `kraft.version`.
+    AskQuorum(i16),
+}
+
 /// All of the updates happen, or none.
-pub(crate) fn update(plan: &mut Plan<'_>, request: &UpdateFeaturesRequest, version: i16) -> UpdateFeaturesResponse {
+pub(crate) fn update(plan: &mut Plan<'_>, request: &UpdateFeaturesRequest, version: i16, kraft: KRaft<'_>) -> Updated {
     let (start, mark) = (plan.mark(), plan.mark());
-    let result = request.feature_updates.iter().try_for_each(|update| update_one(plan, request, update, version));
-    if let Err(refusal) = plan.keep(mark, result) {
+    let mut asked = None;
+    let result = request.feature_updates.iter().try_for_each(|update| -> Result<(), Refusal> {
+        asked = update_one(plan, request, update, version, kraft)?.or(asked);
+        Ok(())
+    });
+    let kept = plan.keep(mark, result);
+    if let (Ok(()), Some(wanted)) = (&kept, asked) {
+        plan.undo(start);
+        return Updated::AskQuorum(wanted);
+    }
+    if let Err(refusal) = kept {
         let words = "The update failed for all features since the following feature had an error: ";
-        return UpdateFeaturesResponse {
+        return Updated::Answer(UpdateFeaturesResponse {
             error_code: refusal.number(),
             error_message: Some(format!("{words}{}", refusal.message).into()),
             ..Default::default()
-        };
+        });
     }
     if request.validate_only {
         plan.undo(start);
@@ -49,15 +75,17 @@ pub(crate) fn update(plan: &mut Plan<'_>, request: &UpdateFeaturesRequest, versi
     };
     // Since version 2 there is one result for all of them.
     let results = if version <= 1 { request.feature_updates.iter().map(result).collect() } else { Vec::new() };
-    UpdateFeaturesResponse { error_message: None, results, ..Default::default() }
+    Updated::Answer(UpdateFeaturesResponse { error_message: None, results, ..Default::default() })
 }
 
+/// Does one update, or says which `kraft.version` the quorum has to be asked for.
 fn update_one(
     plan: &mut Plan<'_>,
     request: &UpdateFeaturesRequest,
     update: &FeatureUpdateKey,
     version: i16,
-) -> Result<(), Refusal> {
+    kraft: KRaft<'_>,
+) -> Result<Option<i16>, Refusal> {
     let (name, level) = (update.feature.as_str(), update.max_version_level);
     let invalid = |why: &str| {
         let message = format!("Invalid update version {level} for feature {name}. {why}");
@@ -73,13 +101,11 @@ fn update_one(
     if level < 0 {
         return invalid("A feature version cannot be less than 0.");
     }
-    if name == KRAFT_VERSION_FEATURE {
-        return invalid("Changing the kraft.version of a running quorum is not served yet.");
-    }
     if let Some(why) = who_does_not_serve(plan, name, level) {
         return invalid(&why);
     }
-    let current = plan.image.features().level(name);
+    let is_kraft = name == KRAFT_VERSION_FEATURE;
+    let current = if is_kraft { kraft.present } else { plan.image.features().level(name) };
     if level < current && direction == Direction::Upgrade {
         return invalid(
             "Can't downgrade the version of this feature without setting the upgrade type to either safe or unsafe \
@@ -88,6 +114,14 @@ fn update_one(
     }
     if level > current && direction != Direction::Upgrade {
         return invalid("Can't downgrade to a newer version.");
+    }
+    if is_kraft {
+        return match kraft.answer {
+            _ if level < current => invalid("Can't downgrade the version of this feature."),
+            _ if level == current => Ok(None),
+            None => Ok(Some(level)),
+            Some(answer) => answer.clone().map(|()| None),
+        };
     }
     if name == METADATA_VERSION_FEATURE {
         check_metadata_version(plan.version(), level, direction)?;
@@ -102,7 +136,7 @@ fn update_one(
             ..Default::default()
         }));
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The first node that does not serve a level, and what it serves.

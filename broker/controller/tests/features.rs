@@ -5,9 +5,10 @@
 mod common;
 
 use common::{Rig, SET, alter, assert_error};
+use gregor_controller::{Input, Refusal};
 use gregor_messages::{
     ControllerRegistrationRequest, ControllerRegistrationResponse, IncrementalAlterConfigsResponse,
-    UpdateFeaturesRequest, UpdateFeaturesResponse, controller_registration_request,
+    UpdateFeaturesRequest, UpdateFeaturesResponse, broker_registration_request, controller_registration_request,
     update_features_request::FeatureUpdateKey,
 };
 use gregor_metadata::ConfigResource;
@@ -18,6 +19,7 @@ const UPGRADE: i8 = 1;
 const SAFE: i8 = 2;
 const UNSAFE: i8 = 3;
 const METADATA: &str = "metadata.version";
+const KRAFT: &str = "kraft.version";
 const ELR: &str = "eligible.leader.replicas.version";
 
 fn update(rig: &mut Rig, version: i16, updates: &[(&str, i16, i8)], validate_only: bool) -> UpdateFeaturesResponse {
@@ -91,7 +93,70 @@ fn no_level_is_finalized_that_a_node_does_not_serve() {
     register(&mut rig, 7, 30);
     assert_eq!(update(&mut rig, 2, &[(METADATA, 30, UPGRADE)], false).error_code, 0);
     refused(&mut rig, ("share.version", 1, UPGRADE), "Local controller 1 does not support this feature.");
-    refused(&mut rig, ("kraft.version", 1, UPGRADE), "not served yet");
+    refused(&mut rig, (KRAFT, 1, UPGRADE), "Broker 1 does not support this feature.");
+}
+
+/// A cluster of one broker that serves both versions of the quorum.
+fn with_kraft(level: i16) -> Rig {
+    let mut rig = Rig::at(level);
+    let feature = broker_registration_request::Feature {
+        name: KRAFT.into(),
+        min_supported_version: 0,
+        max_supported_version: 1,
+        ..Default::default()
+    };
+    assert_eq!(rig.register_with(1, 1, |request| request.features.push(feature)).error_code, 0);
+    rig
+}
+
+#[test]
+fn kraft_version_is_the_quorums_to_finalize_and_the_answer_waits_for_its_commit() {
+    let mut rig = with_kraft(29);
+    rig.quorum_says = Some(Ok(()));
+    let before = rig.log.len();
+    assert_eq!(update(&mut rig, 2, &[(KRAFT, 1, UPGRADE)], true).error_code, 0);
+    assert_eq!(rig.log.len(), before, "only asked whether it would work");
+    let key = |feature: &str, max_version_level| FeatureUpdateKey {
+        feature: feature.into(),
+        max_version_level,
+        upgrade_type: UPGRADE,
+        ..Default::default()
+    };
+    let feature_updates = vec![key(KRAFT, 1), key(METADATA, 30)];
+    let id = rig.submit(2, UpdateFeaturesRequest { feature_updates, ..Default::default() });
+    assert_eq!(rig.log.len(), before + 2, "the quorum's record, and the other feature's behind it");
+    assert!(rig.replies.is_empty(), "nothing is committed yet");
+    rig.commit();
+    assert_eq!(rig.take::<UpdateFeaturesResponse>(id).error_code, 0);
+    assert_eq!(rig.level().level(), 30);
+    let id = rig.submit(2, UpdateFeaturesRequest { feature_updates: vec![key(KRAFT, 1)], ..Default::default() });
+    assert!(rig.replies.is_empty(), "no metadata record, and yet something to wait for");
+    rig.commit();
+    assert_eq!(rig.take::<UpdateFeaturesResponse>(id).error_code, 0);
+}
+
+#[test]
+fn the_quorum_is_asked_for_a_higher_kraft_version_only_and_where_all_else_is_well() {
+    let mut rig = with_kraft(29);
+    // Whoever asks the quorum in this test is caught by the rig.
+    let response = update(&mut rig, 2, &[(KRAFT, 1, UPGRADE), ("share.version", 1, UPGRADE)], false);
+    assert_eq!(ErrorCode::from(response.error_code), ErrorCode::InvalidUpdateVersion);
+    refused(&mut rig, (KRAFT, 2, UPGRADE), "Local controller 1 only supports versions 0-1");
+    refused(&mut rig, (KRAFT, 1, SAFE), "Can't downgrade to a newer version.");
+    rig.step(Input::KRaftVersion(1));
+    assert_eq!(update(&mut rig, 2, &[(KRAFT, 1, UPGRADE)], false).error_code, 0, "it is there already");
+    refused(&mut rig, (KRAFT, 0, UPGRADE), "Can't downgrade the version of this feature without setting");
+    refused(&mut rig, (KRAFT, 0, UNSAFE), "Can't downgrade the version of this feature.");
+}
+
+#[test]
+fn what_the_quorum_says_against_an_upgrade_is_told() {
+    let mut rig = with_kraft(29);
+    rig.quorum_says = Some(Err(Refusal::new(ErrorCode::InvalidUpdateVersion, "voter 3 was not heard of")));
+    refused(&mut rig, (KRAFT, 1, UPGRADE), "voter 3 was not heard of");
+    let response = update(&mut rig, 2, &[(KRAFT, 1, UPGRADE), (METADATA, 30, UPGRADE)], false);
+    assert_eq!(ErrorCode::from(response.error_code), ErrorCode::InvalidUpdateVersion);
+    assert_eq!(rig.level().level(), 29, "all of them happen, or none");
 }
 
 #[test]

@@ -82,6 +82,8 @@ pub enum LifecycleInput {
     DirectoryFailed(DirectoryId),
     /// The directories that get no new replicas (KIP-1066); `None` where the finalized level does not know of them.
     Cordoned(Option<Vec<DirectoryId>>),
+    /// The registration lacks what the finalized level holds by now (`BrokerRegistrationTracker`).
+    RegistrationOutdated,
     /// The broker wants to go.
     BeginShutdown,
     /// Time has passed.
@@ -145,6 +147,8 @@ pub struct BrokerLifecycle {
     /// Whether it was ever unfenced, so that it may lead something.
     has_served: bool,
     wants_shutdown: bool,
+    /// Whether it has to register once more, as the same incarnation.
+    registers_again: bool,
     /// Directories that failed, with the time until when the controller has to know; `None` where it does.
     offline: BTreeMap<DirectoryId, Option<Nanos>>,
     /// Those of them that the request under way tells.
@@ -187,6 +191,7 @@ impl BrokerLifecycle {
             ready: false,
             has_served: false,
             wants_shutdown: false,
+            registers_again: false,
             offline: BTreeMap::new(),
             telling: BTreeSet::new(),
             cordoned: None,
@@ -228,6 +233,13 @@ impl BrokerLifecycle {
             LifecycleInput::Cordoned(directories) => {
                 if self.cordoned != directories {
                     self.cordoned = directories;
+                    self.contact_now(now);
+                }
+            }
+            LifecycleInput::RegistrationOutdated => {
+                // One that is under way says all that there is.
+                if self.phase != BrokerPhase::Registering {
+                    self.registers_again = true;
                     self.contact_now(now);
                 }
             }
@@ -294,12 +306,14 @@ impl BrokerLifecycle {
         self.waiting = true;
         self.hurry = false;
         self.telling.clear();
-        if self.phase != BrokerPhase::Registering {
+        let registers = self.phase == BrokerPhase::Registering || self.registers_again;
+        if !registers {
             self.telling.extend(self.offline.keys());
         }
-        effects.push_back(match self.phase {
-            BrokerPhase::Registering => LifecycleEffect::Register(self.registration()),
-            _ => LifecycleEffect::Heartbeat(BrokerHeartbeatRequest {
+        effects.push_back(if registers {
+            LifecycleEffect::Register(self.registration())
+        } else {
+            LifecycleEffect::Heartbeat(BrokerHeartbeatRequest {
                 broker_id: self.config.id.value(),
                 broker_epoch: self.epoch.value(),
                 current_metadata_offset: self.published.value(),
@@ -308,7 +322,7 @@ impl BrokerLifecycle {
                 offline_log_dirs: self.offline.keys().copied().collect(),
                 cordoned_log_dirs: self.cordoned.clone(),
                 ..Default::default()
-            }),
+            })
         });
     }
 
@@ -348,8 +362,10 @@ impl BrokerLifecycle {
         effects: &mut VecDeque<LifecycleEffect>,
     ) {
         self.waiting = false;
-        if self.phase != BrokerPhase::Registering {
-            return;
+        match self.phase {
+            BrokerPhase::Stopped => return,
+            BrokerPhase::Registering => {}
+            _ => return self.registered_again(response, now),
         }
         let Some(response) = response else { return self.failed(now) };
         match ErrorCode::from_code(response.error_code).unwrap_or(ErrorCode::UnknownServerError) {
@@ -368,6 +384,25 @@ impl BrokerLifecycle {
                 self.last_error = Some(error);
                 self.failed(now);
             }
+        }
+    }
+
+    /// The same incarnation keeps its epoch. It serves on whatever comes of this, as only an initial registration is waited for.
+    fn registered_again(&mut self, response: Option<BrokerRegistrationResponse>, now: Nanos) {
+        let Some(response) = response else { return self.failed(now) };
+        match ErrorCode::from_code(response.error_code).unwrap_or(ErrorCode::UnknownServerError) {
+            ErrorCode::None => {
+                self.registers_again = false;
+                self.failures = 0;
+                self.last_answer = now;
+                self.next_contact = now;
+            }
+            // Asking once more would not help, and heartbeats must go on.
+            ErrorCode::InconsistentClusterId | ErrorCode::InvalidRegistration | ErrorCode::UnsupportedVersion => {
+                self.registers_again = false;
+                self.failed(now);
+            }
+            _ => self.failed(now),
         }
     }
 

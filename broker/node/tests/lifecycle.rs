@@ -261,6 +261,32 @@ fn a_broker_that_was_never_unfenced_leads_nothing_and_goes_at_once() {
 }
 
 #[test]
+fn a_registration_that_lacks_what_a_newer_level_holds_is_made_once_more_by_the_same_incarnation() {
+    let mut rig = Rig::running();
+    rig.step(LifecycleInput::RegistrationOutdated);
+    let again = rig.registration();
+    assert_eq!((again.incarnation_id, again.log_dirs.len()), (Uuid(77), 2));
+    // A controller that cannot be reached is asked again, and serving goes on.
+    rig.step(LifecycleInput::RegistrationAnswered(None));
+    assert_eq!(rig.broker.phase(), BrokerPhase::Running);
+    rig.wait();
+    rig.registration();
+    rig.registered(10);
+    rig.heartbeat();
+    assert_eq!((rig.broker.phase(), rig.broker.epoch()), (BrokerPhase::Running, BrokerEpoch(10)));
+    // One that refuses it is not asked again, and hears heartbeats.
+    rig.answered(true, false, false);
+    rig.step(LifecycleInput::RegistrationOutdated);
+    rig.registration();
+    let error_code = ErrorCode::InvalidRegistration.code();
+    let refused = BrokerRegistrationResponse { error_code, ..Default::default() };
+    rig.step(LifecycleInput::RegistrationAnswered(Some(refused)));
+    assert_eq!(rig.broker.phase(), BrokerPhase::Running);
+    rig.wait();
+    rig.heartbeat();
+}
+
+#[test]
 fn what_changes_while_a_heartbeat_is_under_way_is_told_right_after_it() {
     let mut rig = Rig::running();
     rig.wait();

@@ -17,7 +17,7 @@ use gregor_messages::{
     AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest,
     ControllerRegistrationRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     DescribeQuorumRequest, ElectLeadersRequest, EnvelopeRequest, IncrementalAlterConfigsRequest,
-    ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest,
+    ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest, UpdateFeaturesRequest,
 };
 use gregor_types::{BrokerId, ErrorCode, KString};
 use gregor_wire::Message as _;
@@ -321,7 +321,7 @@ macro_rules! to_controller {
 to_controller!(
     AllocateProducerIdsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
     BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, ElectLeadersRequest,
-    ListPartitionReassignmentsRequest, UnregisterBrokerRequest;
+    ListPartitionReassignmentsRequest, UnregisterBrokerRequest, UpdateFeaturesRequest;
     by item AlterConfigsRequest responses, CreatePartitionsRequest results, CreateTopicsRequest topics,
     DeleteTopicsRequest responses, IncrementalAlterConfigsRequest responses
 );

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use gregor_config::{BrokerConfig, Properties};
 use gregor_controller::{
-    Controller, ControllerConfig, ControllerRequest, ControllerResponse, Effect, Effects, Input, Nanos, RequestId,
+    Controller, ControllerConfig, ControllerRequest, ControllerResponse, Effect, Effects, Input, Nanos, Refusal,
+    RequestId,
 };
 use gregor_messages::{
     AlterConfigsRequest, AlterPartitionRequest, AlterPartitionResponse, BrokerHeartbeatRequest,
@@ -21,7 +22,7 @@ use gregor_messages::{
 use gregor_metadata::{
     ELIGIBLE_LEADER_REPLICAS_FEATURE, Image, MetadataVersion, Partition, ServedFeature, VersionedRecord,
 };
-use gregor_state_records::metadata::{FeatureLevelRecord, MetadataRecord};
+use gregor_state_records::metadata::{FeatureLevelRecord, MetadataRecord, NoOpRecord};
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionIndex, Uuid};
 
 pub const SECOND: Nanos = 1_000_000_000;
@@ -33,6 +34,8 @@ pub struct Rig {
     pub image: Image,
     pub now: Nanos,
     pub replies: BTreeMap<RequestId, ControllerResponse>,
+    /// What a quorum says to a `kraft.version`; none where it must not be asked.
+    pub quorum_says: Option<Result<(), Refusal>>,
     /// `min.insync.replicas` of the node's file.
     pub min_isr: usize,
     next_request: u64,
@@ -80,6 +83,7 @@ impl Rig {
             image: Image::default(),
             now: 0,
             replies: BTreeMap::new(),
+            quorum_says: None,
             min_isr: broker.set_value("min.insync.replicas").map_or(1, |value| value.parse().unwrap()),
             next_request: 0,
             seed: 7,
@@ -122,6 +126,16 @@ impl Rig {
                 }
                 Effect::Reply { to, response } => {
                     assert!(self.replies.insert(to, response).is_none(), "one answer per request");
+                }
+                Effect::UpgradeKRaft { id, version, request, epoch, .. } => {
+                    assert_eq!(epoch, LeaderEpoch(self.leader_epoch));
+                    let result = self.quorum_says.clone().expect("nobody had to ask the quorum");
+                    if result.is_ok() && !request.validate_only {
+                        // A record of the quorum's own takes an offset, too.
+                        let record = MetadataRecord::NoOp(NoOpRecord::default());
+                        self.log.push(VersionedRecord::at(self.level(), record).unwrap());
+                    }
+                    self.step(Input::KRaftUpgraded { id, version, request, result });
                 }
             }
         }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use gregor_controller::ControllerResponse as Decision;
-use gregor_messages::{BrokerHeartbeatResponse, BrokerRegistrationResponse};
+use gregor_controller::{ControllerResponse as Decision, RequestId as DecisionId};
+use gregor_messages::{BrokerHeartbeatResponse, BrokerRegistrationResponse, UpdateFeaturesRequest};
 use gregor_raft::{LogRead, LogView, Reply};
 use gregor_types::ErrorCode;
 use tokio::sync::oneshot;
@@ -23,6 +23,8 @@ pub(super) enum Asker {
     Lifecycle,
     /// This controller's own registration.
     Registration,
+    /// The controller, of the quorum, for a request that has a `kraft.version` among others.
+    KRaftUpgrade { id: DecisionId, version: i16, request: UpdateFeaturesRequest },
 }
 
 /// What this node hears of itself.
@@ -73,6 +75,8 @@ impl Askers {
                 let Decision::ControllerRegistration(response) = decision else { return None };
                 Some(LifecycleAnswer::ControllerRegistered(ErrorCode::from(response.error_code)))
             }
+            // The quorum answers these.
+            Asker::KRaftUpgrade { .. } => None,
         }
     }
 }

@@ -8,8 +8,8 @@ use gregor_messages::{
     CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, DescribeQuorumResponse,
     ElectLeadersRequest, EndQuorumEpochRequest, EndQuorumEpochResponse, FetchRequest, FetchResponse,
     FetchSnapshotRequest, FetchSnapshotResponse, IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest,
-    RemoveRaftVoterRequest, RemoveRaftVoterResponse, Request, UnregisterBrokerRequest, UpdateRaftVoterRequest,
-    UpdateRaftVoterResponse, VoteRequest, VoteResponse,
+    RemoveRaftVoterRequest, RemoveRaftVoterResponse, Request, UnregisterBrokerRequest, UpdateFeaturesRequest,
+    UpdateRaftVoterRequest, UpdateRaftVoterResponse, VoteRequest, VoteResponse,
 };
 
 /// A request to the active controller or to the quorum's leader.
@@ -103,7 +103,8 @@ decided!(
     ElectLeadersRequest,
     IncrementalAlterConfigsRequest,
     ListPartitionReassignmentsRequest,
-    UnregisterBrokerRequest
+    UnregisterBrokerRequest,
+    UpdateFeaturesRequest
 );
 answered_by_the_quorum!(
     FetchRequest Fetch, FetchSnapshotRequest FetchSnapshot, VoteRequest Vote, BeginQuorumEpochRequest BeginQuorumEpoch,

@@ -51,6 +51,11 @@ pub struct Cluster {
 impl Cluster {
     /// A formatted cluster whose first `voters` nodes vote; none of the nodes runs.
     pub fn new(voters: i32, others: i32, is_static: bool) -> Self {
+        Self::at_level(30, voters, others, is_static)
+    }
+
+    /// The same at another `metadata.version`.
+    pub fn at_level(metadata_version: i16, voters: i32, others: i32, is_static: bool) -> Self {
         static NETS: AtomicU8 = AtomicU8::new(1);
         let cluster = Self {
             folder: tempfile::tempdir().unwrap(),
@@ -76,7 +81,7 @@ impl Cluster {
                 directories: vec![(cluster.directory(id), directory_id(id))],
                 metadata_directory: cluster.directory(id),
                 voters: initial,
-                metadata_version: 30,
+                metadata_version,
                 features: Vec::new(),
                 ignore_formatted: false,
                 now: Timestamp(1_700_000_000_000),

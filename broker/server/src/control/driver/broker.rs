@@ -91,6 +91,21 @@ impl Driver {
         true
     }
 
+    /// A level that is finalized while this node runs may know of controllers, and of directories of brokers, which its registrations then
+    /// have to say.
+    pub(super) fn renew_registrations(&mut self) {
+        let image = self.handle.image.load_full();
+        let version = image.features().metadata_version();
+        let broker = image.cluster().broker(self.options.config.node_id);
+        if version.has_directory_assignment() && broker.is_some_and(|broker| broker.directories.is_empty()) {
+            self.step_lifecycle(LifecycleInput::RegistrationOutdated);
+        }
+        let is_unknown = broker::controller_registration(&self.options, &image.image).is_some();
+        if self.registration == Registration::Made && is_unknown {
+            self.registration = Registration::Due(0);
+        }
+    }
+
     /// The active controller answered, or nobody did.
     pub(super) fn controller_registered(&mut self, error: Option<ErrorCode>) {
         if error == Some(ErrorCode::None) {

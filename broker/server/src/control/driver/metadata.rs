@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use gregor_controller::{Effect as Decision, Input as ControllerInput};
+use gregor_controller::{Effect as Decision, Input as ControllerInput, Refusal};
 use gregor_node::LifecycleInput;
-use gregor_raft::Input;
-use gregor_types::Offset;
+use gregor_raft::{Input, RequestId, UpgradeError};
+use gregor_types::{ErrorCode, Offset};
 
 use super::Driver;
-use crate::control::{ControlError, ImageUpdate, answers::LifecycleAnswer};
+use crate::control::{
+    ControlError, ImageUpdate,
+    answers::{Asker, LifecycleAnswer},
+};
 
 impl Driver {
     pub(super) fn carry_out_decision(&mut self, decision: Decision) -> Result<(), ControlError> {
@@ -30,8 +33,24 @@ impl Driver {
                 Some(LifecycleAnswer::ControllerRegistered(error)) => self.controller_registered(Some(error)),
                 None => {}
             },
+            Decision::UpgradeKRaft { id, version, request, epoch, wanted } => {
+                let validate_only = request.validate_only;
+                let asker = self.askers.add(Asker::KRaftUpgrade { id, version, request });
+                let (id, version) = (RequestId(asker), wanted);
+                self.step_quorum(Input::UpgradeKRaftVersion { id, epoch, version, validate_only });
+            }
         }
         Ok(())
+    }
+
+    /// What the quorum says to a `kraft.version`, on its way to the controller.
+    pub(super) fn upgraded(&mut self, to: RequestId, result: Result<(), UpgradeError>) {
+        let Some(Asker::KRaftUpgrade { id, version, request }) = self.askers.remove(to.0) else { return };
+        let result = result.map_err(|error| match error {
+            UpgradeError::NotLeader(_) => Refusal::not_controller(),
+            error => Refusal::new(ErrorCode::InvalidUpdateVersion, error.to_string()),
+        });
+        self.step_controller(ControllerInput::KRaftUpgraded { id, version, request, result });
     }
 
     /// Everything before `end` is committed: apply it, tell the controller, show it.
@@ -43,6 +62,10 @@ impl Driver {
             return Ok(());
         }
         self.replay.image().features().check_served()?;
+        let kraft_version = self.quorum.history().kraft_version();
+        if self.controller.kraft_version() != kraft_version {
+            self.step_controller(ControllerInput::KRaftVersion(kraft_version));
+        }
         self.step_controller(ControllerInput::Committed { image: self.replay.image().clone(), end });
         self.publish();
         self.snapshot_if_due();
@@ -56,6 +79,7 @@ impl Driver {
         let last_offset = image.position.last_offset;
         let image = Arc::new(image);
         self.handle.image.store(Arc::clone(&image));
+        let registrations_may_lack = changes.features || !changes.brokers.is_empty();
         // A no-op record moves the position and nothing else: nobody has to wake for that.
         if !changes.is_empty() || self.first_published.is_none() {
             self.images.send_replace(Arc::clone(&image));
@@ -63,5 +87,8 @@ impl Driver {
             self.first_published.get_or_insert(last_offset);
         }
         self.step_lifecycle(LifecycleInput::MetadataPublished(last_offset));
+        if registrations_may_lack {
+            self.renew_registrations();
+        }
     }
 }

@@ -70,7 +70,7 @@ impl Driver {
                 self.replay = Replay::load_anew(&mut self.log)?;
                 self.step_quorum(Input::SnapshotReady(id));
             }
-            Effect::Upgraded { .. } => unreachable!("nobody asks for it before UpdateFeatures is served"),
+            Effect::Upgraded { to, result } => self.upgraded(to, result),
             Effect::HighWatermark(end) => self.commit(end)?,
             Effect::Timer { at } => self.quorum_timer = Some(at),
             Effect::Role(RoleChange::Leader { epoch, start }) => {
