@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use gregor_apache::{Broker, BrokerConfig, Jars, Release, compile, jars, java_program};
+use gregor_apache::{Broker, BrokerConfig, Jars, Release, compile, jars, java_program, java_tool};
 use gregor_compat::Gregor;
 
 /// Keys that depend on where a node runs, or on a feature that Apache Kafka finalizes and Gregor does not serve yet (KIP-966), and
@@ -110,4 +110,49 @@ fn the_admin_client_is_answered_as_by_apache_kafka() {
         lines.join("\n")
     };
     assert!(ours == theirs, "Apache:\n{}\nGregor:\n{}", only(&theirs, &ours), only(&ours, &theirs));
+}
+
+/// What `kafka-features` says and how it ends, for each of these in turn. The epoch of what is finalized is each cluster's own, and features that
+/// Gregor does not serve are left out.
+fn raise_and_lower(jars: &Jars, bootstrap: &str) -> Vec<(String, bool)> {
+    const STEPS: [&[&str]; 8] = [
+        &["describe"],
+        &["upgrade", "--feature", "metadata.version=31", "--dry-run"],
+        &["upgrade", "--feature", "metadata.version=31"],
+        &["downgrade", "--feature", "metadata.version=30"],
+        &["upgrade", "--feature", "metadata.version=33"],
+        &["downgrade", "--feature", "metadata.version=31"],
+        &["downgrade", "--unsafe", "--feature", "metadata.version=31"],
+        &["describe"],
+    ];
+    let said = |step: &&[&str]| {
+        let arguments = [&["--bootstrap-server", bootstrap][..], *step].concat();
+        let output = java_tool(jars, "org.apache.kafka.tools.FeatureCommand", &arguments).unwrap().output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let is_shared = |line: &&str| !line.starts_with("Feature: ") || line.starts_with("Feature: metadata.version");
+        let without_epoch = |line: &str| line.split("Epoch:").next().unwrap_or_default().trim_end().to_owned();
+        let lines: Vec<_> = text.lines().filter(is_shared).map(without_epoch).collect();
+        (lines.join("\n"), output.status.success())
+    };
+    STEPS.iter().map(said).collect()
+}
+
+#[test]
+fn feature_levels_go_up_and_down_as_with_apache_kafka() {
+    let jars = jars(&Release::broker(Release::NEWEST)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let gregor = Gregor::start().unwrap();
+    let ours = raise_and_lower(&jars, gregor.bootstrap());
+    let kraft = ["--bootstrap-server", gregor.bootstrap(), "upgrade", "--feature", "kraft.version=1"];
+    let again = java_tool(&jars, "org.apache.kafka.tools.FeatureCommand", &kraft).unwrap().output().unwrap();
+    assert!(again.status.success(), "a dynamic quorum is one already: {again:?}");
+    gregor.stop().unwrap();
+    let config =
+        BrokerConfig { release_version: Some("4.3".to_owned()), ..BrokerConfig::new(folder.path().join("apache")) };
+    let apache = Broker::start(&jars, &config).unwrap();
+    let theirs = raise_and_lower(&jars, &apache.bootstrap);
+    apache.stop().unwrap();
+    let succeeded: Vec<_> = theirs.iter().map(|(_, success)| *success).collect();
+    assert_eq!(succeeded, [true, true, true, true, true, false, false, true], "{theirs:?}");
+    assert_eq!(ours, theirs);
 }
