@@ -20,6 +20,7 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
+    sync::watch,
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -76,9 +77,9 @@ fn asking(identity: Identity, authority: &Authority, version: &'static Supported
         .unwrap()
 }
 
-fn channel(address: String, config: ClientConfig) -> Channel {
+fn channel(address: String, security: Security) -> Channel {
     let options = ChannelOptions {
-        security: Security::Tls(Arc::new(config)),
+        security,
         request_timeout: DEADLINE,
         backoff_min: Duration::from_millis(1),
         backoff_max: Duration::from_millis(5),
@@ -90,7 +91,7 @@ fn channel(address: String, config: ClientConfig) -> Channel {
 /// Runs a channel against a TLS broker that answers heartbeats with their member id's length as throttle time.
 async fn heartbeat(config: ServerConfig, client: ClientConfig, member: &str) -> Result<i32, ChannelError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let channel = channel(listener.local_addr().unwrap().to_string(), client);
+    let channel = channel(listener.local_addr().unwrap().to_string(), Security::Tls(Arc::new(client)));
     let broker = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         // A handshake that fails is what several tests are about; the client tells of it.
@@ -181,6 +182,32 @@ async fn a_client_that_shows_its_certificate_is_let_in() {
 }
 
 #[tokio::test]
+async fn what_is_trusted_and_shown_may_change_while_a_channel_lives() {
+    let (before, after) = (Authority::new(), Authority::new());
+    let (newest, renewed) = watch::channel(Arc::new(before.trusted()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = channel(listener.local_addr().unwrap().to_string(), Security::Renewed(renewed));
+    let acceptor = TlsAcceptor::from(Arc::new(server(after.sign(&["127.0.0.1"]))));
+    let broker = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            // Who does not trust it ends the handshake.
+            if let Ok(stream) = acceptor.accept(stream).await {
+                serve(stream).await;
+            }
+        }
+    });
+    let request = HeartbeatRequest { group_id: "group".into(), member_id: "four".into(), ..Default::default() };
+    let answered = tokio::time::timeout(DEADLINE, channel.call(&request)).await.unwrap();
+    assert_eq!(refused(answered.map(|answer| answer.throttle_time_ms)), TlsFailure::UnknownIssuer);
+    newest.send_replace(Arc::new(after.trusted()));
+    let answered = tokio::time::timeout(DEADLINE, channel.call(&request)).await.unwrap();
+    assert_eq!(answered.unwrap().throttle_time_ms, 4);
+    channel.disconnect();
+    broker.abort();
+}
+
+#[tokio::test]
 async fn a_certificate_of_an_unknown_authority_is_refused_and_says_where_to_name_it() {
     let config = server(Authority::new().sign(&["127.0.0.1"]));
     let failure = refused(heartbeat(config, Authority::new().trusted(), "m").await);
@@ -242,7 +269,8 @@ async fn sides_with_no_version_in_common_say_so() {
 /// A peer without TLS that does `reply` once it was greeted.
 async fn plaintext_peer(reply: &'static [u8]) -> TlsFailure {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let channel = channel(listener.local_addr().unwrap().to_string(), Authority::new().trusted());
+    let channel =
+        channel(listener.local_addr().unwrap().to_string(), Security::Tls(Arc::new(Authority::new().trusted())));
     let peer = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut greeting = [0; 4];
