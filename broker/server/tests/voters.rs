@@ -4,9 +4,11 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use gregor_messages::{AddRaftVoterRequest, RemoveRaftVoterRequest, add_raft_voter_request};
 use gregor_types::ErrorCode;
-use support::controllers::{CLUSTER, Cluster, PORT, directory_id};
+use support::controllers::{CLUSTER, Cluster, DEADLINE, PORT, directory_id};
 
 /// How many vote, as the leader says.
 async fn voters(cluster: &Cluster) -> usize {
@@ -45,8 +47,17 @@ async fn voters_are_changed_through_any_broker() {
         listeners: vec![endpoint],
         ..Default::default()
     };
-    let answer = cluster.client(changed).call(&add).await.unwrap();
-    assert_eq!(ErrorCode::from(answer.error_code), ErrorCode::None, "{:?}", answer.error_message);
+    let deadline = Instant::now() + DEADLINE;
+    // It has to have caught up as an observer first.
+    loop {
+        let answer = cluster.client(changed).call(&add).await.unwrap();
+        match ErrorCode::from(answer.error_code) {
+            ErrorCode::None => break,
+            error => assert_eq!(error, ErrorCode::RequestTimedOut, "{:?}", answer.error_message),
+        }
+        assert!(Instant::now() < deadline, "not in time: {:?}", answer.error_message);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(voters(&cluster).await, 3);
     let answer = cluster.client(asked).call(&add).await.unwrap();
     assert_eq!(ErrorCode::from(answer.error_code), ErrorCode::DuplicateVoter, "who decides says why not");

@@ -253,3 +253,43 @@ async fn ask(channel: &Channel, timeout: Duration, request: Outgoing) -> Result<
         Outgoing::UpdateRaftVoter(request) => Response::UpdateRaftVoter(channel.call(&request).await?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use gregor_config::Properties;
+    use gregor_types::LeaderEpoch;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn config() -> BrokerConfig {
+        // So long that no test waits for it.
+        let text = "node.id=1\nprocess.roles=broker\ncontroller.listener.names=C\nlisteners=PLAINTEXT://127.0.0.1:0\nlog.dirs=/d\n\
+                    controller.quorum.bootstrap.servers=h:1\ncontroller.quorum.request.timeout.ms=3600000\n";
+        BrokerConfig::from_properties(&Properties::parse(text).unwrap()).unwrap().0
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_the_answer_of_a_controller_that_does_not_lead_any_more() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let address = Endpoint { name: "C".into(), host: "127.0.0.1".into(), port };
+        let leads =
+            |id| QuorumLeader { epoch: LeaderEpoch(id), leader: Some(BrokerId(id)), endpoint: Some(address.clone()) };
+        let (leader, led) = watch::channel(leads(2));
+        let (heard, mut hears) = mpsc::channel(HEARD_MAX);
+        let mut peers = Peers::new(&config(), Security::Plaintext, led, heard);
+        peers.tell(BrokerId(2), &address, OfBroker::Heartbeat(BrokerHeartbeatRequest::default()));
+        peers.register(BrokerId(2), &address, ControllerRegistrationRequest::default());
+        let _under_way = [silent.accept().await.unwrap(), silent.accept().await.unwrap()];
+        leader.send_replace(leads(3));
+        let mut answers = Vec::new();
+        for _ in 0..2 {
+            let answer = tokio::time::timeout(Duration::from_secs(30), hears.recv()).await;
+            answers.push(answer.expect("nobody said in time that no answer comes").unwrap());
+        }
+        let of_broker = |heard: &Heard| matches!(heard, Heard::Broker(LifecycleInput::HeartbeatAnswered(None)));
+        assert!(answers.iter().any(of_broker), "{answers:?}");
+        assert!(answers.iter().any(|heard| matches!(heard, Heard::Registered(None))), "{answers:?}");
+    }
+}
