@@ -465,6 +465,18 @@ fn who_does_not_lead_says_who_does_and_where_and_never_that_it_does_itself() {
 }
 
 #[test]
+fn a_leader_gives_way_once_no_majority_has_fetched_for_one_and_a_half_fetch_timeouts() {
+    let mut rig = Rig::leading(Paper::default(), false);
+    let (epoch, end) = (rig.quorum.epoch().value(), rig.log.end().offset.value());
+    rig.pass(1_000);
+    rig.ask(17, Request::Fetch(fetch(OTHER, end, epoch, epoch)));
+    rig.pass(2_999);
+    assert!(matches!(rig.quorum.role(), Role::Leader(_)), "{:?}", rig.quorum.role());
+    rig.pass(1);
+    assert!(matches!(rig.quorum.role(), Role::Resigned(_)), "{:?}", rig.quorum.role());
+}
+
+#[test]
 fn an_append_beyond_the_bounds_of_a_batch_is_refused_whole() {
     let mut rig = Rig::leading(Paper::default(), false);
     let (epoch, base) = (rig.quorum.epoch(), rig.log.end().offset);

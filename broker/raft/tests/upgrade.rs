@@ -39,6 +39,23 @@ fn the_voters_get_into_the_log_once_all_have_said_who_they_are() {
 }
 
 #[test]
+fn every_leader_is_told_anew_which_replicas_vote() {
+    let (mut cluster, first) = settled(3, 0, 4);
+    cluster.run(5_000);
+    cluster.kill(first);
+    cluster.run_until("another leader", 20_000, |cluster| cluster.leader().is_some());
+    let second = cluster.leader().unwrap();
+    cluster.run(5_000);
+    // The one that is down has said nothing to this leader; what it said to itself counts for nobody.
+    let refused = cluster.upgrade(second, 1, false);
+    assert!(matches!(&refused, Err(UpgradeError::Voters { voters, .. }) if *voters == [first.value()]), "{refused:?}");
+    cluster.start(first);
+    cluster.run(8_000);
+    let leader = cluster.leader().unwrap();
+    assert_eq!(cluster.upgrade(leader, 1, false), Ok(()));
+}
+
+#[test]
 fn an_upgrade_is_refused_for_a_version_that_is_not_known_or_by_who_does_not_lead() {
     let (mut cluster, leader) = settled(3, 0, 2);
     assert_eq!(cluster.upgrade(leader, 2, false), Err(UpgradeError::Unknown(2)));
