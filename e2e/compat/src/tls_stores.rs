@@ -68,11 +68,16 @@ impl TlsStores {
 
     /// A broker with a listener SSL that lets in only who shows a certificate of the authority. It lives as long as this folder.
     pub fn start_broker(&self) -> Result<Gregor> {
+        self.start_with_controller("PLAINTEXT")
+    }
+
+    /// The same with a controller listener of this protocol.
+    pub fn start_with_controller(&self, protocol: &str) -> Result<Gregor> {
         let controller = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let properties = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.listener.names=CONTROLLER\n\
              listeners=PLAINTEXT://127.0.0.1:0,SSL://127.0.0.1:0,CONTROLLER://{controller}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SSL:SSL,CONTROLLER:PLAINTEXT\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SSL:SSL,CONTROLLER:{protocol}\n\
              controller.quorum.voters=1@{controller}\nlog.dirs={}\noffsets.topic.replication.factor=1\n\
              group.initial.rebalance.delay.ms=0\n\
              ssl.client.auth=required\nssl.keystore.type=PEM\nssl.keystore.location={}\n\

@@ -76,6 +76,21 @@ fn apaches_console_tools_and_ours_share_one_file_of_client_properties() -> Resul
 }
 
 #[test]
+fn apaches_tools_reach_the_quorum_over_a_controller_listener_with_tls() -> Result<()> {
+    let stores = TlsStores::new()?;
+    let broker = stores.start_with_controller("SSL")?;
+    let address = broker.listener("CONTROLLER")?;
+    let jars = jars(&Release::complete(Release::COMPLETE))?;
+    let config = stores.client_properties();
+    let config = config.to_str().context("a path that is text")?;
+    let arguments = ["--bootstrap-controller", &address, "--command-config", config, "describe", "--status"];
+    let tool = java_tool(&jars, "org.apache.kafka.tools.MetadataQuorumCommand", &arguments)?;
+    let said = Journey::program("kafka-metadata-quorum", tool).output(DEADLINE)?;
+    assert!(said.contains("LeaderId:"), "{said}");
+    broker.stop()
+}
+
+#[test]
 fn kcat_reads_over_tls_what_it_wrote() -> Result<()> {
     let stores = TlsStores::new()?;
     let broker = stores.start_broker()?;
