@@ -82,6 +82,8 @@ pub enum LifecycleInput {
     DirectoryFailed(DirectoryId),
     /// The directories that get no new replicas (KIP-1066); `None` where the finalized level does not know of them.
     Cordoned(Option<Vec<DirectoryId>>),
+    /// Another controller is the active one, or one is again.
+    ControllerChanged,
     /// The registration lacks what the finalized level holds by now (`BrokerRegistrationTracker`).
     RegistrationOutdated,
     /// The broker wants to go.
@@ -235,6 +237,12 @@ impl BrokerLifecycle {
                     self.cordoned = directories;
                     self.contact_now(now);
                 }
+            }
+            LifecycleInput::ControllerChanged => {
+                // The pauses were for its predecessor.
+                self.failures = 0;
+                self.hurry |= self.waiting;
+                self.next_contact = now;
             }
             LifecycleInput::RegistrationOutdated => {
                 // One that is under way says all that there is.

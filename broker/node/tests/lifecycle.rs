@@ -287,6 +287,28 @@ fn a_registration_that_lacks_what_a_newer_level_holds_is_made_once_more_by_the_s
 }
 
 #[test]
+fn a_new_controller_is_told_at_once_however_often_nobody_answered() {
+    let mut rig = Rig::running();
+    for _ in 0..5 {
+        rig.wait();
+        rig.heartbeat();
+        rig.step(LifecycleInput::HeartbeatAnswered(None));
+    }
+    assert!(rig.effects.is_empty());
+    rig.step(LifecycleInput::ControllerChanged);
+    rig.heartbeat();
+    rig.answered(true, false, false);
+    // One whose registration nobody has taken yet, too.
+    let mut rig = Rig::new();
+    rig.step(LifecycleInput::Start);
+    rig.registration();
+    rig.step(LifecycleInput::RegistrationAnswered(None));
+    assert!(rig.effects.is_empty());
+    rig.step(LifecycleInput::ControllerChanged);
+    rig.registration();
+}
+
+#[test]
 fn what_changes_while_a_heartbeat_is_under_way_is_told_right_after_it() {
     let mut rig = Rig::running();
     rig.wait();

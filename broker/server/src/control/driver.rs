@@ -332,8 +332,8 @@ impl Driver {
                 }
                 self.carry_out_all()?;
             }
-            self.show_leader();
-            if self.stalled.is_some() || !self.sync_next()? {
+            let has_new_leader = self.show_leader();
+            if self.stalled.is_some() || !(self.sync_next()? || has_new_leader) {
                 return Ok(());
             }
         }

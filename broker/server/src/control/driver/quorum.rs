@@ -5,6 +5,7 @@
 use std::sync::atomic::Ordering;
 
 use gregor_controller::Input as ControllerInput;
+use gregor_node::LifecycleInput;
 use gregor_raft::{Effect, Endpoint, Input, Outgoing, Quorum, RoleChange};
 use gregor_types::BrokerId;
 
@@ -144,14 +145,19 @@ impl Driver {
         Ok(())
     }
 
-    /// Tells who leads, if that has changed.
-    pub(super) fn show_leader(&self) {
+    /// Tells who leads, if that has changed. Returns whether somebody does who did not before: this broker has something to say to it.
+    pub(super) fn show_leader(&mut self) -> bool {
         let leader = self.leader();
-        self.quorum_leader.send_if_modified(|shown| {
+        let is_known = leader.leader.is_some();
+        let has_changed = self.quorum_leader.send_if_modified(|shown| {
             let changes = *shown != leader;
             *shown = leader;
             changes
         });
+        if has_changed && is_known {
+            self.step_lifecycle(LifecycleInput::ControllerChanged);
+        }
+        has_changed && is_known
     }
 
     fn leader(&self) -> QuorumLeader {
