@@ -17,8 +17,6 @@ use crate::{
 
 /// How long a leader may hold a fetch while it has nothing new (`KafkaRaftClient.MAX_FETCH_WAIT_MS`).
 const FETCH_WAIT_MS: i32 = 500;
-/// The most bytes of one answer (`KafkaRaftClient.MAX_FETCH_SIZE_BYTES`).
-const FETCH_BYTES_MAX: i32 = 8 * 1024 * 1024;
 
 /// See [`Role::Follower`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -78,12 +76,13 @@ impl Quorum {
     pub(crate) fn send_fetch(&mut self, node: BrokerId, log: &dyn LogView, effects: &mut Effects) {
         let (epoch, end) = (self.epoch(), log.end());
         let local = self.config.local.key;
+        let max_bytes = self.config.fetch_bytes.min(i32::MAX as u32) as i32;
         let partition = FetchPartition {
             current_leader_epoch: epoch.value(),
             fetch_offset: end.offset.value(),
             last_fetched_epoch: end.epoch.value(),
             log_start_offset: log.start().value(),
-            partition_max_bytes: FETCH_BYTES_MAX,
+            partition_max_bytes: max_bytes,
             replica_directory_id: local.directory_or_zero(),
             high_watermark: self.high_watermark.unwrap_or(Offset::NONE).value(),
             ..Default::default()
@@ -99,7 +98,7 @@ impl Quorum {
             replica_id: local.id.value(),
             replica_state: ReplicaState { replica_id: local.id.value(), ..Default::default() },
             max_wait_ms: FETCH_WAIT_MS,
-            max_bytes: FETCH_BYTES_MAX,
+            max_bytes,
             topics: vec![topic],
             ..Default::default()
         };

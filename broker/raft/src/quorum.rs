@@ -39,6 +39,8 @@ pub struct Config {
     pub election_backoff_max: Nanos,
     /// `controller.quorum.retry.backoff.ms`.
     pub retry_backoff: Nanos,
+    /// The most bytes of records that one request asks for, but for a batch that is larger: `controller.quorum.fetch.max.bytes` (KIP-1219).
+    pub fetch_bytes: u32,
     /// The most bytes of a snapshot that one request asks for.
     pub snapshot_piece_bytes: u32,
     /// `controller.quorum.request.timeout.ms`.

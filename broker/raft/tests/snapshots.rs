@@ -149,6 +149,7 @@ impl Follower {
             fetch_timeout: 2_000 * MS,
             election_backoff_max: 1_000 * MS,
             retry_backoff: 20 * MS,
+            fetch_bytes: 1 << 20,
             snapshot_piece_bytes: 10,
             request_timeout: 2_000 * MS,
             bootstrap_servers: 0,

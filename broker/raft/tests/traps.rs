@@ -117,6 +117,7 @@ fn config(bootstrap_servers: u16) -> Config {
         fetch_timeout: 2_000 * MS,
         election_backoff_max: 1_000 * MS,
         retry_backoff: 20 * MS,
+        fetch_bytes: 1_000,
         snapshot_piece_bytes: 10,
         request_timeout: 2_000 * MS,
         bootstrap_servers,
@@ -355,6 +356,7 @@ fn a_voter_asks_for_more_only_once_what_it_has_is_on_its_disk() {
     let Some((OTHER, Outgoing::Fetch(next))) = rig.sent.first() else { panic!("no fetch, but {:?}", rig.sent) };
     let partition = &next.topics[0].partitions[0];
     assert_eq!((partition.fetch_offset, partition.last_fetched_epoch), (2, 4));
+    assert_eq!((next.max_bytes, partition.partition_max_bytes), (1_000, 1_000), "as many bytes as are configured");
 }
 
 #[test]

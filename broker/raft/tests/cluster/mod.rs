@@ -209,6 +209,7 @@ impl Cluster {
             fetch_timeout: 2_000 * MS,
             election_backoff_max: 1_000 * MS,
             retry_backoff: 20 * MS,
+            fetch_bytes: 1 << 20,
             snapshot_piece_bytes: 700,
             request_timeout: 2_000 * MS,
             bootstrap_servers: self.nodes.len() as u16,

@@ -108,6 +108,7 @@ pub fn config() -> Config {
         fetch_timeout: 2_000 * MILLISECOND,
         election_backoff_max: 1_000 * MILLISECOND,
         retry_backoff: 20 * MILLISECOND,
+        fetch_bytes: 1 << 20,
         snapshot_piece_bytes: 1_000,
         request_timeout: 2_000 * MILLISECOND,
         bootstrap_servers: 0,

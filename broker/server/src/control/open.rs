@@ -109,6 +109,7 @@ pub(super) fn open(options: ControlOptions, now: Timestamp) -> Result<Parts, Con
         fetch_timeout: millisecond(config.controller_quorum_fetch_timeout_ms),
         election_backoff_max: millisecond(config.controller_quorum_election_backoff_max_ms),
         retry_backoff: millisecond(config.controller_quorum_retry_backoff_ms),
+        fetch_bytes: config.controller_quorum_fetch_max_bytes,
         snapshot_piece_bytes: config.controller_quorum_fetch_snapshot_max_bytes,
         request_timeout: millisecond(config.controller_quorum_request_timeout_ms),
         bootstrap_servers: u16::try_from(config.controller_quorum_bootstrap_servers.len()).unwrap_or(u16::MAX),
