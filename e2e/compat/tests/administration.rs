@@ -152,7 +152,6 @@ fn feature_levels_go_up_and_down_as_with_apache_kafka() {
     let apache = Broker::start(&jars, &config).unwrap();
     let theirs = raise_and_lower(&jars, &apache.bootstrap);
     apache.stop().unwrap();
-    let succeeded: Vec<_> = theirs.iter().map(|(_, success)| *success).collect();
-    assert_eq!(succeeded, [true, true, true, true, true, false, false, true], "{theirs:?}");
+    assert!(theirs[2].1 && theirs[4].1, "the tool raises levels: {theirs:?}");
     assert_eq!(ours, theirs);
 }
