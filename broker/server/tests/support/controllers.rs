@@ -27,6 +27,8 @@ use gregor_server::{
 };
 use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, LeaderEpoch, Timestamp, Uuid};
 
+use super::network::Network;
+
 pub const DEADLINE: Duration = Duration::from_mins(1);
 pub const PORT: u16 = 19_093;
 pub const BROKER_PORT: u16 = 19_092;
@@ -40,6 +42,8 @@ pub struct Cluster {
     pub folder: tempfile::TempDir,
     net: u8,
     is_static: bool,
+    /// Whether others reach a controller by a relay, which is the test's to make.
+    relayed: bool,
     /// Whether each node is a broker, too.
     pub combined: bool,
     pub properties: Vec<(&'static str, &'static str)>,
@@ -51,16 +55,30 @@ pub struct Cluster {
 impl Cluster {
     /// A formatted cluster whose first `voters` nodes vote; none of the nodes runs.
     pub fn new(voters: i32, others: i32, is_static: bool) -> Self {
-        Self::at_level(30, voters, others, is_static)
+        Self::formatted(30, voters, others, is_static, false)
     }
 
     /// The same at another `metadata.version`.
     pub fn at_level(metadata_version: i16, voters: i32, others: i32, is_static: bool) -> Self {
+        Self::formatted(metadata_version, voters, others, is_static, false)
+    }
+
+    /// Voters that reach each other over a network that can be cut.
+    pub async fn relayed(voters: i32, is_static: bool) -> (Self, Network) {
+        let cluster = Self::formatted(30, voters, 0, is_static, true);
+        let nodes = (1..=voters)
+            .map(|id| (id, format!("{}:{PORT}", cluster.reached_at(id)), format!("{}:{PORT}", cluster.host(id))));
+        let network = Network::new(nodes).await;
+        (cluster, network)
+    }
+
+    fn formatted(metadata_version: i16, voters: i32, others: i32, is_static: bool, relayed: bool) -> Self {
         static NETS: AtomicU8 = AtomicU8::new(1);
         let cluster = Self {
             folder: tempfile::tempdir().unwrap(),
             net: NETS.fetch_add(1, Ordering::Relaxed),
             is_static,
+            relayed,
             combined: false,
             properties: vec![
                 ("controller.quorum.election.timeout.ms", "300"),
@@ -75,20 +93,30 @@ impl Cluster {
         for id in 1..=voters + others {
             let initial =
                 if is_static || id > voters { InitialVoters::None } else { InitialVoters::Dynamic(all.clone()) };
-            let options = FormatOptions {
-                cluster_id: CLUSTER.into(),
-                node_id: BrokerId(id),
-                directories: vec![(cluster.directory(id), directory_id(id))],
-                metadata_directory: cluster.directory(id),
-                voters: initial,
-                metadata_version,
-                features: Vec::new(),
-                ignore_formatted: false,
-                now: Timestamp(1_700_000_000_000),
-            };
-            format_storage(&RealDisk, &options).unwrap();
+            cluster.format(id, CLUSTER, directory_id(id), metadata_version, initial);
         }
         cluster
+    }
+
+    fn format(&self, id: i32, cluster_id: &str, directory: DirectoryId, metadata_version: i16, voters: InitialVoters) {
+        let options = FormatOptions {
+            cluster_id: cluster_id.into(),
+            node_id: BrokerId(id),
+            directories: vec![(self.directory(id), directory)],
+            metadata_directory: self.directory(id),
+            voters,
+            metadata_version,
+            features: Vec::new(),
+            ignore_formatted: false,
+            now: Timestamp(1_700_000_000_000),
+        };
+        format_storage(&RealDisk, &options).unwrap();
+    }
+
+    /// The disk of a node that does not run is replaced by an empty one, which is formatted for a cluster with an id of its own.
+    pub fn replace_disk(&self, id: i32, cluster_id: &str, directory: DirectoryId) {
+        std::fs::remove_dir_all(self.directory(id)).unwrap();
+        self.format(id, cluster_id, directory, 30, InitialVoters::None);
     }
 
     pub fn with(mut self, key: &'static str, value: &'static str) -> Self {
@@ -112,8 +140,19 @@ impl Cluster {
         format!("127.{}.{}.{}", 1 + process % 250, 1 + self.net, 10 * (process / 250 % 20) as i32 + id)
     }
 
+    /// Where others reach a node.
+    pub fn reached_at(&self, id: i32) -> String {
+        let host = self.host(id);
+        if !self.relayed {
+            return host;
+        }
+        let mut parts: Vec<_> = host.split('.').map(str::to_owned).collect();
+        parts[2] = (128 + 1 + self.net).to_string();
+        parts.join(".")
+    }
+
     pub fn voter(&self, id: i32) -> Voter {
-        let endpoint = Endpoint { name: "CONTROLLER".into(), host: self.host(id).as_str().into(), port: PORT };
+        let endpoint = Endpoint { name: "CONTROLLER".into(), host: self.reached_at(id).as_str().into(), port: PORT };
         Voter {
             key: ReplicaKey::new(BrokerId(id), directory_id(id)),
             endpoints: vec![endpoint],
@@ -133,7 +172,10 @@ impl Cluster {
             let host = self.host(id);
             properties.set("listeners", format!("PLAINTEXT://{host}:{BROKER_PORT},CONTROLLER://{host}:{PORT}"));
         }
-        let voters = (1..=3).map(|id| (id, self.host(id)));
+        if self.relayed {
+            properties.set("advertised.listeners", format!("CONTROLLER://{}:{PORT}", self.reached_at(id)));
+        }
+        let voters = (1..=3).map(|id| (id, self.reached_at(id)));
         if self.is_static {
             let voters: Vec<_> = voters.map(|(id, host)| format!("{id}@{host}:{PORT}")).collect();
             properties.set("controller.quorum.voters", voters.join(","));
