@@ -388,6 +388,18 @@ mod tests {
         assert_eq!(config.message_max_bytes_text(), "1048588");
     }
 
+    #[test]
+    fn a_quorum_of_no_settings_keeps_apaches_times() {
+        let config = parse("").unwrap().0;
+        assert_eq!(config.controller_quorum_election_timeout_ms, 1_000);
+        assert_eq!(config.controller_quorum_fetch_timeout_ms, 2_000);
+        assert_eq!(config.controller_quorum_election_backoff_max_ms, 1_000);
+        assert_eq!(config.controller_quorum_request_timeout_ms, 2_000);
+        assert_eq!(config.controller_quorum_retry_backoff_ms, 20);
+        assert_eq!(config.controller_quorum_fetch_max_bytes, 1 << 20);
+        assert!(!config.controller_quorum_auto_join_enable);
+    }
+
     impl BrokerConfig {
         fn message_max_bytes_text(&self) -> String {
             crate::TopicConfig::effective(self, "max.message.bytes", &|_| None).unwrap()

@@ -2,323 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of a test")]
 
-use std::collections::{BTreeSet, VecDeque};
+mod lone_voter;
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use gregor_messages::{
-    AddRaftVoterRequest, ApiVersionsResponse, FetchRequest, FetchResponse, FetchSnapshotRequest, VoteRequest,
-    VoteResponse, add_raft_voter_request,
-    api_versions_response::SupportedFeatureKey,
-    fetch_request::{FetchPartition, FetchTopic, ReplicaState},
-    fetch_response::{self, FetchableTopicResponse},
-    fetch_snapshot_request::{PartitionSnapshot, SnapshotId as SnapshotIdField, TopicSnapshot},
-    vote_request, vote_response,
-};
+use gregor_messages::FetchRequest;
 use gregor_raft::{
-    AppendError, Batch, Config, ControlRecord, Effect, Effects, ElectionState, Endpoint, Input, LogView,
-    MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Now, OffsetAndEpoch, Outgoing, Quorum, ReplicaKey, Reply, Request, RequestId,
-    Response, Rng, Role, SnapshotId, StartError, Token, Voter, VoterHistory, VoterSet,
+    AppendError, Batch, ElectionState, Input, LogView as _, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Outgoing, Quorum,
+    Reply, Request, Role, SnapshotId, StartError,
 };
-use gregor_state_records::control::KRaftVersionRecord;
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp, Uuid};
-
-const MS: u64 = 1_000_000;
-const OTHER: BrokerId = BrokerId(2);
-const THIRD: BrokerId = BrokerId(3);
-
-/// A log on paper: the epochs of its records from `start` on.
-#[derive(Default)]
-struct Paper {
-    start: i64,
-    epochs: Vec<i32>,
-    snapshot: Option<SnapshotId>,
-}
-
-impl LogView for Paper {
-    fn end(&self) -> OffsetAndEpoch {
-        let of_snapshot = self.snapshot.map_or(LeaderEpoch(0), |id| id.epoch);
-        let epoch = self.epochs.last().map_or(of_snapshot, |epoch| LeaderEpoch(*epoch));
-        OffsetAndEpoch::new(Offset(self.start + self.epochs.len() as i64), epoch)
-    }
-    fn start(&self) -> Offset {
-        Offset(self.start)
-    }
-    fn end_of_epoch(&self, epoch: LeaderEpoch) -> OffsetAndEpoch {
-        let end = self.epochs.partition_point(|one| LeaderEpoch(*one) <= epoch);
-        let last = end.checked_sub(1).map_or(LeaderEpoch(0), |last| LeaderEpoch(self.epochs[last]));
-        OffsetAndEpoch::new(Offset(self.start + end as i64), last)
-    }
-    fn latest_snapshot(&self) -> Option<SnapshotId> {
-        self.snapshot
-    }
-    fn earliest_snapshot(&self) -> Option<SnapshotId> {
-        self.snapshot
-    }
-    fn snapshot_size(&self, id: SnapshotId) -> Option<u64> {
-        (self.snapshot == Some(id)).then_some(100)
-    }
-}
-
-struct Dice(u64);
-
-impl Rng for Dice {
-    fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 16
-    }
-}
-
-/// Voter 1 of three.
-struct Rig {
-    quorum: Quorum,
-    log: Paper,
-    now: u64,
-    dice: Dice,
-    /// Writes that are not on the disk yet.
-    volatile: VecDeque<Token>,
-    /// How often the election state was written.
-    persisted: usize,
-    held: Vec<(Token, Reply)>,
-    replies: Vec<Reply>,
-    sent: Vec<(BrokerId, Outgoing)>,
-    refused: Option<AppendError>,
-    high_watermark: Option<Offset>,
-}
-
-fn directory(id: BrokerId) -> Uuid {
-    Uuid(0x1234_0000_0000_0000_0000_0000_0000_0000 + id.value() as u128)
-}
-
-fn voter(id: i32, dynamic: bool) -> Voter {
-    Voter {
-        key: ReplicaKey { id: BrokerId(id), directory: dynamic.then_some(directory(BrokerId(id))) },
-        endpoints: vec![Endpoint { name: "CONTROLLER".into(), host: "node".into(), port: id as u16 }],
-        kraft_versions: (0, 1),
-    }
-}
-
-fn history(dynamic: bool) -> VoterHistory {
-    let voters = VoterSet::new((1..=3).map(|id| voter(id, dynamic)));
-    if !dynamic {
-        return VoterHistory::new(voters);
-    }
-    let version = KRaftVersionRecord { k_raft_version: 1, ..Default::default() };
-    let mut history = VoterHistory::default();
-    let records = [ControlRecord::KRaftVersion(version), ControlRecord::Voters((&voters).into())];
-    history.load_snapshot(SnapshotId::BOOTSTRAP, &records);
-    history
-}
-
-fn config(bootstrap_servers: u16) -> Config {
-    Config {
-        cluster_id: "cluster".into(),
-        local: voter(1, true),
-        election_timeout: 1_000 * MS,
-        fetch_timeout: 2_000 * MS,
-        election_backoff_max: 1_000 * MS,
-        retry_backoff: 20 * MS,
-        fetch_bytes: 1_000,
-        snapshot_piece_bytes: 10,
-        request_timeout: 2_000 * MS,
-        bootstrap_servers,
-        auto_join: false,
-    }
-}
-
-impl Rig {
-    fn new(log: Paper, election: ElectionState) -> Self {
-        Self::with(log, election, false, 0)
-    }
-
-    fn with(log: Paper, election: ElectionState, dynamic: bool, bootstrap_servers: u16) -> Self {
-        let quorum = Quorum::new(config(bootstrap_servers), election, history(dynamic), &log).unwrap();
-        let mut rig = Self {
-            quorum,
-            log,
-            now: 0,
-            dice: Dice(7),
-            volatile: VecDeque::new(),
-            persisted: 0,
-            held: Vec::new(),
-            replies: Vec::new(),
-            sent: Vec::new(),
-            refused: None,
-            high_watermark: None,
-        };
-        rig.step(Input::Start);
-        rig
-    }
-
-    /// A follower of the second voter, in epoch 4.
-    fn following() -> Self {
-        Self::new(Paper::default(), ElectionState::elected(LeaderEpoch(4), OTHER))
-    }
-
-    /// The leader that the second voter elected, with all of its log on the disk.
-    fn leading(log: Paper, dynamic: bool) -> Self {
-        let epoch = log.end().epoch;
-        let mut rig = Self::with(log, ElectionState::unknown_leader(epoch), dynamic, 0);
-        rig.pass(2_000);
-        rig.vote(true);
-        rig.sync();
-        rig.vote(true);
-        assert!(matches!(rig.quorum.role(), Role::Leader(_)), "{:?}", rig.quorum.role());
-        rig.sync();
-        rig.sent.clear();
-        rig
-    }
-
-    fn step(&mut self, input: Input) {
-        let (mut effects, now) = (Effects::default(), Now { monotonic: self.now, wall: Timestamp(0) });
-        self.quorum.step(input, &self.log, now, &mut self.dice, &mut effects);
-        let mut appended = Vec::new();
-        while let Some(effect) = effects.pop() {
-            match effect {
-                Effect::Persist { token, .. } => {
-                    self.volatile.push_back(token);
-                    self.persisted += 1;
-                }
-                Effect::Flush { token, .. } => self.volatile.push_back(token),
-                Effect::Append { token, epoch, batch, .. } => {
-                    self.log.epochs.extend(std::iter::repeat_n(epoch.value(), batch.len()));
-                    appended.push(token);
-                }
-                Effect::AppendFetched { records, .. } => {
-                    let number = |at: usize| i32::from_be_bytes(records[at..at + 4].try_into().unwrap());
-                    let (epoch, last_delta) = (number(12), number(23));
-                    self.log.epochs.extend(std::iter::repeat_n(epoch, last_delta as usize + 1));
-                }
-                Effect::Reply { after: Some(token), reply, .. } if self.volatile.contains(&token) => {
-                    self.held.push((token, reply));
-                }
-                Effect::Reply { reply, .. } => self.replies.push(reply),
-                Effect::Send { to, request } => self.sent.push((to, request)),
-                Effect::Refused { error, .. } => self.refused = Some(error),
-                Effect::HighWatermark(end) => self.high_watermark = Some(end),
-                Effect::Timer { .. } | Effect::Role(_) => {}
-                other => panic!("nothing here asks for {other:?}"),
-            }
-        }
-        for token in appended {
-            self.step(Input::Appended(token));
-        }
-    }
-
-    fn pass(&mut self, milliseconds: u64) {
-        self.now += milliseconds * MS;
-        self.step(Input::Tick);
-    }
-
-    /// The disk has done all that it was asked.
-    fn sync(&mut self) {
-        while let Some(token) = self.volatile.pop_front() {
-            let held = std::mem::take(&mut self.held);
-            let (ready, held): (Vec<_>, Vec<_>) = held.into_iter().partition(|(waited_for, _)| *waited_for == token);
-            self.held = held;
-            self.replies.extend(ready.into_iter().map(|(_, reply)| reply));
-            self.step(Input::Durable(token));
-        }
-    }
-
-    /// The second voter answers what it was asked, a vote or whether it would give one.
-    fn vote(&mut self, granted: bool) {
-        let data = vote_response::PartitionData {
-            leader_id: -1,
-            leader_epoch: self.quorum.epoch().value(),
-            vote_granted: granted,
-            ..Default::default()
-        };
-        let topic = vote_response::TopicData {
-            topic_name: "__cluster_metadata".into(),
-            partitions: vec![data],
-            ..Default::default()
-        };
-        let response = Response::Vote(VoteResponse { topics: vec![topic], ..Default::default() });
-        self.step(Input::Response { from: OTHER, response: Some(response) });
-    }
-
-    fn ask(&mut self, version: i16, request: Request) -> Reply {
-        self.step(Input::Request { id: RequestId(1), version, request });
-        self.replies.pop().expect("an answer")
-    }
-
-    /// The votes that were asked for, each with whether it is only asked whether it would be given.
-    fn ballots(&self) -> Vec<(BrokerId, bool)> {
-        let ballot = |(to, request): &(BrokerId, Outgoing)| match request {
-            Outgoing::Vote(request) => Some((*to, request.topics[0].partitions[0].pre_vote)),
-            _ => None,
-        };
-        self.sent.iter().filter_map(ballot).collect()
-    }
-}
-
-fn fetch(replica: BrokerId, offset: i64, last_epoch: i32, epoch: i32) -> FetchRequest {
-    let partition = FetchPartition {
-        current_leader_epoch: epoch,
-        fetch_offset: offset,
-        last_fetched_epoch: last_epoch,
-        partition_max_bytes: 1_024,
-        replica_directory_id: directory(replica),
-        ..Default::default()
-    };
-    let topic = FetchTopic { topic_id: Uuid::METADATA_TOPIC, partitions: vec![partition], ..Default::default() };
-    FetchRequest {
-        cluster_id: Some("cluster".into()),
-        replica_state: ReplicaState { replica_id: replica.value(), ..Default::default() },
-        max_bytes: 1_024,
-        topics: vec![topic],
-        ..Default::default()
-    }
-}
-
-fn fetched(reply: Reply) -> FetchResponse {
-    match reply {
-        Reply::Fetch(response) => response,
-        other => panic!("no answer to a fetch, but {other:?}"),
-    }
-}
-
-fn ballot(epoch: i32, last_epoch: i32, pre_vote: bool) -> VoteRequest {
-    let ballot = vote_request::PartitionData {
-        replica_epoch: epoch,
-        replica_id: 2,
-        last_offset: 100,
-        last_offset_epoch: last_epoch,
-        pre_vote,
-        ..Default::default()
-    };
-    let topic = vote_request::TopicData {
-        topic_name: "__cluster_metadata".into(),
-        partitions: vec![ballot],
-        ..Default::default()
-    };
-    VoteRequest { cluster_id: Some("cluster".into()), voter_id: 1, topics: vec![topic], ..Default::default() }
-}
-
-fn verdict(reply: Reply) -> (ErrorCode, bool) {
-    match reply {
-        Reply::Vote(response) => {
-            let data = &response.topics[0].partitions[0];
-            (ErrorCode::from(data.error_code), data.vote_granted)
-        }
-        other => panic!("no answer to a vote, but {other:?}"),
-    }
-}
-
-fn piece(position: i64, id: SnapshotId, epoch: i32) -> Request {
-    let snapshot_id = SnapshotIdField { end_offset: id.offset.value(), epoch: id.epoch.value(), ..Default::default() };
-    let partition = PartitionSnapshot { current_leader_epoch: epoch, snapshot_id, position, ..Default::default() };
-    let topic = TopicSnapshot { name: "__cluster_metadata".into(), partitions: vec![partition], ..Default::default() };
-    Request::FetchSnapshot(FetchSnapshotRequest { max_bytes: 50, topics: vec![topic], ..Default::default() })
-}
-
-fn error_of_piece(reply: &Reply) -> ErrorCode {
-    match reply {
-        Reply::FetchSnapshot(response, _) => ErrorCode::from(response.topics[0].partitions[0].error_code),
-        other => panic!("no answer to a fetch of a snapshot, but {other:?}"),
-    }
-}
-
+use lone_voter::{OTHER, Paper, Rig, THIRD, ballot, config, error_of_piece, fetch, fetched, history, piece, verdict};
 #[test]
 fn a_record_of_an_earlier_epoch_is_committed_only_with_one_of_the_leaders_own() {
     let mut rig = Rig::leading(Paper { epochs: vec![1, 1, 1], ..Paper::default() }, false);
@@ -336,16 +31,7 @@ fn a_voter_asks_for_more_only_once_what_it_has_is_on_its_disk() {
     assert!(matches!(&rig.sent[..], [(OTHER, Outgoing::Fetch(_))]), "{:?}", rig.sent);
     rig.sent.clear();
     let batch = Batch::Data(vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")]);
-    let mut data = fetch_response::PartitionData {
-        high_watermark: 2,
-        records: Some(batch.encode(Offset(0), LeaderEpoch(4), Timestamp(0))),
-        ..Default::default()
-    };
-    data.current_leader.leader_id = OTHER.value();
-    data.current_leader.leader_epoch = 4;
-    let topic = FetchableTopicResponse { partitions: vec![data], ..Default::default() };
-    let response = Response::Fetch(FetchResponse { responses: vec![topic], ..Default::default() });
-    rig.step(Input::Response { from: OTHER, response: Some(response) });
+    rig.records(batch.encode(Offset(0), LeaderEpoch(4), Timestamp(0)), 2);
     rig.pass(100);
     assert_eq!(rig.log.end().offset, Offset(2));
     // A fetch would acknowledge the two to the leader, which may count them as committed then.
@@ -354,6 +40,7 @@ fn a_voter_asks_for_more_only_once_what_it_has_is_on_its_disk() {
     rig.sync();
     assert_eq!(rig.high_watermark, Some(Offset(2)));
     let Some((OTHER, Outgoing::Fetch(next))) = rig.sent.first() else { panic!("no fetch, but {:?}", rig.sent) };
+    assert_eq!(next.max_wait_ms, 500, "as long as Apache Kafka lets a leader wait");
     let partition = &next.topics[0].partitions[0];
     assert_eq!((partition.fetch_offset, partition.last_fetched_epoch), (2, 4));
     assert_eq!((next.max_bytes, partition.partition_max_bytes), (1_000, 1_000), "as many bytes as are configured");
@@ -536,26 +223,10 @@ fn a_replica_that_does_not_run_the_finalized_version_does_not_become_a_voter() {
         rig.ask(17, Request::Fetch(fetch(fourth, end, epoch, epoch)));
         assert_eq!(rig.high_watermark, Some(Offset(end)));
         rig.sent.clear();
-        let listener = add_raft_voter_request::Listener { name: "CONTROLLER".into(), port: 4, ..Default::default() };
-        let request = AddRaftVoterRequest {
-            cluster_id: Some("cluster".into()),
-            voter_id: fourth.value(),
-            voter_directory_id: directory(fourth),
-            listeners: vec![listener],
-            ..Default::default()
-        };
-        rig.step(Input::Request { id: RequestId(9), version: 1, request: Request::AddRaftVoter(request) });
+        rig.ask_to_add(fourth);
         let asks = |(to, request): &(BrokerId, Outgoing)| *to == fourth && matches!(request, Outgoing::ApiVersions(_));
         assert!(rig.sent.iter().any(asks), "{:?} {:?}", rig.sent, rig.replies);
-        let feature = |(min_version, max_version)| SupportedFeatureKey {
-            name: "kraft.version".into(),
-            min_version,
-            max_version,
-            ..Default::default()
-        };
-        let supported_features = range.map(feature).into_iter().collect();
-        let response = Response::ApiVersions(ApiVersionsResponse { supported_features, ..Default::default() });
-        rig.step(Input::Response { from: fourth, response: Some(response) });
+        rig.says_it_runs(fourth, range);
         let Some(Reply::AddRaftVoter(answer)) = rig.replies.pop() else { panic!("no answer for {range:?}") };
         assert_eq!(ErrorCode::from(answer.error_code), ErrorCode::InvalidRequest, "{range:?}");
         assert_eq!((rig.quorum.history().voters().len(), rig.log.end().offset.value()), (3, end));
@@ -578,4 +249,54 @@ fn a_voter_that_knows_no_leader_asks_every_bootstrap_server_too() {
     }
     assert!((0..2).all(|index| asked.contains(&Quorum::bootstrap_node(index))), "{asked:?}");
     assert!(asked.contains(&OTHER) && asked.contains(&THIRD), "and the voters that it knows: {asked:?}");
+}
+
+#[test]
+fn a_follower_takes_whole_batches_and_only_those_that_begin_where_its_log_ends() {
+    let mut rig = Rig::following();
+    let batch = |base, values: &[&'static [u8]]| {
+        let records = values.iter().map(|value| Bytes::from_static(value)).collect();
+        Batch::Data(records).encode(Offset(base), LeaderEpoch(4), Timestamp(0))
+    };
+    let (first, second) = (batch(0, &[b"one", b"two"]), batch(2, &[b"three", b"four", b"five"]));
+    // A leader sends as many bytes as it was asked for, wherever that is.
+    rig.records(Bytes::from([&first[..], &second[..second.len() - 1]].concat()), 5);
+    rig.sync();
+    assert_eq!((rig.log.end().offset, rig.high_watermark), (Offset(2), Some(Offset(2))));
+    // What begins before, as a read from within a batch does, or behind would be written over others or leave a hole.
+    for elsewhere in [batch(1, &[b"two", b"three"]), batch(3, &[b"four"]), first] {
+        rig.pass(21);
+        rig.sent.clear();
+        rig.records(elsewhere, 5);
+        rig.sync();
+        assert_eq!((rig.log.end().offset, rig.high_watermark), (Offset(2), Some(Offset(2))));
+        assert!(rig.sent.is_empty(), "it asks again at once: {:?}", rig.sent);
+    }
+    rig.pass(21);
+    rig.records(second, 5);
+    rig.sync();
+    assert_eq!((rig.log.end().offset, rig.high_watermark), (Offset(5), Some(Offset(5))));
+}
+
+#[test]
+fn what_is_committed_stays_so_when_more_vote_and_have_it_not() {
+    let fourth = BrokerId(4);
+    let mut rig = Rig::leading(Paper::default(), true);
+    let (epoch, end) = (rig.quorum.epoch().value(), rig.log.end().offset.value());
+    rig.ask(17, Request::Fetch(fetch(OTHER, end, epoch, epoch)));
+    rig.ask(17, Request::Fetch(fetch(fourth, end, epoch, epoch)));
+    assert_eq!(rig.high_watermark, Some(Offset(end)));
+    rig.ask_to_add(fourth);
+    rig.says_it_runs(fourth, Some((0, 1)));
+    rig.sync();
+    assert_eq!((rig.quorum.history().voters().len(), rig.log.end().offset), (4, Offset(end + 1)));
+    // The new voter lost what it had: of four, two have all.
+    rig.ask(17, Request::Fetch(fetch(fourth, 0, 0, epoch)));
+    assert_eq!(rig.high_watermark, Some(Offset(end)));
+    let answer = fetched(rig.ask(17, Request::Fetch(fetch(OTHER, end, epoch, epoch))));
+    assert_eq!(answer.responses[0].partitions[0].high_watermark, end, "and so it is told to others");
+    rig.ask(17, Request::Fetch(fetch(OTHER, end + 1, epoch, epoch)));
+    assert_eq!(rig.high_watermark, Some(Offset(end)), "three of four have to have the change itself");
+    rig.ask(17, Request::Fetch(fetch(THIRD, end + 1, epoch, epoch)));
+    assert_eq!(rig.high_watermark, Some(Offset(end + 1)));
 }

@@ -25,6 +25,7 @@ use gregor_server::control::{
     InitialVoters, MetadataListener, format_storage,
 };
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Timestamp, Uuid};
+use gregor_wire::batch::split_batches;
 
 const DIRECTORY: Uuid = Uuid(0x1111_2222_3333_4444_8555_6666_7777_8888);
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -309,6 +310,28 @@ async fn snapshots_are_written_old_ones_go_and_a_restart_reads_the_newest() {
     let first = node.memory.0.lock().unwrap()[0].clone();
     assert_eq!(first.changes.topics_created.len(), 60, "the first update says everything");
     node.stop().await;
+}
+
+#[tokio::test]
+async fn every_snapshot_ends_where_a_batch_does() {
+    let home = Home::new(Voting::Dynamic).with("metadata.log.max.record.bytes.between.snapshots", "1");
+    home.format();
+    let node = home.start().await;
+    // Several records in one batch: what is cut within would be half of a decision.
+    for number in 0..20 {
+        assert_eq!(node.create_topic(&format!("topic-{number}"), 3).await, ErrorCode::None);
+    }
+    let partition = home.partition();
+    let snapshots = || -> Vec<i64> { checkpoints(&partition).iter().map(|name| name[..20].parse().unwrap()).collect() };
+    until("several snapshots", || snapshots().len() > 5).await;
+    node.stop().await;
+    let log = std::fs::read(partition.join("00000000000000000000.log")).unwrap();
+    let ends: Vec<i64> = split_batches(&log).map(|batch| batch.unwrap().next_offset().value()).collect();
+    assert!(ends.len() < ends.last().copied().unwrap() as usize / 2, "the batches have one record each");
+    // What formatting wrote is of no batch.
+    for snapshot in snapshots().into_iter().filter(|end| *end > 0) {
+        assert!(ends.contains(&snapshot), "{snapshot} lies within a batch: {ends:?}");
+    }
 }
 
 #[tokio::test]
