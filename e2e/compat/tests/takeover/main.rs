@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use gregor_apache::{Jars, Release, jars};
-use gregor_compat::{Chance, Driver};
+use gregor_compat::{Chance, Driver, program};
 
 use crate::{
     home::{Home, Layout, Running},
@@ -158,6 +158,8 @@ fn check_epochs(path: &Path) -> Result<()> {
 
 #[test]
 fn apache_and_gregor_take_turns_on_one_directory_and_each_serves_what_the_other_wrote() -> Result<()> {
+    // Built before anything waits for it: a build in the midst of the turns would outlast the patience of the producers.
+    program()?;
     let tools = jars(&Release::complete(Release::COMPLETE))?;
     let brokers: Vec<Jars> = vec![tools.clone(), jars(&Release::broker(Release::NEWEST))?];
     let full = std::env::var("GREGOR_COMPAT").is_ok_and(|kind| kind == "full");
@@ -175,11 +177,12 @@ fn apache_and_gregor_take_turns_on_one_directory_and_each_serves_what_the_other_
     let arguments = [bootstrap.as_str(), first?, second?];
     let driver = Driver::start(&tools, home.path(), "takeover/Takeover.java", &arguments, COMMAND_LIMIT)?;
     let mut turns = Turns { home, driver, chance, may_kill: true, last: None };
-    for turn in 0..if full { TURNS_IN_FULL } else { TURNS } {
+    let all = if full { TURNS_IN_FULL } else { TURNS };
+    for turn in 1..=all {
         let release = &brokers[usize::from(turns.chance.one_in(2))];
-        let name = format!("{turn}. Apache {}", release.release.version);
+        let name = format!("turn {turn} of {all}, Apache {}", release.release.version);
         turns.turn(&name, |home| home.start_apache(release), STEPS)?;
-        turns.turn(&format!("{turn}. Gregor"), Home::start_gregor, STEPS)?;
+        turns.turn(&format!("turn {turn} of {all}, Gregor"), Home::start_gregor, STEPS)?;
         turns.dump()?;
     }
     // Apache takes back what ours wrote last. Killed, it would leave indexes that its own tool complains about.
