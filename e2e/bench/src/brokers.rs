@@ -16,9 +16,11 @@ use rustix::{
     process::Pid,
     thread::{CpuSet, sched_setaffinity},
 };
+use tempfile::TempDir;
 
 use crate::{
     account::Account,
+    attic::{Attic, sync_disk},
     certificate::Certificate,
     load::{Address, Connection},
 };
@@ -39,7 +41,7 @@ pub enum Kind {
 pub struct Broker {
     kind: Kind,
     program: PathBuf,
-    folder: tempfile::TempDir,
+    folder: TempDir,
     address: Address,
     /// The properties that it had before it was given a TLS listener, while it has one.
     without_tls: Option<String>,
@@ -174,6 +176,22 @@ impl Broker {
         }
         account.close();
         Ok(())
+    }
+
+    /// Stops it for good; what it wrote goes to the attic.
+    pub fn retire(mut self, attic: &Attic) -> Result<()> {
+        self.stop()?;
+        self.put_away(attic)
+    }
+
+    /// What a broker that has ended wrote goes to the attic; it is not started again.
+    pub fn put_away(&self, attic: &Attic) -> Result<()> {
+        attic.keep(self.folder.path())
+    }
+
+    /// Waits until the disk has what was written so far: its way there is no part of what is measured next.
+    pub fn settle_disk(&self) -> Result<()> {
+        sync_disk(self.folder.path())
     }
 
     /// Ends the process at once, as a crash does.

@@ -24,6 +24,7 @@ use gregor_types::ErrorCode;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::{
+    attic::Attic,
     brokers::{Broker, Kind},
     load::{Address, Connection, Shape, produce_frame},
     workloads::first_stored,
@@ -158,9 +159,9 @@ impl Cluster {
         self.wait_for_brokers()
     }
 
-    /// Ends all of it; nothing of it is needed any more.
-    pub fn end(mut self) -> Result<()> {
-        self.nodes.iter_mut().try_for_each(Broker::kill)
+    /// Ends all of it; nothing of it is needed any more, and what it wrote goes to the attic.
+    pub fn end(mut self, attic: &Attic) -> Result<()> {
+        self.nodes.iter_mut().try_for_each(|node| node.kill().and_then(|()| node.put_away(attic)))
     }
 
     /// Creates a topic with a replica on each node.

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 
 mod account;
+mod attic;
 mod brokers;
 mod certificate;
 mod closed_loop;
@@ -26,6 +27,7 @@ mod plot;
 mod report;
 mod workloads;
 
+use attic::Attic;
 use brokers::{Broker, Kind};
 use cluster::{Cluster, Session};
 use flame::Recording;
@@ -135,13 +137,14 @@ fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale
     if of_clusters {
         results.note("Three nodes of each kind, each a controller and a broker.".to_owned());
     }
+    let attic = Attic::new()?;
     results.note(if arguments.pin {
         "Brokers on the first processor, client on the second.".to_owned()
     } else {
         "Brokers and client on all processors.".to_owned()
     });
     if !arguments.quick && chosen.iter().any(|workload| workload.name == "latency" || workload.name == "first-minute") {
-        scale.rate = half_of_apaches_knee(arguments, &scale)?;
+        scale.rate = half_of_apaches_knee(arguments, &scale, &attic)?;
         results.note(format!("Open loops at {:.0} requests per second, half of Apache's knee.", scale.rate));
     }
     let begun = Instant::now();
@@ -161,8 +164,8 @@ fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale
                     }
                     Measure::Cluster(session, measure) => {
                         // They would share the machine.
-                        broker.take().map_or(Ok(()), |mut broker| broker.stop())?;
-                        on_a_cluster(kind, arguments, session, measure, &scale)
+                        broker.take().map_or(Ok(()), |broker| broker.retire(&attic))?;
+                        on_a_cluster(kind, arguments, session, measure, &scale, &attic)
                     }
                 };
                 let values = values.with_context(|| format!("{} on {kind}, round {round}", workload.name))?;
@@ -172,7 +175,7 @@ fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale
                 eprintln!();
                 results.add(workload, kind, &values);
             }
-            broker.map_or(Ok(()), |mut broker| broker.stop())?;
+            broker.map_or(Ok(()), |broker| broker.retire(&attic))?;
         }
         // What is there is kept, should the run be cut off.
         results.write(&arguments.results, of_clusters)?;
@@ -196,11 +199,12 @@ fn on_a_cluster(
     session: Session,
     measure: fn(&mut Cluster, &Scale) -> Result<Vec<f64>>,
     scale: &Scale,
+    attic: &Attic,
 ) -> Result<Vec<f64>> {
     let processor = arguments.pin.then_some(0);
     let mut cluster = kind.prepare_cluster(&arguments.gregor, processor, session).context("preparing three nodes")?;
     let values = measure(&mut cluster, scale)?;
-    cluster.end()?;
+    cluster.end(attic)?;
     Ok(values)
 }
 
@@ -230,11 +234,11 @@ fn fill_ballast() -> Result<Ballast> {
     Ok(ballast)
 }
 
-fn half_of_apaches_knee(arguments: &Arguments, scale: &Scale) -> Result<f64> {
+fn half_of_apaches_knee(arguments: &Arguments, scale: &Scale, attic: &Attic) -> Result<f64> {
     eprint!("looking for Apache's knee ... ");
-    let mut broker = prepare(Kind::Apache, arguments)?;
+    let broker = prepare(Kind::Apache, arguments)?;
     let knee = workloads::knee(&broker, scale)?;
-    broker.stop()?;
+    broker.retire(attic)?;
     eprintln!("{knee:.0} requests per second");
     Ok((knee / 2.0).max(100.0))
 }

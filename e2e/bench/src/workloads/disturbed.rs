@@ -1,6 +1,9 @@
-//! What others do to a steady producer's p99: the quiet one first, then each disturbance beside it.
+//! What others do to a steady producer's p99: the quiet one first, then each disturbance beside it, each once the disk has what the
+//! one before wrote. One of them goes past the broker: what it does to the producer is the machine's share of what its like does.
 
 use std::{
+    io::{Read, Seek, Write},
+    net::{TcpListener, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
@@ -20,8 +23,11 @@ const RATE: f64 = 1_000.0;
 const PRODUCERS: usize = 4;
 const ASKERS: usize = 2;
 const HUGE_PARTITIONS: i32 = 1_000;
+/// What a plain sender sends with one call, as the broker does, of a file of so many of them.
+const STEP: usize = 256 << 10;
+const STEPS: usize = 256;
 
-/// The six figures, in the table's order.
+/// The seven figures, in the table's order.
 pub fn all(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
     let partitions = i32::try_from(PRODUCERS)?;
     topic(broker, "steady", partitions, &[])?;
@@ -32,22 +38,28 @@ pub fn all(broker: &mut Broker, scale: &Scale) -> Result<Vec<f64>> {
     let (record, _) = Shape::plain(1, 1024).batch()?;
     let frames: Vec<_> = (0..partitions).map(|one| produce_frame("steady", [one], &record)).collect::<Result<_>>()?;
 
+    let broker = &*broker;
     let address = broker.address();
     let backlog = fetch_frame("backlog", 0, 0)?;
-    let quiet = beside(address, scale, &frames, |_| Ok(()))?;
-    let slow = beside(address, scale, &frames, |done| slow_consumer(address, &backlog, done))?;
-    let catch_up = beside(address, scale, &frames, |done| {
+    let beside = |disturb: &(dyn Fn(&AtomicBool) -> Result<()> + Sync)| {
+        broker.settle_disk()?;
+        beside(address, scale, &frames, disturb)
+    };
+    let quiet = beside(&|_| Ok(()))?;
+    let slow = beside(&|done| slow_consumer(address, &backlog, done))?;
+    let catch_up = beside(&|done| {
         while !done.load(Ordering::Relaxed) {
             bulk::read(address, "backlog", 0, None)?;
         }
         Ok(())
     })?;
+    let machine = beside(&past_the_broker)?;
     let (connections, memory) = idle_connections(broker, address, "steady", scale.idle_connections)?;
-    let idle = beside(address, scale, &frames, |_| Ok(()))?;
+    let idle = beside(&|_| Ok(()))?;
     drop(connections);
     let ask = metadata_frame("huge")?;
-    let huge = beside(address, scale, &frames, |done| ask_again_and_again(address, &ask, done))?;
-    Ok(vec![quiet, slow, catch_up, idle, memory, huge])
+    let huge = beside(&|done| ask_again_and_again(address, &ask, done))?;
+    Ok(vec![quiet, slow, catch_up, machine, idle, memory, huge])
 }
 
 /// Connections that have asked one question each, as a client does, and the KiB that the broker is larger for each of them.
@@ -80,7 +92,7 @@ fn beside(
     address: &Address,
     scale: &Scale,
     frames: &[Bytes],
-    disturb: impl Fn(&AtomicBool) -> Result<()> + Sync,
+    disturb: &(dyn Fn(&AtomicBool) -> Result<()> + Sync),
 ) -> Result<f64> {
     let done = AtomicBool::new(false);
     let schedule = Schedule {
@@ -110,6 +122,37 @@ fn slow_consumer(address: &Address, fetch: &Bytes, done: &AtomicBool) -> Result<
         thread::park_timeout(Duration::from_millis(100));
     }
     Ok(())
+}
+
+/// As much as can be read of a file that another thread of ours sends over loopback: a catch-up without a broker.
+fn past_the_broker(done: &AtomicBool) -> Result<()> {
+    let mut file = tempfile::tempfile()?;
+    let mut bytes = vec![0x5a; STEP];
+    for _ in 0..STEPS {
+        file.write_all(&bytes)?;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut reader = TcpStream::connect(listener.local_addr()?)?;
+    let (socket, _) = listener.accept()?;
+    thread::scope(|scope| {
+        let sender = scope.spawn(move || -> Result<()> {
+            loop {
+                file.rewind()?;
+                for _ in 0..STEPS {
+                    match rustix::fs::sendfile(&socket, &file, None, STEP) {
+                        // The reader has gone.
+                        Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => return Ok(()),
+                        sent => sent?,
+                    };
+                }
+            }
+        });
+        while !done.load(Ordering::Relaxed) {
+            reader.read_exact(&mut bytes)?;
+        }
+        drop(reader);
+        sender.join().ok().context("the sender ended early")?
+    })
 }
 
 fn ask_again_and_again(address: &Address, ask: &Bytes, done: &AtomicBool) -> Result<()> {
