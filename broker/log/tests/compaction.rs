@@ -105,8 +105,12 @@ impl Life {
     fn clean(&mut self, round: u32) {
         let Self { seed, random, log, model, high_watermark, min_lag_ms, now, .. } = self;
         let end = log.end_offset();
+        if random.below(4) > 0 {
+            flush(log);
+        }
         let active = last_segment(&self.disk);
-        let uncleanable = model.uncleanable(*high_watermark, *now, *min_lag_ms).min(active);
+        let synced = log.recovery_point().0;
+        let uncleanable = model.uncleanable(*high_watermark, *now, *min_lag_ms).min(active).min(synced);
         let cleanable = log.cleanable(*high_watermark, *now).unwrap();
         let memory = [24 * 5, 1 << 20][random.below(2) as usize];
         let to = clean_stable(log, *high_watermark, *now, memory, 1 + random.below(2_000)).unwrap();
@@ -125,7 +129,8 @@ impl Life {
             assert!(is_new, "{place}: {key} is there twice below what is clean, again at {offset}");
         }
         let kept: BTreeSet<_> = found.iter().map(|(offset, ..)| *offset).collect();
-        let untouched = model.records.range(uncleanable.max(start.0)..).find(|(offset, _)| !kept.contains(offset));
+        let untouched =
+            model.records.range(uncleanable.max(start.0).max(known.0)..).find(|(offset, _)| !kept.contains(offset));
         assert_eq!(untouched, None, "{place}: what may not be cleaned is as it was");
         let ends_batch = |base: Offset| model.batches.range(start.0..).any(|(_, (_, end))| *end == base.0);
         if to == cleanable.first_uncleanable && to > cleanable.first_dirty && ends_batch(to) {
@@ -201,6 +206,7 @@ fn tombstones_and_markers_go_when_their_time_is_over() {
     append(&mut log, &keyed("c", Some("last of the segment")));
     log.roll(NOW).unwrap();
     append(&mut log, &keyed("d", Some("active")));
+    flush(&mut log);
 
     let offsets = |log: &mut PartitionLog| read(log, Offset(0)).iter().map(|(offset, ..)| *offset).collect::<Vec<_>>();
     let to = clean(&mut log, NOW, 1 << 20, u64::MAX).unwrap();
@@ -212,6 +218,7 @@ fn tombstones_and_markers_go_when_their_time_is_over() {
     let again = |log: &mut PartitionLog, key: &str, now: Timestamp| {
         append(log, &keyed(key, Some("more")));
         log.roll(now).unwrap();
+        flush(log);
         clean(log, now, 1 << 20, u64::MAX).unwrap();
         offsets(log)
     };
@@ -271,6 +278,7 @@ fn a_log_that_is_cut_off_or_retained_meanwhile_keeps_what_it_has() {
         for _ in 0..30 {
             model.append(&mut log, &mut random, NOW, None);
         }
+        flush(&mut log);
         let end = log.end_offset();
         let cleanable = log.cleanable(end, NOW).unwrap();
         let options = CleaningOptions { memory_bytes: 1 << 20, load_factor: 0.9, now: NOW };
@@ -302,6 +310,7 @@ fn damage_is_found_and_not_copied() {
     for _ in 0..30 {
         model.append(&mut log, &mut random, NOW, None);
     }
+    flush(&mut log);
     let file = disk.open(&folder().join(format!("{:020}.log", 0))).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, 70).unwrap();
@@ -319,6 +328,7 @@ fn young_records_wait_and_old_ones_are_overdue() {
     for i in 0..30 {
         model.append(&mut log, &mut random, NOW.plus_ms(i * 10), None);
     }
+    flush(&mut log);
     let end = log.end_offset();
     let at = |log: &mut PartitionLog, ms: i64| log.cleanable(end, NOW.plus_ms(ms)).unwrap();
     assert_eq!(at(&mut log, 50).cleanable_bytes, 0);
@@ -354,6 +364,7 @@ fn a_key_that_was_deleted_does_not_come_back_from_among_old_compressed_messages(
     for (key, now) in [("a", NOW), ("b", NOW.plus_ms(5_000)), ("c", NOW.plus_ms(10_000))] {
         append(&mut log, &keyed(key, Some("more")));
         log.roll(now).unwrap();
+        flush(&mut log);
         clean(&mut log, now, 1 << 20, u64::MAX).unwrap();
     }
     let end = log.end_offset();
@@ -371,6 +382,7 @@ fn a_round_that_finds_the_disk_full_gives_back_what_it_took() {
     for _ in 0..30 {
         model.append(&mut log, &mut random, NOW, None);
     }
+    flush(&mut log);
     let used = disk.used();
     for room in [0, 100, 400] {
         disk.set_capacity(Some(used + room));
@@ -392,6 +404,7 @@ fn what_is_written_after_the_log_was_cut_off_under_a_round_is_not_taken_for_clea
     for _ in 0..30 {
         model.append(&mut log, &mut random, NOW, None);
     }
+    flush(&mut log);
     let end = log.end_offset();
     let cleanable = log.cleanable(end, NOW).unwrap();
     let options = CleaningOptions { memory_bytes: 1 << 20, load_factor: 0.9, now: NOW };
@@ -412,4 +425,42 @@ fn what_is_written_after_the_log_was_cut_off_under_a_round_is_not_taken_for_clea
         append(&mut log, &batch(&["more"]));
     }
     assert!(log.cleanable(end, NOW).unwrap().first_dirty <= Offset(3));
+}
+
+#[test]
+fn no_record_goes_for_a_newer_one_that_a_crash_can_still_take() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, config());
+    let keyed = |value: &str| {
+        let mut builder = RecordBatchBuilder::new(BatchOptions::default());
+        builder.append(NOW, Some(b"key"), Some(value.as_bytes()), &[]);
+        builder.build()
+    };
+    // Too large to be cleaned into one segment, which would be on the disk with both.
+    let (older, newer) = ("o".repeat(600), "n".repeat(600));
+    append(&mut log, &keyed(&older));
+    log.roll(NOW).unwrap();
+    flush(&mut log);
+    disk.sync_file_system("/".as_ref()).complete().unwrap();
+    append(&mut log, &keyed(&newer));
+    log.roll(NOW).unwrap();
+    let end = log.end_offset();
+    let cleanable = log.cleanable(end, NOW).unwrap();
+    let options = CleaningOptions { memory_bytes: 1 << 20, load_factor: 0.9, now: NOW };
+    let mut cleaning = log.begin_cleaning(&cleanable, &options);
+    if let CleaningStep::Swap(cleaned) = cleaning.step(u64::MAX).unwrap() {
+        log.begin_swap(&cleaned).unwrap().unwrap().complete().unwrap();
+        assert!(log.complete_swap(&cleaned, NOW).unwrap());
+    }
+    let recovery_point = log.recovery_checkpoint();
+    drop(log);
+    disk.crash(Crash::LoseUnsynced);
+    let mut log = reopen(&disk, common::options(config(), recovery_point, false));
+    assert_eq!(read(&mut log, Offset(0)).first().and_then(|record| record.2.clone()), Some(older));
+
+    append(&mut log, &keyed(&newer));
+    log.roll(NOW).unwrap();
+    flush(&mut log);
+    clean(&mut log, NOW, 1 << 20, u64::MAX).unwrap();
+    assert_eq!(read(&mut log, Offset(0)).first().and_then(|record| record.2.clone()), Some(newer));
 }

@@ -62,6 +62,7 @@ fn control_records_and_group_records_of_unknown_types_are_kept() {
         append(&mut log, &keyed(false, b"of the round", Some(b"")));
         // Far beyond any delete horizon.
         let now = Timestamp(NOW.0 + i64::from(round) * 100_000);
+        flush(&mut log);
         clean(&mut log, now, 1 << 20, u64::MAX).unwrap();
         assert_eq!(batches(&mut log)[..5], expected, "round {round}");
         log = kill_and_reopen(&disk, log);

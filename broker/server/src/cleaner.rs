@@ -179,9 +179,9 @@ impl Shared {
             }
             let looked = partition.with_log(|log, high_watermark| {
                 let cleanable = log.cleanable(high_watermark, now())?;
-                Ok::<_, LogError>((cleanable, cleanable.is_due(log.config())))
+                Ok::<_, LogError>((cleanable, cleanable.is_due(log.config()), log.has_unsynced_sealed_segments()))
             });
-            let (cleanable, is_due) = match looked {
+            let (cleanable, is_due, awaits_sync) = match looked {
                 Some(Ok(looked)) => looked,
                 Some(Err(error)) => {
                     self.give_up(&partition, &error);
@@ -189,6 +189,10 @@ impl Shared {
                 }
                 None => continue,
             };
+            if awaits_sync {
+                // After a crash nothing else may ask for it until something is appended; what is not synced is not cleaned.
+                partition.directory().request_flush(&partition);
+            }
             dirtiest = dirtiest.max(cleanable.dirty_ratio());
             delay_ms = delay_ms.max(cleanable.overdue_ms);
             let is_dirtier = best.as_ref().is_none_or(|(_, other)| {

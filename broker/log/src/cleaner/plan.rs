@@ -12,7 +12,7 @@ use crate::{LogConfig, LogError, PartitionLog};
 pub struct Cleanable {
     /// The first offset that no round has been over.
     pub first_dirty: Offset,
-    /// The base of the first segment that may not be cleaned: active, too young, or with records that are not stable.
+    /// The base of the first segment that may not be cleaned: active, too young, or with records that are not stable or not synced.
     pub first_uncleanable: Offset,
     /// What was cleaned before.
     pub clean_bytes: u64,
@@ -70,7 +70,8 @@ impl PartitionLog {
         let first_dirty = self.cleaned_to.filter(|offset| (start..=end).contains(offset)).unwrap_or(start);
         let (disk, config) = (self.disk.clone(), self.config.clone());
         let stable = if planted("unstable-cleaned") { end } else { self.last_stable_offset(high_watermark) };
-        let mut uncleanable = stable.min(self.active_segment_base());
+        // A record must not go for a newer one of its key that a crash can still take.
+        let mut uncleanable = stable.min(self.recovery_point).min(self.active_segment_base());
         let sealed = self.segments.len() - 1;
         let from = self.segment_at(first_dirty).min(sealed);
         for segment in &mut self.segments[from..sealed] {
