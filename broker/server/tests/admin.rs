@@ -277,3 +277,38 @@ fn every_version_is_answered() {
     }
     node.stop();
 }
+
+#[test]
+fn what_another_node_is_to_change_is_refused_and_the_rest_is_done() {
+    let home = Home::new();
+    let node = home.start();
+    let mut client = node.with_topic("t", 1, &[]);
+    let resource = |resource_type, name: &str, key: &str| AlterConfigsResource {
+        resource_type,
+        resource_name: name.into(),
+        configs: vec![AlterableConfig { name: key.into(), value: Some("3".into()), ..Default::default() }],
+        ..Default::default()
+    };
+    let threads = "log.cleaner.threads";
+    let resources = vec![
+        resource(4, "2", threads),
+        resource(2, "t", "retention.ms"),
+        resource(4, "one", threads),
+        resource(4, "1", threads),
+    ];
+    let request = IncrementalAlterConfigsRequest { resources, ..Default::default() };
+    let answers: Vec<_> = client.call(1, &request).responses;
+    let told = |at: usize| {
+        let message = answers[at].error_message.as_ref().map(ToString::to_string);
+        (answers[at].resource_name.to_string(), error(answers[at].error_code), message.unwrap_or_default())
+    };
+    assert_eq!(answers.len(), 4);
+    let refused = |name: &str, why: &str| (name.to_owned(), ErrorCode::InvalidRequest, why.to_owned());
+    assert_eq!(told(0), refused("2", "Unexpected broker id, expected 1, but received 2"));
+    assert_eq!(told(1), ("t".to_owned(), ErrorCode::None, String::new()));
+    assert_eq!(told(2), refused("one", "Node id must be an integer, but it is: one"));
+    assert_eq!(told(3), ("1".to_owned(), ErrorCode::None, String::new()));
+    assert_eq!(set(&mut client, 4, "2", threads, Some("3")), ErrorCode::InvalidRequest);
+    assert_eq!(set(&mut client, 4, "", threads, Some("3")), ErrorCode::None, "all brokers have no number");
+    node.stop();
+}

@@ -1,4 +1,5 @@
-//! AlterConfigs and IncrementalAlterConfigs: what this node cannot use of its own is refused before it is passed on.
+//! AlterConfigs and IncrementalAlterConfigs: what this node cannot use of its own, or what is another node's, is refused before it is
+//! passed on.
 //!
 //! The controller judges keys and values (`controller/src/configs.rs`), and sees no files of another node. So whoever gets the
 //! request reads the stores of its TLS listeners as they would be (`ConfigAdminManager.preprocess`); a change that keeps a
@@ -23,25 +24,47 @@ macro_rules! checked_first {
     ($(#[$documentation:meta])* $name:ident, $request:ident, $response:ident, $responses:ident, $values_of:path) => {
         $(#[$documentation])*
         pub(crate) async fn $name(context: &Context, mut request: $request, version: i16) -> $response {
-            let Some((at, why)) = unusable!(context, request, $values_of) else {
-                return forward::handle(context, request, version).await;
-            };
-            let resource = request.resources.remove(at);
+            let mut refused = misdirected!(context, request);
+            refused.extend(unusable!(context, request, $values_of));
+            refused.sort_unstable_by_key(|(at, _)| *at);
+            let mut answers = Vec::with_capacity(refused.len());
+            for (at, why) in refused.into_iter().rev() {
+                let resource = request.resources.remove(at);
+                let answer = $responses::AlterConfigsResourceResponse {
+                    error_code: ErrorCode::InvalidRequest.code(),
+                    error_message: Some(why.into()),
+                    resource_type: resource.resource_type,
+                    resource_name: resource.resource_name,
+                    ..Default::default()
+                };
+                answers.push((at, answer));
+            }
             let mut response = $response::default();
-            if !request.resources.is_empty() {
+            if answers.is_empty() || !request.resources.is_empty() {
                 response = forward::handle(context, request, version).await;
             }
-            let refused = $responses::AlterConfigsResourceResponse {
-                error_code: ErrorCode::InvalidRequest.code(),
-                error_message: Some(why.into()),
-                resource_type: resource.resource_type,
-                resource_name: resource.resource_name,
-                ..Default::default()
-            };
-            response.responses.insert(at.min(response.responses.len()), refused);
+            for (at, answer) in answers.into_iter().rev() {
+                response.responses.insert(at.min(response.responses.len()), answer);
+            }
             response
         }
     };
+}
+
+/// Where the request names another node, and why that is refused: only that node can look at what its listeners would use. A
+/// controller is asked for any of them.
+macro_rules! misdirected {
+    ($context:ident, $request:ident) => {{
+        let resources = $request.resources.iter().enumerate();
+        let of_nodes = resources.filter(|(_, resource)| {
+            !$context.connection.listener.controller
+                && resource.resource_type == ResourceType::Broker.code()
+                && !resource.resource_name.is_empty()
+        });
+        let wrong =
+            of_nodes.filter_map(|(at, resource)| Some((at, other_node(&resource.resource_name, &$context.broker)?)));
+        wrong.collect::<Vec<(usize, String)>>()
+    }};
 }
 
 /// Where the request names this node and what its listeners could not use of that. Who names a node twice, or asks for what is no
@@ -86,6 +109,17 @@ fn values_named(_: &Image, _: &ConfigResource, configs: &[AlterableConfig]) -> R
     let no_value = || Refusal::new(ErrorCode::InvalidRequest, "a key is named without a value");
     let value = |config: &AlterableConfig| Ok((config.name.clone(), config.value.clone().ok_or_else(no_value)?));
     configs.iter().map(value).collect()
+}
+
+/// What a name says that is not this node's.
+fn other_node(name: &str, broker: &Broker) -> Option<String> {
+    match name.parse::<i32>() {
+        Err(_) => Some(format!("Node id must be an integer, but it is: {name}")),
+        Ok(id) if id != broker.node_id.value() => {
+            Some(format!("Unexpected broker id, expected {}, but received {name}", broker.node_id))
+        }
+        Ok(_) => None,
+    }
 }
 
 fn own_resource(broker: &Broker) -> ConfigResource {
