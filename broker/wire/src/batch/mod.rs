@@ -10,6 +10,7 @@ mod header;
 mod legacy;
 mod records;
 mod rewrite;
+mod survey;
 mod validate;
 mod varint;
 

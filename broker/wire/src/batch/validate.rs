@@ -12,6 +12,7 @@ use super::{
     RecordBatchBuilder, RecordView, TimestampType,
     header::{ATTRIBUTES_AT, CRC_AT, LEADER_EPOCH_AT, MAX_TIMESTAMP_AT, TIMESTAMP_TYPE_BIT},
     records::iterate,
+    survey::survey,
 };
 use crate::compression::{Compression, CompressionType, decompress};
 
@@ -243,6 +244,9 @@ fn check_records(
     rules: &ProduceRules,
     now: Timestamp,
 ) -> Result<Timestamp, ProduceError> {
+    if let Some(latest) = latest_of_faultless(header, records, rules, now) {
+        return Ok(latest);
+    }
     let mut max_timestamp = Timestamp::NONE;
     let mut errors = Vec::new();
     let mut timestamps = false;
@@ -258,6 +262,29 @@ fn check_records(
         }
     }
     if errors.is_empty() { Ok(max_timestamp) } else { Err(ProduceError::Records { timestamps, errors }) }
+}
+
+/// The largest timestamp where all records are as they should be; `None` where one of them may not be.
+fn latest_of_faultless(
+    header: &BatchHeader,
+    records: &[u8],
+    rules: &ProduceRules,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let found = survey(header, records)?;
+    let may_set_times = match rules.timestamp_type {
+        TimestampType::LogAppendTime => true,
+        TimestampType::CreateTime => {
+            let are_its_own = header.timestamp_type() == TimestampType::CreateTime;
+            are_its_own && is_in_window(found.earliest, rules, now) && is_in_window(found.latest, rules, now)
+        }
+    };
+    (may_set_times && (found.all_have_keys || !rules.compacted)).then_some(found.latest.max(Timestamp::NONE))
+}
+
+fn is_in_window(timestamp: Timestamp, rules: &ProduceRules, now: Timestamp) -> bool {
+    let age_ms = now.since(timestamp);
+    age_ms <= rules.timestamp_before_max_ms && age_ms >= rules.timestamp_after_max_ms.saturating_neg()
 }
 
 fn record_error(
@@ -280,9 +307,7 @@ fn record_error(
         let message = "a producer may not set the timestamp type to LogAppendTime".to_owned();
         return Some((message, true));
     }
-    let age_ms = now.since(record.timestamp);
-    let in_window = record.timestamp == Timestamp::NONE
-        || (age_ms <= rules.timestamp_before_max_ms && age_ms >= rules.timestamp_after_max_ms.saturating_neg());
+    let in_window = record.timestamp == Timestamp::NONE || is_in_window(record.timestamp, rules, now);
     (!in_window).then(|| {
         let earliest = now.plus_ms(rules.timestamp_before_max_ms.saturating_neg());
         let latest = now.plus_ms(rules.timestamp_after_max_ms);
