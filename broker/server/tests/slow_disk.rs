@@ -368,3 +368,46 @@ fn groups_on_a_stuck_disk_hold_up_nobody_else_and_lose_nothing() {
     drop((other, clients));
     node.stop();
 }
+
+#[test]
+fn what_is_left_to_recover_is_told_while_it_becomes_less() {
+    let gates = Arc::new(Gates::default());
+    let home = Home::on(Arc::new(GatedDisk(Arc::clone(&gates))));
+    let node = home.start();
+    let _opened = OpenedAtTheEnd(Arc::clone(&gates));
+    let mut client = node.with_topic("stuck", 1, &[]);
+    client.create_topic("free", 3, &[]);
+    for (topic, partition) in [("stuck", 0), ("free", 0), ("free", 1), ("free", 2)] {
+        assert_eq!(client.produce(topic, partition, batch(&["kept"])).error_code, 0);
+    }
+    drop(client);
+    node.stop();
+    // As after a crash before anything was synced.
+    let data = home.folder.path().join("data");
+    std::fs::remove_file(data.join(".kafka_cleanshutdown")).unwrap();
+    std::fs::write(data.join("recovery-point-offset-checkpoint"), "0\n0\n").unwrap();
+    let size = std::fs::metadata(data.join("stuck-0/00000000000000000000.log")).unwrap().len() as i64;
+
+    gates.reads.set(true);
+    let node = home.start();
+    // Of all threads together, where each has a line.
+    let left = |name: &str| -> Option<i64> {
+        let page = node.http("/metrics");
+        let values =
+            page.lines().filter(|line| line.starts_with(name)).map(|line| line.rsplit_once(' ')?.1.parse().ok());
+        values.sum()
+    };
+    let (logs, bytes) = ("kafka_log_logmanager_remaininglogstorecover{", "gregor_recovery_remaining_bytes{");
+    let segments = "kafka_log_logmanager_remainingsegmentstorecover{";
+    wait_for("only the log that cannot be read is left", || (left(logs), left(bytes)) == (Some(1), Some(size)));
+    wait_for("a thread is at its segment", || left(segments) == Some(1));
+    assert!(!node.http("/readyz").starts_with("HTTP/1.1 200"), "not all of it serves");
+    let mut client = node.client();
+    wait_for("what is whole serves", || client.produce("free", 2, batch(&["more"])).error_code == 0);
+    gates.reads.set(false);
+    wait_for("nothing is left", || (left(logs), left(bytes), left(segments)) == (Some(0), Some(0), Some(0)));
+    wait_for("all of it serves", || node.http("/readyz").starts_with("HTTP/1.1 200"));
+    assert_eq!(client.end_offset("stuck", 0), 1);
+    drop(client);
+    node.stop();
+}

@@ -199,3 +199,110 @@ fn what_is_too_old_or_too_much_goes_and_the_log_starts_later() {
     assert_eq!(client.end_offset(TOPIC, 0), end);
     node.stop();
 }
+
+#[test]
+fn a_segment_ends_sooner_by_the_share_of_the_jitter_that_its_log_has() {
+    let home = Home::new();
+    let (node, mut client) = tuned(&home);
+    let minute = 60_000;
+    alter(&mut client, &[("segment.ms", "3600000")]);
+    let half_an_hour_apart = |client: &mut Client| {
+        let now = now().0;
+        for time in [now - 30 * minute, now] {
+            assert_eq!(client.produce(TOPIC, 0, of_times(&[time])).error_code, 0);
+        }
+    };
+    half_an_hour_apart(&mut client);
+    assert_eq!(files(&home, ".log").len(), 1, "an hour is not over");
+    // By its name this partition's share is two thirds.
+    alter(&mut client, &[("segment.jitter.ms", "3600000")]);
+    until("the segment is too old", || {
+        half_an_hour_apart(&mut client);
+        files(&home, ".log").len() > 1
+    });
+    node.stop();
+}
+
+#[test]
+fn indexes_are_as_dense_and_as_large_as_the_topic_says() {
+    let home = Home::new();
+    let (node, mut client) = tuned(&home);
+    let bytes = || -> u64 {
+        let folder = home.folder.path().join("data").join(format!("{TOPIC}-0"));
+        files(&home, ".index").iter().map(|name| fs::metadata(folder.join(name)).unwrap().len()).sum()
+    };
+    let mut produce = || assert_eq!(client.produce(TOPIC, 0, batch(&["small"])).error_code, 0);
+    // Entries are written by dozens: so many batches of less than 100 bytes have two at most.
+    (0..100).for_each(|_| produce());
+    assert_eq!((files(&home, ".log").len(), bytes()), (1, 0));
+    let mut other = node.client();
+    alter(&mut other, &[("index.interval.bytes", "0")]);
+    until("each batch has an entry", || {
+        produce();
+        bytes() > 0
+    });
+    assert_eq!(files(&home, ".log").len(), 1);
+    alter(&mut other, &[("segment.index.bytes", "120")]);
+    until("a segment ends where its index is full", || {
+        produce();
+        files(&home, ".log").len() == 4
+    });
+    let bases: Vec<i64> = files(&home, ".log").iter().map(|name| name[..20].parse().unwrap()).collect();
+    // The first has what came before the change was seen.
+    let records: Vec<_> = bases.windows(2).map(|pair| pair[1] - pair[0]).skip(1).collect();
+    assert!(records.iter().all(|count| (8..=15).contains(count)), "{bases:?}");
+    node.stop();
+}
+
+#[test]
+fn records_are_synced_when_they_have_waited_as_long_as_the_topic_says() {
+    let home = Home::new()
+        .with("log.flush.interval.ms", "3600000")
+        .with("log.flush.scheduler.interval.ms", "10")
+        .with("log.flush.offset.checkpoint.interval.ms", "20");
+    let (node, mut client) = tuned(&home);
+    let checkpoint = home.folder.path().join("data/recovery-point-offset-checkpoint");
+    // The checkpoint stays one behind, so that a recovery goes over the indexes of the segment that is written to.
+    let synced = || -> Option<i64> {
+        let text = fs::read_to_string(&checkpoint).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{TOPIC} 0 ")))?;
+        Some(line.parse().unwrap())
+    };
+    assert_eq!(client.produce(TOPIC, 0, batch(&["a", "b", "c"])).error_code, 0);
+    until("the checkpoint names the topic", || synced().is_some());
+    assert_eq!(synced(), Some(0), "nothing asks for a sync within the hour");
+    alter(&mut client, &[("flush.ms", "50")]);
+    until("all is synced", || synced() == Some(2));
+    assert_eq!(client.produce(TOPIC, 0, batch(&["d"])).error_code, 0);
+    until("what is appended then is too", || synced() == Some(3));
+    node.stop();
+}
+
+#[test]
+fn records_are_compressed_as_hard_as_the_topic_says() {
+    let home = Home::new();
+    let (node, mut client) = tuned(&home);
+    // Words that come again far apart, in an order that does not: what a codec finds depends on how long it looks.
+    let word = |index: u64| format!("{:x} ", (index * index * 7_919 % 701) * 104_729);
+    let value: String = (0..6_000).map(word).collect();
+    for (name, [fast, hard]) in [("gzip", ["1", "9"]), ("zstd", ["1", "19"])] {
+        let level = format!("compression.{name}.level");
+        alter(&mut client, &[("compression.type", name), (&level, fast)]);
+        let size = |client: &mut Client| {
+            let produced = client.produce(TOPIC, 0, batch(&[&value]));
+            assert_eq!(produced.error_code, 0);
+            client.fetch(TOPIC, 0, produced.base_offset, 0).records.unwrap().len()
+        };
+        // Of the fast level once two changes have been seen: the codec's, and this level.
+        let codec = if name == "gzip" { 1 } else { 4 };
+        until(name, || {
+            size(&mut client);
+            let end = client.end_offset(TOPIC, 0);
+            codec_at(&mut client, end - 1) == codec
+        });
+        let by_fast = size(&mut client);
+        alter(&mut client, &[(&level, hard)]);
+        until("it is compressed harder", || size(&mut client) < by_fast);
+    }
+    node.stop();
+}
