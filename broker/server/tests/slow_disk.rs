@@ -394,7 +394,7 @@ fn what_is_left_to_recover_is_told_while_it_becomes_less() {
     let left = |name: &str| -> Option<i64> {
         let page = node.http("/metrics");
         let values =
-            page.lines().filter(|line| line.starts_with(name)).map(|line| line.rsplit_once(' ')?.1.parse().ok());
+            page.lines().filter(|line| line.starts_with(name)).map(|line| line.rsplit_once(' ')?.1.parse::<i64>().ok());
         values.sum()
     };
     let (logs, bytes) = ("kafka_log_logmanager_remaininglogstorecover{", "gregor_recovery_remaining_bytes{");

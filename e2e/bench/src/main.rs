@@ -218,6 +218,8 @@ fn measure_calmly(
     let mut tries = 0;
     loop {
         tries += 1;
+        // What the one before wrote is on its way to the disk still, and in the broker's memory limit.
+        broker.settle_disk()?;
         let before = Ticks::now();
         let values = measure(broker, scale)?;
         let stolen = Ticks::now().stolen_since(before);
