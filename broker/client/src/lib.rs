@@ -21,8 +21,8 @@ pub use gregor_types as types;
 
 pub use admin::{
     Admin, AlterOp, ClusterDescription, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, CreatedTopic,
-    GroupDescription, GroupListing, GroupMember, ListedOffset, NewPartitions, NewTopic, NodeDescription, OffsetSpec,
-    Outcomes, ResourceKind, TopicDescription,
+    GroupDescription, GroupListing, GroupMember, ListedOffset, NewPartitions, NewTopic, NewVoter, NodeDescription,
+    OffsetSpec, Outcomes, QuorumDescription, QuorumReplica, ResourceKind, TopicDescription,
 };
 pub use cluster::{Client, Cluster, Endpoint, Partition, Topic};
 pub use consumer::{Assignment, CommittedOffset, Consumer, FetchedRecord, OffsetReset, StartOffset};

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use gregor_client::{
-    Admin, Client, ClientOptions, Consumer, Producer, ProducerRecord, StartOffset, types::TopicPartition,
+    Admin, Client, ClientOptions, Consumer, Producer, ProducerRecord, StartOffset,
+    types::{BrokerId, TopicPartition, Uuid},
 };
 
 fn is_send<T: Send>(_: &T) {}
@@ -13,6 +14,8 @@ fn every_call(client: &Client, admin: &Admin, producer: Producer, mut consumer: 
     is_send(&Client::connect("", ClientOptions::default()));
     is_send(&client.call(&gregor_client::messages::DescribeQuorumRequest::default()));
     is_send(&admin.describe_cluster());
+    is_send(&admin.describe_quorum());
+    is_send(&admin.remove_voter(BrokerId(0), Uuid::default()));
     is_send(&admin.create_topics(&[], false));
     is_send(&admin.delete_topics(&[]));
     is_send(&admin.create_partitions(&[], false));

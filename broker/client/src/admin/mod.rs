@@ -5,6 +5,7 @@
 
 mod configs;
 mod groups;
+mod quorum;
 mod records;
 mod topics;
 
@@ -14,6 +15,7 @@ use gregor_types::{BrokerId, ErrorCode, KString};
 pub use configs::{AlterOp, ConfigChange, ConfigEntry, ConfigResource, ConfigSource, ResourceKind};
 pub(crate) use groups::commit_request;
 pub use groups::{GroupDescription, GroupListing, GroupMember};
+pub use quorum::{NewVoter, QuorumDescription, QuorumReplica};
 pub use records::{ListedOffset, OffsetSpec};
 pub use topics::{CreatedTopic, NewPartitions, NewTopic, TopicDescription};
 
