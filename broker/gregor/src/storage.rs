@@ -41,7 +41,7 @@ pub enum Command {
     /// Make sure of a node's storage before it starts, as the operator's pods do.
     ///
     /// A formatted directory is only compared. An empty one is formatted if that is granted; else this ends with code 3 and
-    /// writes one line of JSON that says why.
+    /// writes one line of JSON that says why. Code 4 stands for a node whose storage is good and that has to wait.
     Ensure(EnsureArguments),
 }
 
@@ -92,7 +92,14 @@ pub struct EnsureArguments {
     /// What may be done to an empty directory.
     #[arg(long, value_enum)]
     grant: Grant,
-    /// Where to say why this ended with code 3.
+    /// End with code 4 for as long as something is still granted: a node that runs only after the grant was withdrawn never
+    /// runs on a disk that could be formatted a second time.
+    #[arg(long)]
+    until_recorded: bool,
+    /// The rack that the node is told; code 4 while it is empty.
+    #[arg(long, value_name = "RACK")]
+    rack: Option<String>,
+    /// Where to say why this ended with code 3 or 4.
     #[arg(long, value_name = "FILE")]
     termination_log: Option<PathBuf>,
 }
@@ -101,12 +108,16 @@ pub struct EnsureArguments {
 enum Grant {
     /// Format it, and start a quorum of this node alone.
     Standalone,
+    /// Format it as that of a node that joins a quorum which exists, or of a broker.
+    Join,
     /// Nothing.
     None,
 }
 
 /// What `ensure` ends with when the storage is not what it should be; the operator reads it.
 const REFUSED: u8 = 3;
+/// What it ends with when the storage is good and the node has to wait all the same: asking again is all that is needed.
+const WAIT: u8 = 4;
 
 /// Runs one of them.
 pub fn run(command: &Command) -> ExitCode {
@@ -118,8 +129,11 @@ pub fn run(command: &Command) -> ExitCode {
             Ok(())
         }
         Command::Ensure(arguments) => match ensure_storage(arguments) {
-            Ok(None) => Ok(()),
-            Ok(Some(refusal)) => return refuse(arguments, &refusal),
+            Ok(None) => match wait(arguments) {
+                None => Ok(()),
+                Some(why) => return end(arguments, &why, WAIT),
+            },
+            Ok(Some(refusal)) => return end(arguments, &refusal, REFUSED),
             Err(error) => Err(error),
         },
     };
@@ -354,7 +368,7 @@ fn info(config: &Path, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Why a node must not start on its storage.
+/// Why a node must not start, or not yet.
 struct Refusal {
     reason: &'static str,
     message: String,
@@ -389,14 +403,33 @@ fn ensure_storage(arguments: &EnsureArguments) -> Result<Option<Refusal>> {
         let message = format!("{} is empty, and nothing was granted to format it", empty[0].display());
         return Ok(Some(Refusal { reason: "DiskLost", message }));
     }
-    let voters = InitialVoters::Dynamic(vec![this_voter(&config, arguments.directory_id)?]);
+    let voters = match arguments.grant {
+        Grant::Standalone => InitialVoters::Dynamic(vec![this_voter(&config, arguments.directory_id)?]),
+        Grant::Join | Grant::None => InitialVoters::None,
+    };
     let mut options = format_options(&config, arguments.cluster_id.as_str().into(), arguments.directory_id, voters)?;
     options.ignore_formatted = true;
     format_storage(&RealDisk, &options)?;
     Ok(None)
 }
 
-fn refuse(arguments: &EnsureArguments, refusal: &Refusal) -> ExitCode {
+/// Why a node whose storage is good must not start yet.
+fn wait(arguments: &EnsureArguments) -> Option<Refusal> {
+    if arguments.until_recorded && arguments.grant != Grant::None {
+        let message = "the storage is formatted, and the permission for that is not withdrawn yet".to_owned();
+        return Some(Refusal { reason: "NotRecorded", message });
+    }
+    if arguments.rack.as_ref().is_some_and(String::is_empty) {
+        return Some(Refusal {
+            reason: "NoRack",
+            message: "it is not known yet which rack this node is in".to_owned(),
+        });
+    }
+    None
+}
+
+/// Says why the node does not start, to people and to the operator.
+fn end(arguments: &EnsureArguments, refusal: &Refusal, code: u8) -> ExitCode {
     eprintln!("gregor: {}: {}", refusal.reason, refusal.message);
     if let Some(path) = &arguments.termination_log {
         let line = serde_json::json!({ "reason": refusal.reason, "message": refusal.message });
@@ -406,5 +439,5 @@ fn refuse(arguments: &EnsureArguments, refusal: &Refusal) -> ExitCode {
             eprintln!("gregor: {}: {error}", path.display());
         }
     }
-    ExitCode::from(REFUSED)
+    ExitCode::from(code)
 }
