@@ -36,9 +36,10 @@ use crate::value::{Config, DeletionPolicy, Resources};
 #[x_kube(validation = Rule::new("has(self.storage) || self.nodePools.all(p, has(p.storage))")
     .message("say how much disk the nodes get: write storage: {volumes: [{name: data, size: 10Gi}]} in spec or in every node pool"))]
 pub struct KafkaClusterSpec {
-    /// The nodes, in groups that are alike. This release runs one node, which is broker and controller.
+    /// The nodes, in groups that are alike. A node that is there stays: this release takes none away and changes no roles.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    #[x_kube(validation = Rule::new("self.size() == 1").message("this release runs clusters of one node: write one entry in nodePools"))]
+    #[x_kube(validation = Rule::new("self.exists(p, 'controller' in p.roles)").message("nobody would hold the metadata: write roles: [broker, controller] or roles: [controller] in one of the pools"))]
+    #[x_kube(validation = Rule::new("self.exists(p, 'broker' in p.roles)").message("nobody would serve clients: write roles: [broker, controller] or roles: [broker] in one of the pools"))]
     pub node_pools: Vec<NodePool>,
     /// The disks of every node whose pool does not say otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,15 +100,11 @@ pub struct KafkaClusterSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.replicas) != has(self.nodeIds)").message("write either replicas or nodeIds, not both: replicas: 1, or nodeIds: [\"0\"]"))]
-#[x_kube(validation = Rule::new("!has(self.replicas) || self.replicas == 1").message("this release runs clusters of one node: write replicas: 1"))]
-#[x_kube(validation = Rule::new("!has(self.nodeIds) || (self.nodeIds.size() == 1 && !self.nodeIds[0].contains('-'))")
-    .message("this release runs clusters of one node: write one id in nodeIds, for example [\"0\"]"))]
-#[x_kube(validation = Rule::new("self.roles.size() == 2").message("this release runs combined nodes: write roles: [broker, controller] or leave it out"))]
 pub struct NodePool {
     /// The pool's name.
     #[schemars(length(min = 1, max = 40), regex(pattern = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// How many nodes; the operator chooses their ids.
+    /// How many nodes; the operator chooses their ids, the lowest that are free, and a node keeps its own for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1000))]
     pub replicas: Option<i32>,
@@ -115,7 +112,7 @@ pub struct NodePool {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 11), regex(pattern = r"^[0-9]{1,5}(-[0-9]{1,5})?$")), extend("x-kubernetes-list-type" = "set"))]
     pub node_ids: Option<Vec<String>>,
-    /// What the nodes do.
+    /// What the nodes do. Left out: both.
     #[serde(default = "combined")]
     #[schemars(length(min = 1, max = 2), extend("x-kubernetes-list-type" = "set"))]
     pub roles: Vec<Role>,
@@ -142,6 +139,16 @@ pub enum Role {
     Broker,
     /// Votes in the KRaft quorum and holds the metadata log.
     Controller,
+}
+
+impl Role {
+    /// The word, as manifests and `process.roles` have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Broker => "broker",
+            Self::Controller => "controller",
+        }
+    }
 }
 
 fn combined() -> Vec<Role> {
@@ -180,13 +187,14 @@ pub struct Volume {
 /// Where a node is, as broker.rack.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.topologyKey)").message("this release does not read the labels of Kubernetes' nodes: write rack: {name: ...} instead of topologyKey"))]
+#[x_kube(validation = Rule::new("!has(self.name) || !has(self.topologyKey)").message("a rack has one source: write either name or topologyKey"))]
 pub struct Rack {
     /// The rack's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub name: Option<String>,
-    /// The label of Kubernetes' nodes that names the rack, for example topology.kubernetes.io/zone.
+    /// The label of Kubernetes' nodes that names the rack, for example topology.kubernetes.io/zone. The operator needs the
+    /// right to read nodes: the chart's rbac.nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 317))]
     pub topology_key: Option<String>,
@@ -306,6 +314,16 @@ pub struct KafkaClusterStatus {
     /// Nodes that the manifest asks for.
     #[serde(default)]
     pub node_count: i32,
+    /// The controller that leads the quorum; of clusters of several nodes, while the brokers can be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum_leader: Option<i32>,
+    /// Voters that are behind the leader of the quorum.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "set"))]
+    pub lagging_voters: Vec<i32>,
+    /// Partitions with a replica that is not in sync; of clusters of several nodes, while the brokers can be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub under_replicated_partitions: Option<i32>,
     /// Each listener's addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 17), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -342,4 +360,8 @@ pub struct NodeStatus {
     /// The id of its disk's log directory.
     #[schemars(length(max = 22))]
     pub directory_id: String,
+    /// The rack that it was told, where that comes from its Kubernetes node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub rack: Option<String>,
 }

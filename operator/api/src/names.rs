@@ -15,6 +15,10 @@ pub const NAME_LABEL: &str = "app.kubernetes.io/name";
 pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 /// The recommended label that names who looks after the object.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// What stands in [`NAME_LABEL`] of everything of ours, except of pods that serve no clients.
+pub const NAME: &str = "gregor";
+/// What stands in [`NAME_LABEL`] of pods that are controllers only, so that no Service sends a client to them.
+pub const CONTROLLER_NAME: &str = "gregor-controller";
 /// What we write into [`MANAGED_BY_LABEL`].
 pub const MANAGED_BY: &str = "gregor-operator";
 
@@ -24,6 +28,10 @@ pub const CLUSTER_ID: &str = "gregor.dev/cluster-id";
 pub const DIRECTORY_ID: &str = "gregor.dev/directory-id";
 /// On claims: `"true"` once the disk has been seen formatted; an empty one is lost data from then on.
 pub const FORMATTED: &str = "gregor.dev/formatted";
+/// On objects of nodes of a larger cluster: what the node does, as `broker,controller`, repeated from the identity.
+pub const ROLES: &str = "gregor.dev/roles";
+/// On pods: the rack that the operator read from the labels of the pod's Kubernetes node.
+pub const RACK: &str = "gregor.dev/rack";
 /// On StatefulSets' templates and pods: the hash of all that a restart would change.
 pub const REVISION: &str = "gregor.dev/revision";
 /// On every applied object: the hash of what was applied, so that an unchanged object is not written again.

@@ -50,7 +50,6 @@ pub struct KafkaTopicSpec {
     /// How many replicas each partition has. Left out: the broker's default.replication.factor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 32))]
-    #[x_kube(validation = Rule::new("self == 1").message("this release runs clusters of one node, which hold one replica: write replicas: 1 or leave it out"))]
     pub replicas: Option<i32>,
     /// The topic's configuration in Kafka's own keys. Numbers and booleans need no quotes. A key that is taken out again goes
     /// back to the broker's default; keys that were never here are left to whoever set them.

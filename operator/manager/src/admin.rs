@@ -1,5 +1,5 @@
-//! How brokers are asked about topics. The rest of the manager sees only [`TopicAdmin`]; [`KafkaAdmin`] speaks Kafka's
-//! protocol through our own client.
+//! How brokers are asked about topics, and about the quorum and the partitions of their cluster. The rest of the manager sees
+//! only [`Admin`]; [`KafkaAdmin`] speaks Kafka's protocol through our own client.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,8 +8,13 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use gregor_client::types::{ErrorCode, KString};
-use gregor_client::{Client, ClientError, ClientOptions, ConfigChange, ConfigResource, ConfigSource, NewTopic};
+use gregor_client::types::{BrokerId, ErrorCode, KString, Uuid};
+use gregor_client::{
+    Client, ClientError, ClientOptions, ConfigChange, ConfigResource, ConfigSource, NewTopic, NewVoter,
+    QuorumDescription, QuorumReplica,
+};
+use gregor_operator_plan::kafka::{KafkaSeen, PartitionSeen, QuorumSeen, ReplicaSeen};
+use gregor_operator_plan::quorum::VoterChange;
 use gregor_operator_plan::topic::{BrokerError, TopicSeen, TopicStep};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
@@ -39,6 +44,27 @@ pub trait TopicAdmin: Send + Sync {
     ) -> BoxFuture<'a, Result<(), BrokerError>>;
 }
 
+/// Asks brokers about their cluster, and changes who votes in its quorum.
+pub trait ClusterAdmin: Send + Sync {
+    /// The quorum, and after it the partitions.
+    fn describe_cluster<'a>(&'a self, bootstrap: &'a str) -> BoxFuture<'a, Result<KafkaSeen, BrokerError>>;
+
+    /// Changes one voter. Whether it happened all the same after an error, the next description tells.
+    fn change_voters<'a>(
+        &'a self,
+        bootstrap: &'a str,
+        change: &'a VoterChange,
+    ) -> BoxFuture<'a, Result<(), BrokerError>>;
+}
+
+/// All that brokers are asked.
+pub trait Admin: TopicAdmin + ClusterAdmin {}
+
+impl<T: TopicAdmin + ClusterAdmin> Admin for T {}
+
+/// The name of the listener over which controllers talk, as the plan writes it.
+const CONTROLLER_LISTENER: &str = "CONTROLLER";
+
 /// Real brokers. The client's futures stay on one thread, which is enough for administration and keeps its connections
 /// together; questions reach it through a bounded queue.
 pub struct KafkaAdmin {
@@ -47,10 +73,30 @@ pub struct KafkaAdmin {
 
 struct Question {
     bootstrap: String,
-    topic: String,
-    /// The step to carry out; without one the topic is described.
-    step: Option<TopicStep>,
-    answer: oneshot::Sender<Result<Option<TopicSeen>, BrokerError>>,
+    asked: Asked,
+    answer: oneshot::Sender<Result<Answer, BrokerError>>,
+}
+
+/// What is asked.
+enum Asked {
+    /// A topic as it is.
+    Topic(String),
+    /// A step about a topic.
+    Step(String, TopicStep),
+    /// The cluster.
+    Cluster,
+    /// A change of the voters.
+    Voters(VoterChange),
+}
+
+/// What came of it.
+enum Answer {
+    /// The topic, if there is one.
+    Topic(Option<TopicSeen>),
+    /// The cluster.
+    Cluster(KafkaSeen),
+    /// It is done.
+    Done,
 }
 
 impl KafkaAdmin {
@@ -75,14 +121,9 @@ impl KafkaAdmin {
         Ok(Self { questions })
     }
 
-    fn put(
-        &self,
-        bootstrap: &str,
-        topic: &str,
-        step: Option<TopicStep>,
-    ) -> BoxFuture<'static, Result<Option<TopicSeen>, BrokerError>> {
+    fn put(&self, bootstrap: &str, asked: Asked) -> BoxFuture<'static, Result<Answer, BrokerError>> {
         let (answer, answered) = oneshot::channel();
-        let question = Question { bootstrap: bootstrap.to_owned(), topic: topic.to_owned(), step, answer };
+        let question = Question { bootstrap: bootstrap.to_owned(), asked, answer };
         let questions = self.questions.clone();
         async move {
             let gone = || BrokerError::Unavailable("the operator is ending".to_owned());
@@ -99,7 +140,9 @@ impl TopicAdmin for KafkaAdmin {
         bootstrap: &'a str,
         topic: &'a str,
     ) -> BoxFuture<'a, Result<Option<TopicSeen>, BrokerError>> {
-        self.put(bootstrap, topic, None)
+        let answered = self.put(bootstrap, Asked::Topic(topic.to_owned()));
+        let topic = |answer: Answer| if let Answer::Topic(topic) = answer { topic } else { None };
+        answered.map(move |outcome| outcome.map(topic)).boxed()
     }
 
     fn carry_out<'a>(
@@ -108,7 +151,22 @@ impl TopicAdmin for KafkaAdmin {
         topic: &'a str,
         step: &'a TopicStep,
     ) -> BoxFuture<'a, Result<(), BrokerError>> {
-        self.put(bootstrap, topic, Some(step.clone())).map(|outcome| outcome.map(drop)).boxed()
+        self.put(bootstrap, Asked::Step(topic.to_owned(), step.clone())).map(|outcome| outcome.map(drop)).boxed()
+    }
+}
+
+impl ClusterAdmin for KafkaAdmin {
+    fn describe_cluster<'a>(&'a self, bootstrap: &'a str) -> BoxFuture<'a, Result<KafkaSeen, BrokerError>> {
+        let cluster = |answer: Answer| if let Answer::Cluster(seen) = answer { seen } else { KafkaSeen::default() };
+        self.put(bootstrap, Asked::Cluster).map(move |outcome| outcome.map(cluster)).boxed()
+    }
+
+    fn change_voters<'a>(
+        &'a self,
+        bootstrap: &'a str,
+        change: &'a VoterChange,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.put(bootstrap, Asked::Voters(change.clone())).map(|outcome| outcome.map(drop)).boxed()
     }
 }
 
@@ -119,16 +177,72 @@ struct Brokers {
 }
 
 impl Brokers {
-    async fn answer(&self, question: &Question) -> Result<Option<TopicSeen>, BrokerError> {
-        let outcome = match &question.step {
-            None => self.ask(&question.bootstrap, &question.topic).await,
-            Some(step) => self.change(&question.bootstrap, &question.topic, step).await.map(|()| None),
+    async fn answer(&self, question: &Question) -> Result<Answer, BrokerError> {
+        let bootstrap = &question.bootstrap;
+        let outcome = match &question.asked {
+            Asked::Topic(topic) => self.ask(bootstrap, topic).await.map(Answer::Topic),
+            Asked::Step(topic, step) => self.change(bootstrap, topic, step).await.map(|()| Answer::Done),
+            Asked::Cluster => self.ask_cluster(bootstrap).await.map(Answer::Cluster),
+            Asked::Voters(change) => self.change_voters(bootstrap, change).await.map(|()| Answer::Done),
         };
         if matches!(outcome, Err(BrokerError::Unavailable(_))) {
             // After a silence the address may lead elsewhere: the next question connects again.
-            self.clients.borrow_mut().remove(&question.bootstrap);
+            self.clients.borrow_mut().remove(bootstrap);
         }
         outcome
+    }
+
+    /// The quorum is asked first: what brokers know of partitions is then compared with how far they had read by then.
+    async fn ask_cluster(&self, bootstrap: &str) -> Result<KafkaSeen, BrokerError> {
+        let admin = self.client(bootstrap).await?.admin();
+        let quorum = admin.describe_quorum().await.map_err(|error| judge(&error))?;
+        let topics = admin.list_topics().await.map_err(|error| judge(&error))?;
+        let ids = |brokers: &[BrokerId]| brokers.iter().map(|broker| broker.0).collect::<Vec<_>>();
+        let mut under_replicated = Vec::new();
+        for topic in &topics {
+            for (index, partition) in &topic.partitions {
+                if partition.replicas.iter().all(|replica| partition.isr.contains(replica)) {
+                    continue;
+                }
+                under_replicated.push(PartitionSeen {
+                    topic: topic.name.to_string(),
+                    partition: index.0,
+                    replicas: ids(&partition.replicas),
+                    in_sync: ids(&partition.isr),
+                });
+            }
+        }
+        Ok(KafkaSeen { quorum: quorum_seen(&quorum), under_replicated })
+    }
+
+    async fn change_voters(&self, bootstrap: &str, change: &VoterChange) -> Result<(), BrokerError> {
+        let admin = self.client(bootstrap).await?.admin();
+        let directory = |text: &str| {
+            text.parse::<Uuid>().map_err(|error| BrokerError::Refused(format!("directory id {text}: {error}")))
+        };
+        let outcome = match change {
+            VoterChange::Add { id, directory_id, host, port } => {
+                let voter = NewVoter {
+                    id: BrokerId(*id),
+                    directory: directory(directory_id)?,
+                    listeners: vec![(CONTROLLER_LISTENER.into(), host.as_str().into(), *port)],
+                };
+                admin.add_voter(&voter).await
+            }
+            VoterChange::Remove { id, directory_id } => {
+                admin.remove_voter(BrokerId(*id), directory(directory_id)?).await
+            }
+        };
+        match outcome {
+            // An earlier attempt whose answer was lost: the next look tells.
+            Err(ClientError::Broker(error))
+                if matches!(error.code, ErrorCode::DuplicateVoter | ErrorCode::VoterNotFound) =>
+            {
+                Ok(())
+            }
+            // Who votes is never a matter of the manifest alone: every refusal may be another later.
+            outcome => outcome.map_err(|error| BrokerError::Unavailable(error.to_string())),
+        }
     }
 
     async fn client(&self, bootstrap: &str) -> Result<Client, BrokerError> {
@@ -220,11 +334,72 @@ impl Brokers {
     }
 }
 
+/// The quorum in the plan's words: how far behind the leader each replica is, by the leader's own clock.
+fn quorum_seen(described: &QuorumDescription) -> QuorumSeen {
+    let of = |id: BrokerId| described.voters.iter().find(move |voter| voter.id == id);
+    let now = described.leader.and_then(of).map(|leader| leader.last_caught_up_ms);
+    let replica = |replica: &QuorumReplica| {
+        let level_at = Some(replica.last_caught_up_ms).filter(|at| *at >= 0);
+        let behind_ms = now.zip(level_at).map_or(i64::MAX, |(now, at)| now.saturating_sub(at).max(0));
+        ReplicaSeen {
+            id: replica.id.0,
+            directory_id: replica.directory.to_string(),
+            end_offset: replica.log_end_offset,
+            behind_ms,
+        }
+    };
+    QuorumSeen {
+        leader: described.leader.map(|leader| leader.0),
+        high_watermark: described.high_watermark,
+        voters: described.voters.iter().map(replica).collect(),
+        observers: described.observers.iter().map(replica).collect(),
+    }
+}
+
 /// Whether the same question may be answered otherwise later.
 fn judge(error: &ClientError) -> BrokerError {
     match error {
         ClientError::Broker(said) if !said.code.is_retriable() => BrokerError::Refused(said.to_string()),
         ClientError::InvalidArgument(said) => BrokerError::Refused(said.clone()),
         other => BrokerError::Unavailable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test that cannot go on may say so by panicking
+mod tests {
+    use super::*;
+    use gregor_client::types::LeaderEpoch;
+
+    fn replica(id: i32, last_caught_up_ms: i64) -> QuorumReplica {
+        let directory = Uuid(u128::try_from(id).unwrap());
+        QuorumReplica {
+            id: BrokerId(id),
+            directory,
+            log_end_offset: 7,
+            last_fetch_ms: last_caught_up_ms,
+            last_caught_up_ms,
+        }
+    }
+
+    #[test]
+    fn how_far_a_replica_is_behind_is_told_by_the_leaders_clock_alone() {
+        let described = QuorumDescription {
+            leader: Some(BrokerId(1)),
+            leader_epoch: LeaderEpoch(3),
+            high_watermark: 7,
+            voters: vec![replica(1, 100_000), replica(2, 99_500), replica(3, -1)],
+            observers: vec![replica(4, 90_000)],
+            controllers: std::collections::BTreeMap::new(),
+        };
+        let seen = quorum_seen(&described);
+        let behind: Vec<i64> = seen.voters.iter().chain(&seen.observers).map(|replica| replica.behind_ms).collect();
+        assert_eq!(behind, [0, 500, i64::MAX, 10_000]);
+        assert_eq!(seen.lagging(), [3]);
+        let leaderless = quorum_seen(&QuorumDescription { leader: None, ..described });
+        assert!(
+            leaderless.voters.iter().all(|voter| !voter.is_caught_up()),
+            "without a leader nobody is level with it"
+        );
     }
 }

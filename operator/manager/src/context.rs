@@ -15,7 +15,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::Store;
 use rustls::crypto::CryptoProvider;
 
-use crate::admin::TopicAdmin;
+use crate::admin::Admin;
 use crate::gate::StatusGate;
 use crate::metrics::Metrics;
 
@@ -33,8 +33,8 @@ pub struct Context {
     pub client: Client,
     /// What the operator knows that no manifest says.
     pub environment: Environment,
-    /// How brokers are asked about topics.
-    pub admin: Arc<dyn TopicAdmin>,
+    /// How brokers are asked.
+    pub admin: Arc<dyn Admin>,
     /// Counters.
     pub metrics: Metrics,
     /// How events are told.
@@ -56,7 +56,7 @@ impl Context {
     pub fn new(
         client: Client,
         environment: Environment,
-        admin: Arc<dyn TopicAdmin>,
+        admin: Arc<dyn Admin>,
         identity: &str,
         metrics: Metrics,
     ) -> Self {

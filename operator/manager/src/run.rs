@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::admin::{KafkaAdmin, TopicAdmin};
+use crate::admin::{Admin, KafkaAdmin};
 use crate::cli::Options;
 use crate::context::{Context, FIELD_MANAGER};
 use crate::health::Health;
@@ -80,8 +80,7 @@ async fn lead_and_work(options: &Options, metrics: Metrics, health: Health, endi
         image_pull_secrets: options.image_pull_secrets.iter().filter(|name| !name.is_empty()).cloned().collect(),
         cluster_domain: options.cluster_domain.clone(),
     };
-    let admin: Arc<dyn TopicAdmin> =
-        Arc::new(KafkaAdmin::start().context("a thread for the brokers cannot be started")?);
+    let admin: Arc<dyn Admin> = Arc::new(KafkaAdmin::start().context("a thread for the brokers cannot be started")?);
     let context = Arc::new(Context::new(client, environment, admin, &options.identity, metrics));
     tokio::select! {
         () = work(context, &scopes, options.concurrency, ending) => Ok(()),

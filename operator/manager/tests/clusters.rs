@@ -316,3 +316,46 @@ async fn a_deleted_namespace_ends() {
     })
     .await;
 }
+
+const POOLS: &str = "
+apiVersion: gregor.dev/v1beta1
+kind: KafkaCluster
+metadata: {name: demo}
+spec:
+  nodePools:
+    - {name: controllers, replicas: 3, roles: [controller]}
+    - {name: brokers, nodeIds: ['10-11'], roles: [broker]}
+  storage: {volumes: [{name: data, size: 1Gi}]}
+";
+
+#[tokio::test]
+async fn pools_become_one_cluster_that_is_restarted_one_node_at_a_time() {
+    let Some(lab) = Lab::start("pools").await else { return };
+    let first = lab.operator();
+    lab.create::<KafkaCluster>(POOLS).await;
+    let status = lab.cluster_says("demo", "Ready").await.status.unwrap();
+    assert_eq!((status.node_count, status.quorum_leader, lab.formats()), (5, Some(0), 1));
+    let voters: Vec<i32> = lab.brokers.voters.lock().unwrap().iter().map(|(id, _)| *id).collect();
+    assert_eq!(voters, [0, 1, 2]);
+    let budget = async || {
+        let budget = lab.api::<PodDisruptionBudget>().get("demo").await.unwrap();
+        serde_json::to_value(budget).unwrap()["spec"]["minAvailable"].clone()
+    };
+    wait_until("one pod may be evicted", async || (budget().await == 4).then_some(())).await;
+    let uids = async || {
+        let pods = lab.api::<Pod>().list(&ListParams::default()).await.unwrap().items;
+        pods.into_iter().map(|pod| (pod.name_any(), pod.uid().unwrap())).collect::<BTreeMap<_, _>>()
+    };
+    let before = uids().await;
+    assert_eq!(before.len(), 5);
+    lab.patch::<KafkaCluster>("demo", json!({"spec": {"config": {"log.retention.hours": 24}}})).await;
+    wait_until("a node is restarted", async || (uids().await != before).then_some(())).await;
+    // Whoever follows an operator that ends in the middle goes on where it was.
+    first.stop().await;
+    let _second = lab.operator();
+    lab.cluster_says("demo", "Ready").await;
+    let after = uids().await;
+    assert_eq!(after.len(), 5);
+    assert!(before.iter().all(|(name, uid)| after[name] != *uid), "every node was restarted: {after:?}");
+    assert_eq!(lab.formats(), 1);
+}

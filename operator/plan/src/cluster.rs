@@ -1,23 +1,28 @@
 //! The plan of a KafkaCluster: which one step brings it nearer to its manifest, and what to say about it.
 //!
-//! The order of the questions is the order of safety: is the manifest possible, who is this cluster, is its disk what the
+//! The order of the questions is the order of safety: is the manifest possible, who is this cluster, are its disks what the
 //! identity says, and only then what is to be written. Nothing of the outcome depends on the object's status.
+//!
+//! A cluster of several nodes begins as its first controller, whose disk alone may be formatted to start the quorum. When that
+//! permission is gone the identity gets the other nodes, which join; controllers among them are made voters one by one.
 
 use std::collections::BTreeMap;
 
-use gregor_operator_api::cluster::{ListenerStatus, NodeStatus};
 use gregor_operator_api::{KafkaCluster, KafkaClusterStatus, names};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
 use crate::compare::{applied, differs};
-use crate::identity::{Acceptance, Identity, Mint, NodeIdentity};
+use crate::decision::{Decision, Stage};
+use crate::identity::{Identity, Mint, NodeIdentity};
+use crate::kafka::KafkaSeen;
 use crate::objects::{self, network, node, storage};
-use crate::pods::{PodSeen, PodState, Refusal};
-use crate::progress::{Progress, Reason, truncate};
-use crate::properties::INTERNAL_PORT;
-use crate::validate::{Invalid, Node, ValidCluster};
-use crate::{Environment, Kind, Step, Wanted};
+use crate::placement::{self, Layout};
+use crate::pods::{PodSeen, PodState};
+use crate::progress::{Progress, Reason};
+use crate::roll::{Candidate, Turn};
+use crate::validate::{Node, RackSource, ValidCluster};
+use crate::{Environment, Kind, Step, Wanted, disks, quorum, roll, status};
 
 /// All that was read of a cluster.
 #[derive(Debug, Clone)]
@@ -33,14 +38,18 @@ pub struct ClusterObserved {
     /// Objects that the API server stores otherwise than they were applied (an admission webhook may), by their uid, with the
     /// hash of what was applied: applying the same again would change nothing, for ever.
     pub settled: BTreeMap<String, String>,
+    /// The labels of Kubernetes' nodes that pods of this cluster are on, by name, of those that could be read.
+    pub kubernetes_nodes: BTreeMap<String, BTreeMap<String, String>>,
+    /// What the brokers say, read after everything else. Only clusters of several nodes are asked.
+    pub kafka: Option<KafkaSeen>,
 }
 
 impl ClusterObserved {
-    fn object(&self, kind: Kind, name: &str) -> Option<&Value> {
+    pub(crate) fn object(&self, kind: Kind, name: &str) -> Option<&Value> {
         self.objects.get(&(kind, name.to_owned()))
     }
 
-    fn pod(&self, node_id: i32) -> Option<PodSeen> {
+    pub(crate) fn pod(&self, node_id: i32) -> Option<PodSeen> {
         let id = node_id.to_string();
         let mut pods: Vec<PodSeen> = self
             .pods
@@ -52,6 +61,31 @@ impl ClusterObserved {
         pods.sort_by_key(|pod| pod.state == PodState::Terminating);
         pods.into_iter().next()
     }
+
+    /// Whether the brokers are worth asking: there are several nodes, and one that serves clients is up.
+    pub fn asks_brokers(&self) -> bool {
+        let identity = self.identity.as_ref().and_then(|config_map| Identity::parse(config_map).ok());
+        let Some(identity) = identity else { return false };
+        let several = identity.nodes.len() > 1 || identity.nodes.values().any(|node| node.placement.is_some());
+        let serves = |pod: &&Pod| {
+            let name = pod.metadata.labels.as_ref().and_then(|labels| labels.get(names::NAME_LABEL));
+            name.is_none_or(|name| name != names::CONTROLLER_NAME)
+        };
+        several && self.pods.iter().filter(serves).any(|pod| PodSeen::of(pod).state == PodState::Ready)
+    }
+
+    /// The Kubernetes nodes whose labels are worth reading: a pool takes its racks from them.
+    pub fn asks_kubernetes_nodes(&self) -> Vec<String> {
+        let labelled = |rack: &gregor_operator_api::cluster::Rack| rack.name.is_none() && rack.topology_key.is_some();
+        if !self.cluster.spec.node_pools.iter().filter_map(|pool| pool.rack.as_ref()).any(labelled) {
+            return Vec::new();
+        }
+        let without_rack = self.pods.iter().map(PodSeen::of).filter(|pod| pod.rack.is_none());
+        let mut names: Vec<String> = without_rack.filter_map(|pod| pod.kubernetes_node).collect();
+        names.sort();
+        names.dedup();
+        names
+    }
 }
 
 /// What to do next, and what to say.
@@ -61,29 +95,47 @@ pub struct ClusterPlan {
     pub step: Option<Step>,
     /// How far the cluster is.
     pub progress: Progress,
+    /// The stage of the cluster's life that this belongs to.
+    pub stage: Stage,
     /// The status as it should be.
     pub status: KafkaClusterStatus,
 }
 
-/// What the decision comes to.
-struct Decision {
-    step: Option<Step>,
-    progress: Progress,
+/// A node that the identity knows, with all that was read of it and all that it should be.
+pub(crate) struct NodeSeen<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) recorded: &'a NodeIdentity,
+    pub(crate) pod: Option<PodSeen>,
+    pub(crate) claim: Option<&'a Value>,
+    stateful_set: Option<&'a Value>,
+    wanted_config: Wanted,
+    wanted_set: Wanted,
+    revision: String,
 }
 
-impl Decision {
-    fn step(step: Step, reason: Reason, message: impl Into<String>) -> Self {
-        Self { step: Some(step), progress: Progress::working(reason, message) }
+impl NodeSeen<'_> {
+    pub(crate) fn claim_uid(&self) -> Option<&str> {
+        self.claim.and_then(|claim| claim["metadata"]["uid"].as_str())
     }
 
-    fn wait(progress: Progress) -> Self {
-        Self { step: None, progress }
+    /// The pod, unless it is one of an earlier directory, which speaks about a disk that is given up.
+    pub(crate) fn own_pod(&self) -> Option<&PodSeen> {
+        self.pod.as_ref().filter(|pod| pod.directory_id == self.recorded.directory_id)
     }
-}
 
-impl From<Invalid> for Decision {
-    fn from(invalid: Invalid) -> Self {
-        Self::wait(Progress::stalled(invalid.reason, invalid.message))
+    pub(crate) fn is_ready(&self) -> bool {
+        self.own_pod().is_some_and(|pod| pod.state == PodState::Ready)
+    }
+
+    fn candidate(&self) -> Candidate<'_> {
+        let written = self.stateful_set.is_some_and(|seen| node::revision(seen) == self.revision);
+        let old_pod = self.pod.as_ref().is_some_and(|pod| pod.revision != self.revision);
+        Candidate {
+            node: self.node,
+            state: self.pod.as_ref().map(|pod| &pod.state),
+            outdated: !written || old_pod,
+            begun: written,
+        }
     }
 }
 
@@ -94,8 +146,8 @@ pub fn plan(observed: &ClusterObserved, environment: &Environment, now: &str, mi
         Ok(cluster) => decide(observed, cluster, environment, mint).unwrap_or_else(|early| early),
         Err(invalid) => Decision::from(invalid.clone()),
     };
-    let status = status(observed, valid.as_ref().ok(), &decision.progress, now);
-    ClusterPlan { step: decision.step, progress: decision.progress, status }
+    let status = status::status(observed, valid.as_ref().ok(), &decision.progress, now);
+    ClusterPlan { step: decision.step, progress: decision.progress, stage: decision.stage, status }
 }
 
 /// The early ways out are `Err`, so that `?` leaves by them.
@@ -106,39 +158,66 @@ fn decide(
     mint: Mint<'_>,
 ) -> Result<Decision, Decision> {
     if observed.cluster.metadata.deletion_timestamp.is_some() {
-        return Err(Decision::wait(Progress::working(Reason::Terminating, "the cluster is being deleted")));
+        let progress = Progress::working(Reason::Terminating, "the cluster is being deleted");
+        return Err(Decision::wait(Stage::Manifest, progress));
     }
     let identity = identify(observed, cluster, mint)?;
-    let node = cluster.node(node_id(cluster, &identity)?)?;
-    let recorded = identity.nodes.get(&node.id).ok_or_else(|| {
-        let ids: Vec<String> = identity.nodes.keys().map(ToString::to_string).collect();
-        Decision::wait(Progress::stalled(
-            Reason::NodeIdChanged,
-            format!(
-                "the cluster's node has id {} and cannot get another: write nodeIds: [\"{0}\"] or replicas: 1",
-                ids.join(", ")
-            ),
-        ))
-    })?;
-    let pod = observed.pod(node.id);
-    let claim = observed.object(Kind::PersistentVolumeClaim, &storage::claim_name(&node));
-    let ours = claim.is_none_or(|claim| {
-        let id = claim["metadata"]["annotations"][names::CLUSTER_ID].as_str();
-        id.is_none_or(|id| id == identity.cluster_id)
-    });
-    if !ours {
-        return Err(Decision::wait(Progress::stalled(
-            Reason::ForeignVolume,
-            format!(
-                "the claim {} belongs to another cluster id than {}: rename or delete it",
-                storage::claim_name(&node),
-                identity.cluster_id
-            ),
-        )));
+    let layout = placement::layout(cluster, &identity)?;
+    let nodes = look(observed, cluster, &layout, &identity, environment);
+    disks::record(observed, cluster, &identity, &nodes, mint)?;
+    let candidates: Vec<Candidate<'_>> = nodes.iter().map(NodeSeen::candidate).collect();
+    write_shared(observed, cluster, &layout, &identity, &nodes, holds(observed, &layout, &identity, &candidates))?;
+    let replace =
+        |identity: &Identity| Step::ReplaceIdentity(objects::identity(cluster, identity, observed.identity.as_ref()));
+    if !layout.moved.is_empty() {
+        let step = replace(&identity.clone().with_placements(&layout.moved));
+        return Err(Decision::step(
+            Stage::Manifest,
+            step,
+            Reason::Creating,
+            "writing down which pools the nodes are in",
+        ));
     }
-    record(observed, cluster, &identity, &node, recorded, pod.as_ref(), claim, mint)?;
-    write_shared(observed, cluster, &identity, &node, claim)?;
-    turn(observed, cluster, &identity, environment, &node, pod.as_ref())
+    start(observed, &nodes)?;
+    tell_racks(observed, &nodes)?;
+    let turn = roll::next(&candidates, observed.kafka.as_ref());
+    // Who serves nothing is put right before anything is waited for: it may be what is waited for.
+    if let Turn::Take(id) = turn
+        && let Some(node) = nodes.iter().find(|node| node.node.id == id && (layout.is_single() || !node.is_ready()))
+    {
+        restart(observed, node)?;
+    }
+    if !layout.new.is_empty() {
+        let Some(first) = nodes.iter().find(|node| node.node.is_controller() && node.is_ready()) else {
+            return Err(Decision::wait(Stage::Start, unready(&nodes).unwrap_or_else(no_controller)));
+        };
+        if identity.standalone_grant.is_some() {
+            let message =
+                format!("waiting until the disk of node {} is recorded as the cluster's first", first.node.id);
+            return Err(Decision::wait(Stage::Start, Progress::working(Reason::Starting, message)));
+        }
+        let ids = layout.new.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let step = replace(&identity.clone().with_nodes(&layout.new, mint));
+        return Err(Decision::step(Stage::Nodes, step, Reason::AddingNodes, format!("adding the nodes {ids}")));
+    }
+    vote(observed, &layout, &identity, &nodes)?;
+    match turn {
+        Turn::Take(id) => {
+            if let Some(node) = nodes.iter().find(|node| node.node.id == id) {
+                restart(observed, node)?;
+            }
+        }
+        Turn::Wait(reason, message) => {
+            let progress = unready(&nodes).unwrap_or_else(|| Progress::working(reason, message));
+            return Err(Decision::wait(Stage::Roll, progress));
+        }
+        Turn::Nobody => {}
+    }
+    rest(observed, &layout, &nodes)
+}
+
+fn no_controller() -> Progress {
+    Progress::working(Reason::WaitingForQuorum, "no controller is ready: nodes are added to a quorum that decides")
 }
 
 /// Who the cluster is. Without an identity it is put together again from what repeats it, or minted where nothing is.
@@ -155,28 +234,30 @@ fn identify(observed: &ClusterObserved, cluster: &ValidCluster, mint: Mint<'_>) 
     };
     if let Some(name) = leaving {
         let message = format!("waiting until {name} of the deleted KafkaCluster of this name is gone");
-        return Err(Decision::wait(Progress::working(Reason::Terminating, message)));
+        return Err(Decision::wait(Stage::Identity, Progress::working(Reason::Terminating, message)));
     }
     if let Some(config_map) = &observed.identity {
-        return Identity::parse(config_map).map_err(|error| {
-            Decision::wait(Progress::stalled(
-                Reason::IdentityUnreadable,
-                format!("the ConfigMap {} says who this cluster is and cannot be read: {error}; restore it, or delete it to have it put together from the volume claims", cluster.identity()),
-            ))
-        });
+        let unreadable = |message: String| Decision::refuse(Reason::IdentityUnreadable, message);
+        let identity = Identity::parse(config_map).map_err(|error| {
+            unreadable(format!("the ConfigMap {} says who this cluster is and cannot be read: {error}; restore it, or delete it to have it put together from the volume claims", cluster.identity()))
+        })?;
+        if identity.nodes.is_empty() {
+            return Err(unreadable(format!("the ConfigMap {} names no node: restore it", cluster.identity())));
+        }
+        return Ok(identity);
     }
     let rebuilt = Identity::rebuild(repeats).map_err(|name| {
-        Decision::wait(Progress::stalled(
-            Reason::ForeignVolume,
-            format!("the identity is gone, and {name} does not say which cluster, node and directory it belongs to: restore the ConfigMap {}", cluster.identity()),
-        ))
+        let message = format!("the identity is gone, and {name} does not say which cluster, node and directory it belongs to: restore the ConfigMap {}", cluster.identity());
+        Decision::refuse(Reason::ForeignVolume, message)
     })?;
-    let (identity, message) = match rebuilt {
-        Some(identity) => (identity, "the identity is gone: putting it together from the volume claims"),
-        None => (Identity::mint(cluster.pool.node_id.unwrap_or(0), mint), "giving the cluster its identity"),
+    let (identity, message) = if let Some(identity) = rebuilt {
+        (identity, "the identity is gone: putting it together from the volume claims")
+    } else {
+        let (node_id, placement) = placement::first(cluster)?;
+        (Identity::mint(node_id, placement, mint), "giving the cluster its identity")
     };
     let step = Step::CreateIdentity(objects::identity(cluster, &identity, None));
-    Err(Decision::step(step, Reason::Creating, message))
+    Err(Decision::step(Stage::Identity, step, Reason::Creating, message))
 }
 
 /// Whether an object is deleted, or will be with another KafkaCluster than this one.
@@ -186,147 +267,77 @@ fn leaves(object: &Value, cluster: &ValidCluster) -> bool {
         || (!owners.is_empty() && owners.iter().all(|owner| owner["uid"] != *cluster.uid))
 }
 
-fn node_id(cluster: &ValidCluster, identity: &Identity) -> Result<i32, Decision> {
-    match (cluster.pool.node_id, identity.nodes.keys().next()) {
-        (Some(id), _) | (None, Some(&id)) => Ok(id),
-        (None, None) => Err(Decision::wait(Progress::stalled(
-            Reason::IdentityUnreadable,
-            format!("the ConfigMap {} names no node: restore it", cluster.identity()),
-        ))),
-    }
-}
-
-/// Compares the disk with the identity and writes down what was learnt, before anything else is touched.
-#[allow(clippy::too_many_arguments)] // one question about all that is known of a disk
-fn record(
-    observed: &ClusterObserved,
+/// All that is known of the nodes that the identity has.
+fn look<'a>(
+    observed: &'a ClusterObserved,
     cluster: &ValidCluster,
-    identity: &Identity,
-    node: &Node,
-    recorded: &NodeIdentity,
-    pod: Option<&PodSeen>,
-    claim: Option<&Value>,
-    mint: Mint<'_>,
-) -> Result<(), Decision> {
-    let seen = observed.identity.as_ref();
-    let replace = |identity: &Identity| Step::ReplaceIdentity(objects::identity(cluster, identity, seen));
-    let claim_uid = claim.and_then(|claim| claim["metadata"]["uid"].as_str());
-    // A pod of an earlier directory speaks about a disk that is given up.
-    let pod = pod.filter(|pod| pod.directory_id == recorded.directory_id);
-    let named = cluster.accept_data_loss.contains(&node.id);
-
-    if let Some(claim_uid) = claim_uid
-        && pod.is_some_and(|pod| pod.formatted)
-        && (!recorded.formatted || recorded.claim_uid.as_deref() != Some(claim_uid))
-    {
-        let identity = identity.clone().with_formatted(node.id, claim_uid);
-        let message = format!("node {}'s disk is formatted: no other may be", node.id);
-        return Err(Decision::step(replace(&identity), Reason::Creating, message));
-    }
-    let loss = loss(node, recorded, pod, claim);
-    let settled = pod.is_some_and(|pod| pod.state == PodState::Ready);
-    let acceptance = match (loss.is_some(), named, recorded.acceptance) {
-        (true, false, _) => Acceptance::Open,
-        (true, true, Acceptance::Open) => {
-            let identity = identity.clone().with_loss_accepted(node.id, claim_uid, mint);
-            let message = format!("the loss of node {}'s disk is accepted: it gets a new one", node.id);
-            return Err(Decision::step(replace(&identity), Reason::Creating, message));
-        }
-        (false, _, Acceptance::Open) if !settled => Acceptance::Open,
-        (_, true, _) => Acceptance::Spent,
-        (false, false, _) => Acceptance::Idle,
-    };
-    let noted = (acceptance != recorded.acceptance).then(|| {
-        let mut identity = identity.clone();
-        if let Some(node) = identity.nodes.get_mut(&node.id) {
-            node.acceptance = acceptance;
-        }
-        replace(&identity)
-    });
-    if let Some(loss) = loss {
-        let remedy = if named {
-            "its entry in spec.acceptDataLoss was there before this loss and does not count: take it out, and put it in again"
-        } else {
-            "bring the disk back, or give its data up by naming the node in spec.acceptDataLoss"
-        };
-        let message = format!("node {}: {loss}; nothing is formatted. To go on, {remedy}", node.id);
-        return Err(Decision { step: noted, progress: Progress::stalled(Reason::DiskLost, message) });
-    }
-    if let Some(step) = noted {
-        return Err(Decision::step(step, Reason::Creating, "writing down what spec.acceptDataLoss stands for"));
-    }
-    if let Some(PodState::Refused(Refusal::ForeignDisk(said))) = pod.map(|pod| &pod.state) {
-        let message = format!(
-            "node {}: its disk belongs to somebody else and is left alone: {said}; give the node its own disk",
-            node.id
-        );
-        return Err(Decision::wait(Progress::stalled(Reason::ForeignDisk, message)));
-    }
-    if !recorded.formatted && claim_uid.is_some() && recorded.claim_uid.as_deref() != claim_uid {
-        let mut identity = identity.clone();
-        if let Some(node) = identity.nodes.get_mut(&node.id) {
-            node.claim_uid = claim_uid.map(str::to_owned);
-        }
-        return Err(Decision::step(
-            replace(&identity),
-            Reason::Creating,
-            "writing down which claim is the node's disk",
-        ));
-    }
-    let owners = |object: &Value| object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
-    let wanted = objects::identity(cluster, identity, seen);
-    if seen.is_some_and(|seen| {
-        let uids = |object: &Value| owners(object).iter().map(|owner| owner["uid"].clone()).collect::<Vec<_>>();
-        uids(seen) != uids(&wanted) || seen["metadata"]["labels"] != wanted["metadata"]["labels"]
-    }) {
-        return Err(Decision::step(
-            Step::ReplaceIdentity(wanted),
-            Reason::Creating,
-            "the identity follows deletionPolicy",
-        ));
-    }
-    Ok(())
+    layout: &'a Layout,
+    identity: &'a Identity,
+    environment: &Environment,
+) -> Vec<NodeSeen<'a>> {
+    let set_of = |node: &Node| observed.object(Kind::StatefulSet, &node.name);
+    // A new node of a cluster that names no image gets the one that the others run.
+    let sibling = layout.nodes.values().find_map(|node| set_of(node).and_then(node::image));
+    let known = layout.nodes.values().filter_map(|node| Some((node, identity.nodes.get(&node.id)?)));
+    known
+        .map(|(node, recorded)| {
+            let stateful_set = set_of(node);
+            // An operator of another release must not restart what runs: without a word in the manifest the image stays.
+            let image = cluster
+                .image
+                .clone()
+                .or_else(|| stateful_set.and_then(node::image).or(sibling).map(str::to_owned))
+                .unwrap_or_else(|| format!("{}:{}", environment.image_repository, environment.image_tag));
+            let config = node::config_map(cluster, layout, node);
+            let (wanted_set, revision) =
+                node::stateful_set(cluster, layout, node, identity, environment, &image, &config.name);
+            NodeSeen {
+                node,
+                recorded,
+                pod: observed.pod(node.id),
+                claim: disks::claim(observed, node),
+                stateful_set,
+                wanted_config: config,
+                wanted_set,
+                revision,
+            }
+        })
+        .collect()
 }
 
-/// How a recorded disk is lost, if it is.
-fn loss(node: &Node, recorded: &NodeIdentity, pod: Option<&PodSeen>, claim: Option<&Value>) -> Option<String> {
-    if !recorded.formatted {
-        return None;
-    }
-    let Some(claim) = claim else {
-        return Some(format!("the claim {} that held its data is gone", storage::claim_name(node)));
-    };
-    let other = recorded.claim_uid.is_some() && claim["metadata"]["uid"].as_str() != recorded.claim_uid.as_deref();
-    match pod.map(|pod| &pod.state) {
-        Some(PodState::Refused(Refusal::DiskLost(_))) if other => Some(format!(
-            "the claim {} is another one than the one that held its data, and is empty",
-            storage::claim_name(node)
-        )),
-        Some(PodState::Refused(Refusal::DiskLost(said))) => {
-            Some(format!("its disk held data and is empty now ({said})"))
-        }
-        _ => None,
-    }
+/// Whether no pod may be evicted: one is away, behind or about to be restarted, or nobody knows.
+fn holds(observed: &ClusterObserved, layout: &Layout, identity: &Identity, nodes: &[Candidate<'_>]) -> bool {
+    let settled = layout.new.is_empty()
+        && nodes.iter().all(|node| node.state == Some(&PodState::Ready) && !node.outdated)
+        && observed.kafka.as_ref().is_some_and(|kafka| {
+            kafka.under_replicated.is_empty()
+                && kafka.quorum.lagging().is_empty()
+                && quorum::next(layout, identity, &kafka.quorum) == quorum::Next::Done
+        });
+    !settled
 }
 
-/// What every node needs and what can be written at any time without a restart.
+/// What can be written at any time without a restart.
 fn write_shared(
     observed: &ClusterObserved,
     cluster: &ValidCluster,
+    layout: &Layout,
     identity: &Identity,
-    node: &Node,
-    claim: Option<&Value>,
+    nodes: &[NodeSeen<'_>],
+    hold: bool,
 ) -> Result<(), Decision> {
-    let mut wanted = network::shared(cluster, node);
-    wanted.push(storage::claim(cluster, node, identity, claim));
-    wanted.push(storage::grant(cluster, node, identity));
+    let mut wanted = network::shared(cluster, layout, hold);
+    for node in nodes {
+        wanted.push(storage::claim(cluster, node.node, identity, node.claim));
+        wanted.push(storage::grant(cluster, node.node, identity));
+    }
     if let Some(ending) = wanted.iter().find_map(|wanted| {
         let seen = observed.object(wanted.kind, &wanted.name)?;
         seen["metadata"]["deletionTimestamp"].is_string().then_some(wanted)
     }) {
         let message =
             format!("{} {} is being deleted: it is made again when it is gone", ending.kind.as_str(), ending.name);
-        return Err(Decision::wait(Progress::working(Reason::Terminating, message)));
+        return Err(Decision::wait(Stage::Objects, Progress::working(Reason::Terminating, message)));
     }
     // Listeners that were taken out of the manifest.
     let obsolete = observed.objects.iter().find(|((kind, name), service)| {
@@ -336,13 +347,13 @@ fn write_shared(
             && !wanted.iter().any(|wanted| wanted.kind == Kind::Service && wanted.name == *name)
     });
     if let Some(((kind, name), seen)) = obsolete {
-        return Err(delete(*kind, name, seen));
+        return Err(Decision::delete(*kind, name, seen));
     }
-    write(observed, wanted, Reason::Creating)
+    write(observed, wanted, Stage::Objects, Reason::Creating)
 }
 
 /// Creates what is missing, then applies what differs.
-fn write(observed: &ClusterObserved, wanted: Vec<Wanted>, reason: Reason) -> Result<(), Decision> {
+fn write(observed: &ClusterObserved, wanted: Vec<Wanted>, stage: Stage, reason: Reason) -> Result<(), Decision> {
     let (there, missing): (Vec<Wanted>, Vec<Wanted>) =
         wanted.into_iter().partition(|wanted| observed.object(wanted.kind, &wanted.name).is_some());
     let names = |objects: &[Wanted]| {
@@ -350,7 +361,7 @@ fn write(observed: &ClusterObserved, wanted: Vec<Wanted>, reason: Reason) -> Res
     };
     if !missing.is_empty() {
         let message = format!("creating {}", names(&missing));
-        return Err(Decision::step(Step::Create(missing), reason, message));
+        return Err(Decision::step(stage, Step::Create(missing), reason, message));
     }
     let differing: Vec<Wanted> = there
         .into_iter()
@@ -364,63 +375,116 @@ fn write(observed: &ClusterObserved, wanted: Vec<Wanted>, reason: Reason) -> Res
         .collect();
     if !differing.is_empty() {
         let message = format!("updating {}", names(&differing));
-        return Err(Decision::step(Step::Apply(differing), reason, message));
+        return Err(Decision::step(Stage::Follow, Step::Apply(differing), reason, message));
+    }
+    Ok(())
+}
+
+/// Makes the nodes that are not there, and puts right what somebody changed of those that are, without a restart.
+fn start(observed: &ClusterObserved, nodes: &[NodeSeen<'_>]) -> Result<(), Decision> {
+    for node in nodes {
+        if node.stateful_set.is_some_and(|seen| seen["metadata"]["deletionTimestamp"].is_string()) {
+            let message = format!("StatefulSet {} is being deleted: it is made again when it is gone", node.node.name);
+            return Err(Decision::wait(Stage::Node, Progress::working(Reason::Terminating, message)));
+        }
+        let turn_is_over = node.stateful_set.is_none_or(|seen| node::revision(seen) == node.revision);
+        if turn_is_over {
+            write(observed, vec![node.wanted_config.clone()], Stage::Configuration, Reason::Creating)?;
+            write(observed, vec![node.wanted_set.clone()], Stage::Node, Reason::Creating)?;
+        }
     }
     Ok(())
 }
 
 /// The node's turn: only now are its ConfigMap and its template written, and only then is its pod replaced.
-fn turn(
-    observed: &ClusterObserved,
-    cluster: &ValidCluster,
-    identity: &Identity,
-    environment: &Environment,
-    node: &Node,
-    pod: Option<&PodSeen>,
-) -> Result<Decision, Decision> {
-    let seen = observed.object(Kind::StatefulSet, &node.name);
-    if seen.is_some_and(|seen| seen["metadata"]["deletionTimestamp"].is_string()) {
-        let message = format!("StatefulSet {} is being deleted: it is made again when it is gone", node.name);
-        return Err(Decision::wait(Progress::working(Reason::Terminating, message)));
+fn restart(observed: &ClusterObserved, node: &NodeSeen<'_>) -> Result<(), Decision> {
+    write(observed, vec![node.wanted_config.clone()], Stage::Configuration, Reason::Restarting)?;
+    write(observed, vec![node.wanted_set.clone()], Stage::Roll, Reason::Restarting)?;
+    let Some(pod) = node.pod.as_ref().filter(|pod| pod.state != PodState::Terminating) else { return Ok(()) };
+    if pod.revision == node.revision {
+        return Ok(());
     }
-    // An operator of another release must not restart what runs: without a word in the manifest the image stays.
-    let image = cluster
-        .image
-        .clone()
-        .or_else(|| seen.and_then(node::image).map(str::to_owned))
-        .unwrap_or_else(|| format!("{}:{}", environment.image_repository, environment.image_tag));
-    let config_map = node::config_map(cluster, node);
-    let (stateful_set, revision) = node::stateful_set(cluster, node, identity, environment, &image, &config_map.name);
-    let keep = config_map.name.clone();
-    write(observed, vec![config_map], Reason::Creating)?;
-    let reason =
-        if seen.is_some_and(|seen| node::revision(seen) != revision) { Reason::Restarting } else { Reason::Creating };
-    write(observed, vec![stateful_set], reason)?;
-
-    let Some(pod) = pod else {
-        return Err(Decision::wait(Progress::working(
-            Reason::WaitingForPod,
-            format!("waiting for the pod of StatefulSet {}", node.name),
-        )));
-    };
-    if pod.state != PodState::Terminating && pod.revision != revision {
-        let step = Step::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
-        let message = format!("restarting node {} with its new configuration", node.id);
-        return Err(Decision::step(step, Reason::Restarting, message));
-    }
-    let progress = pod_progress(node, pod);
-    if matches!(progress, Progress::Ready { .. })
-        && let Some(((kind, name), seen)) = obsolete_config_map(observed, node, &keep)
-    {
-        return Err(delete(*kind, name, seen));
-    }
-    Ok(Decision::wait(progress))
+    let step = Step::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
+    let message = format!("restarting node {} with its new configuration", node.node.id);
+    Err(Decision::step(Stage::Roll, step, Reason::Restarting, message))
 }
 
-fn delete(kind: Kind, name: &str, seen: &Value) -> Decision {
-    let uid = seen["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-    let step = Step::Delete { kind, name: name.to_owned(), uid };
-    Decision::step(step, Reason::Creating, format!("deleting {} {name}, which nothing uses any more", kind.as_str()))
+/// Tells pods the racks that they are in, where those come from the Kubernetes nodes. They wait for it.
+fn tell_racks(observed: &ClusterObserved, nodes: &[NodeSeen<'_>]) -> Result<(), Decision> {
+    for node in nodes {
+        let Some(RackSource::Label(key)) = node.node.rack.as_ref().filter(|_| node.node.is_broker()) else { continue };
+        let Some(pod) = node.pod.as_ref().filter(|pod| pod.rack.is_none() && pod.state != PodState::Terminating) else {
+            continue;
+        };
+        let Some(kubernetes_node) = &pod.kubernetes_node else { continue };
+        let labels = observed.kubernetes_nodes.get(kubernetes_node);
+        let Some(rack) = labels.and_then(|labels| labels.get(key)).filter(|rack| !rack.is_empty()) else {
+            let why = match labels {
+                None => {
+                    "cannot be read: give the operator the right to read nodes (rbac.nodes of its chart)".to_owned()
+                }
+                Some(_) => format!("has no label {key}: give it one, or name the rack in the pool"),
+            };
+            let message = format!("node {} waits for its rack: Kubernetes' node {kubernetes_node} {why}", node.node.id);
+            return Err(Decision::wait(Stage::Racks, Progress::working(Reason::RackUnknown, message)));
+        };
+        let step = Step::TellRack { pod: pod.name.clone(), uid: pod.uid.clone(), rack: rack.clone() };
+        let message = format!("telling node {} that it is in rack {rack}", node.node.id);
+        return Err(Decision::step(Stage::Racks, step, Reason::Creating, message));
+    }
+    Ok(())
+}
+
+/// The next change of the voters, once every disk is recorded.
+fn vote(
+    observed: &ClusterObserved,
+    layout: &Layout,
+    identity: &Identity,
+    nodes: &[NodeSeen<'_>],
+) -> Result<(), Decision> {
+    if layout.is_single() {
+        return Ok(());
+    }
+    let waits = |why: String| {
+        let progress = unready(nodes).unwrap_or_else(|| Progress::working(Reason::WaitingForQuorum, why));
+        Decision::wait(Stage::Voters, progress)
+    };
+    let Some(kafka) = &observed.kafka else {
+        let progress = unready(nodes)
+            .unwrap_or_else(|| Progress::working(Reason::ClusterUnreachable, "the brokers cannot be asked who votes"));
+        return Err(Decision::wait(Stage::Start, progress));
+    };
+    match quorum::next(layout, identity, &kafka.quorum) {
+        quorum::Next::Done => Ok(()),
+        quorum::Next::Wait(why) => Err(waits(why)),
+        quorum::Next::Change(change) => {
+            let message = match &change {
+                quorum::VoterChange::Add { id, .. } => format!("controller {id} becomes a voter"),
+                quorum::VoterChange::Remove { id, .. } => format!("the lost disk of controller {id} votes no more"),
+            };
+            Err(Decision::step(Stage::Voters, Step::ChangeVoters(change), Reason::ChangingVoters, message))
+        }
+    }
+}
+
+/// Everything is written and everybody's turn is over.
+fn rest(observed: &ClusterObserved, layout: &Layout, nodes: &[NodeSeen<'_>]) -> Result<Decision, Decision> {
+    if let Some(progress) = unready(nodes) {
+        return Err(Decision::wait(Stage::Start, progress));
+    }
+    for node in nodes {
+        if let Some(((kind, name), seen)) = obsolete_config_map(observed, node.node, &node.wanted_config.name) {
+            return Err(Decision::delete(*kind, name, seen));
+        }
+    }
+    debug_assert!(layout.new.is_empty(), "nodes that are not there are added first");
+    Ok(Decision::wait(Stage::Rest, Progress::ready("every node runs as the manifest says")))
+}
+
+/// What the first node that is not ready waits for.
+fn unready(nodes: &[NodeSeen<'_>]) -> Option<Progress> {
+    let node = nodes.iter().find(|node| !node.is_ready())?;
+    Some(pod_progress(node.node, node.pod.as_ref()))
 }
 
 /// A ConfigMap of an earlier configuration of the node, once the node runs with the newest.
@@ -439,8 +503,12 @@ fn obsolete_config_map<'a>(
     })
 }
 
-fn pod_progress(node: &Node, pod: &PodSeen) -> Progress {
+fn pod_progress(node: &Node, pod: Option<&PodSeen>) -> Progress {
     let id = node.id;
+    let Some(pod) = pod else {
+        let message = format!("waiting for the pod of StatefulSet {}", node.name);
+        return Progress::working(Reason::WaitingForPod, message);
+    };
     match &pod.state {
         PodState::Ready => Progress::ready("every node runs as the manifest says"),
         PodState::Running => Progress::working(
@@ -466,52 +534,4 @@ fn pod_progress(node: &Node, pod: &PodSeen) -> Progress {
             Progress::working(Reason::Starting, format!("node {id} waits for the permission to format its new disk"))
         }
     }
-}
-
-fn status(
-    observed: &ClusterObserved,
-    cluster: Option<&ValidCluster>,
-    progress: &Progress,
-    now: &str,
-) -> KafkaClusterStatus {
-    let generation = observed.cluster.metadata.generation.unwrap_or_default();
-    let before = observed.cluster.status.clone().unwrap_or_default();
-    let phase = match progress {
-        Progress::Ready { .. } => "Running".to_owned(),
-        Progress::Working { reason, message } | Progress::Stalled { reason, message } => {
-            format!("{}: {message}", reason.as_str())
-        }
-    };
-    let identity = observed.identity.as_ref().and_then(|config_map| Identity::parse(config_map).ok());
-    let mut status = KafkaClusterStatus {
-        observed_generation: generation,
-        phase: Some(truncate(&phase, 250)),
-        conditions: progress.conditions(&before.conditions, generation, now),
-        cluster_id: identity.as_ref().map(|identity| identity.cluster_id.clone()),
-        ..KafkaClusterStatus::default()
-    };
-    let Some(cluster) = cluster else { return status };
-    status.node_count = 1;
-    status.bootstrap_servers = Some(cluster.bootstrap_servers(INTERNAL_PORT));
-    status.listeners.push(ListenerStatus {
-        name: "internal".to_owned(),
-        bootstrap_servers: cluster.bootstrap_servers(INTERNAL_PORT),
-    });
-    for (id, recorded) in identity.iter().flat_map(|identity| &identity.nodes) {
-        let pod = observed.pod(*id);
-        status.nodes.push(NodeStatus {
-            node_id: *id,
-            pool: cluster.pool.name.clone(),
-            ready: pod.as_ref().is_some_and(|pod| pod.state == PodState::Ready),
-            directory_id: recorded.directory_id.clone(),
-        });
-        status.image = pod.and_then(|pod| pod.image);
-        if let Ok(node) = cluster.node(*id) {
-            status.listeners.extend(node.listeners.iter().map(|listener| ListenerStatus {
-                name: listener.name.clone(),
-                bootstrap_servers: format!("{}:{}", listener.advertised_host, listener.advertised_port),
-            }));
-        }
-    }
-    status
 }

@@ -4,10 +4,12 @@
 //! `deletionPolicy: Retain`), and is repeated in annotations on the claims. It is the only thing that the operator must
 //! not lose; everything else is derived. Changes are made by whole replacement at the version that was read.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use gregor_operator_api::cluster::Role;
 use gregor_operator_api::names;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -56,6 +58,55 @@ pub struct NodeIdentity {
     /// How the node stands to `spec.acceptDataLoss`.
     #[serde(default)]
     pub acceptance: Acceptance,
+    /// The pool and the roles that the node was given; none of the only node of a cluster, which is broker and controller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+}
+
+/// Where a node belongs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Placement {
+    /// The pool, by its last known name.
+    pub pool: String,
+    /// What the node does.
+    pub roles: BTreeSet<Role>,
+}
+
+/// What a node may do with a disk that it finds empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FormatGrant {
+    /// Format it, and start the cluster's quorum. At most one disk at a time in a cluster has this, and only where no other can
+    /// hold anything of the cluster.
+    Standalone,
+    /// Format it as that of a node that joins.
+    Join,
+    /// Nothing: what is empty is lost.
+    None,
+}
+
+impl FormatGrant {
+    /// The word that `gregor storage ensure` knows it by.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standalone => "standalone",
+            Self::Join => "join",
+            Self::None => "none",
+        }
+    }
+}
+
+impl NodeIdentity {
+    /// A disk that was never formatted.
+    fn fresh(directory_id: String, placement: Option<Placement>) -> Self {
+        Self { directory_id, claim_uid: None, formatted: false, acceptance: Acceptance::Idle, placement }
+    }
+
+    /// What the node does.
+    pub fn roles(&self) -> BTreeSet<Role> {
+        let both = || BTreeSet::from([Role::Broker, Role::Controller]);
+        self.placement.as_ref().map_or_else(both, |placement| placement.roles.clone())
+    }
 }
 
 /// How a node stands to its entry in `spec.acceptDataLoss`. A word counts only for a loss that was reported before it was
@@ -99,19 +150,42 @@ pub fn fresh_id(mint: Mint<'_>) -> String {
 }
 
 impl Identity {
-    /// A new cluster with one node, whose disk may be formatted standalone.
-    pub fn mint(node_id: i32, mint: Mint<'_>) -> Self {
+    /// A new cluster with one node, whose disk may be formatted standalone. Others come when that has happened.
+    pub fn mint(node_id: i32, placement: Option<Placement>, mint: Mint<'_>) -> Self {
         let cluster_id = fresh_id(mint);
         let directory_id = fresh_id(mint);
         Self {
             version: 1,
             cluster_id,
             standalone_grant: Some(Grant { node_id, directory_id: directory_id.clone() }),
-            nodes: BTreeMap::from([(
-                node_id,
-                NodeIdentity { directory_id, claim_uid: None, formatted: false, acceptance: Acceptance::Idle },
-            )]),
+            nodes: BTreeMap::from([(node_id, NodeIdentity::fresh(directory_id, placement))]),
         }
+    }
+
+    /// With further nodes, each with a directory of its own. They join: whoever calls this has seen that the permission to
+    /// start a quorum is gone, and without that nothing is added.
+    #[must_use]
+    pub fn with_nodes(mut self, nodes: &BTreeMap<i32, Placement>, mint: Mint<'_>) -> Self {
+        if self.standalone_grant.is_some() {
+            return self;
+        }
+        for (node_id, placement) in nodes {
+            if let Entry::Vacant(entry) = self.nodes.entry(*node_id) {
+                entry.insert(NodeIdentity::fresh(fresh_id(mint), Some(placement.clone())));
+            }
+        }
+        self
+    }
+
+    /// With the pools of nodes written down anew: a pool has another name, or the cluster has more than one node now.
+    #[must_use]
+    pub fn with_placements(mut self, placements: &BTreeMap<i32, Placement>) -> Self {
+        for (node_id, placement) in placements {
+            if let Some(node) = self.nodes.get_mut(node_id) {
+                node.placement = Some(placement.clone());
+            }
+        }
+        self
     }
 
     /// Reads it from its ConfigMap.
@@ -153,29 +227,34 @@ impl Identity {
             let claim_uid = (object["kind"] == "PersistentVolumeClaim")
                 .then(|| object["metadata"]["uid"].as_str().map(str::to_owned))
                 .flatten();
-            let node = identity.nodes.entry(node_id).or_insert(NodeIdentity {
-                directory_id: directory_id.clone(),
-                claim_uid: None,
-                formatted: true,
-                acceptance: Acceptance::Idle,
+            let placement = annotation(names::ROLES).and_then(|roles| {
+                let pool = object["metadata"]["labels"][names::POOL_LABEL].as_str()?.to_owned();
+                Some(Placement { pool, roles: parse_roles(&roles)? })
             });
+            let node = identity
+                .nodes
+                .entry(node_id)
+                .or_insert(NodeIdentity { formatted: true, ..NodeIdentity::fresh(directory_id.clone(), None) });
             if node.directory_id != directory_id {
                 return Err(name.to_owned());
             }
             node.claim_uid = node.claim_uid.take().or(claim_uid);
+            node.placement = node.placement.take().or(placement);
         }
         Ok(identity)
     }
 
-    /// What the init container of this node is told: whether an empty disk may be formatted.
-    pub fn grants(&self, node_id: i32) -> bool {
-        self.nodes.get(&node_id).is_some_and(|node| {
-            !node.formatted
-                && self
-                    .standalone_grant
-                    .as_ref()
-                    .is_some_and(|grant| grant.node_id == node_id && grant.directory_id == node.directory_id)
-        })
+    /// What the init container of this node is told that it may do with an empty disk.
+    pub fn grant(&self, node_id: i32) -> FormatGrant {
+        let Some(node) = self.nodes.get(&node_id).filter(|node| !node.formatted) else { return FormatGrant::None };
+        match &self.standalone_grant {
+            Some(grant) if grant.node_id == node_id && grant.directory_id == node.directory_id => {
+                FormatGrant::Standalone
+            }
+            // While one disk may start the quorum nobody joins: there is nothing to join yet.
+            Some(_) => FormatGrant::None,
+            None => FormatGrant::Join,
+        }
     }
 
     /// After the disk was seen formatted: the permission is gone, and the claim is the one that holds the data.
@@ -191,18 +270,21 @@ impl Identity {
         self
     }
 
-    /// After a person gave up the data of the only node: a new directory, which may be formatted standalone again.
+    /// After a person gave up the data of a node: a new directory. That of the only node may start the quorum again, as nothing
+    /// of the cluster is left; any other joins what the rest still holds.
     #[must_use]
     pub fn with_loss_accepted(mut self, node_id: i32, claim_uid: Option<&str>, mint: Mint<'_>) -> Self {
         let directory_id = fresh_id(mint);
-        self.standalone_grant = Some(Grant { node_id, directory_id: directory_id.clone() });
+        if self.nodes.len() <= 1 {
+            self.standalone_grant = Some(Grant { node_id, directory_id: directory_id.clone() });
+        }
+        let placement = self.nodes.get(&node_id).and_then(|node| node.placement.clone());
         self.nodes.insert(
             node_id,
             NodeIdentity {
-                directory_id,
                 claim_uid: claim_uid.map(str::to_owned),
-                formatted: false,
                 acceptance: Acceptance::Spent,
+                ..NodeIdentity::fresh(directory_id, placement)
             },
         );
         self
@@ -212,4 +294,10 @@ impl Identity {
     pub fn text(&self) -> String {
         serde_json::to_string_pretty(self).expect("a struct of strings, numbers and maps with integer keys is JSON")
     }
+}
+
+fn parse_roles(text: &str) -> Option<BTreeSet<Role>> {
+    text.split(',')
+        .map(|word| [Role::Broker, Role::Controller].into_iter().find(|role| role.as_str() == word))
+        .collect()
 }

@@ -6,19 +6,29 @@
 
 pub mod cluster;
 pub mod compare;
+mod decision;
+mod disks;
 pub mod identity;
+pub mod kafka;
 pub mod objects;
 pub mod owned_keys;
+pub mod placement;
 pub mod pods;
 pub mod progress;
 pub mod properties;
+pub mod quorum;
+pub mod roll;
+mod status;
 pub mod topic;
 pub mod validate;
 
+use quorum::VoterChange;
 use serde_json::Value;
 
 pub use cluster::{ClusterObserved, ClusterPlan};
+pub use decision::Stage;
 pub use identity::Identity;
+pub use kafka::KafkaSeen;
 pub use progress::{Progress, Reason};
 
 /// The kinds of objects that a cluster owns, beside its pods.
@@ -99,6 +109,17 @@ pub enum Step {
     Create(Vec<Wanted>),
     /// Apply objects that differ, in this order.
     Apply(Vec<Wanted>),
+    /// Change who votes in the metadata quorum: one voter at a time.
+    ChangeVoters(VoterChange),
+    /// Tell a pod which rack its Kubernetes node is in, if it still is the one with this uid.
+    TellRack {
+        /// The pod's name.
+        pod: String,
+        /// The pod's uid.
+        uid: String,
+        /// The rack.
+        rack: String,
+    },
     /// Delete a pod, if it still is the one with this uid: its StatefulSet starts the next one.
     DeletePod {
         /// The pod's name.

@@ -10,6 +10,8 @@ pub const FORMAT_CONTAINER: &str = "format";
 pub const NODE_CONTAINER: &str = "gregor";
 /// The exit code with which `gregor storage ensure` refuses a disk.
 pub const REFUSED: i32 = 3;
+/// The exit code with which it says that the disk is good and that the node has to wait.
+pub const WAITS: i32 = 4;
 
 /// Why `gregor storage ensure` refused a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +60,10 @@ pub struct PodSeen {
     pub formatted: bool,
     /// The image of the node's container.
     pub image: Option<String>,
+    /// The Kubernetes node that it is on.
+    pub kubernetes_node: Option<String>,
+    /// The rack that it was told, if the operator told it one.
+    pub rack: Option<String>,
     /// How far it is.
     pub state: PodState,
 }
@@ -78,7 +84,10 @@ impl PodSeen {
             |key: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(key)).cloned().unwrap_or_default();
         let format =
             pod.status.as_ref().map(statuses).unwrap_or_default().iter().find(|status| status.name == FORMAT_CONTAINER);
-        let formatted = format.and_then(terminated).is_some_and(|terminated| terminated.exit_code == 0);
+        let good = |exit_code: i32| exit_code == 0 || exit_code == WAITS;
+        // What it said last counts while it waits for its next run.
+        let formatted = format.and_then(last_end).is_some_and(|terminated| good(terminated.exit_code));
+        let checked = format.and_then(terminated).is_some_and(|terminated| terminated.exit_code == 0);
         Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -90,7 +99,9 @@ impl PodSeen {
                 .as_ref()
                 .and_then(|spec| spec.containers.iter().find(|container| container.name == NODE_CONTAINER))
                 .and_then(|container| container.image.clone()),
-            state: state(pod, format, formatted),
+            kubernetes_node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+            rack: pod.metadata.annotations.as_ref().and_then(|all| all.get(names::RACK)).cloned(),
+            state: state(pod, format, checked),
         }
     }
 }
@@ -103,7 +114,11 @@ fn terminated(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     status.state.as_ref().and_then(|state| state.terminated.as_ref())
 }
 
-fn state(pod: &Pod, format: Option<&ContainerStatus>, formatted: bool) -> PodState {
+fn last_end(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    terminated(status).or_else(|| status.last_state.as_ref().and_then(|state| state.terminated.as_ref()))
+}
+
+fn state(pod: &Pod, format: Option<&ContainerStatus>, checked: bool) -> PodState {
     if pod.metadata.deletion_timestamp.is_some() {
         return PodState::Terminating;
     }
@@ -122,7 +137,7 @@ fn state(pod: &Pod, format: Option<&ContainerStatus>, formatted: bool) -> PodSta
             return PodState::ImagePullFailed(message);
         }
     }
-    if !formatted {
+    if !checked {
         return format.and_then(failed_format).unwrap_or(PodState::Starting);
     }
     if condition("Ready").is_some_and(|condition| condition.status == "True") {
@@ -130,8 +145,7 @@ fn state(pod: &Pod, format: Option<&ContainerStatus>, formatted: bool) -> PodSta
     }
     let Some(node) = node else { return PodState::Starting };
     let running = node.state.as_ref().is_some_and(|state| state.running.is_some());
-    let last = terminated(node).or_else(|| node.last_state.as_ref().and_then(|state| state.terminated.as_ref()));
-    match last {
+    match last_end(node) {
         // One end may be a restart; more are a pattern that a person wants to see.
         Some(last) if !running || node.restart_count > 1 => PodState::Crashing(ending(last)),
         _ if running => PodState::Running,
@@ -149,8 +163,8 @@ fn image_failure(state: Option<&ContainerState>) -> Option<String> {
 
 /// The last verdict counts while the next attempt waits or runs, so that a refusal does not flicker.
 fn failed_format(status: &ContainerStatus) -> Option<PodState> {
-    let last = terminated(status).or_else(|| status.last_state.as_ref().and_then(|state| state.terminated.as_ref()))?;
-    if last.exit_code == 0 {
+    let last = last_end(status)?;
+    if last.exit_code == 0 || last.exit_code == WAITS {
         return None;
     }
     if last.exit_code != REFUSED {

@@ -3,7 +3,7 @@
 use gregor_operator_api::condition::{self, Condition, ConditionStatus};
 
 /// Why an object is as it is: the one word of a condition, an event or a metric label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)] // each name is its own explanation, and the message beside it is the sentence
 pub enum Reason {
     Ready,
@@ -19,6 +19,12 @@ pub enum Reason {
     ImagePullFailed,
     NodeCrashing,
     FormatFailed,
+    AddingNodes,
+    ChangingVoters,
+    WaitingForNodes,
+    WaitingForReplicas,
+    WaitingForQuorum,
+    RackUnknown,
     ClusterNotFound,
     ClusterNotReady,
     ClusterUnreachable,
@@ -32,6 +38,8 @@ pub enum Reason {
     IdentityUnreadable,
     ForeignVolume,
     NodeIdChanged,
+    NodeRemovalRefused,
+    RolesChangeRefused,
     DiskLost,
     ForeignDisk,
     NameTaken,
@@ -58,6 +66,12 @@ impl Reason {
             Self::ImagePullFailed => "ImagePullFailed",
             Self::NodeCrashing => "NodeCrashing",
             Self::FormatFailed => "FormatFailed",
+            Self::AddingNodes => "AddingNodes",
+            Self::ChangingVoters => "ChangingVoters",
+            Self::WaitingForNodes => "WaitingForNodes",
+            Self::WaitingForReplicas => "WaitingForReplicas",
+            Self::WaitingForQuorum => "WaitingForQuorum",
+            Self::RackUnknown => "RackUnknown",
             Self::ClusterNotFound => "ClusterNotFound",
             Self::ClusterNotReady => "ClusterNotReady",
             Self::ClusterUnreachable => "ClusterUnreachable",
@@ -70,6 +84,8 @@ impl Reason {
             Self::IdentityUnreadable => "IdentityUnreadable",
             Self::ForeignVolume => "ForeignVolume",
             Self::NodeIdChanged => "NodeIdChanged",
+            Self::NodeRemovalRefused => "NodeRemovalRefused",
+            Self::RolesChangeRefused => "RolesChangeRefused",
             Self::DiskLost => "DiskLost",
             Self::ForeignDisk => "ForeignDisk",
             Self::NameTaken => "NameTaken",

@@ -3,7 +3,8 @@
 
 use std::fmt::Write as _;
 
-use crate::validate::{Node, ValidCluster};
+use crate::placement::Layout;
+use crate::validate::{Node, RackSource, ValidCluster};
 
 /// The port of the listener that is always there.
 pub const INTERNAL_PORT: i32 = 9092;
@@ -22,47 +23,64 @@ pub fn log_dir(volume: &str) -> String {
     format!("{}/logs", mount_path(volume))
 }
 
-/// Defaults that a single node needs, and that a manifest may change.
-const SINGLE_NODE_DEFAULTS: [(&str, &str); 5] = [
-    ("default.replication.factor", "1"),
-    ("min.insync.replicas", "1"),
-    ("offsets.topic.replication.factor", "1"),
-    ("transaction.state.log.min.isr", "1"),
-    ("transaction.state.log.replication.factor", "1"),
-];
+/// Defaults that follow from how many brokers there are, and that a manifest may change: three replicas where there is room, and
+/// one of them may be away. Controllers get them too, as it is they that create topics.
+fn defaults(brokers: usize) -> [(&'static str, usize); 5] {
+    let replicas = brokers.clamp(1, 3);
+    let in_sync = replicas.saturating_sub(1).max(1);
+    [
+        ("default.replication.factor", replicas),
+        ("min.insync.replicas", in_sync),
+        ("offsets.topic.replication.factor", replicas),
+        ("transaction.state.log.min.isr", in_sync),
+        ("transaction.state.log.replication.factor", replicas),
+    ]
+}
 
 /// The whole file.
-pub fn render(cluster: &ValidCluster, node: &Node) -> String {
+pub fn render(cluster: &ValidCluster, layout: &Layout, node: &Node) -> String {
     let mut text = String::from("# Written by gregor-operator; a change here is overwritten.\n");
     let mut line = |key: &str, value: &str| {
         writeln!(text, "{key}={}", escape(value)).expect("writing to a String cannot fail");
     };
     let host = &node.host;
-    let controller = format!("{host}:{CONTROLLER_PORT}");
-    let mut listeners = vec![format!("INTERNAL://:{INTERNAL_PORT}"), format!("CONTROLLER://:{CONTROLLER_PORT}")];
-    let mut advertised = vec![format!("INTERNAL://{host}:{INTERNAL_PORT}"), format!("CONTROLLER://{controller}")];
+    let controllers: Vec<String> =
+        layout.controllers().map(|controller| format!("{}:{CONTROLLER_PORT}", controller.host)).collect();
+    let mut listeners = Vec::new();
+    let mut advertised = Vec::new();
     let mut protocols = vec!["INTERNAL:PLAINTEXT".to_owned(), "CONTROLLER:PLAINTEXT".to_owned()];
+    if node.is_broker() {
+        listeners.push(format!("INTERNAL://:{INTERNAL_PORT}"));
+        advertised.push(format!("INTERNAL://{host}:{INTERNAL_PORT}"));
+    }
+    if node.is_controller() {
+        listeners.push(format!("CONTROLLER://:{CONTROLLER_PORT}"));
+        advertised.push(format!("CONTROLLER://{host}:{CONTROLLER_PORT}"));
+    }
     for listener in &node.listeners {
         let name = listener.kafka_name();
         listeners.push(format!("{name}://:{}", listener.port));
         advertised.push(format!("{name}://{}:{}", listener.advertised_host, listener.advertised_port));
         protocols.push(format!("{name}:PLAINTEXT"));
     }
-    line("process.roles", "broker,controller");
+    line("process.roles", &node.roles_text());
     line("node.id", &node.id.to_string());
     line("controller.listener.names", "CONTROLLER");
-    line("controller.quorum.bootstrap.servers", &controller);
-    line("inter.broker.listener.name", "INTERNAL");
+    line("controller.quorum.bootstrap.servers", &controllers.join(","));
+    if node.is_broker() {
+        line("inter.broker.listener.name", "INTERNAL");
+    }
     line("listener.security.protocol.map", &protocols.join(","));
     line("listeners", &listeners.join(","));
     line("advertised.listeners", &advertised.join(","));
     line("log.dirs", &log_dir(&node.volume.name));
-    if let Some(rack) = &node.rack {
+    // A rack that comes from the Kubernetes node is known only when the pod has one: it is an argument of the pod.
+    if let Some(RackSource::Named(rack)) = node.rack.as_ref().filter(|_| node.is_broker()) {
         line("broker.rack", rack);
     }
-    for (key, value) in SINGLE_NODE_DEFAULTS {
+    for (key, value) in defaults(layout.brokers().count()) {
         if !cluster.config.contains_key(key) {
-            line(key, value);
+            line(key, &value.to_string());
         }
     }
     for (key, value) in &cluster.config {

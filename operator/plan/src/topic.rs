@@ -37,10 +37,25 @@ impl ClusterSeen {
         let conditions = cluster.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
         match condition::find(conditions, condition::READY) {
             Some(ready) if ready.status == condition::ConditionStatus::True => Self::Ready,
+            Some(ready) if serves_on(cluster, &ready.reason) => Self::Ready,
             Some(ready) => Self::NotReady(ready.message.clone()),
             None => Self::NotReady("the operator has not looked at it yet".to_owned()),
         }
     }
+}
+
+/// Whether the brokers of a cluster are worth asking although it is not as its manifest wants it: while one of several nodes is
+/// restarted, crashes or has lost its disk, the others serve. Where they do not, they say so.
+fn serves_on(cluster: &KafkaCluster, reason: &str) -> bool {
+    let several = cluster.status.as_ref().is_some_and(|status| status.node_count > 1);
+    let one_is_away = [
+        Reason::Restarting,
+        Reason::WaitingForNodes,
+        Reason::WaitingForReplicas,
+        Reason::NodeCrashing,
+        Reason::DiskLost,
+    ];
+    several && one_is_away.iter().any(|away| away.as_str() == reason)
 }
 
 /// A topic as the brokers describe it.

@@ -1,9 +1,9 @@
 //! From a manifest to a [`ValidCluster`]: everything that builders need, with defaults filled in and templates expanded.
 //! Builders never see the raw spec. What the API server's rules cannot say is refused here, in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use gregor_operator_api::cluster::{Listener, ListenerType, NodePool, Volume};
+use gregor_operator_api::cluster::{Listener, ListenerType, NodePool, Role, Volume};
 use gregor_operator_api::value::Resources;
 use gregor_operator_api::{ConfigValue, DeletionPolicy, KafkaCluster, names};
 use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use crate::progress::Reason;
 use crate::{Environment, owned_keys};
+
+/// The most nodes of a cluster.
+const NODES_MAX: usize = 1_000;
 
 /// A manifest that cannot be carried out, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +26,7 @@ pub struct Invalid {
     pub message: String,
 }
 
-fn invalid(reason: Reason, message: impl Into<String>) -> Invalid {
+pub(crate) fn invalid(reason: Reason, message: impl Into<String>) -> Invalid {
     Invalid { reason, message: message.into() }
 }
 
@@ -46,29 +49,59 @@ pub struct ValidCluster {
     pub restarted_at: Option<String>,
     /// The listeners beside the internal one.
     pub listeners: Vec<Listener>,
-    /// The node, whose id may be left to the operator.
-    pub pool: ValidPool,
+    /// The groups of nodes, whose ids may be left to the operator.
+    pub pools: Vec<ValidPool>,
     /// Node ids whose lost data is given up.
     pub accept_data_loss: Vec<i32>,
     /// The DNS domain of this Kubernetes.
     pub cluster_domain: String,
 }
 
-/// A pool of one node.
+/// A group of nodes that are alike.
 #[derive(Debug, Clone)]
 pub struct ValidPool {
     /// Its name.
     pub name: String,
-    /// The node's id, if the manifest says it.
-    pub node_id: Option<i32>,
-    /// The disk.
+    /// Which nodes.
+    pub nodes: PoolNodes,
+    /// What they do.
+    pub roles: BTreeSet<Role>,
+    /// The disk of each.
     pub volume: Volume,
     /// The rack.
-    pub rack: Option<String>,
+    pub rack: Option<RackSource>,
     /// CPU and memory.
     pub resources: ResourceRequirements,
     /// Templates to merge over the operator's, in this order.
     pub templates: Vec<PodTemplateSpec>,
+}
+
+/// Which nodes a pool has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoolNodes {
+    /// So many, whose ids the operator chooses.
+    Count(usize),
+    /// Those with these ids.
+    Ids(BTreeSet<i32>),
+}
+
+impl PoolNodes {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Count(count) => *count,
+            Self::Ids(ids) => ids.len(),
+        }
+    }
+}
+
+/// Where a node's rack comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RackSource {
+    /// The manifest names it.
+    Named(String),
+    /// It is the value of this label of the pod's Kubernetes node.
+    Label(String),
 }
 
 /// One node, with every template expanded.
@@ -78,6 +111,8 @@ pub struct Node {
     pub id: i32,
     /// Its pool.
     pub pool: String,
+    /// What it does.
+    pub roles: BTreeSet<Role>,
     /// The name of its StatefulSet: `<cluster>-<id>`.
     pub name: String,
     /// Its pod's DNS name.
@@ -85,9 +120,35 @@ pub struct Node {
     /// Its disk.
     pub volume: Volume,
     /// Its rack.
-    pub rack: Option<String>,
-    /// Its listeners beside the internal one.
+    pub rack: Option<RackSource>,
+    /// CPU and memory.
+    pub resources: ResourceRequirements,
+    /// Templates to merge over the operator's, in this order.
+    pub templates: Vec<PodTemplateSpec>,
+    /// Its listeners beside the internal one; none of a node that is no broker.
     pub listeners: Vec<NodeListener>,
+}
+
+impl Node {
+    /// Whether it holds partitions and serves clients.
+    pub fn is_broker(&self) -> bool {
+        self.roles.contains(&Role::Broker)
+    }
+
+    /// Whether it votes.
+    pub fn is_controller(&self) -> bool {
+        self.roles.contains(&Role::Controller)
+    }
+
+    /// Its roles, as `process.roles` has them.
+    pub fn roles_text(&self) -> String {
+        roles_text(&self.roles)
+    }
+}
+
+/// Roles, as `process.roles` has them.
+pub fn roles_text(roles: &BTreeSet<Role>) -> String {
+    roles.iter().map(|role| role.as_str()).collect::<Vec<_>>().join(",")
 }
 
 /// A listener of one node.
@@ -122,18 +183,18 @@ impl ValidCluster {
                 format!("the name {name} has not between 1 and {} characters", names::CLUSTER_NAME_LENGTH_MAX);
             return Err(invalid(Reason::InvalidSpec, message));
         }
-        let [pool] = spec.node_pools.as_slice() else {
-            return Err(invalid(
-                Reason::InvalidSpec,
-                "this release runs clusters of one node: write one entry in nodePools",
-            ));
-        };
+        let pools = spec
+            .node_pools
+            .iter()
+            .map(|pool| valid_pool(pool, cluster))
+            .collect::<Result<Vec<ValidPool>, Invalid>>()?;
+        check_pools(&pools)?;
         let image = spec
             .image
             .clone()
             .or_else(|| spec.version.as_ref().map(|version| format!("{}:{version}", environment.image_repository)));
         Ok(Self {
-            pool: valid_pool(pool, cluster)?,
+            pools,
             config: valid_config(&spec.config)?,
             uid: cluster.metadata.uid.clone().unwrap_or_default(),
             namespace: cluster.metadata.namespace.clone().unwrap_or_default(),
@@ -147,30 +208,41 @@ impl ValidCluster {
         })
     }
 
-    /// The node with this id.
-    pub fn node(&self, id: i32) -> Result<Node, Invalid> {
+    /// How many nodes the manifest asks for.
+    pub fn node_count(&self) -> usize {
+        self.pools.iter().map(|pool| pool.nodes.count()).sum()
+    }
+
+    /// The node with this id, in this pool.
+    pub fn node(&self, id: i32, pool: &ValidPool) -> Result<Node, Invalid> {
         let name = format!("{}-{id}", self.name);
         let host = format!("{name}-0.{}.{}.svc.{}", self.headless_service(), self.namespace, self.cluster_domain);
-        let listeners =
-            self.listeners.iter().map(|listener| self.node_listener(listener, id, &host)).collect::<Result<_, _>>()?;
+        let listeners = if pool.roles.contains(&Role::Broker) { self.listeners.as_slice() } else { &[] };
+        let listeners = listeners
+            .iter()
+            .map(|listener| self.node_listener(listener, id, &pool.name, &host))
+            .collect::<Result<_, _>>()?;
         Ok(Node {
             id,
-            pool: self.pool.name.clone(),
+            pool: pool.name.clone(),
+            roles: pool.roles.clone(),
             name,
             host,
-            volume: self.pool.volume.clone(),
-            rack: self.pool.rack.clone(),
+            volume: pool.volume.clone(),
+            rack: pool.rack.clone(),
+            resources: pool.resources.clone(),
+            templates: pool.templates.clone(),
             listeners,
         })
     }
 
-    fn node_listener(&self, listener: &Listener, id: i32, host: &str) -> Result<NodeListener, Invalid> {
+    fn node_listener(&self, listener: &Listener, id: i32, pool: &str, host: &str) -> Result<NodeListener, Invalid> {
         let expand = |template: &str| {
             template
                 .replace("{nodeId}", &id.to_string())
                 .replace("{cluster}", &self.name)
                 .replace("{namespace}", &self.namespace)
-                .replace("{pool}", &self.pool.name)
+                .replace("{pool}", pool)
         };
         let exception = listener.nodes.iter().find(|node| node.node_id == id);
         let advertised = listener.advertised.as_ref();
@@ -234,18 +306,17 @@ fn valid_pool(pool: &NodePool, cluster: &KafkaCluster) -> Result<ValidPool, Inva
         let message = "write one disk for the node: storage: {volumes: [{name: data, size: 10Gi}]}";
         return Err(invalid(Reason::InvalidSpec, message));
     };
-    let node_id = match pool.node_ids.as_deref() {
-        None => None,
-        Some([id]) => {
-            Some(id.parse().map_err(|_| invalid(Reason::InvalidSpec, format!("{id} is no node id: write a number")))?)
-        }
-        Some(_) => {
-            return Err(invalid(
-                Reason::InvalidSpec,
-                "this release runs clusters of one node: write one id in nodeIds",
-            ));
+    let nodes = match (&pool.node_ids, pool.replicas) {
+        (Some(ids), _) => PoolNodes::Ids(valid_ids(&pool.name, ids)?),
+        (None, Some(count)) => PoolNodes::Count(usize::try_from(count).unwrap_or_default()),
+        (None, None) => {
+            let message = format!("pool {} says neither replicas nor nodeIds: write one of them", pool.name);
+            return Err(invalid(Reason::InvalidSpec, message));
         }
     };
+    if nodes.count() > NODES_MAX {
+        return Err(too_many());
+    }
     let mut templates = Vec::new();
     let sources = [("spec.podTemplate", &spec.pod_template), ("the pool's podTemplate", &pool.pod_template)];
     for (place, template) in sources {
@@ -255,12 +326,77 @@ fn valid_pool(pool: &NodePool, cluster: &KafkaCluster) -> Result<ValidPool, Inva
     }
     Ok(ValidPool {
         name: pool.name.clone(),
-        node_id,
+        nodes,
+        roles: pool.roles.iter().copied().collect(),
         volume: volume.clone(),
-        rack: pool.rack.as_ref().and_then(|rack| rack.name.clone()),
+        rack: pool.rack.as_ref().and_then(|rack| {
+            let named = rack.name.clone().map(RackSource::Named);
+            named.or_else(|| rack.topology_key.clone().map(RackSource::Label))
+        }),
         resources: requirements(pool.resources.as_ref().or(spec.resources.as_ref())),
         templates,
     })
+}
+
+fn too_many() -> Invalid {
+    invalid(Reason::InvalidSpec, format!("a cluster has at most {NODES_MAX} nodes: write fewer in nodePools"))
+}
+
+/// The ids of single numbers and ranges. A range is checked before it is spread out.
+fn valid_ids(pool: &str, texts: &[String]) -> Result<BTreeSet<i32>, Invalid> {
+    let mut ids = BTreeSet::new();
+    for text in texts {
+        let wrong = || {
+            let message = format!("pool {pool}: {text} is no node id: write a number, or a range such as 0-2");
+            invalid(Reason::InvalidSpec, message)
+        };
+        let (first, last) = text.split_once('-').unwrap_or((text.as_str(), text.as_str()));
+        let first: i32 = first.parse().map_err(|_| wrong())?;
+        let last: i32 = last.parse().map_err(|_| wrong())?;
+        if first < 0 || last < first {
+            return Err(wrong());
+        }
+        if usize::try_from(last - first).unwrap_or(usize::MAX) >= NODES_MAX {
+            return Err(too_many());
+        }
+        for id in first..=last {
+            if !ids.insert(id) {
+                let message = format!("pool {pool}: node id {id} stands in nodeIds twice: write it once");
+                return Err(invalid(Reason::InvalidSpec, message));
+            }
+        }
+    }
+    Ok(ids)
+}
+
+/// What only all pools together can have wrong.
+fn check_pools(pools: &[ValidPool]) -> Result<(), Invalid> {
+    if pools.iter().map(|pool| pool.nodes.count()).sum::<usize>() > NODES_MAX {
+        return Err(too_many());
+    }
+    let nodes_with = |role: Role| {
+        pools.iter().filter(|pool| pool.roles.contains(&role)).map(|pool| pool.nodes.count()).sum::<usize>()
+    };
+    if nodes_with(Role::Controller) == 0 {
+        let message = "no node would hold the metadata: write a pool of at least one node with roles: [controller] or [broker, controller]";
+        return Err(invalid(Reason::InvalidSpec, message));
+    }
+    if nodes_with(Role::Broker) == 0 {
+        let message = "no node would serve clients: write a pool of at least one node with roles: [broker] or [broker, controller]";
+        return Err(invalid(Reason::InvalidSpec, message));
+    }
+    let mut owners: BTreeMap<i32, &str> = BTreeMap::new();
+    for pool in pools {
+        let PoolNodes::Ids(ids) = &pool.nodes else { continue };
+        for id in ids {
+            if let Some(other) = owners.insert(*id, &pool.name) {
+                let message =
+                    format!("node id {id} stands in the pools {other} and {}: write it in one of them", pool.name);
+                return Err(invalid(Reason::InvalidSpec, message));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Every value as the text that a properties file or a broker gets.

@@ -256,6 +256,21 @@ fn a_topic_that_somebody_else_deleted_is_created_again_with_a_warning() {
 }
 
 #[test]
+fn one_node_of_several_that_is_away_holds_up_no_topic() {
+    let with = |nodes: i32, reason: &str| {
+        let text = format!(
+            "{{apiVersion: gregor.dev/v1beta1, kind: KafkaCluster, metadata: {{name: demo, namespace: team}}, spec: {{nodePools: [{{name: a, replicas: {nodes}}}]}}, status: {{nodeCount: {nodes}, conditions: [{{type: Ready, status: \"False\", reason: {reason}, message: m, lastTransitionTime: \"2026-01-01T00:00:00Z\"}}]}}}}"
+        );
+        let cluster: KafkaCluster = yaml::from_str(&text).unwrap();
+        ClusterSeen::of(Some(&cluster), "team")
+    };
+    assert_eq!(with(3, "DiskLost"), ClusterSeen::Ready);
+    assert_eq!(with(3, "Restarting"), ClusterSeen::Ready);
+    assert!(matches!(with(3, "AddingNodes"), ClusterSeen::NotReady(_)), "it is not whole yet");
+    assert!(matches!(with(1, "DiskLost"), ClusterSeen::NotReady(_)), "nobody is left to ask");
+}
+
+#[test]
 fn other_namespaces_need_the_cluster_s_word() {
     let cluster: KafkaCluster = yaml::from_str(
         "

@@ -1,16 +1,16 @@
 //! Carries out one step of a cluster's plan. It never decides: every write is what the plan said, guarded by the version or
 //! the uid that the plan saw.
 
-use gregor_operator_api::KafkaCluster;
+use gregor_operator_api::{KafkaCluster, names};
 use gregor_operator_plan::compare::{applied, differs};
 use gregor_operator_plan::{Kind, Progress, Reason, Step, Wanted};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::dereference::resource;
+use super::dereference::{self, resource};
 use crate::context::{Context, FIELD_MANAGER};
 use crate::error::Error;
 use crate::metrics::StepLabel;
@@ -47,6 +47,21 @@ pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -
                 }
             }
             "apply"
+        }
+        Step::ChangeVoters(change) => {
+            let bootstrap = dereference::bootstrap(context, namespace, &cluster.name_any());
+            let doing = "changing who votes in the metadata quorum".to_owned();
+            context.admin.change_voters(&bootstrap, change).await.map_err(|source| Error::Broker { doing, source })?;
+            "change_voters"
+        }
+        Step::TellRack { pod, uid, rack } => {
+            let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+            // Another uid is a conflict: the pod that was read is gone, and the next look finds its successor.
+            let patch = json!({"metadata": {"uid": uid, "annotations": {names::RACK: rack}}});
+            let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+            let doing = format!("telling pod {pod} its rack");
+            gone_is_fine(pods.patch(pod, &parameters, &Patch::Merge(&patch)).await.map(drop), doing)?;
+            "tell_rack"
         }
         Step::DeletePod { name, uid } => {
             let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);

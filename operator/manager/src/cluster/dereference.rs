@@ -1,12 +1,15 @@
-//! The only reads of a cluster's reconcile: the KafkaCluster, its identity, and everything that carries its label. They go
-//! to the API server and not to a cache, because the plan decides about data.
+//! The only reads of a cluster's reconcile: the KafkaCluster, its identity, everything that carries its label, the labels of
+//! Kubernetes' nodes where racks come from them, and last what the brokers say. They go to the API server and not to a cache,
+//! because the plan decides about data.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use gregor_operator_api::{KafkaCluster, names};
-use gregor_operator_plan::{ClusterObserved, Kind};
+use gregor_operator_plan::properties::INTERNAL_PORT;
+use gregor_operator_plan::{ClusterObserved, KafkaSeen, Kind};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 use kube::api::{Api, DynamicObject, ListParams};
@@ -15,6 +18,10 @@ use serde_json::Value;
 
 use crate::context::Context;
 use crate::error::Error;
+
+/// How long the brokers have to say how their cluster is. What they do not say in time is not known, and nothing is taken away
+/// from a cluster of which it is not known.
+const BROKERS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The API of a kind.
 pub fn resource(kind: Kind) -> ApiResource {
@@ -74,5 +81,47 @@ pub async fn read(context: &Context, namespace: &str, name: &str) -> Result<Opti
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let pods = pods.list(&labelled).await.map_err(Error::kubernetes(format!("listing pods of {name}")))?.items;
     let settled = context.settled(objects.values().filter_map(|object: &Value| object["metadata"]["uid"].as_str()));
-    Ok(Some(ClusterObserved { cluster, identity, objects, pods, settled }))
+    let mut observed =
+        ClusterObserved { cluster, identity, objects, pods, settled, kubernetes_nodes: BTreeMap::new(), kafka: None };
+    for node in observed.asks_kubernetes_nodes() {
+        if let Some(labels) = kubernetes_node(context, &node).await? {
+            observed.kubernetes_nodes.insert(node, labels);
+        }
+    }
+    if observed.asks_brokers() {
+        observed.kafka = ask_brokers(context, namespace, name).await;
+    }
+    Ok(Some(observed))
+}
+
+/// The labels of a Kubernetes node; `None` if it is gone or the operator has no right to read it, which the plan says.
+async fn kubernetes_node(context: &Context, name: &str) -> Result<Option<BTreeMap<String, String>>, Error> {
+    let nodes: Api<Node> = Api::all(context.client.clone());
+    match nodes.get_metadata_opt(name).await {
+        Ok(node) => Ok(node.map(|node| node.metadata.labels.unwrap_or_default())),
+        Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(None),
+        Err(error) => Err(Error::kubernetes(format!("reading Kubernetes' node {name}"))(error)),
+    }
+}
+
+/// Where the operator begins to talk with the brokers of a cluster.
+pub fn bootstrap(context: &Context, namespace: &str, name: &str) -> String {
+    let domain = &context.environment.cluster_domain;
+    format!("{name}-bootstrap.{namespace}.svc.{domain}:{INTERNAL_PORT}")
+}
+
+/// What the brokers say; `None` if they say nothing.
+async fn ask_brokers(context: &Context, namespace: &str, name: &str) -> Option<KafkaSeen> {
+    let bootstrap = bootstrap(context, namespace, name);
+    match tokio::time::timeout(BROKERS_TIMEOUT, context.admin.describe_cluster(&bootstrap)).await {
+        Ok(Ok(seen)) => Some(seen),
+        Ok(Err(error)) => {
+            tracing::debug!(cluster = name, namespace, "the brokers cannot be asked: {error}");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(cluster = name, namespace, "the brokers do not answer in time");
+            None
+        }
+    }
 }

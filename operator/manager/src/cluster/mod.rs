@@ -23,6 +23,10 @@ const KIND: &str = "KafkaCluster";
 const AT_REST: Duration = Duration::from_mins(10);
 /// How often a cluster that waits is looked at. Mostly a watch is faster.
 const WAITING: Duration = Duration::from_secs(30);
+/// How often a cluster is looked at that waits for its own nodes, or whose brokers are asked at rest: no watch tells what only
+/// brokers know.
+const WAITING_FOR_BROKERS: Duration = Duration::from_secs(2);
+const ASKING_AT_REST: Duration = Duration::from_secs(30);
 /// How soon the next step follows one that was carried out.
 const NEXT_STEP: Duration = Duration::from_millis(50);
 
@@ -57,6 +61,7 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
         context.gate.forget(&cluster.uid().unwrap_or_default());
         return Ok((None, Action::await_change()));
     };
+    let asked = observed.kafka.is_some();
     let mut mint = || context.random();
     let now = Context::now();
     let mut planned = plan(&observed, &context.environment, &now, &mut mint);
@@ -90,11 +95,17 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
     };
     let next = match (&planned.progress, stepped) {
         (_, true) => NEXT_STEP,
-        (Progress::Ready { .. }, false) => context.around(AT_REST),
+        (Progress::Ready { .. }, false) => context.around(if asked { ASKING_AT_REST } else { AT_REST }),
+        (Progress::Working { reason, .. }, false) if only_brokers_know(*reason) => context.around(WAITING_FOR_BROKERS),
         (Progress::Working { .. } | Progress::Stalled { .. }, false) => context.around(WAITING),
     };
     let next = if stepped { next } else { wait.map_or(next, |wait| next.min(wait)) };
     Ok((Some(reason), Action::requeue(next)))
+}
+
+/// Whether what is waited for shows on no object of Kubernetes.
+fn only_brokers_know(reason: Reason) -> bool {
+    matches!(reason, Reason::WaitingForReplicas | Reason::WaitingForQuorum | Reason::ClusterUnreachable)
 }
 
 fn says_the_same(before: &KafkaClusterStatus, after: &KafkaClusterStatus) -> bool {

@@ -1,5 +1,5 @@
 //! A real API server without nodes, an operator in this process, and stand-ins for what nodes would do: a kubelet that
-//! checks disks as `gregor storage ensure` does, and brokers that hold topics in memory.
+//! checks disks as `gregor storage ensure` does, and brokers that hold topics and a quorum in memory.
 //!
 //! The API server is the one of `KUBECONFIG`; without it every test says that it was skipped.
 #![allow(clippy::unwrap_used, dead_code)] // each test binary uses its part, and a test that cannot go on may panic
@@ -11,13 +11,15 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use gregor_operator::admin::TopicAdmin;
+use gregor_operator::admin::{Admin, ClusterAdmin, TopicAdmin};
 use gregor_operator::context::Context;
 use gregor_operator::metrics::Metrics;
 use gregor_operator::run::work;
 use gregor_operator_api::{KafkaCluster, KafkaTopic, condition, crds, names, yaml};
-use gregor_operator_plan::Environment;
+use gregor_operator_plan::kafka::{PartitionSeen, QuorumSeen, ReplicaSeen};
+use gregor_operator_plan::quorum::VoterChange;
 use gregor_operator_plan::topic::{BrokerError, TopicSeen, TopicStep};
+use gregor_operator_plan::{Environment, KafkaSeen};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -28,7 +30,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-const LIMIT: Duration = Duration::from_mins(1);
+const LIMIT: Duration = Duration::from_mins(3);
 
 pub const CLUSTER: &str = "
 apiVersion: gregor.dev/v1beta1
@@ -44,7 +46,56 @@ spec:
 pub struct Brokers {
     pub topics: Mutex<BTreeMap<String, TopicSeen>>,
     pub refuse: Mutex<Option<String>>,
+    /// Who votes, and with which directory; empty until a cluster asks, and then what its identity says of its first node.
+    pub voters: Mutex<Vec<(i32, String)>>,
+    /// Every node that runs, with its directory.
+    pub running: Mutex<BTreeMap<i32, String>>,
+    pub under_replicated: Mutex<Vec<PartitionSeen>>,
     counter: Mutex<u32>,
+}
+
+impl ClusterAdmin for Brokers {
+    fn describe_cluster<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<KafkaSeen, BrokerError>> {
+        async move {
+            let running = self.running.lock().unwrap().clone();
+            let mut voters = self.voters.lock().unwrap();
+            if voters.is_empty() {
+                voters.extend(running.get(&0).map(|directory| (0, directory.clone())));
+            }
+            let replica = |id: i32, directory: &str| {
+                let runs = running.get(&id).is_some_and(|known| known == directory);
+                let (end_offset, behind_ms) = if runs { (100, 10) } else { (50, 60_000) };
+                ReplicaSeen { id, directory_id: directory.to_owned(), end_offset, behind_ms }
+            };
+            let seen: Vec<ReplicaSeen> = voters.iter().map(|(id, directory)| replica(*id, directory)).collect();
+            let observers = running
+                .iter()
+                .filter(|(id, directory)| !voters.contains(&(**id, (*directory).clone())))
+                .map(|(id, directory)| replica(*id, directory));
+            let quorum = QuorumSeen {
+                leader: seen.iter().find(|voter| voter.is_caught_up()).map(|voter| voter.id),
+                high_watermark: 100,
+                observers: observers.collect(),
+                voters: seen,
+            };
+            Ok(KafkaSeen { quorum, under_replicated: self.under_replicated.lock().unwrap().clone() })
+        }
+        .boxed()
+    }
+
+    fn change_voters<'a>(&'a self, _: &'a str, change: &'a VoterChange) -> BoxFuture<'a, Result<(), BrokerError>> {
+        async move {
+            let mut voters = self.voters.lock().unwrap();
+            match change {
+                VoterChange::Add { id, directory_id, .. } => voters.push((*id, directory_id.clone())),
+                VoterChange::Remove { id, directory_id } => {
+                    voters.retain(|voter| *voter != (*id, directory_id.clone()));
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
 }
 
 impl TopicAdmin for Brokers {
@@ -156,8 +207,10 @@ impl Lab {
         let namespace = format!("{name}-{}", std::process::id());
         create_namespace(&client, &namespace).await;
         let disks = Arc::<Mutex<Disks>>::default();
-        let kubelet = tokio::spawn(kubelet(client.clone(), namespace.clone(), Arc::clone(&disks)));
-        Some(Self { client, namespace, brokers: Arc::default(), disks, kubelet })
+        let brokers = Arc::<Brokers>::default();
+        let kubelet =
+            tokio::spawn(kubelet(client.clone(), namespace.clone(), Arc::clone(&disks), Arc::clone(&brokers)));
+        Some(Self { client, namespace, brokers, disks, kubelet })
     }
 
     pub fn operator(&self) -> Operator {
@@ -173,7 +226,7 @@ impl Lab {
             cluster_domain: "cluster.local".to_owned(),
         };
         let metrics = Metrics::default();
-        let brokers: Arc<dyn TopicAdmin> = Arc::clone(&self.brokers) as Arc<dyn TopicAdmin>;
+        let brokers: Arc<dyn Admin> = Arc::clone(&self.brokers) as Arc<dyn Admin>;
         let context = Arc::new(Context::new(self.client.clone(), environment, brokers, "lab", metrics.clone()));
         let (stop, stopped) = oneshot::channel::<()>();
         let ending = stopped.map(drop).boxed().shared();
@@ -291,23 +344,41 @@ pub async fn wait_until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 }
 
 /// Runs init containers as `gregor storage ensure` would, and then the node.
-async fn kubelet(client: Client, namespace: String, disks: Arc<Mutex<Disks>>) {
+async fn kubelet(client: Client, namespace: String, disks: Arc<Mutex<Disks>>, brokers: Arc<Brokers>) {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     loop {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let Ok(list) = pods.list(&ListParams::default().labels(names::NODE_ID_LABEL)).await else { continue };
+        let present: Vec<i32> = list.items.iter().filter_map(node_id).collect();
+        brokers.running.lock().unwrap().retain(|id, _| present.contains(id));
         for pod in list {
-            let done = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_ref()).is_some();
-            if done || pod.metadata.deletion_timestamp.is_some() {
+            if is_done(&pod) || pod.metadata.deletion_timestamp.is_some() {
                 continue;
             }
             if let Some(status) = start(&client, &namespace, &pod, &disks).await {
+                if status["containerStatuses"].is_array()
+                    && let Some(id) = node_id(&pod)
+                {
+                    let directory = pod.annotations()[names::DIRECTORY_ID].clone();
+                    brokers.running.lock().unwrap().insert(id, directory);
+                }
                 // The pod may be gone by now.
                 let patch = Patch::Merge(json!({"status": status}));
                 let _ = pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await;
             }
         }
     }
+}
+
+fn node_id(pod: &Pod) -> Option<i32> {
+    pod.labels().get(names::NODE_ID_LABEL)?.parse().ok()
+}
+
+/// Whether the init container has said its last word: code 4 asks for another run.
+fn is_done(pod: &Pod) -> bool {
+    let statuses = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_ref());
+    let ended = statuses.and_then(|all| all.first()?.state.as_ref()?.terminated.as_ref());
+    ended.is_some_and(|ended| ended.exit_code != 4)
 }
 
 async fn start(client: &Client, namespace: &str, pod: &Pod, disks: &Mutex<Disks>) -> Option<Value> {
@@ -327,15 +398,22 @@ async fn start(client: &Client, namespace: &str, pod: &Pod, disks: &Mutex<Disks>
     let refusal = match disks.formatted.get(&claim) {
         Some(found) if *found == wanted => None,
         Some(_) => Some("ForeignDisk"),
-        None if grant == "standalone" => {
-            disks.formats += 1;
+        None if grant == "none" => Some("DiskLost"),
+        None => {
+            disks.formats += usize::from(grant == "standalone");
             disks.formatted.insert(claim, wanted);
             None
         }
-        None => Some("DiskLost"),
     };
+    let arguments = value["spec"]["initContainers"][0]["args"].as_array()?;
+    let waits = grant != "none" && arguments.iter().any(|argument| argument == "--until-recorded");
     let container = |name: &str, state: Value| json!({"name": name, "image": "gregor", "imageID": "", "ready": true, "restartCount": 0, "state": state});
     Some(match refusal {
+        None if waits => json!({
+            "phase": "Pending",
+            "initContainerStatuses": [container("format", json!({"terminated": {"exitCode": 4}}))],
+            "conditions": [{"type": "PodScheduled", "status": "True"}],
+        }),
         None => json!({
             "phase": "Running",
             "initContainerStatuses": [container("format", json!({"terminated": {"exitCode": 0}}))],

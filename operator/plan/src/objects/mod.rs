@@ -16,7 +16,7 @@ use crate::{Kind, Wanted};
 /// The labels of everything that belongs to a cluster.
 pub(crate) fn labels(cluster: &str) -> Map<String, Value> {
     let labels = [
-        (names::NAME_LABEL, "gregor"),
+        (names::NAME_LABEL, names::NAME),
         (names::INSTANCE_LABEL, cluster),
         (names::MANAGED_BY_LABEL, names::MANAGED_BY),
         (names::CLUSTER_LABEL, cluster),

@@ -5,31 +5,38 @@ use gregor_operator_api::names;
 use serde_json::{Value, json};
 
 use super::{labels, node_labels, owner, wanted};
+use crate::placement::Layout;
 use crate::properties::{CONTROLLER_PORT, INTERNAL_PORT};
-use crate::validate::{Node, ValidCluster};
+use crate::validate::{Node, NodeListener, ValidCluster};
 use crate::{Kind, Wanted};
 
-/// Everything of a cluster that no node has for itself.
-pub fn shared(cluster: &ValidCluster, node: &Node) -> Vec<Wanted> {
-    let mut all = vec![service_account(cluster), headless(cluster), bootstrap(cluster), budget(cluster)];
-    all.extend(node.listeners.iter().filter(|listener| listener.type_ == ListenerType::NodePort).map(|listener| {
-        let body = json!({
-            "metadata": {"labels": node_labels(&cluster.name, node.id, &node.pool), "ownerReferences": owner(cluster)},
-            "spec": {
-                "type": "NodePort",
-                "selector": {names::CLUSTER_LABEL: cluster.name, names::NODE_ID_LABEL: node.id.to_string()},
-                "ports": [{
-                    "name": listener.name,
-                    "port": listener.port,
-                    "targetPort": listener.port,
-                    "nodePort": listener.advertised_port,
-                    "protocol": "TCP",
-                }],
-            },
-        });
-        wanted(Kind::Service, &format!("{}-{}", node.name, listener.name), body)
-    }));
+/// Everything of a cluster that no disk hangs on. While `hold` says so, no pod may be evicted.
+pub fn shared(cluster: &ValidCluster, layout: &Layout, hold: bool) -> Vec<Wanted> {
+    let mut all =
+        vec![service_account(cluster), headless(cluster), bootstrap(cluster, layout), budget(cluster, layout, hold)];
+    for node in layout.nodes.values() {
+        let outside = node.listeners.iter().filter(|listener| listener.type_ == ListenerType::NodePort);
+        all.extend(outside.map(|listener| node_port(cluster, node, listener)));
+    }
     all
+}
+
+fn node_port(cluster: &ValidCluster, node: &Node, listener: &NodeListener) -> Wanted {
+    let body = json!({
+        "metadata": {"labels": node_labels(&cluster.name, node.id, &node.pool), "ownerReferences": owner(cluster)},
+        "spec": {
+            "type": "NodePort",
+            "selector": {names::CLUSTER_LABEL: cluster.name, names::NODE_ID_LABEL: node.id.to_string()},
+            "ports": [{
+                "name": listener.name,
+                "port": listener.port,
+                "targetPort": listener.port,
+                "nodePort": listener.advertised_port,
+                "protocol": "TCP",
+            }],
+        },
+    });
+    wanted(Kind::Service, &format!("{}-{}", node.name, listener.name), body)
 }
 
 fn service_account(cluster: &ValidCluster) -> Wanted {
@@ -66,24 +73,32 @@ fn headless(cluster: &ValidCluster) -> Wanted {
     wanted(Kind::Service, &cluster.headless_service(), body)
 }
 
-fn bootstrap(cluster: &ValidCluster) -> Wanted {
+/// Leads clients to brokers. Pods of brokers carry the label that tells them from controllers already, so that a pool of
+/// controllers alone changes no broker.
+fn bootstrap(cluster: &ValidCluster, layout: &Layout) -> Wanted {
+    let mut selector = json!({names::CLUSTER_LABEL: cluster.name});
+    if layout.nodes.values().any(|node| !node.is_broker()) {
+        selector[names::NAME_LABEL] = json!(names::NAME);
+    }
     let body = json!({
         "metadata": {"labels": labels(&cluster.name), "ownerReferences": owner(cluster)},
         "spec": {
             "type": "ClusterIP",
-            "selector": {names::CLUSTER_LABEL: cluster.name},
+            "selector": selector,
             "ports": client_ports(cluster),
         },
     });
     wanted(Kind::Service, &cluster.bootstrap_service(), body)
 }
 
-/// One for the whole cluster: nodes - 1 must stay, which is none of one node.
-fn budget(cluster: &ValidCluster) -> Wanted {
+/// One for the whole cluster. All nodes but one must stay, which is none of one node; all, while one is away, behind or about
+/// to be restarted: Kubernetes refuses an eviction until it has taken notice of a change here.
+fn budget(cluster: &ValidCluster, layout: &Layout, hold: bool) -> Wanted {
+    let nodes = layout.nodes.len();
     let body = json!({
         "metadata": {"labels": labels(&cluster.name), "ownerReferences": owner(cluster)},
         "spec": {
-            "minAvailable": 0,
+            "minAvailable": if hold && nodes > 1 { nodes } else { nodes.saturating_sub(1) },
             "selector": {"matchLabels": {names::CLUSTER_LABEL: cluster.name}},
         },
     });

@@ -1,22 +1,25 @@
 //! A node: its immutable ConfigMap, named by the hash of its content, and its StatefulSet.
 //!
 //! The pod's init container runs
-//! `gregor storage ensure --config FILE --cluster-id ID --directory-id ID --grant standalone|none --termination-log FILE`:
+//! `gregor storage ensure --config FILE --cluster-id ID --directory-id ID --grant standalone|join|none --termination-log FILE`:
 //! it formats a disk that is empty and granted, checks the ids of one that is formatted (exit 0 in both cases), and else
 //! exits with 3 and one JSON line `{"reason":"DiskLost"|"ForeignDisk","message":...}` in the termination log.
+//! In a cluster of several nodes the grant may be `join`, and `--until-recorded` has it exit with 4, to be run again, until
+//! the permission is withdrawn: no node ever runs on a disk that could still be formatted.
 //! The node itself runs `gregor broker --config FILE --health-listen ADDRESS`.
 
 use gregor_operator_api::names;
 use k8s_openapi::DeepMerge as _;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{node_labels, owner, storage, wanted};
 use crate::compare::{hash, hash_text};
 use crate::identity::Identity;
+use crate::placement::Layout;
 use crate::pods::{FORMAT_CONTAINER, NODE_CONTAINER};
 use crate::properties::{self, CONTROLLER_PORT, HEALTH_PORT, INTERNAL_PORT};
-use crate::validate::{Node, ValidCluster};
+use crate::validate::{Node, RackSource, ValidCluster};
 use crate::{Environment, Kind, Wanted};
 
 /// The folder of the configuration in the pod.
@@ -26,9 +29,12 @@ const USER: i64 = 65532;
 /// Seconds that a node has to hand over its partitions and mark a clean shutdown.
 const GRACE_SECONDS: i64 = 120;
 
+/// The variable with the rack that the operator wrote to the pod.
+const RACK_VARIABLE: &str = "GREGOR_RACK";
+
 /// The ConfigMap with `server.properties`.
-pub fn config_map(cluster: &ValidCluster, node: &Node) -> Wanted {
-    let text = properties::render(cluster, node);
+pub fn config_map(cluster: &ValidCluster, layout: &Layout, node: &Node) -> Wanted {
+    let text = properties::render(cluster, layout, node);
     let name = format!("{}-{}", node.name, hash_text(&text));
     let body = json!({
         "metadata": {"labels": node_labels(&cluster.name, node.id, &node.pool), "ownerReferences": owner(cluster)},
@@ -41,23 +47,23 @@ pub fn config_map(cluster: &ValidCluster, node: &Node) -> Wanted {
 /// The StatefulSet, and the revision of its template.
 pub fn stateful_set(
     cluster: &ValidCluster,
+    layout: &Layout,
     node: &Node,
     identity: &Identity,
     environment: &Environment,
     image: &str,
     config_map: &str,
 ) -> (Wanted, String) {
-    let mut template = merged_template(cluster, node, identity, environment, image, config_map);
+    let mut template = merged_template(cluster, layout, node, identity, environment, image, config_map);
     let revision = hash(&template);
     template["metadata"]["annotations"][names::REVISION] = json!(revision);
     let directory_id = identity.nodes.get(&node.id).map(|node| node.directory_id.clone());
+    let mut annotations = json!({names::CLUSTER_ID: identity.cluster_id, names::DIRECTORY_ID: directory_id});
+    storage::note_roles(&mut annotations, identity, node);
     let body = json!({
         "metadata": {
             "labels": node_labels(&cluster.name, node.id, &node.pool),
-            "annotations": {
-                names::CLUSTER_ID: identity.cluster_id,
-                names::DIRECTORY_ID: directory_id,
-            },
+            "annotations": annotations,
             "ownerReferences": owner(cluster),
         },
         "spec": {
@@ -88,23 +94,33 @@ fn selector(cluster: &ValidCluster, node: &Node) -> Value {
     json!({names::CLUSTER_LABEL: cluster.name, names::NODE_ID_LABEL: node.id.to_string()})
 }
 
+/// A pod that serves no clients says so, as the Service that clients begin at selects by it.
+fn pod_labels(cluster: &ValidCluster, node: &Node) -> Map<String, Value> {
+    let mut labels = node_labels(&cluster.name, node.id, &node.pool);
+    if !node.is_broker() {
+        labels.insert(names::NAME_LABEL.to_owned(), json!(names::CONTROLLER_NAME));
+    }
+    labels
+}
+
 fn merged_template(
     cluster: &ValidCluster,
+    layout: &Layout,
     node: &Node,
     identity: &Identity,
     environment: &Environment,
     image: &str,
     config_map: &str,
 ) -> Value {
-    let base = template(cluster, node, identity, environment, image, config_map);
+    let base = template(cluster, layout, node, identity, environment, image, config_map);
     let mut typed: PodTemplateSpec = serde_json::from_value(base).expect("the template above is a pod template");
-    for template in &cluster.pool.templates {
+    for template in &node.templates {
         typed.merge_from(template.clone());
     }
     // What selects and identifies the pod is not the manifest's to change.
     let metadata = typed.metadata.get_or_insert_default();
     let labels = metadata.labels.get_or_insert_default();
-    for (key, value) in node_labels(&cluster.name, node.id, &node.pool) {
+    for (key, value) in pod_labels(cluster, node) {
         if let Value::String(value) = value {
             labels.insert(key, value);
         }
@@ -114,6 +130,7 @@ fn merged_template(
 
 fn template(
     cluster: &ValidCluster,
+    layout: &Layout,
     node: &Node,
     identity: &Identity,
     environment: &Environment,
@@ -122,8 +139,14 @@ fn template(
 ) -> Value {
     let directory_id = identity.nodes.get(&node.id).map(|node| node.directory_id.clone()).unwrap_or_default();
     let file = format!("{CONFIG_FOLDER}/server.properties");
-    let mut ports =
-        vec![port("internal", INTERNAL_PORT), port("controller", CONTROLLER_PORT), port("health", HEALTH_PORT)];
+    let mut ports = Vec::new();
+    if node.is_broker() {
+        ports.push(port("internal", INTERNAL_PORT));
+    }
+    if node.is_controller() {
+        ports.push(port("controller", CONTROLLER_PORT));
+    }
+    ports.push(port("health", HEALTH_PORT));
     ports.extend(node.listeners.iter().map(|listener| port(&listener.name, listener.port)));
     let container_security = json!({
         "allowPrivilegeEscalation": false,
@@ -136,12 +159,48 @@ fn template(
         {"name": "tmp", "mountPath": "/tmp"},
     ]);
     let grant = json!({"configMapKeyRef": {"name": storage::grant_name(node), "key": directory_id}});
+    let mut format_env = vec![json!({"name": "GREGOR_FORMAT_GRANT", "valueFrom": grant})];
+    let mut format_args = vec![
+        json!("storage"),
+        json!("ensure"),
+        json!("--config"),
+        json!(file),
+        json!("--cluster-id"),
+        json!(identity.cluster_id),
+        json!("--directory-id"),
+        json!(directory_id),
+        json!("--grant"),
+        json!("$(GREGOR_FORMAT_GRANT)"),
+        json!("--termination-log"),
+        json!("/dev/termination-log"),
+    ];
+    let mut args = vec![
+        json!("broker"),
+        json!("--config"),
+        json!(file),
+        json!("--health-listen"),
+        json!(format!("0.0.0.0:{HEALTH_PORT}")),
+    ];
+    let mut env = Value::Null;
+    if !layout.is_single() {
+        format_args.push(json!("--until-recorded"));
+    }
+    if node.is_broker() && matches!(node.rack, Some(RackSource::Label(_))) {
+        // Written to the pod when it has a Kubernetes node; empty until then.
+        let path = format!("metadata.annotations['{}']", names::RACK);
+        let rack = json!({"name": RACK_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+        format_args.push(json!(format!("--rack=$({RACK_VARIABLE})")));
+        args.push(json!("--override"));
+        args.push(json!(format!("broker.rack=$({RACK_VARIABLE})")));
+        format_env.push(rack.clone());
+        env = json!([rack]);
+    }
     let mut annotations = json!({names::CLUSTER_ID: identity.cluster_id, names::DIRECTORY_ID: directory_id});
     if let Some(nonce) = &cluster.restarted_at {
         annotations[names::RESTARTED_AT] = json!(nonce);
     }
     json!({
-        "metadata": {"labels": node_labels(&cluster.name, node.id, &node.pool), "annotations": annotations},
+        "metadata": {"labels": pod_labels(cluster, node), "annotations": annotations},
         "spec": {
             "serviceAccountName": cluster.name,
             "automountServiceAccountToken": false,
@@ -161,16 +220,9 @@ fn template(
                 "name": FORMAT_CONTAINER,
                 "image": image,
                 "imagePullPolicy": environment.image_pull_policy,
-                "args": [
-                    "storage", "ensure",
-                    "--config", file,
-                    "--cluster-id", identity.cluster_id,
-                    "--directory-id", directory_id,
-                    "--grant", "$(GREGOR_FORMAT_GRANT)",
-                    "--termination-log", "/dev/termination-log",
-                ],
-                "env": [{"name": "GREGOR_FORMAT_GRANT", "valueFrom": grant}],
-                "resources": cluster.pool.resources,
+                "args": format_args,
+                "env": format_env,
+                "resources": node.resources,
                 "securityContext": container_security,
                 "volumeMounts": mounts,
                 "terminationMessagePolicy": "File",
@@ -179,9 +231,10 @@ fn template(
                 "name": NODE_CONTAINER,
                 "image": image,
                 "imagePullPolicy": environment.image_pull_policy,
-                "args": ["broker", "--config", file, "--health-listen", format!("0.0.0.0:{HEALTH_PORT}")],
+                "args": args,
+                "env": env,
                 "ports": ports,
-                "resources": cluster.pool.resources,
+                "resources": node.resources,
                 "securityContext": container_security,
                 "volumeMounts": mounts,
                 "terminationMessagePolicy": "FallbackToLogsOnError",

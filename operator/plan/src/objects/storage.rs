@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{data_owner, node_labels, owner, wanted};
 use crate::compare::quantity;
 use crate::identity::Identity;
-use crate::validate::{Node, ValidCluster};
+use crate::validate::{Node, ValidCluster, roles_text};
 use crate::{Kind, Wanted};
 
 /// The name of a node's claim.
@@ -40,19 +40,28 @@ pub fn claim(cluster: &ValidCluster, node: &Node, identity: &Identity, seen: Opt
             spec["resources"]["requests"]["storage"] = there.clone();
         }
     }
+    let mut annotations = json!({
+        names::CLUSTER_ID: identity.cluster_id,
+        names::DIRECTORY_ID: recorded.map(|node| node.directory_id.as_str()),
+        names::FORMATTED: recorded.is_some_and(|node| node.formatted).to_string(),
+    });
+    note_roles(&mut annotations, identity, node);
     let body = json!({
         "metadata": {
             "labels": labels,
-            "annotations": {
-                names::CLUSTER_ID: identity.cluster_id,
-                names::DIRECTORY_ID: recorded.map(|node| node.directory_id.as_str()),
-                names::FORMATTED: recorded.is_some_and(|node| node.formatted).to_string(),
-            },
+            "annotations": annotations,
             "ownerReferences": data_owner(cluster),
         },
         "spec": spec,
     });
     wanted(Kind::PersistentVolumeClaim, &claim_name(node), body)
+}
+
+/// Repeats where a node belongs, for the day on which the identity has to be put together again.
+pub(super) fn note_roles(annotations: &mut Value, identity: &Identity, node: &Node) {
+    if let Some(placement) = identity.nodes.get(&node.id).and_then(|recorded| recorded.placement.as_ref()) {
+        annotations[names::ROLES] = json!(roles_text(&placement.roles));
+    }
 }
 
 /// The name of the ConfigMap with the permission to format.
@@ -66,7 +75,7 @@ pub fn grant(cluster: &ValidCluster, node: &Node, identity: &Identity) -> Wanted
     let directory_id = identity.nodes.get(&node.id).map(|node| node.directory_id.clone()).unwrap_or_default();
     let body = json!({
         "metadata": {"labels": node_labels(&cluster.name, node.id, &node.pool), "ownerReferences": owner(cluster)},
-        "data": {directory_id: if identity.grants(node.id) { "standalone" } else { "none" }},
+        "data": {directory_id: identity.grant(node.id).as_str()},
     });
     wanted(Kind::ConfigMap, &grant_name(node), body)
 }

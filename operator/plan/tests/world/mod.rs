@@ -127,6 +127,8 @@ impl World {
             objects: self.objects.clone(),
             pods: self.pod.iter().cloned().collect(),
             settled: BTreeMap::new(),
+            kubernetes_nodes: BTreeMap::new(),
+            kafka: None,
         })
     }
 
@@ -166,6 +168,7 @@ impl World {
         let Some(step) = step else { return false };
         self.writes += 1;
         match step {
+            Step::ChangeVoters(_) | Step::TellRack { .. } => panic!("a cluster of one node needs nothing like it"),
             Step::CreateIdentity(identity) => {
                 assert!(self.identity.is_none());
                 if no_trace {

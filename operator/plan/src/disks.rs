@@ -1,0 +1,187 @@
+//! The disks of a cluster compared with what the identity has recorded of them, before anything else is touched. Called by the
+//! cluster's plan; this is where a lost disk is told from a new one, and nothing here ever grants a second start of the quorum.
+
+use gregor_operator_api::names;
+use serde_json::Value;
+
+use crate::cluster::{ClusterObserved, NodeSeen};
+use crate::decision::{Decision, Stage};
+use crate::identity::{Acceptance, Identity, Mint};
+use crate::objects::{self, storage};
+use crate::pods::{PodState, Refusal};
+use crate::progress::{Progress, Reason};
+use crate::quorum;
+use crate::validate::ValidCluster;
+use crate::{Kind, Step};
+
+/// Writes down what was learnt of the disks, and stops at what must not go on. Everything is written down before anything
+/// stops, so that a word about one node is not lost while another is in trouble.
+pub(crate) fn record(
+    observed: &ClusterObserved,
+    cluster: &ValidCluster,
+    identity: &Identity,
+    nodes: &[NodeSeen<'_>],
+    mint: Mint<'_>,
+) -> Result<(), Decision> {
+    for node in nodes {
+        belongs(identity, node)?;
+    }
+    let replace =
+        |identity: &Identity| Step::ReplaceIdentity(objects::identity(cluster, identity, observed.identity.as_ref()));
+    for node in nodes {
+        formatted(identity, node, &replace)?;
+    }
+    let mut lost: Vec<String> = Vec::new();
+    let mut noted: Option<Identity> = None;
+    for node in nodes {
+        let named = cluster.accept_data_loss.contains(&node.node.id);
+        let loss = loss(node);
+        let acceptance = match (loss.is_some(), named, node.recorded.acceptance) {
+            (true, false, _) => Acceptance::Open,
+            (true, true, Acceptance::Open) => {
+                if let Some(obstacle) = obstacle(observed, identity, node) {
+                    lost.push(format!("node {}: {obstacle}", node.node.id));
+                    continue;
+                }
+                let identity = identity.clone().with_loss_accepted(node.node.id, node.claim_uid(), mint);
+                let message = format!("the loss of node {}'s disk is accepted: it gets a new one", node.node.id);
+                return Err(Decision::step(Stage::Loss, replace(&identity), Reason::Creating, message));
+            }
+            (false, _, Acceptance::Open) if !node.is_ready() => Acceptance::Open,
+            (_, true, _) => Acceptance::Spent,
+            (false, false, _) => Acceptance::Idle,
+        };
+        if acceptance != node.recorded.acceptance {
+            let noted = noted.get_or_insert_with(|| identity.clone());
+            if let Some(node) = noted.nodes.get_mut(&node.node.id) {
+                node.acceptance = acceptance;
+            }
+        }
+        if let Some(loss) = loss {
+            let remedy = if named {
+                "its entry in spec.acceptDataLoss was there before this loss and does not count: take it out, and put it in again"
+            } else {
+                "bring the disk back, or give its data up by naming the node in spec.acceptDataLoss"
+            };
+            lost.push(format!("node {}: {loss}; nothing is formatted. To go on, {remedy}", node.node.id));
+        }
+    }
+    let noted = noted.map(|identity| replace(&identity));
+    if !lost.is_empty() {
+        let progress = Progress::stalled(Reason::DiskLost, lost.join("; "));
+        return Err(Decision { step: noted, progress, stage: Stage::Loss });
+    }
+    if let Some(step) = noted {
+        let message = "writing down what spec.acceptDataLoss stands for";
+        return Err(Decision::step(Stage::Loss, step, Reason::Creating, message));
+    }
+    for node in nodes {
+        own(identity, node, &replace)?;
+    }
+    follow_policy(observed, cluster, identity)
+}
+
+/// A claim of another cluster is left alone.
+fn belongs(identity: &Identity, node: &NodeSeen<'_>) -> Result<(), Decision> {
+    let id = node.claim.and_then(|claim| claim["metadata"]["annotations"][names::CLUSTER_ID].as_str());
+    if id.is_none_or(|id| id == identity.cluster_id) {
+        return Ok(());
+    }
+    let message = format!(
+        "the claim {} belongs to another cluster id than {}: rename or delete it",
+        storage::claim_name(node.node),
+        identity.cluster_id
+    );
+    Err(Decision::refuse(Reason::ForeignVolume, message))
+}
+
+/// A disk that was seen formatted: from now on an empty one is a lost one.
+fn formatted(identity: &Identity, node: &NodeSeen<'_>, replace: &dyn Fn(&Identity) -> Step) -> Result<(), Decision> {
+    let Some(claim_uid) = node.claim_uid() else { return Ok(()) };
+    let recorded = node.recorded;
+    if !node.own_pod().is_some_and(|pod| pod.formatted)
+        || (recorded.formatted && recorded.claim_uid.as_deref() == Some(claim_uid))
+    {
+        return Ok(());
+    }
+    let identity = identity.clone().with_formatted(node.node.id, claim_uid);
+    let message = format!("node {}'s disk is formatted: no other may be", node.node.id);
+    Err(Decision::step(Stage::Formatted, replace(&identity), Reason::Creating, message))
+}
+
+/// How a recorded disk is lost, if it is.
+fn loss(node: &NodeSeen<'_>) -> Option<String> {
+    if !node.recorded.formatted {
+        return None;
+    }
+    let name = || storage::claim_name(node.node);
+    let Some(claim_uid) = node.claim_uid() else {
+        return Some(format!("the claim {} that held its data is gone", name()));
+    };
+    let other = node.recorded.claim_uid.as_deref().is_some_and(|recorded| recorded != claim_uid);
+    match node.own_pod().map(|pod| &pod.state) {
+        Some(PodState::Refused(Refusal::DiskLost(_))) if other => {
+            Some(format!("the claim {} is another one than the one that held its data, and is empty", name()))
+        }
+        Some(PodState::Refused(Refusal::DiskLost(said))) => {
+            Some(format!("its disk held data and is empty now ({said})"))
+        }
+        _ => None,
+    }
+}
+
+/// Why the loss of a disk cannot be accepted yet, although a person did: the metadata of the cluster must be held by others. The
+/// only node of a cluster has no others, and its data is all there is to give up.
+fn obstacle(observed: &ClusterObserved, identity: &Identity, node: &NodeSeen<'_>) -> Option<String> {
+    if identity.nodes.len() <= 1 || !node.node.is_controller() {
+        return None;
+    }
+    let Some(kafka) = &observed.kafka else {
+        return Some("its loss is accepted, but it may hold the metadata, and the brokers cannot be asked whether others do: get a majority of the controllers running, with their own disks".to_owned());
+    };
+    let survives = quorum::survives_without(&kafka.quorum, node.node.id);
+    (!survives).then(|| {
+        "its loss is accepted, but no majority of the controllers holds the metadata without it: get more of them running, with their own disks".to_owned()
+    })
+}
+
+/// What a node's disk is, once nothing is lost.
+fn own(identity: &Identity, node: &NodeSeen<'_>, replace: &dyn Fn(&Identity) -> Step) -> Result<(), Decision> {
+    if let Some(PodState::Refused(Refusal::ForeignDisk(said))) = node.own_pod().map(|pod| &pod.state) {
+        let message = format!(
+            "node {}: its disk belongs to somebody else and is left alone: {said}; give the node its own disk",
+            node.node.id
+        );
+        return Err(Decision::refuse(Reason::ForeignDisk, message));
+    }
+    let claim_uid = node.claim_uid();
+    if !node.recorded.formatted && claim_uid.is_some() && node.recorded.claim_uid.as_deref() != claim_uid {
+        let mut identity = identity.clone();
+        if let Some(node) = identity.nodes.get_mut(&node.node.id) {
+            node.claim_uid = claim_uid.map(str::to_owned);
+        }
+        let message = format!("writing down which claim is the disk of node {}", node.node.id);
+        return Err(Decision::step(Stage::Claim, replace(&identity), Reason::Creating, message));
+    }
+    Ok(())
+}
+
+/// Whether the identity goes with the KafkaCluster.
+fn follow_policy(observed: &ClusterObserved, cluster: &ValidCluster, identity: &Identity) -> Result<(), Decision> {
+    let seen = observed.identity.as_ref();
+    let wanted = objects::identity(cluster, identity, seen);
+    let owners = |object: &Value| object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+    let uids = |object: &Value| owners(object).iter().map(|owner| owner["uid"].clone()).collect::<Vec<_>>();
+    let differs = seen
+        .is_some_and(|seen| uids(seen) != uids(&wanted) || seen["metadata"]["labels"] != wanted["metadata"]["labels"]);
+    if !differs {
+        return Ok(());
+    }
+    let message = "the identity follows deletionPolicy";
+    Err(Decision::step(Stage::Manifest, Step::ReplaceIdentity(wanted), Reason::Creating, message))
+}
+
+/// The claim of a node, as it was read.
+pub(crate) fn claim<'a>(observed: &'a ClusterObserved, node: &crate::validate::Node) -> Option<&'a Value> {
+    observed.object(Kind::PersistentVolumeClaim, &storage::claim_name(node))
+}

@@ -1,0 +1,129 @@
+//! Whose turn it is to be restarted: one node at a time, and only while the cluster can spare it. Called by the cluster's plan
+//! with what was just read; it remembers nothing, so that an operator that is killed in the middle goes on where it was.
+//!
+//! A node that runs may go when every other is ready, every other replica of its partitions is in sync and the quorum decides
+//! without it. A node that serves nothing at all may go at once: nothing can get worse. What has the newest configuration and
+//! is not ready holds up everybody who runs.
+
+use std::cmp::Reverse;
+
+use crate::kafka::KafkaSeen;
+use crate::pods::PodState;
+use crate::progress::Reason;
+use crate::quorum;
+use crate::validate::Node;
+
+/// A node as far as its restart goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// The node.
+    pub node: &'a Node,
+    /// How far its pod is; `None` if it has none.
+    pub state: Option<&'a PodState>,
+    /// Whether its pod or its template is older than the manifest.
+    pub outdated: bool,
+    /// Whether its template is the newest already, and only its pod is not: its turn has begun.
+    pub begun: bool,
+}
+
+impl Candidate<'_> {
+    fn is_ready(&self) -> bool {
+        self.state == Some(&PodState::Ready)
+    }
+
+    /// Whether nothing of the node runs, and nothing is about to.
+    fn is_idle(&self) -> bool {
+        matches!(
+            self.state,
+            Some(
+                PodState::Unschedulable(_)
+                    | PodState::ImagePullFailed(_)
+                    | PodState::FormatFailed(_)
+                    | PodState::Refused(_)
+                    | PodState::Crashing(_)
+            )
+        )
+    }
+}
+
+/// What comes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// Nobody needs a restart.
+    Nobody,
+    /// This node, now.
+    Take(i32),
+    /// Somebody does, and has to wait because of this.
+    Wait(Reason, String),
+}
+
+/// Whose turn it is. `kafka` is what the brokers said after the pods were read; without it nobody who runs is touched.
+pub fn next(nodes: &[Candidate<'_>], kafka: Option<&KafkaSeen>) -> Turn {
+    let leader = kafka.and_then(|kafka| kafka.quorum.leader);
+    // A pod that goes is looked at again when it is gone.
+    let mut candidates: Vec<&Candidate<'_>> = nodes
+        .iter()
+        .filter(|candidate| candidate.outdated && candidate.state != Some(&PodState::Terminating))
+        .collect();
+    candidates.sort_by_key(|candidate| {
+        (
+            Reverse(candidate.is_idle()),
+            candidate.is_ready(),
+            Reverse(candidate.begun),
+            leader == Some(candidate.node.id),
+            candidate.node.is_broker(),
+            candidate.node.id,
+        )
+    });
+    let Some(first) = candidates.first() else { return Turn::Nobody };
+    match obstacle(first, nodes, kafka) {
+        None => Turn::Take(first.node.id),
+        Some((reason, why)) => {
+            Turn::Wait(reason, format!("node {} is to be restarted and waits: {why}", first.node.id))
+        }
+    }
+}
+
+/// Why a node must not be restarted now, if so.
+fn obstacle(candidate: &Candidate<'_>, nodes: &[Candidate<'_>], kafka: Option<&KafkaSeen>) -> Option<(Reason, String)> {
+    if nodes.len() == 1 || candidate.is_idle() {
+        return None;
+    }
+    let id = candidate.node.id;
+    let others = || nodes.iter().filter(move |other| other.node.id != id);
+    if !candidate.is_ready() && !others().any(Candidate::is_ready) {
+        // The whole cluster is down. One at a time all the same: what has the newest configuration shows whether that works.
+        let unproven = others().find(|other| !other.outdated && !other.is_ready())?;
+        return Some((Reason::WaitingForNodes, format!("node {} is not ready yet", unproven.node.id)));
+    }
+    if let Some(other) = others().find(|other| !other.is_ready()) {
+        return Some((Reason::WaitingForNodes, format!("node {} is not ready", other.node.id)));
+    }
+    let Some(kafka) = kafka else {
+        return Some((Reason::ClusterUnreachable, "the brokers cannot be asked what they can spare".to_owned()));
+    };
+    if !quorum::may_restart(&kafka.quorum, id) {
+        return Some((
+            Reason::WaitingForQuorum,
+            format!("too few voters are level with the leader: {}", lagging(kafka)),
+        ));
+    }
+    // Who has not read the newest metadata may know of no replica that is missing.
+    let mut asked = nodes.iter().filter(|node| node.is_ready());
+    if let Some(stale) = asked.find(|node| !kafka.quorum.has_read_all(node.node.id)) {
+        return Some((Reason::WaitingForReplicas, format!("node {} has not read all metadata", stale.node.id)));
+    }
+    let missing = kafka.under_replicated.iter().filter(|partition| partition.needs(id));
+    let mut missing = missing.peekable();
+    let first = missing.peek()?;
+    let named = format!("{}-{} (in sync: {:?} of {:?})", first.topic, first.partition, first.in_sync, first.replicas);
+    Some((
+        Reason::WaitingForReplicas,
+        format!("{} of its partitions have another replica that is not in sync, the first is {named}", missing.count()),
+    ))
+}
+
+fn lagging(kafka: &KafkaSeen) -> String {
+    let ids: Vec<String> = kafka.quorum.lagging().iter().map(ToString::to_string).collect();
+    if ids.is_empty() { "the quorum has no leader".to_owned() } else { format!("behind are {}", ids.join(", ")) }
+}
