@@ -15,12 +15,13 @@ import org.apache.kafka.common.serialization.*;
 
 /**
  * Load and its checker for clusters of both kinds of nodes. Idempotent producers write with acks=all while nodes come and go, a
- * consumer reads along, and "check" says whether every acknowledged record is there once, in its place and in its order. Commands
- * come on standard input, one a line; each answer is lines that begin with "| " and one that is "done" or "failed".
+ * consumer reads along and a group commits what it has read, and "check" says whether every acknowledged record is there once, in its
+ * place and in its order, and the group's offsets with it. Commands come on standard input, one a line; each answer is lines that
+ * begin with "| " and one that is "done" or "failed".
  */
 public class Mixed {
-    static final String ORDERED = "ordered", COMPACTED = "compacted";
-    static final int ORDERED_PARTITIONS = 6, COMPACTED_PARTITIONS = 3, PRODUCERS = 3, KEYS = 40;
+    static final String ORDERED = "ordered", COMPACTED = "compacted", OFFSETS = "__consumer_offsets", GROUP = "group";
+    static final int ORDERED_PARTITIONS = 6, COMPACTED_PARTITIONS = 3, OFFSETS_PARTITIONS = 3, PRODUCERS = 3, KEYS = 40;
     /** What one command waits for at most. A producer never gives up before that: it has nothing to lose but time. */
     static final long LIMIT_SECONDS = 240;
     static final int GIVE_UP_MS = 900_000;
@@ -39,6 +40,7 @@ public class Mixed {
     static final List<Writer> writers = new ArrayList<>();
     static KeyWriter keyWriter;
     static Reader reader;
+    static Member member;
     static int created;
     static volatile boolean loading;
     static PrintStream out = System.out;
@@ -158,7 +160,8 @@ public class Mixed {
 
     static Map<TopicPartition, TopicPartitionInfo> partitions() throws Exception {
         var found = new HashMap<TopicPartition, TopicPartitionInfo>();
-        var topics = admin.describeTopics(List.of(ORDERED, COMPACTED)).allTopicNames().get();
+        var names = member == null ? List.of(ORDERED, COMPACTED) : List.of(ORDERED, COMPACTED, OFFSETS);
+        var topics = admin.describeTopics(names).allTopicNames().get();
         topics.forEach((name, topic) -> topic.partitions().forEach(one -> found.put(new TopicPartition(name, one.partition()), one)));
         return found;
     }
@@ -357,9 +360,72 @@ public class Mixed {
         }
     }
 
+    /** The one member of a group: it reads everything once, and commits what it has read. Its coordinator dies now and then. */
+    static class Member {
+        final Map<TopicPartition, Long> committed = new ConcurrentHashMap<>();
+        /** What it began to commit: that may be done, and the answer lost. */
+        final Map<TopicPartition, Long> read = new HashMap<>();
+        volatile boolean joined;
+        volatile Exception failure;
+        Thread thread;
+
+        void start() {
+            joined = true;
+            thread = new Thread(() -> {
+                try (var consumer = consumer("none", Map.of("group.id", GROUP, "session.timeout.ms", "10000", "auto.offset.reset", "earliest"))) {
+                    consumer.subscribe(List.of(ORDERED));
+                    while (joined) readAndCommit(consumer);
+                } catch (Exception problem) {
+                    failure = problem;
+                }
+            });
+            thread.start();
+        }
+
+        void readAndCommit(KafkaConsumer<String, byte[]> consumer) {
+            var records = consumer.poll(Duration.ofMillis(100));
+            if (records.isEmpty()) return;
+            for (var partition : records.partitions()) {
+                long first = records.records(partition).get(0).offset();
+                long least = committed.getOrDefault(partition, 0L), most = read.getOrDefault(partition, 0L);
+                if (first < least || first > most)
+                    throw new IllegalStateException("the group goes on in " + partition + " at " + first + ", having committed " + least + " and read up to " + most);
+            }
+            records.nextOffsets().forEach((partition, next) -> read.merge(partition, next.offset(), Math::max));
+            try {
+                consumer.commitSync(Duration.ofSeconds(60));
+                records.nextOffsets().forEach((partition, next) -> committed.merge(partition, next.offset(), Math::max));
+            } catch (CommitFailedException | RebalanceInProgressException | org.apache.kafka.common.errors.TimeoutException lost) {
+                // Its coordinator is gone for longer than it waits, or took it for gone: it reads some of it again.
+            }
+        }
+
+        boolean hasReadAll() throws Exception {
+            if (failure != null) throw new IllegalStateException("the group failed", failure);
+            return ends(ORDERED, ORDERED_PARTITIONS).entrySet().stream().allMatch(end -> committed.getOrDefault(end.getKey(), 0L) >= end.getValue());
+        }
+
+        /** What was committed is what the group goes on from. */
+        void finish() throws Exception {
+            waitUntil("the group has read all of it", this::hasReadAll);
+            joined = false;
+            thread.join();
+            if (failure != null) throw new IllegalStateException("the group failed", failure);
+            var stored = admin.listConsumerGroupOffsets(GROUP).partitionsToOffsetAndMetadata().get();
+            for (var one : committed.entrySet())
+                if (stored.get(one.getKey()).offset() != one.getValue()) throw new IllegalStateException("the group has " + stored + ", and committed " + committed);
+        }
+    }
+
     static KafkaConsumer<String, byte[]> consumer(String reset) {
-        return new KafkaConsumer<>(Map.of("bootstrap.servers", bootstrap, "auto.offset.reset", reset, "enable.auto.commit", "false",
-            "default.api.timeout.ms", "60000", "reconnect.backoff.max.ms", "200"), new StringDeserializer(), new ByteArrayDeserializer());
+        return consumer(reset, Map.of());
+    }
+
+    static KafkaConsumer<String, byte[]> consumer(String reset, Map<String, Object> more) {
+        var properties = new HashMap<String, Object>(Map.of("bootstrap.servers", bootstrap, "auto.offset.reset", reset, "enable.auto.commit", "false",
+            "default.api.timeout.ms", "60000", "reconnect.backoff.max.ms", "200"));
+        properties.putAll(more);
+        return new KafkaConsumer<>(properties, new StringDeserializer(), new ByteArrayDeserializer());
     }
 
     static List<TopicPartition> allOf(String topic, int partitions) {
@@ -372,11 +438,13 @@ public class Mixed {
             for (int id = 0; id < PRODUCERS; id++) writers.add(new Writer(id));
             keyWriter = new KeyWriter();
             reader = new Reader();
+            member = new Member();
         }
         loading = true;
         writers.forEach(Writer::start);
         keyWriter.start();
         reader.start();
+        member.start();
     }
 
     /** Waits until every partition has so many more acknowledged records than now. */
@@ -399,6 +467,7 @@ public class Mixed {
         for (var writer : writers) writer.finish();
         keyWriter.finish();
         reader.finish();
+        member.finish();
         int records = 0;
         for (var partition : allOf(ORDERED, ORDERED_PARTITIONS)) records += checkOrdered(partition);
         checkCompacted();
@@ -462,11 +531,16 @@ public class Mixed {
     }
 
     static Map<String, Long> ends() throws Exception {
-        var all = new ArrayList<>(allOf(ORDERED, ORDERED_PARTITIONS));
-        all.addAll(allOf(COMPACTED, COMPACTED_PARTITIONS));
-        var asked = all.stream().collect(Collectors.toMap(one -> one, one -> OffsetSpec.latest()));
         var ends = new TreeMap<String, Long>();
-        for (var end : admin.listOffsets(asked).all().get().entrySet()) ends.put(end.getKey().toString(), end.getValue().offset());
+        for (var topic : Map.of(ORDERED, ORDERED_PARTITIONS, COMPACTED, COMPACTED_PARTITIONS, OFFSETS, OFFSETS_PARTITIONS).entrySet())
+            ends(topic.getKey(), topic.getValue()).forEach((partition, end) -> ends.put(partition.toString(), end));
+        return ends;
+    }
+
+    static Map<TopicPartition, Long> ends(String topic, int partitions) throws Exception {
+        var asked = allOf(topic, partitions).stream().collect(Collectors.toMap(one -> one, one -> OffsetSpec.latest()));
+        var ends = new HashMap<TopicPartition, Long>();
+        for (var end : admin.listOffsets(asked).all().get().entrySet()) ends.put(end.getKey(), end.getValue().offset());
         return ends;
     }
 }

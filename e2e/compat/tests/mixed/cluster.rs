@@ -23,7 +23,7 @@ const START_LIMIT: Duration = Duration::from_mins(2);
 const COMMON: &str = "controller.listener.names=CONTROLLER\n\
      listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
      auto.create.topics.enable=false\nlog.retention.ms=-1\ndefault.replication.factor=3\nmin.insync.replicas=2\n\
-     offsets.topic.replication.factor=3\noffsets.topic.num.partitions=3\n\
+     offsets.topic.num.partitions=3\ngroup.initial.rebalance.delay.ms=0\n\
      transaction.state.log.replication.factor=3\ntransaction.state.log.min.isr=2\ntransaction.state.log.num.partitions=3\n\
      broker.session.timeout.ms=5000\nbroker.heartbeat.interval.ms=500\ncontroller.quorum.fetch.timeout.ms=3000\n\
      metadata.log.max.record.bytes.between.snapshots=1\nlog.cleaner.backoff.ms=200\n\
@@ -309,9 +309,11 @@ impl Cluster {
         let joins = self.quorum == Quorum::Joined && self.node(id).role.votes() && id != self.voters()[0];
         let joins = if joins { "controller.quorum.auto.join.enable=true\n" } else { "" };
         format!(
-            "process.roles={roles}\nnode.id={id}\nlisteners={listeners}\nlog.dirs={}\n{}\n{joins}{COMMON}",
+            "process.roles={roles}\nnode.id={id}\nlisteners={listeners}\nlog.dirs={}\n{}\n{joins}\
+             offsets.topic.replication.factor={}\n{COMMON}",
             self.data(id).display(),
-            self.quorum_properties()
+            self.quorum_properties(),
+            self.brokers().len()
         )
     }
 
