@@ -41,7 +41,7 @@ const ELECT_LEADERS_VERSION: i16 = 2;
 const REASSIGN_VERSION: i16 = 1;
 const PREFERRED: i8 = 0;
 /// How long a node may take to start, and all partitions until they are led and their replicas in sync.
-const START_DEADLINE: Duration = Duration::from_mins(2);
+const START_DEADLINE: Duration = Duration::from_mins(5);
 const LED_DEADLINE: Duration = Duration::from_mins(10);
 /// Leaders only change when a workload has them change.
 const COMMON: &str = "process.roles=broker,controller\ncontroller.listener.names=CONTROLLER\n\
