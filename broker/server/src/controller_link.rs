@@ -299,7 +299,15 @@ macro_rules! to_quorum {
     };
 }
 
-to_quorum!(AddRaftVoterRequest, DescribeQuorumRequest, RemoveRaftVoterRequest);
+to_quorum!(AddRaftVoterRequest, RemoveRaftVoterRequest);
+
+impl ToController for DescribeQuorumRequest {
+    // It says so of the partition that it was asked about.
+    fn is_not_controller(response: &Self::Response) -> bool {
+        let partitions = response.topics.iter().flat_map(|topic| &topic.partitions).map(|one| one.error_code);
+        partitions.chain([response.error_code]).any(|code| code == ErrorCode::NotLeaderOrFollower.code())
+    }
+}
 
 const NOT_CONTROLLER: i16 = ErrorCode::NotController.code();
 

@@ -209,21 +209,22 @@ fn the_cluster_and_its_quorum_are_described() {
     let page = client.call(0, &request);
     assert_eq!((page.topics[0].partitions.len(), page.next_cursor.unwrap().partition_index), (2, 2));
 
-    let quorum = DescribeQuorumRequest {
-        topics: vec![describe_quorum_request::TopicData {
-            topic_name: "__cluster_metadata".into(),
-            partitions: vec![describe_quorum_request::PartitionData::default()],
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
-    let quorum = client.call(2, &quorum);
+    let quorum = client.call(2, &metadata_quorum());
     let partition = &quorum.topics[0].partitions[0];
     assert_eq!(
         (error(quorum.error_code), partition.leader_id, partition.current_voters.len()),
         (ErrorCode::None, 1, 1)
     );
     node.stop();
+}
+
+fn metadata_quorum() -> DescribeQuorumRequest {
+    let topic = describe_quorum_request::TopicData {
+        topic_name: "__cluster_metadata".into(),
+        partitions: vec![describe_quorum_request::PartitionData::default()],
+        ..Default::default()
+    };
+    DescribeQuorumRequest { topics: vec![topic], ..Default::default() }
 }
 
 /// What a client sends that asks for nothing in particular must be answered in every version that is advertised.
@@ -240,7 +241,7 @@ fn every_version_is_answered() {
     all(&mut client, &MetadataRequest { topics: Some(Vec::new()), ..Default::default() });
     all(&mut client, &DescribeTopicPartitionsRequest::default());
     all(&mut client, &DescribeClusterRequest::default());
-    all(&mut client, &DescribeQuorumRequest::default());
+    all(&mut client, &metadata_quorum());
     all(&mut client, &ListConfigResourcesRequest::default());
     all(&mut client, &CreateTopicsRequest::default());
     all(&mut client, &CreatePartitionsRequest::default());
