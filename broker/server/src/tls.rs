@@ -27,8 +27,8 @@ use crate::{
     transport::{FAIR_SHARE, Received, writable},
 };
 
-/// What is read, or encrypted, in one step.
-const STEP: usize = 64 << 10;
+/// What is read, or encrypted, in one step: half as much costs a consumer's GiB some 5 % more.
+const STEP: usize = 128 << 10;
 /// What is read in one step of a handshake, whose messages are small.
 const HANDSHAKE_STEP: usize = 4 << 10;
 /// How long a handshake may take; a frame has the same time to arrive.
