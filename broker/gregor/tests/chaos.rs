@@ -366,7 +366,7 @@ async fn what_was_acknowledged_is_kept_once_and_in_order_whatever_happens_to_nod
     whole(&admin, &fleet).await;
     equal(&fleet).await;
     // What counts is what is there after a start, not what a process still has in its memory.
-    fleet.kill_all();
+    fleet.stop_all().await;
     fleet.start_all().await;
     let found = read_all(&client(&fleet).await).await;
     let told = std::mem::take(&mut *story.told());

@@ -2,12 +2,10 @@
 //! when they are back, where it was said to be, and once.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod support;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
-    io::{BufRead, BufReader, Read},
-    path::Path,
-    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -20,10 +18,8 @@ use gregor_client::{
     ProducerRecord, StartOffset, Stored,
     types::{ErrorCode, KString, Offset, PartitionIndex, TopicPartition},
 };
+use support::fleet::{DEADLINE, Fleet};
 
-const GREGOR: &str = env!("CARGO_BIN_EXE_gregor");
-const DEADLINE: Duration = Duration::from_mins(2);
-const NODES: usize = 3;
 const PARTITIONS: i32 = 3;
 const TOPIC: &str = "records";
 /// Records on their way at a time; then comes a topic.
@@ -32,126 +28,11 @@ const RECORDS_PER_TOPIC: usize = 20;
 const RECORDS_PER_ROUND: usize = 200;
 const ROUNDS: usize = 3;
 
-/// The processes, killed when the test ends, however it does.
-struct Fleet {
-    folder: tempfile::TempDir,
-    running: Vec<Child>,
-}
-
 /// What the cluster has acknowledged.
 #[derive(Default)]
 struct Promised {
     records: Vec<(String, Stored)>,
     topics: BTreeSet<KString>,
-}
-
-/// Loopback has many addresses: nobody else uses these while this process runs.
-fn host(node: usize) -> String {
-    let process = std::process::id() as usize;
-    format!("127.{}.250.{}", 1 + process % 250, 10 * (process / 250 % 20) + node)
-}
-
-fn gregor(arguments: &[&str]) -> String {
-    let done = Command::new(GREGOR).args(arguments).output().unwrap();
-    assert!(done.status.success(), "{arguments:?}: {done:?}");
-    String::from_utf8(done.stdout).unwrap().trim().to_owned()
-}
-
-fn properties(folder: &Path, node: usize) -> String {
-    let servers: Vec<_> = (1..=NODES).map(|node| format!("{}:19093", host(node))).collect();
-    let (host, data) = (host(node), folder.join(format!("node-{node}")));
-    format!(
-        "node.id={node}\nprocess.roles=broker,controller\ncontroller.listener.names=CONTROLLER\n\
-         listeners=PLAINTEXT://{host}:19092,CONTROLLER://{host}:19093\nlog.dirs={}\n\
-         controller.quorum.bootstrap.servers={}\ncontroller.quorum.election.timeout.ms=500\n\
-         controller.quorum.fetch.timeout.ms=1000\nbroker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=300\n\
-         default.replication.factor=3\nmin.insync.replicas=2\n",
-        data.display(),
-        servers.join(",")
-    )
-}
-
-impl Fleet {
-    /// A formatted cluster, of which nothing runs.
-    fn format() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let cluster = gregor(&["storage", "random-uuid"]);
-        let voter = |node| format!("{node}@{}:19093:{}", host(node), gregor(&["storage", "random-uuid"]));
-        let voters: Vec<_> = (1..=NODES).map(voter).collect();
-        let voters = voters.join(",");
-        for node in 1..=NODES {
-            let path = folder.path().join(format!("node-{node}.properties"));
-            fs::write(&path, properties(folder.path(), node)).unwrap();
-            let path = path.to_str().unwrap();
-            gregor(&["storage", "format", "-c", path, "-t", &cluster, "--initial-controllers", &voters]);
-        }
-        Self { folder, running: Vec::new() }
-    }
-
-    /// Starts all nodes, and waits until each serves.
-    async fn start(&mut self) {
-        let mut waiting = Vec::new();
-        for node in 1..=NODES {
-            let path = |end: &str| self.folder.path().join(format!("node-{node}.{end}"));
-            let log = fs::OpenOptions::new().create(true).append(true).open(path("log")).unwrap();
-            let mut child = Command::new(GREGOR)
-                .args(["broker", "--config"])
-                .arg(path("properties"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(log)
-                .spawn()
-                .unwrap();
-            let mut output = BufReader::new(child.stdout.take().unwrap());
-            self.running.push(child);
-            let (said, first) = tokio::sync::oneshot::channel();
-            // Ends with the process.
-            std::thread::spawn(move || {
-                let mut line = String::new();
-                let _ = output.read_line(&mut line);
-                let _ = said.send(line);
-                let _ = output.read_to_end(&mut Vec::new());
-            });
-            waiting.push((node, first));
-        }
-        for (node, first) in waiting {
-            let line = tokio::time::timeout(DEADLINE, first).await.ok().and_then(Result::ok).unwrap_or_default();
-            assert!(line.starts_with("Listening: "), "node {node} does not serve: {line:?}\n{}", self.story());
-        }
-    }
-
-    /// Ends all nodes without a chance to write anything more.
-    fn kill(&mut self) {
-        for node in &mut self.running {
-            // One that has ended is what the next start tells of.
-            let _ = node.kill();
-        }
-        for mut node in self.running.drain(..) {
-            let _ = node.wait();
-        }
-    }
-
-    async fn client(&self) -> Client {
-        let servers: Vec<_> = (1..=NODES).map(|node| format!("{}:19092", host(node))).collect();
-        let options = ClientOptions::default().with_timeout(Duration::from_secs(30));
-        Client::connect(&servers.join(","), options).await.unwrap()
-    }
-
-    /// The ends of the nodes' logs.
-    fn story(&self) -> String {
-        let end = |node: usize| {
-            let log = fs::read_to_string(self.folder.path().join(format!("node-{node}.log"))).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            format!("node {node}:\n{}\n", lines[lines.len().saturating_sub(15)..].join("\n"))
-        };
-        (1..=NODES).map(end).collect()
-    }
-}
-
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        self.kill();
-    }
 }
 
 /// Produces with acks=all and creates topics, in turn, until told to stop; notes what was acknowledged.
@@ -217,8 +98,8 @@ async fn read_all(client: &Client) -> BTreeMap<(PartitionIndex, Offset), String>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_or_doubled_when_all_nodes_are_killed_again_and_again() {
     let mut fleet = Fleet::format();
-    fleet.start().await;
-    let client = fleet.client().await;
+    fleet.start_all().await;
+    let client = fleet.client(ClientOptions::default().with_timeout(Duration::from_secs(30))).await;
     let topic = NewTopic::new(TOPIC).partitions(PARTITIONS).replication_factor(3);
     client.admin().create_topic(topic).await.unwrap();
     let promised = Arc::new(Mutex::new(Promised::default()));
@@ -235,16 +116,16 @@ async fn nothing_acknowledged_is_lost_or_doubled_when_all_nodes_are_killed_again
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         if round < ROUNDS {
-            fleet.kill();
-            fleet.start().await;
+            fleet.kill_all();
+            fleet.start_all().await;
         }
     }
     stop.store(true, Ordering::Relaxed);
     loading.await.unwrap();
     // What counts is what is there after a start, not what a process still has in its memory.
-    fleet.kill();
-    fleet.start().await;
-    let client = fleet.client().await;
+    fleet.kill_all();
+    fleet.start_all().await;
+    let client = fleet.client(ClientOptions::default().with_timeout(Duration::from_secs(30))).await;
     let found = read_all(&client).await;
     let Promised { records, topics } = std::mem::take(&mut *promised.lock().unwrap());
     let values: BTreeSet<&str> = found.values().map(String::as_str).collect();

@@ -153,13 +153,33 @@ impl Fleet {
     /// Has a node stop as it should, and waits until it has.
     pub async fn stop(&mut self, node: usize) {
         self.signal(node, Signal::TERM);
-        let deadline = Instant::now() + DEADLINE;
-        let child = &mut self.nodes[node - 1].as_mut().unwrap().child;
-        while child.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "node {node} does not stop");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        self.stopped(node).await;
+    }
+
+    /// Has all nodes stop as they should, at once. The last of them finds no majority to leave properly.
+    pub async fn stop_all(&mut self) {
+        for node in 1..=NODES {
+            self.signal(node, Signal::TERM);
         }
-        self.nodes[node - 1] = None;
+        for node in 1..=NODES {
+            self.stopped(node).await;
+        }
+    }
+
+    async fn stopped(&mut self, node: usize) {
+        let deadline = Instant::now() + DEADLINE;
+        let mut process = self.nodes[node - 1].take().unwrap();
+        let status = loop {
+            match process.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(10)).await,
+                None => {
+                    process.child.kill().unwrap();
+                    panic!("node {node} does not stop\n{}", self.story());
+                }
+            }
+        };
+        assert!(status.success(), "node {node} stopped with {status}\n{}", self.story());
     }
 
     /// A client that may ask any of the nodes first.

@@ -1,3 +1,5 @@
 //! What tests of whole programs share.
 
+#![allow(dead_code, reason = "each test uses its part")]
+
 pub mod fleet;
