@@ -175,17 +175,17 @@ fn who_does_not_serve(plan: &Plan<'_>, name: &str, level: i16) -> Option<String>
 }
 
 fn check_metadata_version(current: MetadataVersion, level: i16, direction: Direction) -> Result<(), Refusal> {
-    let invalid = |why: &str| {
-        let message = format!("Invalid metadata.version {level}. {why}");
-        Err(Refusal::new(ErrorCode::InvalidUpdateVersion, message))
+    let refused = |message: String| Err(Refusal::new(ErrorCode::InvalidUpdateVersion, message));
+    let Some(wanted) = MetadataVersion::from_level(level) else {
+        return refused(format!("Invalid metadata.version {level}. Unknown metadata.version."));
     };
-    let Some(wanted) = MetadataVersion::from_level(level) else { return invalid("Unknown metadata.version.") };
     let loses = MetadataVersion::all().any(|passed| wanted < passed && passed <= current && passed.changed_metadata());
-    match direction {
-        _ if !loses => Ok(()),
-        Direction::UnsafeDowngrade => invalid("Unsafe metadata downgrade is not supported in this version."),
-        _ => invalid("Refusing to perform the requested downgrade because it might delete metadata information."),
-    }
+    let why = match direction {
+        _ if !loses => return Ok(()),
+        Direction::UnsafeDowngrade => "Unsafe metadata downgrade is not supported in this version.",
+        _ => "Refusing to perform the requested downgrade because it might delete metadata information.",
+    };
+    refused(format!("Unsupported metadata.version downgrade from {} to {level}. {why}", current.level()))
 }
 
 /// Eligible leader replicas need records that hold them, now or after the whole request.

@@ -63,7 +63,11 @@ fn metadata_version_goes_down_only_as_far_as_nothing_is_lost() {
     let mut rig = Rig::at(29).brokers(1);
     refused(&mut rig, (METADATA, 28, UPGRADE), "Can't downgrade the version of this feature without setting");
     refused(&mut rig, (METADATA, 30, SAFE), "Can't downgrade to a newer version.");
-    refused(&mut rig, (METADATA, 22, SAFE), "Refusing to perform the requested downgrade because it might delete");
+    refused(
+        &mut rig,
+        (METADATA, 22, SAFE),
+        "Unsupported metadata.version downgrade from 29 to 22. Refusing to perform",
+    );
     refused(&mut rig, (METADATA, 22, UNSAFE), "Unsafe metadata downgrade is not supported in this version.");
     refused(&mut rig, (METADATA, 6, SAFE), "Local controller 1 only supports versions 7-33");
     refused(&mut rig, (METADATA, -1, SAFE), "A feature version cannot be less than 0.");
