@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use gregor_kubernetes::{Cluster, process};
 use serde_json::json;
 
-use crate::{images::Name, install::registry, target};
+use crate::{events, images::Name, install::registry, target};
 
 /// Whoever moves a gigabyte through a broker on two slow cores needs less.
 const TRANSFER_LIMIT: Duration = Duration::from_mins(15);
@@ -67,13 +67,45 @@ impl Clients {
 
     /// Generates events in a pod and produces them with kcat.
     pub fn produce_events(&self, pod: &str, topic: &str, bytes: u64, progress: &mut dyn FnMut(&str)) -> Result<()> {
-        self.transfer(pod, &kcat_producer(topic, bytes), "produce-events", Stdio::null(), Stdio::null(), progress)
+        self.transfer(
+            pod,
+            &kcat_producer(topic, &bytes.to_string()),
+            "produce-events",
+            Stdio::null(),
+            Stdio::null(),
+            progress,
+        )
     }
 
     /// The same in the background: a child to wait for, and the log of what it says.
     pub fn start_producing_events(&self, pod: &str, topic: &str, bytes: u64) -> Result<(std::process::Child, PathBuf)> {
-        let log = log_file("produce-in-background")?;
-        let mut command = self.shell(pod, &kcat_producer(topic, bytes))?;
+        self.begin(pod, &kcat_producer(topic, &bytes.to_string()), "produce-in-background")
+    }
+
+    /// The same, slowly until [`hurry`](Self::hurry) is called.
+    pub fn start_producing_slowly(&self, pod: &str, topic: &str, bytes: u64) -> Result<(std::process::Child, PathBuf)> {
+        let file = hurry_file(topic);
+        let producer = kcat_producer(topic, &format!("{bytes} {file}"));
+        self.begin(pod, &format!("rm -f {file}\n{producer}"), "produce-slowly")
+    }
+
+    /// Has the slow producer of a topic write the rest at once.
+    pub fn hurry(&self, pod: &str, topic: &str) -> Result<()> {
+        self.output(pod, &format!(": > {}", hurry_file(topic))).map(drop)
+    }
+
+    /// Reads events as they come with kcat in a pod, until there are as many as there shall be, and checks each byte there.
+    pub fn start_checking_events(&self, pod: &str, topic: &str, bytes: u64) -> Result<(std::process::Child, PathBuf)> {
+        let count = events::generate(bytes, &mut std::io::sink(), &mut |_| ())?;
+        let script = format!(
+            "kcat -C -E -b \"$BOOTSTRAP\" -t {topic} -o beginning -c {count} -q -X check.crcs=true | gregor-events check {bytes}"
+        );
+        self.begin(pod, &script, "check-in-background")
+    }
+
+    fn begin(&self, pod: &str, script: &str, name: &str) -> Result<(std::process::Child, PathBuf)> {
+        let log = log_file(name)?;
+        let mut command = self.shell(pod, script)?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?).spawn()?;
         Ok((child, log))
     }
@@ -133,11 +165,16 @@ impl Clients {
 
 /// A pipe that fails when either side does, as POSIX shells do not. `-E`: without it kcat gives up as soon as no broker is there,
 /// and a cluster of one node has none while its pod is replaced.
-fn kcat_producer(topic: &str, bytes: u64) -> String {
+fn kcat_producer(topic: &str, events: &str) -> String {
     format!(
-        "{{ gregor-events generate {bytes} || echo broken >&2; }} | \
+        "{{ gregor-events generate {events} || echo broken >&2; }} | \
          kcat -P -E -b \"$BOOTSTRAP\" -t {topic} -X enable.idempotence=true -X queue.buffering.max.ms=20"
     )
+}
+
+/// The file whose being there tells the slow producer of a topic to hurry.
+fn hurry_file(topic: &str) -> String {
+    format!("/tmp/{topic}.hurry")
 }
 
 fn java(class: &str) -> String {

@@ -104,6 +104,7 @@ pub fn pack_clients(events: &Path, report: &dyn Fn(&str)) -> Result<String> {
         ("kcat", "/bin/kcat"),
         ("dash", "/bin/sh"),
         ("cat", "/bin/cat"),
+        ("rm", "/bin/rm"),
         ("sha256sum", "/bin/sha256sum"),
         ("wc", "/bin/wc"),
         ("timeout", "/bin/timeout"),

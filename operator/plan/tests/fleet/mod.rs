@@ -434,6 +434,8 @@ impl Fleet {
             Some(_) => return Some(refused("ForeignDisk")),
             None if grant == "none" => return Some(refused("DiskLost")),
             None => {
+                // A second start beside a quorum that has run already is another cluster.
+                self.quorums += usize::from(grant == "standalone" && self.quorum.is_some());
                 *disk = Some(Formatted {
                     cluster_id,
                     directory_id: directory_id.clone(),

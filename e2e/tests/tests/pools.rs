@@ -1,0 +1,288 @@
+//! A cluster of three nodes on a real Kubernetes: its restarts, a drain and the death of a Kubernetes node, under producers that
+//! wait for all replicas and consumers that check every byte.
+//!
+//! The tests tell one story in order, on one cluster. They need a Kubernetes and images on its nodes, so `cargo xtask test
+//! e2e` runs them, which prepares both and sets `GREGOR_E2E`; elsewhere they are skipped.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    process::{Child, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use gregor_e2e::{
+    clients::Clients,
+    images::Name,
+    install::{self, Release},
+    story::{self, Story},
+};
+use gregor_kubernetes::{Cluster, Helm, NodeFault, process};
+use serde_json::json;
+
+const NAMESPACE: &str = "pools";
+const MINUTES: Duration = Duration::from_mins(5);
+const EVENT_BYTES: u64 = 50_000_000;
+
+const MANIFESTS: &str = "
+apiVersion: gregor.dev/v1beta1
+kind: KafkaCluster
+metadata: {name: pools}
+spec:
+  nodePools: [{name: combined, nodeIds: ['0-2']}]
+  storage: {volumes: [{name: data, size: 2Gi}]}
+  config: {auto.create.topics.enable: false}
+---
+apiVersion: gregor.dev/v1beta1
+kind: KafkaTopic
+metadata: {name: restarts}
+spec: {clusterRef: {name: pools}, partitions: 3}
+---
+apiVersion: gregor.dev/v1beta1
+kind: KafkaTopic
+metadata: {name: drain}
+spec: {clusterRef: {name: pools}, partitions: 3}
+---
+apiVersion: gregor.dev/v1beta1
+kind: KafkaTopic
+metadata: {name: death}
+spec: {clusterRef: {name: pools}, partitions: 3}
+";
+
+fn main() -> ExitCode {
+    let mut story = Story::new(&[NAMESPACE, install::OPERATOR_NAMESPACE]);
+    story.tell("three_nodes_become_one_cluster", become_one_cluster);
+    story.tell("a_changed_manifest_restarts_one_node_at_a_time_though_the_operator_is_killed", restarts_one_at_a_time);
+    story.tell("a_drained_kubernetes_node_gives_its_broker_up_and_nobody_else", a_drain_takes_one);
+    story.tell("a_wiped_disk_is_reported_lost_and_joins_again_on_a_word", wiped_disks_join_on_a_word);
+    story.tell("the_cluster_serves_on_when_a_kubernetes_node_dies", serves_on_when_a_node_dies);
+    story.end(|cluster| {
+        let _ = cluster.kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s"]);
+    })
+}
+
+fn kubectl(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+    cluster.kubectl(&[&["-n", NAMESPACE], arguments].concat())
+}
+
+fn clients(cluster: &Cluster) -> Result<Clients> {
+    let bootstrap = status(cluster, "bootstrapServers")?;
+    ensure!(!bootstrap.is_empty(), "the status names no bootstrap servers");
+    Clients::start(cluster, NAMESPACE, &bootstrap, &["writer", "reader"])
+}
+
+fn status(cluster: &Cluster, field: &str) -> Result<String> {
+    kubectl(cluster, &["get", "gk", "pools", "-o", &format!("jsonpath={{.status.{field}}}")])
+}
+
+/// The pods of the cluster by name, each with its uid, and whether it is ready.
+fn pods(cluster: &Cluster) -> Result<BTreeMap<String, (String, bool)>> {
+    let path = "jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} {.status.conditions[?(@.type==\"Ready\")].status}{\"\\n\"}{end}";
+    let text = kubectl(cluster, &["get", "pods", "-l", "gregor.dev/cluster=pools", "-o", path])?;
+    let pod = |line: &str| {
+        let mut words = line.split(' ');
+        Some((words.next()?.to_owned(), (words.next()?.to_owned(), words.next() == Some("True"))))
+    };
+    Ok(text.lines().filter_map(pod).collect())
+}
+
+/// Every replica in sync, every voter level: nothing of what was done before is in the way.
+fn whole(cluster: &Cluster) -> Result<()> {
+    story::wait_until_ready(cluster, NAMESPACE, "gk/pools")?;
+    process::wait_until("all replicas are in sync and all voters level", MINUTES, || {
+        Ok(status(cluster, "underReplicatedPartitions")? == "0" && status(cluster, "laggingVoters")?.is_empty())
+    })
+}
+
+fn become_one_cluster(cluster: &Cluster) -> Result<()> {
+    // What an earlier run left.
+    kubectl(cluster, &["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s"])?;
+    Release::crds().apply(cluster, Helm::V4)?;
+    Release::operator().apply(cluster, Helm::V4)?;
+    install::create_namespace(cluster, NAMESPACE)?;
+    process::output_with_input(
+        cluster.kubectl_command()?.args(["-n", NAMESPACE, "apply", "-f", "-"]),
+        MANIFESTS.as_bytes(),
+    )?;
+    for object in ["gk/pools", "gkt/restarts", "gkt/drain", "gkt/death"] {
+        story::wait_until_ready(cluster, NAMESPACE, object)?;
+    }
+    whole(cluster)?;
+    let (pods, nodes) = (pods(cluster)?, status(cluster, "nodeCount")?);
+    ensure!(pods.len() == 3 && nodes == "3", "{pods:?}, {nodes} nodes");
+    let leader = status(cluster, "quorumLeader")?;
+    ensure!(["0", "1", "2"].contains(&leader.as_str()), "the quorum's leader is {leader:?}");
+    Ok(())
+}
+
+/// A client that works in the background; it goes with the test.
+struct Running {
+    what: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    fn of(what: &'static str, (child, log): (Child, PathBuf)) -> Self {
+        Self { what, child, log }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        process::wait_until(&format!("{} has ended", self.what), MINUTES, || Ok(self.child.try_wait()?.is_some()))
+            .with_context(|| process::tail_of_file(&self.log))?;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "{} ended with {status}: {}", self.what, process::tail_of_file(&self.log));
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            process::kill_tree(self.child.id());
+        }
+    }
+}
+
+/// Runs `disturb` while events are produced, and read and checked as they come.
+fn under_load(cluster: &Cluster, topic: &str, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
+    let clients = clients(cluster)?;
+    let mut producer = Running::of("the producer", clients.start_producing_slowly("writer", topic, EVENT_BYTES)?);
+    let mut consumer = Running::of("the consumer", clients.start_checking_events("reader", topic, EVENT_BYTES)?);
+    let disturbed = disturb();
+    clients.hurry("writer", topic)?;
+    let ended = producer.end().and_then(|()| consumer.end());
+    disturbed?;
+    ended.with_context(|| format!("topic {topic}"))
+}
+
+fn restarts_one_at_a_time(cluster: &Cluster) -> Result<()> {
+    whole(cluster)?;
+    let before = pods(cluster)?;
+    under_load(cluster, "restarts", || {
+        let patch = r#"{"spec": {"config": {"log.retention.hours": 48}}}"#;
+        kubectl(cluster, &["patch", "gk", "pools", "--type=merge", "-p", patch])?;
+        process::wait_until("the first node is restarted", MINUTES, || Ok(pods(cluster)? != before))?;
+        // Its successor goes on in the middle.
+        cluster.kubectl(&[
+            "-n",
+            install::OPERATOR_NAMESPACE,
+            "delete",
+            "pods",
+            "--all",
+            "--grace-period=0",
+            "--force",
+        ])?;
+        let mut away_most = 0;
+        process::wait_until("every node is restarted", MINUTES, || {
+            let now = pods(cluster)?;
+            away_most = away_most.max(3 - now.values().filter(|(_, ready)| *ready).count().min(3));
+            Ok(now.len() == 3 && now.iter().all(|(name, (uid, ready))| *ready && before[name].0 != *uid))
+        })?;
+        ensure!(away_most <= 1, "{away_most} nodes were away at the same time");
+        Ok(())
+    })?;
+    whole(cluster)
+}
+
+fn a_drain_takes_one(cluster: &Cluster) -> Result<()> {
+    whole(cluster)?;
+    let node = kubectl(cluster, &["get", "pod", "pools-1-0", "-o", "jsonpath={.spec.nodeName}"])?;
+    let before = pods(cluster)?;
+    let field = format!("spec.nodeName={node}");
+    let path = "jsonpath={.items[*].metadata.name}";
+    let there =
+        kubectl(cluster, &["get", "pods", "-l", "gregor.dev/cluster=pools", "--field-selector", &field, "-o", path])?;
+    under_load(cluster, "drain", || {
+        let selector = "--pod-selector=gregor.dev/cluster=pools";
+        // The pods' temporary files go with them.
+        let drained = cluster.kubectl(&["drain", &node, selector, "--delete-emptydir-data", "--timeout=180s"]);
+        // Its volume may be on that very node: it comes back there.
+        cluster.kubectl(&["uncordon", &node])?;
+        drained?;
+        process::wait_until("three nodes are ready again", MINUTES, || {
+            Ok(pods(cluster)?.values().filter(|(_, ready)| *ready).count() == 3)
+        })
+    })?;
+    let after = pods(cluster)?;
+    let moved: BTreeSet<&str> =
+        after.iter().filter(|(name, (uid, _))| before[*name].0 != *uid).map(|(name, _)| name.as_str()).collect();
+    let there: BTreeSet<&str> = there.split(' ').collect();
+    ensure!(moved == there, "the drain of {node}, where {there:?} were, moved {moved:?}");
+    whole(cluster)
+}
+
+/// Empties a node's disk, from a pod beside it that has the same rights on it, and has the node start again.
+fn wipe(cluster: &Cluster, id: u32) -> Result<()> {
+    let node = kubectl(cluster, &["get", "pod", &format!("pools-{id}-0"), "-o", "jsonpath={.spec.nodeName}"])?;
+    let reference = Name::Clients.reference();
+    let image = format!("{}/{}", install::registry(), reference.rsplit('/').next().unwrap_or(&reference));
+    let user = 65_532;
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "wiper", "namespace": NAMESPACE},
+        "spec": {
+            "nodeName": node,
+            "restartPolicy": "Never",
+            "securityContext": {
+                "runAsNonRoot": true, "runAsUser": user, "runAsGroup": user, "fsGroup": user,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [{
+                "name": "wiper",
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["/bin/sh", "-c", "rm -rf /disk/logs"],
+                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+                "volumeMounts": [{"name": "disk", "mountPath": "/disk"}],
+            }],
+            "volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": format!("pools-{id}-data")}}],
+        },
+    });
+    cluster.apply(&pod.to_string())?;
+    kubectl(cluster, &["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s", "pod/wiper"])?;
+    kubectl(cluster, &["delete", "pod", "wiper", "--now"])?;
+    kubectl(cluster, &["delete", "pod", &format!("pools-{id}-0"), "--grace-period=0", "--force"])?;
+    Ok(())
+}
+
+/// Every node's disk once, that of the node which started the quorum among them.
+fn wiped_disks_join_on_a_word(cluster: &Cluster) -> Result<()> {
+    let id = status(cluster, "clusterId")?;
+    for node in [2, 0, 1] {
+        whole(cluster)?;
+        wipe(cluster, node)?;
+        process::wait_until("the disk is reported as lost", MINUTES, || {
+            let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].reason}";
+            Ok(kubectl(cluster, &["get", "gk", "pools", "-o", path])? == "DiskLost")
+        })?;
+        let patch = json!({"spec": {"acceptDataLoss": [node]}}).to_string();
+        kubectl(cluster, &["patch", "gk", "pools", "--type=merge", "-p", &patch])?;
+        whole(cluster).with_context(|| format!("node {node} with a new disk"))?;
+        // A word counts for one loss.
+        let patch = json!({"spec": {"acceptDataLoss": null}}).to_string();
+        kubectl(cluster, &["patch", "gk", "pools", "--type=merge", "-p", &patch])?;
+    }
+    ensure!(status(cluster, "clusterId")? == id, "the cluster has another id");
+    clients(cluster)?.check_events("reader", "restarts", EVENT_BYTES, &mut |_| ())
+}
+
+fn serves_on_when_a_node_dies(cluster: &Cluster) -> Result<()> {
+    if !cluster.capabilities()?.node_faults {
+        eprintln!("skipped: nodes of {} cannot be killed from here", cluster.provider().name());
+        return Ok(());
+    }
+    whole(cluster)?;
+    // The clients stay: they are on other nodes than the one that dies.
+    let writer = kubectl(cluster, &["get", "pod", "writer", "reader", "-o", "jsonpath={.items[*].spec.nodeName}"])?;
+    let path = "jsonpath={range .items[*]}{.spec.nodeName}{\"\\n\"}{end}";
+    let nodes = kubectl(cluster, &["get", "pods", "-l", "gregor.dev/cluster=pools", "-o", path])?;
+    let Some(node) = nodes.lines().find(|node| !writer.split(' ').any(|other| other == *node)) else {
+        eprintln!("skipped: the clients are on every node that could die");
+        return Ok(());
+    };
+    under_load(cluster, "death", || cluster.fault(node, NodeFault::Kill))?;
+    cluster.fault(node, NodeFault::Restart)?;
+    whole(cluster)
+}
