@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::{Leader, Shared, name, requests};
 use crate::{
-    clock::now,
+    clock::{now, steady},
     partition::{Assignment, Partition},
 };
 
@@ -164,8 +164,8 @@ impl Worker {
                 let Some(back) = taken.await else { return };
                 work = back;
             }
-            let throttled_until = self.shared.throttles.follower.exceeded_until(now());
-            let back = match work.fetcher.next(throttled_until, now()) {
+            let throttled_until = self.shared.throttles.follower.exceeded_until(steady());
+            let back = match work.fetcher.next(throttled_until, steady()) {
                 NextRequest::Wait(until) => {
                     self.sleep(until).await;
                     Some(work)
@@ -181,7 +181,7 @@ impl Worker {
                         self.topic_ids_written(&work, &response).await;
                         aside(work, move |work| work.take_answer(plan.number, &response)).await
                     } else {
-                        work.fetcher.on_request_failed(plan.number, now());
+                        work.fetcher.on_request_failed(plan.number, steady());
                         Some(work)
                     }
                 }
@@ -219,7 +219,7 @@ impl Worker {
 
     async fn sleep(&self, until: Option<Timestamp>) {
         let pause = until.map_or(SLEEP_MAX, |until| {
-            Duration::from_millis(u64::try_from(until.since(now())).unwrap_or(0)).min(SLEEP_MAX)
+            Duration::from_millis(u64::try_from(until.since(steady())).unwrap_or(0)).min(SLEEP_MAX)
         });
         self.inbox.lock().is_away = false;
         // Who comes too late is told at the next turn: the notification is kept.
@@ -262,7 +262,7 @@ impl Work {
                 // The main task's counts for more.
                 let by = Assignment(2 * number + u64::from(self.lane == Lane::Main));
                 // A log that is gone has nothing to follow with; who has it anew is told anew.
-                let Some((log, high_watermark)) = partition.followed_from(by) else { return };
+                let Some((log, high_watermark)) = partition.followed_from(by, now()) else { return };
                 let is_throttled = partition.follows_throttled();
                 self.partitions.insert(id, (partition, by));
                 let step = self.fetcher.follow(id, leader_epoch, log, high_watermark);
@@ -290,16 +290,16 @@ impl Work {
         };
         let error = ErrorCode::from(response.error_code);
         let ids = partitions().map(|(id, _)| id);
-        if !self.fetcher.on_fetched(number, error, response.session_id, ids, now()) {
+        if !self.fetcher.on_fetched(number, error, response.session_id, ids, steady()) {
             return;
         }
         for (id, answered) in partitions() {
             let Some((partition, _)) = self.partitions.get(&id).cloned() else { continue };
             let answer = requests::answer(answered);
-            let step = self.fetcher.on_answer(id, &answer, &*partition, now());
+            let step = self.fetcher.on_answer(id, &answer, &*partition, steady());
             let records = answered.records.as_deref().unwrap_or_default();
             if self.fetcher.is_throttled(id) {
-                self.shared.throttles.follower.record(records.len() as u64, now());
+                self.shared.throttles.follower.record(records.len() as u64, steady());
             }
             self.act(id, step, records);
         }
@@ -309,7 +309,7 @@ impl Work {
         for asked in asked {
             let Some((partition, _)) = self.partitions.get(&asked.partition).cloned() else { continue };
             let answer = requests::looked_up(response, Some(&partition.topic), asked);
-            let step = self.fetcher.on_looked_up(asked, answer, &*partition, now());
+            let step = self.fetcher.on_looked_up(asked, answer, &*partition, steady());
             self.act(asked.partition, step, &[]);
         }
     }
@@ -321,10 +321,10 @@ impl Work {
         }
         match partition.follow_step(step, *by, records, now()) {
             Ok(log) => {
-                self.fetcher.on_log_changed(id, log, now());
+                self.fetcher.on_log_changed(id, log, steady());
                 partition.set_lag(self.fetcher.lag(id));
             }
-            Err(failure) => self.fetcher.on_step_failed(id, failure, now()),
+            Err(failure) => self.fetcher.on_step_failed(id, failure, steady()),
         }
     }
 }

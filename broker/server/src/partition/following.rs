@@ -41,14 +41,23 @@ impl From<LogError> for Failed {
 impl Partition {
     /// From now on only this assignment's steps are done. Where its log starts and ends, and the high watermark; `None` where the log
     /// cannot be used, or is a later assignment's.
-    pub(crate) fn followed_from(&self, by: Assignment) -> Option<(LogPosition, Offset)> {
+    ///
+    /// Whoever asks a leader for what follows says that all before is here to stay. Where only synced records count, what a run that was
+    /// killed, or a leadership that is over, has left unsynced is therefore synced first.
+    pub(crate) fn followed_from(&self, by: Assignment, now: Timestamp) -> Option<(LogPosition, Offset)> {
         self.check_online().ok()?;
         let mut state = self.lock();
         if by < state.followed_by {
             return None;
         }
         state.followed_by = by;
+        let counts_synced = state.settings.syncs_before_acknowledging() && !state.log.is_gone();
+        let is_unsynced = counts_synced && state.log.recovery_point() < state.log.end_offset();
         drop(state);
+        if is_unsynced {
+            self.flush(now);
+            self.check_online().ok()?;
+        }
         self.with_log(|log, high_watermark| (position(log), high_watermark))
     }
 

@@ -46,8 +46,8 @@ async fn what_a_fetcher_does_to_a_log_that_another_took_over_is_not_done() {
         follower.follow_step(step, by, &[], now()).unwrap().end
     };
     let (later, latest) = (Assignment(1_000), Assignment(1_001));
-    assert!(follower.followed_from(latest).is_some());
-    assert!(follower.followed_from(later).is_none(), "a later one has it");
+    assert!(follower.followed_from(latest, now()).is_some());
+    assert!(follower.followed_from(later, now()).is_none(), "a later one has it");
     assert_eq!(cut(later), Offset(1));
     assert_eq!(cut(latest), Offset(0));
 }

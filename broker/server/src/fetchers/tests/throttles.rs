@@ -1,7 +1,7 @@
 //! Throttles of replication (KIP-73): whom they hold back, and what they count.
 
 use super::*;
-use crate::{partition::Supply, throttles::Throttles};
+use crate::{clock::steady, partition::Supply, throttles::Throttles};
 
 /// What a leader has for broker 2 at the start of its log: how many bytes, and what beyond.
 fn supplied(leader: &Arc<Partition>, is_over_quota: bool) -> (usize, Supply, bool) {
@@ -63,11 +63,11 @@ async fn a_follower_counts_what_it_takes_of_throttled_partitions() {
         }))
         .unwrap();
     throttles.set_rates(&image, BrokerId(2));
-    assert_eq!(throttles.follower.exceeded_until(now()), None);
+    assert_eq!(throttles.follower.exceeded_until(steady()), None);
     append(&leader, "one", false).unwrap();
     until("the follower has it", || end_of(&follower) == 1).await;
-    assert!(throttles.follower.exceeded_until(now()).is_some(), "it took more than a byte in a second");
+    assert!(throttles.follower.exceeded_until(steady()).is_some(), "it took more than a byte in a second");
     assert_eq!(throttles.leader.exceeded_until(now()), None);
     throttles.set_rates(&Image::default(), BrokerId(2));
-    assert_eq!(throttles.follower.exceeded_until(now()), None, "the rate was taken away");
+    assert_eq!(throttles.follower.exceeded_until(steady()), None, "the rate was taken away");
 }
