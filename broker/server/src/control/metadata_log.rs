@@ -366,9 +366,10 @@ impl LogView for MetadataLog {
         if found.end_offset >= Offset::ZERO {
             return OffsetAndEpoch::new(found.end_offset, found.leader_epoch);
         }
-        // Nothing of that epoch or an older one is left in the log: what was there stands in a snapshot.
-        match self.earliest_snapshot() {
-            Some(snapshot) if snapshot.epoch <= epoch => snapshot,
+        // Nothing of that epoch or an older one is left in the log: what was there stands in the snapshot at whose end the log starts. One that
+        // a log has yet to start again with is no part of it.
+        match self.snapshots.keys().rfind(|id| id.offset == self.start()) {
+            Some(snapshot) if snapshot.epoch <= epoch => *snapshot,
             _ => OffsetAndEpoch::new(self.start(), LeaderEpoch(0)),
         }
     }
@@ -437,5 +438,43 @@ enum SnapshotFailure<E> {
 impl<E> From<SnapshotError> for SnapshotFailure<E> {
     fn from(error: SnapshotError) -> Self {
         Self::Snapshot(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use gregor_config::Properties;
+    use gregor_log::disk::FaultyDisk;
+    use gregor_raft::snapshot::SnapshotWriter;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_no_end_of_an_empty_log_until_the_log_starts_there() {
+        const ID: SnapshotId = SnapshotId::new(Offset(12), LeaderEpoch(3));
+        let (disk, partition) = (Arc::new(FaultyDisk::new()), PathBuf::from("/data/__cluster_metadata-0"));
+        let mut properties = Properties::default();
+        for (key, value) in [
+            ("node.id", "1"),
+            ("process.roles", "controller"),
+            ("listeners", "CONTROLLER://localhost:9093"),
+            ("controller.listener.names", "CONTROLLER"),
+            ("controller.quorum.bootstrap.servers", "localhost:9093"),
+            ("log.dirs", "/data"),
+        ] {
+            properties.set(key, value);
+        }
+        let config = BrokerConfig::from_properties(&properties).unwrap().0;
+        let mut log = MetadataLog::open(disk.clone(), partition.clone(), &config, Timestamp(1)).unwrap();
+        let bytes = SnapshotWriter::new(ID.epoch, Timestamp(1), Timestamp(2), None).finish().concat();
+        let file = disk.create(&partition.join(snapshot::file_name(ID))).unwrap();
+        file.write_all_at(&mut [IoSlice::new(&bytes)], 0).unwrap();
+        log.add_snapshot(ID).unwrap();
+        assert!(!ID.is_end_in(&log), "a leader's snapshot has come, and the log is still empty");
+        log.start_at(ID, Timestamp(3)).unwrap();
+        assert!(ID.is_end_in(&log));
+        assert_eq!((log.end(), log.start()), (ID, ID.offset));
     }
 }
