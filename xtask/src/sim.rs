@@ -18,6 +18,9 @@ pub struct Arguments {
     /// Play one world and print its story.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+    /// Play worlds of several nodes, not of one.
+    #[arg(long)]
+    cluster: bool,
     /// Build without optimization: sooner ready, and slower.
     #[arg(long)]
     debug: bool,
@@ -31,6 +34,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         sim.arg("--release");
     }
     sim.arg("--");
+    if arguments.cluster {
+        sim.arg("cluster");
+    }
     match (arguments.seed, arguments.seeds) {
         (Some(seed), _) => sim.args(["--seed", &seed.to_string()]),
         (None, seeds) => {

@@ -3,13 +3,14 @@
 //!
 //! [`run`] plays one seed and says what it came to, or which promise was broken. `world.rs` is the place to begin: it knows what
 //! happens; `node/` what a node is made of; `clients/` who uses it; `promises.rs` and `audit.rs` what must be true. There is one
-//! node; the queue of events, the clock and the network are made for several.
+//! node, and all that it does for clients. [`cluster::run`] plays a world of several nodes: how they agree and copy.
 //!
 //! Above all of the broker: nothing depends on it.
 
 mod audit;
 pub mod clients;
 pub mod clock;
+pub mod cluster;
 pub mod network;
 pub mod node;
 pub mod promises;

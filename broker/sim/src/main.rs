@@ -1,5 +1,6 @@
 //! `gregor-sim --seed S` tells the story of one seed; `gregor-sim --seeds N [--from S]` plays many on all cores and says which
-//! breaks a promise. `cargo xtask sim` builds it in release and hands its arguments over.
+//! breaks a promise. With `cluster` before that, the worlds have several nodes. `cargo xtask sim` builds it in release and hands its
+//! arguments over.
 
 use std::{
     collections::BTreeMap,
@@ -11,24 +12,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gregor_sim::{Finding, Options, Outcome, run};
+use gregor_sim::{Finding, Options, cluster};
 
-const USAGE: &str = "usage: gregor-sim --seed S | --seeds N [--from S] [--jobs J]";
+const USAGE: &str = "usage: gregor-sim [cluster] --seed S | --seeds N [--from S] [--jobs J]";
+/// So many worlds of a cluster have everything in them that can go wrong.
+const WORLDS_WITH_ALL_FAULTS: u64 = 200;
 /// So often it says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let Some(numbers) = parse(&arguments) else {
+    let is_cluster = arguments.first().is_some_and(|first| first == "cluster");
+    let play: Play = if is_cluster { play_cluster } else { play_node };
+    let Some(numbers) = parse(&arguments[usize::from(is_cluster)..]) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
     let number = |name: &str| numbers.get(name).copied();
     match (number("--seed"), number("--seeds")) {
-        (Some(seed), None) => play_one(seed),
+        (Some(seed), None) => play_one(play, seed),
         (None, Some(count)) => {
             let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-            play_many(number("--from").unwrap_or(0), count, number("--jobs").unwrap_or(cores).max(1))
+            let worlds = Worlds { play, is_cluster, from: number("--from").unwrap_or(0), count };
+            play_many(&worlds, number("--jobs").unwrap_or(cores).max(1))
         }
         _ => {
             eprintln!("{USAGE}");
@@ -49,8 +55,42 @@ fn parse(arguments: &[String]) -> Option<BTreeMap<&str, u64>> {
         .collect()
 }
 
-fn play_one(seed: u64) -> ExitCode {
-    match run(seed, Options { told: true, ..Options::default() }) {
+/// What a world came to.
+#[derive(Debug)]
+struct Played {
+    trace: u64,
+    events: u64,
+    acknowledged: u64,
+    crashes: u64,
+    nanos: u64,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+type Play = fn(u64, Options) -> Result<Played, Finding>;
+
+/// Which worlds are to be played.
+struct Worlds {
+    play: Play,
+    is_cluster: bool,
+    from: u64,
+    count: u64,
+}
+
+fn play_node(seed: u64, options: Options) -> Result<Played, Finding> {
+    let outcome = gregor_sim::run(seed, options)?;
+    let gregor_sim::Outcome { trace, events, acknowledged, crashes, nanos, .. } = outcome;
+    Ok(Played { trace, events, acknowledged, crashes, nanos, counts: BTreeMap::new() })
+}
+
+fn play_cluster(seed: u64, options: Options) -> Result<Played, Finding> {
+    let cluster::Outcome { trace, events, acknowledged, nanos, counts, .. } = cluster::run(seed, options)?;
+    let ends = ["killed", "power lost", "stopped cleanly"];
+    let crashes = ends.iter().filter_map(|end| counts.get(end)).sum();
+    Ok(Played { trace, events, acknowledged, crashes, nanos, counts })
+}
+
+fn play_one(play: Play, seed: u64) -> ExitCode {
+    match play(seed, Options { told: true, ..Options::default() }) {
         Ok(outcome) => {
             println!("{outcome:?}");
             ExitCode::SUCCESS
@@ -62,7 +102,8 @@ fn play_one(seed: u64) -> ExitCode {
     }
 }
 
-fn play_many(from: u64, count: u64, jobs: u64) -> ExitCode {
+fn play_many(worlds: &Worlds, jobs: u64) -> ExitCode {
+    let Worlds { play, is_cluster, from, count } = *worlds;
     let began = Instant::now();
     let (next, played) = (AtomicU64::new(0), AtomicU64::new(0));
     let (total, findings) = (Mutex::new(Total::default()), Mutex::new(Vec::<Finding>::new()));
@@ -76,7 +117,7 @@ fn play_many(from: u64, count: u64, jobs: u64) -> ExitCode {
                         return;
                     }
                     let seed = from.wrapping_add(index);
-                    match run(seed, Options::default()) {
+                    match play(seed, Options::default()) {
                         Ok(outcome) => lock(&total).add(seed, outcome),
                         Err(finding) => {
                             eprintln!("{finding}");
@@ -97,14 +138,23 @@ fn play_many(from: u64, count: u64, jobs: u64) -> ExitCode {
     });
     let findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(first) = findings.iter().map(|finding| finding.seed).min() {
-        eprintln!("its story: cargo xtask sim --seed {first}");
+        let kind = if is_cluster { "--cluster " } else { "" };
+        eprintln!("its story: cargo xtask sim {kind}--seed {first}");
         return ExitCode::FAILURE;
     }
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let Total { events, crashes, acknowledged, nanos, trace } = total;
+    let Total { events, crashes, acknowledged, nanos, trace, counts } = total;
     println!(
         "{count} worlds: {events} events, {crashes} crashes, {acknowledged} records acknowledged, every promise kept; trace {trace:016x}"
     );
+    for (what, times) in &counts {
+        println!("{times:>12} {what}");
+    }
+    let missing: Vec<_> = cluster::FAULTS.iter().filter(|fault| !counts.contains_key(**fault)).collect();
+    if is_cluster && count >= WORLDS_WITH_ALL_FAULTS && !missing.is_empty() {
+        eprintln!("these never happened: {missing:?}");
+        return ExitCode::FAILURE;
+    }
     let simulated = Duration::from_nanos(nanos);
     let ratio = simulated.as_secs_f64() / began.elapsed().as_secs_f64();
     eprintln!("{} simulated seconds, {ratio:.0} in a second of {} cores", simulated.as_secs(), jobs.min(count));
@@ -118,16 +168,20 @@ struct Total {
     acknowledged: u64,
     nanos: u64,
     trace: u64,
+    counts: BTreeMap<&'static str, u64>,
 }
 
 impl Total {
     /// Adds a world, whichever ends first.
-    fn add(&mut self, seed: u64, outcome: Outcome) {
+    fn add(&mut self, seed: u64, outcome: Played) {
         self.events += outcome.events;
         self.crashes += outcome.crashes;
         self.acknowledged += outcome.acknowledged;
         self.nanos += outcome.nanos;
         self.trace ^= outcome.trace.rotate_left((seed % 64) as u32);
+        for (what, times) in outcome.counts {
+            *self.counts.entry(what).or_default() += times;
+        }
     }
 }
 

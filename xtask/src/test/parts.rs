@@ -111,10 +111,11 @@ fn sim(full: bool) -> Vec<Step> {
         })
     };
     let (crashes, cases, rounds) = if full { ("100000", "20000", "200000") } else { ("1500", "1000", "500") };
-    let worlds = if full { "1000" } else { "40" };
+    let (worlds, clusters) = if full { ("1000", "1000") } else { ("40", "40") };
     let mut steps = vec![
         with("simulated worlds", "worlds", "GREGOR_SIM_SEEDS", worlds),
-        planted(if full { "10" } else { "3" }),
+        optimized("simulated clusters", "clusters", "GREGOR_SIM_CLUSTERS", clusters),
+        optimized("planted bugs", "planted", "GREGOR_PLANTED_RANGES", if full { "10" } else { "3" }),
         with("crashes of the log", "crashes", "GREGOR_CRASH_SEEDS", crashes),
         with("crashes of the control thread", "control_crashes", "GREGOR_CRASH_SEEDS", crashes),
         with("images of records in any order", "image", "PROPTEST_CASES", cases),
@@ -128,14 +129,14 @@ fn sim(full: bool) -> Vec<Step> {
     steps
 }
 
-/// Whether the simulator finds the bugs that are planted for it. That takes a build of its own, in release: many worlds are played.
-fn planted(ranges: &'static str) -> Step {
-    Step::new("planted bugs", 20, true, move |_| {
-        let mut command = cargo(&["test", "--release", "-p", "gregor-sim", "--test", "planted"]);
+/// Tests of the simulator that play many worlds: in release, and in the one build in which bugs can be planted for it to find.
+fn optimized(name: &'static str, test: &'static str, variable: &'static str, value: &'static str) -> Step {
+    Step::new(name, 60, true, move |_| {
+        let mut command = cargo(&["test", "--release", "-p", "gregor-sim", "--test", test]);
         command.env("RUSTFLAGS", "--cfg gregor_planted").env("CARGO_TARGET_DIR", paths::target().join("planted"));
         // Nobody keeps this program: what it would gain by them, linking would lose.
         command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-        command.env("GREGOR_PLANTED_RANGES", ranges);
+        command.env(variable, value);
         Ok(command)
     })
 }

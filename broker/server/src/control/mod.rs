@@ -27,6 +27,7 @@ pub use format::{FormatError, FormatOptions, Formatted, InitialVoters, format_st
 pub use handle::{BrokerState, ControlClosed, ControlHandle, ImageUpdate, MetadataListener, QuorumLeader};
 pub use metadata_log::MetadataLogError;
 pub use open::{ControlError, ControlOptions};
+pub use peers::{Heard, NodeRequest, OfBroker, Posted};
 pub use quorum_state::QuorumStateError;
 pub use replay::ReplayError;
 pub use request::{Answered, ControllerRequest, ControllerResponse};

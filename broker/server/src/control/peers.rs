@@ -37,9 +37,14 @@ const FETCH_WITH_REPLICA_STATE: i16 = 15;
 
 /// What came of a request.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub enum Heard {
     /// The answer of a node to the quorum; `None` where none came.
-    Response { from: BrokerId, response: Option<Response> },
+    Response {
+        /// The node that was asked.
+        from: BrokerId,
+        /// What it said.
+        response: Option<Response>,
+    },
     /// The active controller's answer to the registration of this one; `None` where none came.
     Registered(Option<ErrorCode>),
     /// The active controller's answer to this broker's registration or heartbeat, or that none came.
@@ -47,15 +52,50 @@ pub(super) enum Heard {
 }
 
 /// What this broker asks of the active controller.
-#[derive(Debug)]
-pub(super) enum OfBroker {
+#[derive(Debug, Clone)]
+pub enum OfBroker {
+    /// It starts.
     Registration(BrokerRegistrationRequest),
+    /// It is alive.
     Heartbeat(BrokerHeartbeatRequest),
+}
+
+/// A request for another node that a simulation carries itself.
+#[derive(Debug, Clone)]
+pub struct Posted {
+    /// The node, as the quorum names it: a bootstrap server has no other name than its place among them.
+    pub to: BrokerId,
+    /// Where it listens.
+    pub address: Endpoint,
+    /// What it is asked.
+    pub request: NodeRequest,
+}
+
+/// What a node asks of another one.
+#[derive(Debug, Clone)]
+pub enum NodeRequest {
+    /// Something that the quorum answers.
+    Quorum(Outgoing),
+    /// A controller registers.
+    Controller(ControllerRegistrationRequest),
+    /// A broker speaks of itself.
+    Broker(OfBroker),
+}
+
+impl NodeRequest {
+    /// What its sender hears where `asked` does not answer.
+    pub const fn unanswered(&self, asked: BrokerId) -> Heard {
+        match self {
+            Self::Quorum(_) => Heard::Response { from: asked, response: None },
+            Self::Controller(_) => Heard::Registered(None),
+            Self::Broker(request) => Heard::Broker(request.unanswered()),
+        }
+    }
 }
 
 impl OfBroker {
     /// What its life hears where nobody answered.
-    pub(super) const fn unanswered(&self) -> LifecycleInput {
+    pub const fn unanswered(&self) -> LifecycleInput {
         match self {
             Self::Registration(_) => LifecycleInput::RegistrationAnswered(None),
             Self::Heartbeat(_) => LifecycleInput::HeartbeatAnswered(None),
@@ -87,7 +127,7 @@ pub(super) struct Peers {
 
 /// Requests that a simulation carries itself.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Outbox(Arc<Mutex<VecDeque<(BrokerId, Outgoing)>>>);
+pub(super) struct Outbox(Arc<Mutex<VecDeque<Posted>>>);
 
 impl Peers {
     /// Peers that are reached by `security`; `leader` tells who leads.
@@ -177,21 +217,28 @@ impl Network for Peers {
 
 impl Outbox {
     /// The oldest request that was not taken yet.
-    pub(super) fn take(&self) -> Option<(BrokerId, Outgoing)> {
+    pub(super) fn take(&self) -> Option<Posted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn post(&self, to: BrokerId, address: &Endpoint, request: NodeRequest) {
+        let posted = Posted { to, address: address.clone(), request };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(posted);
     }
 }
 
 impl Network for Outbox {
-    fn send(&mut self, to: BrokerId, _: &Endpoint, request: Outgoing) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back((to, request));
+    fn send(&mut self, to: BrokerId, address: &Endpoint, request: Outgoing) {
+        self.post(to, address, NodeRequest::Quorum(request));
     }
 
-    // A simulated controller that does not lead is not registered.
-    fn register(&mut self, _: BrokerId, _: &Endpoint, _: ControllerRegistrationRequest) {}
+    fn register(&mut self, leader: BrokerId, address: &Endpoint, request: ControllerRegistrationRequest) {
+        self.post(leader, address, NodeRequest::Controller(request));
+    }
 
-    // Nor is a simulated broker whose node does not lead.
-    fn tell(&mut self, _: BrokerId, _: &Endpoint, _: OfBroker) {}
+    fn tell(&mut self, leader: BrokerId, address: &Endpoint, request: OfBroker) {
+        self.post(leader, address, NodeRequest::Broker(request));
+    }
 }
 
 /// A peer that is silent may be gone, and its name may stand for another address by now.

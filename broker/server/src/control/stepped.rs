@@ -1,8 +1,8 @@
 //! The control thread without a thread: a simulation calls it step by step, in its own time. What it does is what the thread does,
 //! by the same driver.
 
-use gregor_raft::{Nanos, Outgoing, Response};
-use gregor_types::{BrokerId, Offset};
+use gregor_raft::Nanos;
+use gregor_types::Offset;
 use tokio::sync::oneshot;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     driver::Driver,
     handle::Command,
     open::open,
-    peers::{Heard, Outbox},
+    peers::{Heard, Outbox, Posted},
     start::channels,
 };
 
@@ -55,14 +55,25 @@ impl SteppedControl {
         Ok(response)
     }
 
-    /// The oldest request to another node that was not taken yet, and for which node it is.
-    pub fn take_request(&self) -> Option<(BrokerId, Outgoing)> {
+    /// The oldest request to another node that was not taken yet. Each is answered once, by [`SteppedControl::hear`].
+    pub fn take_request(&self) -> Option<Posted> {
         self.outbox.take()
     }
 
-    /// The answer of a node to the request that was taken; `None` where none came.
-    pub fn hear(&mut self, from: BrokerId, response: Option<Response>) {
-        self.driver.hear(Heard::Response { from, response });
+    /// What came of a request that was taken.
+    pub fn hear(&mut self, heard: Heard) {
+        self.driver.hear(heard);
+    }
+
+    /// Begins the controlled shutdown of this broker.
+    pub fn shut_down_broker(&mut self) -> Result<(), ControlError> {
+        self.driver.take(Command::ShutDownBroker)
+    }
+
+    /// Gives up leadership, as a node does that is about to stop; later steps let the other voters know.
+    pub fn resign(&mut self) -> Result<(), ControlError> {
+        let (done, _) = oneshot::channel();
+        self.driver.take(Command::Stop(done))
     }
 
     /// Everything that the image says up to this offset is done.

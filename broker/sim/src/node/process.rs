@@ -61,8 +61,16 @@ pub struct Process {
     answers: Vec<Answer>,
 }
 
+/// Committed metadata on its way from the control thread to the partitions.
 #[derive(Debug, Clone, Default)]
-struct Updates(Arc<Mutex<VecDeque<ImageUpdate>>>);
+pub(crate) struct Updates(Arc<Mutex<VecDeque<ImageUpdate>>>);
+
+impl Updates {
+    /// The oldest one.
+    pub(crate) fn take(&self) -> Option<ImageUpdate> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
 
 impl MetadataListener for Updates {
     fn publish(&mut self, update: ImageUpdate) {
@@ -223,8 +231,7 @@ impl Process {
     fn apply_updates(&mut self) -> Result<bool, Death> {
         let mut any = false;
         loop {
-            let update = self.updates.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some(update) = update else { return Ok(any) };
+            let Some(update) = self.updates.take() else { return Ok(any) };
             any = true;
             self.broker.apply(&update)?;
             let applied = update.image.position.last_offset;

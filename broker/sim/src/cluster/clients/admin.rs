@@ -1,0 +1,240 @@
+//! An administrator: creates topics and deletes them, adds partitions, moves them, elects leaders, changes what a topic asks for.
+
+use gregor_controller::{ControllerRequest, ControllerResponse as Decision};
+use gregor_messages::{
+    AlterPartitionReassignmentsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
+    ElectLeadersRequest, IncrementalAlterConfigsRequest,
+    alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
+    create_partitions_request::CreatePartitionsTopic,
+    create_topics_request::{CreatableTopic, CreatableTopicConfig},
+    elect_leaders_request::TopicPartitions,
+    incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
+};
+use gregor_server::control::ControllerResponse;
+use gregor_types::ErrorCode;
+
+use super::{Client, View};
+use crate::cluster::letters::{Answer, CallId, Question};
+
+const TOPICS_MAX: usize = 4;
+const PARTITIONS_MAX: usize = 4;
+const TOPIC_RESOURCE: i8 = 2;
+const TIMEOUT_MS: i32 = 10_000;
+/// `ElectionType.PREFERRED`.
+const PREFERRED: i8 = 0;
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(in crate::cluster) struct Admin {
+    created: usize,
+    asking: Option<(CallId, Asked)>,
+    /// What was not answered is asked again, until it is.
+    again: Option<Asked>,
+}
+
+#[derive(Debug, Clone)]
+enum Asked {
+    Create { name: String, partitions: i32, replicas: i16, min_isr: usize, synced: bool },
+    Delete { name: String },
+    Grow { name: String, partitions: i32 },
+    Move { name: String, index: i32, to: Vec<i32> },
+    Elect { name: String, index: i32 },
+    MinIsr { name: String, min_isr: usize },
+}
+
+impl Admin {
+    fn next(&mut self, view: &mut View<'_>) -> Option<Asked> {
+        if let Some(again) = self.again.take() {
+            return Some(again);
+        }
+        if view.healing {
+            return None;
+        }
+        let topics: Vec<String> = view.ledger.topics().cloned().collect();
+        let brokers = view.brokers();
+        if topics.is_empty() || (topics.len() < TOPICS_MAX && view.random.chance(40)) {
+            self.created += 1;
+            let replicas = brokers.len().min(3);
+            let min_isr = if view.random.chance(70) { 2 } else { 1 };
+            return Some(Asked::Create {
+                name: format!("topic-{}", self.created),
+                partitions: view.random.between(1, 4) as i32,
+                replicas: replicas as i16,
+                min_isr,
+                synced: view.synced,
+            });
+        }
+        let name = view.random.pick(&topics).clone();
+        let image = view.image.clone()?;
+        let partitions = image.topics().by_name(&name)?.partition_count();
+        let index = view.random.below(partitions.max(1) as u64) as i32;
+        match view.random.below(12) {
+            0 if topics.len() > 1 => Some(Asked::Delete { name }),
+            1 if partitions < PARTITIONS_MAX => Some(Asked::Grow { name, partitions: partitions as i32 + 1 }),
+            2..5 => {
+                let mut to: Vec<i32> = brokers.iter().map(|broker| broker.value()).collect();
+                let wanted = to.len().min(3);
+                while to.len() > wanted {
+                    let index = view.random.below(to.len() as u64) as usize;
+                    to.remove(index);
+                }
+                let turn = view.random.below(to.len() as u64) as usize;
+                to.rotate_left(turn);
+                Some(Asked::Move { name, index, to })
+            }
+            5..8 => Some(Asked::Elect { name, index }),
+            8 => Some(Asked::MinIsr { name, min_isr: view.random.between(1, 3) as usize }),
+            _ => None,
+        }
+    }
+}
+
+impl Asked {
+    fn request(&self) -> ControllerRequest {
+        match self {
+            Self::Create { name, partitions, replicas, min_isr, synced } => {
+                create(name, *partitions, *replicas, *min_isr, *synced).into()
+            }
+            Self::Delete { name } => {
+                let topic_names = vec![name.as_str().into()];
+                DeleteTopicsRequest { topic_names, timeout_ms: TIMEOUT_MS, ..Default::default() }.into()
+            }
+            Self::Grow { name, partitions } => {
+                let topic =
+                    CreatePartitionsTopic { name: name.as_str().into(), count: *partitions, ..Default::default() };
+                CreatePartitionsRequest { topics: vec![topic], timeout_ms: TIMEOUT_MS, ..Default::default() }.into()
+            }
+            Self::Move { name, index, to } => {
+                let partition =
+                    ReassignablePartition { partition_index: *index, replicas: Some(to.clone()), ..Default::default() };
+                let topic =
+                    ReassignableTopic { name: name.as_str().into(), partitions: vec![partition], ..Default::default() };
+                let topics = vec![topic];
+                AlterPartitionReassignmentsRequest { timeout_ms: TIMEOUT_MS, topics, ..Default::default() }.into()
+            }
+            Self::Elect { name, index } => {
+                let topic =
+                    TopicPartitions { topic: name.as_str().into(), partitions: vec![*index], ..Default::default() };
+                ElectLeadersRequest {
+                    election_type: PREFERRED,
+                    topic_partitions: Some(vec![topic]),
+                    timeout_ms: TIMEOUT_MS,
+                    ..Default::default()
+                }
+                .into()
+            }
+            Self::MinIsr { name, min_isr } => {
+                let config = AlterableConfig {
+                    name: "min.insync.replicas".into(),
+                    config_operation: 0,
+                    value: Some(min_isr.to_string().as_str().into()),
+                    ..Default::default()
+                };
+                let resource = AlterConfigsResource {
+                    resource_type: TOPIC_RESOURCE,
+                    resource_name: name.as_str().into(),
+                    configs: vec![config],
+                    ..Default::default()
+                };
+                IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() }.into()
+            }
+        }
+    }
+
+    /// What is counted once it is done.
+    const fn deed(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "topic created",
+            Self::Delete { .. } => "topic deleted",
+            Self::Grow { .. } => "partitions added",
+            Self::Move { .. } => "partition moved",
+            Self::Elect { .. } => "preferred leader elected",
+            Self::MinIsr { .. } => "setting changed",
+        }
+    }
+}
+
+fn create(name: &str, partitions: i32, replicas: i16, min_isr: usize, synced: bool) -> CreateTopicsRequest {
+    let config = |name: &str, value: &str| CreatableTopicConfig {
+        name: name.into(),
+        value: Some(value.into()),
+        ..Default::default()
+    };
+    let mut configs = vec![
+        config("segment.bytes", "1048576"),
+        config("retention.ms", "-1"),
+        config("index.interval.bytes", "100"),
+        config("min.insync.replicas", &min_isr.to_string()),
+        // The wall clocks jump, and producers' clocks do not.
+        config("message.timestamp.after.max.ms", "9223372036854775807"),
+    ];
+    if synced {
+        configs.push(config("flush.messages", "1"));
+    }
+    let topic = CreatableTopic {
+        name: name.into(),
+        num_partitions: partitions,
+        replication_factor: replicas,
+        configs,
+        ..Default::default()
+    };
+    CreateTopicsRequest { topics: vec![topic], timeout_ms: TIMEOUT_MS, ..Default::default() }
+}
+
+/// The error of the one thing that was asked for, if the answer is one to it.
+fn error_in(decision: &Decision) -> Option<ErrorCode> {
+    let code = match decision {
+        Decision::CreateTopics(response) => response.topics.first()?.error_code,
+        Decision::DeleteTopics(response) => response.responses.first()?.error_code,
+        Decision::CreatePartitions(response) => response.results.first()?.error_code,
+        Decision::IncrementalAlterConfigs(response) => response.responses.first()?.error_code,
+        Decision::AlterPartitionReassignments(response) => {
+            let of_partition = response.responses.first().and_then(|topic| topic.partitions.first());
+            of_partition.map_or(response.error_code, |partition| partition.error_code)
+        }
+        Decision::ElectLeaders(response) => {
+            let of_partition =
+                response.replica_election_results.first().and_then(|topic| topic.partition_result.first());
+            of_partition.map_or(response.error_code, |partition| partition.error_code)
+        }
+        _ => return None,
+    };
+    Some(ErrorCode::from(code))
+}
+
+impl Client for Admin {
+    fn wake(&mut self, view: &mut View<'_>) {
+        view.wake_in(700);
+        let Some(controller) = view.controller else { return };
+        if self.asking.is_some() {
+            return;
+        }
+        let Some(asked) = self.next(view) else { return };
+        if let Asked::Delete { name } = &asked {
+            view.ledger.leaves(name);
+        }
+        let call = view.ask(controller, Question::Decide(asked.request()));
+        self.asking = Some((call, asked));
+    }
+
+    fn hear(&mut self, call: CallId, answer: Option<Answer>, view: &mut View<'_>) {
+        let Some((_, asked)) = self.asking.take_if(|(asking, _)| *asking == call) else { return };
+        let error = match &answer {
+            Some(Answer::Control(ControllerResponse::Controller(decision))) => error_in(decision),
+            _ => None,
+        };
+        match (asked, error) {
+            (Asked::Create { name, .. }, Some(ErrorCode::None | ErrorCode::TopicAlreadyExists)) => {
+                view.ledger.count("topic created");
+                view.ledger.created(&name);
+            }
+            (Asked::Delete { .. }, Some(ErrorCode::None | ErrorCode::UnknownTopicOrPartition)) => {
+                view.ledger.count("topic deleted");
+            }
+            // What may have been done is asked for until it is known to be: nothing else may come after it unseen.
+            (asked @ (Asked::Create { .. } | Asked::Delete { .. }), _) => self.again = Some(asked),
+            (asked, Some(ErrorCode::None)) => view.ledger.count(asked.deed()),
+            _ => {}
+        }
+    }
+}

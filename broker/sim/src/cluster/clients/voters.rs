@@ -1,0 +1,142 @@
+//! An administrator of the quorum: takes voters out, has the disk of some of them replaced, and puts controllers in.
+//!
+//! One change at a time, asked for until it is known to be made, so that never more than one voter is less than there seem to be.
+
+use gregor_messages::{AddRaftVoterRequest, RemoveRaftVoterRequest, add_raft_voter_request::Listener as AddedListener};
+use gregor_raft::Request;
+use gregor_server::control::ControllerResponse;
+use gregor_types::{BrokerId, DirectoryId, ErrorCode};
+
+use super::{Client, View};
+use crate::cluster::{
+    letters::{Answer, CallId, Question},
+    machine::{CLUSTER, Identity, Roles},
+};
+
+/// Fewer voters than this stay for no time at all.
+const VOTERS_MIN: usize = 2;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(in crate::cluster) struct VoterAdmin {
+    /// Who votes, as far as it knows.
+    voters: Vec<BrokerId>,
+    change: Option<Change>,
+    asking: Option<CallId>,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Add(Identity),
+    Remove(BrokerId, DirectoryId),
+}
+
+impl VoterAdmin {
+    /// Knows the first voters.
+    pub(in crate::cluster) const fn new(voters: Vec<BrokerId>) -> Self {
+        Self { voters, change: None, asking: None }
+    }
+
+    fn next(&self, view: &mut View<'_>) -> Option<Change> {
+        let others: Vec<Identity> = view
+            .nodes
+            .iter()
+            .filter(|(identity, runs)| *runs && identity.roles.is_controller() && !self.voters.contains(&identity.id))
+            .map(|(identity, _)| identity.clone())
+            .collect();
+        let adds = !others.is_empty() && (view.random.chance(60) || self.voters.len() <= VOTERS_MIN);
+        if adds {
+            return Some(Change::Add(view.random.pick(&others).clone()));
+        }
+        if view.healing || self.voters.len() <= VOTERS_MIN {
+            return None;
+        }
+        let id = *view.random.pick(&self.voters);
+        let (identity, _) = view.nodes.iter().find(|(identity, _)| identity.id == id)?;
+        Some(Change::Remove(id, identity.directory))
+    }
+
+    fn made(&mut self, change: &Change, view: &mut View<'_>) {
+        match change {
+            Change::Add(identity) => {
+                view.ledger.count("voter added");
+                self.voters.push(identity.id);
+            }
+            Change::Remove(id, _) => {
+                view.ledger.count("voter removed");
+                self.voters.retain(|voter| voter != id);
+                let is_controller =
+                    view.nodes.iter().any(|(identity, _)| identity.id == *id && identity.roles == Roles::Controller);
+                // Only what votes no more may lose what it has voted; and a broker's records are not to be lost here.
+                if is_controller && !view.healing && view.random.chance(60) {
+                    view.replaces = Some(*id);
+                }
+            }
+        }
+    }
+}
+
+impl Change {
+    fn request(&self) -> Request {
+        match self {
+            Self::Add(identity) => {
+                let listeners = identity.controller_endpoints().into_iter().map(|endpoint| AddedListener {
+                    name: endpoint.name,
+                    host: endpoint.host,
+                    port: endpoint.port,
+                    ..Default::default()
+                });
+                Request::AddRaftVoter(AddRaftVoterRequest {
+                    cluster_id: Some(CLUSTER.into()),
+                    timeout_ms: 3_000,
+                    voter_id: identity.id.value(),
+                    voter_directory_id: identity.directory,
+                    listeners: listeners.collect(),
+                    ack_when_committed: true,
+                    ..Default::default()
+                })
+            }
+            Self::Remove(id, directory) => Request::RemoveRaftVoter(RemoveRaftVoterRequest {
+                cluster_id: Some(CLUSTER.into()),
+                voter_id: id.value(),
+                voter_directory_id: *directory,
+                ..Default::default()
+            }),
+        }
+    }
+}
+
+impl Client for VoterAdmin {
+    fn wake(&mut self, view: &mut View<'_>) {
+        view.wake_in(4_000);
+        let Some(controller) = view.controller else { return };
+        if self.asking.is_some() {
+            return;
+        }
+        if self.change.is_none() {
+            self.change = self.next(view);
+        }
+        if let Some(change) = &self.change {
+            let question = Question::Quorum(change.request());
+            self.asking = Some(view.ask(controller, question));
+        }
+    }
+
+    fn hear(&mut self, call: CallId, answer: Option<Answer>, view: &mut View<'_>) {
+        if self.asking.take_if(|asking| *asking == call).is_none() {
+            return;
+        }
+        let Some(change) = self.change.take() else { return };
+        let code = match &answer {
+            Some(Answer::Control(ControllerResponse::AddRaftVoter(response))) => Some(response.error_code),
+            Some(Answer::Control(ControllerResponse::RemoveRaftVoter(response))) => Some(response.error_code),
+            _ => None,
+        };
+        match (&change, code.map(ErrorCode::from)) {
+            (_, Some(ErrorCode::None))
+            | (Change::Add(_), Some(ErrorCode::DuplicateVoter))
+            | (Change::Remove(..), Some(ErrorCode::VoterNotFound)) => self.made(&change, view),
+            _ => self.change = Some(change),
+        }
+    }
+}

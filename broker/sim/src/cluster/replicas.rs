@@ -1,0 +1,499 @@
+//! The partitions of a simulated broker in a cluster, as the metadata says: what the server's `partitions/`, `isr_changes.rs` and
+//! `housekeeper.rs` do on their threads, in steps.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use gregor_config::BrokerConfig;
+use gregor_log::{
+    CheckpointKind, DeletedPartition, Disk, LogDirectory, PartitionDirectoryKind, RestingLog, disk::FaultyDisk,
+};
+use gregor_messages::{
+    AlterPartitionRequest,
+    alter_partition_request::{BrokerState, PartitionData, TopicData},
+};
+use gregor_metadata::{ConfigResource, Image, MetadataImage};
+use gregor_node::{PartitionAction, ReplicaRole, is_stray, partition_actions};
+use gregor_raft::Nanos;
+use gregor_replication::{
+    FollowedPartition, IsrProposal, OffsetLookUp, PartitionAssignment, ProposalAnswer, ProposalOutcome, Registration,
+};
+use gregor_server::{TopicSettings, control::ImageUpdate};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, Offset, Timestamp, TopicPartition, Uuid};
+
+use super::{
+    fetching::Fetchers,
+    letters::{Answer, FollowerQuestion, Parts, Purpose, Question, Return},
+    replica::{Replica, Role, refusal},
+};
+use crate::{
+    Random,
+    clock::{Clock, MILLISECOND, SECOND},
+    network::Batches,
+    node::Death,
+};
+
+const CHECKPOINT_EVERY: Nanos = 5 * SECOND;
+/// How often leaders look for followers that are too far behind.
+const LAGGARDS_EVERY: Nanos = SECOND;
+/// How long a leader lets a follower wait that has everything.
+const FETCH_WAIT: Nanos = SECOND / 2;
+/// Before a proposal is sent again.
+const PROPOSAL_RETRY: Nanos = 200 * MILLISECOND;
+/// How long the controller may take to answer one.
+const PROPOSAL_PATIENCE: Nanos = 3 * SECOND;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Replicas {
+    me: BrokerId,
+    config: Arc<BrokerConfig>,
+    clock: Clock,
+    random: Random,
+    directory: LogDirectory,
+    found: BTreeMap<TopicPartition, RestingLog>,
+    previous: Arc<MetadataImage>,
+    pub(super) held: BTreeMap<FollowedPartition, Replica>,
+    /// Replicas for which the disk had no room yet.
+    unmade: BTreeMap<FollowedPartition, KString>,
+    deleted: Vec<(Timestamp, DeletedPartition)>,
+    pub(super) fetchers: Fetchers,
+    waiting: Vec<WaitingFetch>,
+    proposals: BTreeMap<FollowedPartition, Proposal>,
+    answers: Vec<(Return, Answer)>,
+    next_checkpoint: Nanos,
+    next_look: Nanos,
+    first: bool,
+}
+
+/// A question of this node.
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) to: BrokerId,
+    pub(super) question: Question,
+    pub(super) purpose: Purpose,
+    pub(super) patience: Nanos,
+}
+
+/// A follower that has everything.
+#[derive(Debug)]
+struct WaitingFetch {
+    back: Return,
+    asked: FollowerQuestion,
+    until: Nanos,
+    /// The high watermarks that it will have been told, in the order of the plan.
+    told: Vec<Offset>,
+}
+
+/// A change of in-sync replicas on its way to the controller.
+#[derive(Debug)]
+struct Proposal {
+    wanted: IsrProposal,
+    next: Nanos,
+    under_way: bool,
+}
+
+/// How the metadata knows a broker.
+fn registration_of(image: &Image, broker: BrokerId) -> Option<Registration> {
+    let cluster = image.cluster();
+    cluster.broker(broker).map(|known| Registration { epoch: known.epoch, active: cluster.is_active(broker) })
+}
+
+impl Replicas {
+    /// Looks at what lies in the directory; a log is opened once the metadata gives it to this broker.
+    pub(super) fn open(
+        disk: &FaultyDisk,
+        clock: &Clock,
+        random: Random,
+        config: Arc<BrokerConfig>,
+        directory: LogDirectory,
+    ) -> Result<Self, Death> {
+        let mut found = BTreeMap::new();
+        for entry in directory.find_partitions()? {
+            if entry.path.ends_with("__cluster_metadata-0") {
+                continue;
+            }
+            match entry.kind {
+                PartitionDirectoryKind::Partition => {}
+                PartitionDirectoryKind::Deleted => {
+                    disk.remove_directory(&entry.path).map_err(|error| Death(error.to_string()))?;
+                    continue;
+                }
+                PartitionDirectoryKind::Stray | PartitionDirectoryKind::Future => continue,
+            }
+            let name = entry.topic_partition.clone();
+            found.insert(name, directory.survey(entry)?);
+        }
+        Ok(Self {
+            me: config.node_id,
+            fetchers: Fetchers::new(config.node_id, config.num_replica_fetchers, 1_000),
+            config,
+            clock: clock.clone(),
+            random,
+            directory,
+            found,
+            previous: Arc::default(),
+            held: BTreeMap::new(),
+            unmade: BTreeMap::new(),
+            deleted: Vec::new(),
+            waiting: Vec::new(),
+            proposals: BTreeMap::new(),
+            answers: Vec::new(),
+            next_checkpoint: clock.nanos() + CHECKPOINT_EVERY,
+            next_look: clock.nanos() + LAGGARDS_EVERY,
+            first: true,
+        })
+    }
+
+    /// Creates, deletes, leads and follows partitions as an image says.
+    pub(super) fn apply(&mut self, update: &ImageUpdate) -> Result<(), Death> {
+        let previous = std::mem::replace(&mut self.previous, Arc::clone(&update.image));
+        let image = Arc::clone(&update.image);
+        if std::mem::take(&mut self.first) {
+            self.set_strays(&image)?;
+        }
+        for action in partition_actions(self.me, &previous, &image, &update.changes) {
+            match action {
+                PartitionAction::Delete { topic_id, index, .. } => {
+                    self.delete(FollowedPartition { topic_id, partition: index })?;
+                }
+                PartitionAction::Hold { topic_id, topic, index, .. } => {
+                    self.hold(&topic, FollowedPartition { topic_id, partition: index }, &image)?;
+                }
+            }
+        }
+        let wall = self.clock.wall();
+        let brokers: Vec<_> = update.changes.brokers.iter().map(|id| (*id, registration_of(&image, *id))).collect();
+        for replica in self.held.values_mut() {
+            if !brokers.is_empty() {
+                replica.on_registrations(&brokers, wall);
+            }
+            if update.changes.configs.contains(&ConfigResource::topic(replica.topic.clone())) {
+                replica.set_settings(&TopicSettings::of(&replica.topic, &self.config, &image), wall);
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds a replica in the role that the image gives it.
+    fn hold(&mut self, topic: &KString, id: FollowedPartition, image: &Image) -> Result<(), Death> {
+        let Some(state) = image.topics().partition(id.topic_id, id.partition) else { return Ok(()) };
+        if !self.held.contains_key(&id) {
+            let settings = TopicSettings::of(topic, &self.config, image);
+            let Some(opened) = self.open_log(topic, id, settings)? else {
+                self.unmade.insert(id, topic.clone());
+                return Ok(());
+            };
+            self.held.insert(id, opened);
+        }
+        self.unmade.remove(&id);
+        let role = match state.leader {
+            Some(leader) if leader == self.me => ReplicaRole::Leader,
+            Some(leader) => ReplicaRole::Follower(leader),
+            None => ReplicaRole::Leaderless,
+        };
+        let assignment = PartitionAssignment {
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+            replicas: state.replicas.clone(),
+            isr: state.isr.clone(),
+            adding: state.adding.clone(),
+        };
+        let times = (self.clock.nanos(), self.clock.wall());
+        let replica = self.held.get_mut(&id).expect("it was just put there");
+        replica.set_role(self.me, state.leader, &assignment, |broker| registration_of(image, broker), times.1);
+        match role {
+            ReplicaRole::Follower(leader) => self.fetchers.follow(replica, leader, state.leader_epoch, times)?,
+            ReplicaRole::Leader | ReplicaRole::Leaderless => self.fetchers.unfollow(id),
+        }
+        Ok(())
+    }
+
+    fn open_log(
+        &mut self,
+        topic: &KString,
+        id: FollowedPartition,
+        settings: Arc<TopicSettings>,
+    ) -> Result<Option<Replica>, Death> {
+        let name = TopicPartition::new(topic.clone(), id.partition);
+        let now = self.clock.wall();
+        let log = if let Some(mut found) = self.found.remove(&name) {
+            let mut opening = found.opening(Arc::clone(&settings.log), now)?;
+            while !opening.step(1_000)?.done {}
+            opening.finish()?
+        } else {
+            let config = Arc::clone(&settings.log);
+            match self.directory.create_partition(name.clone(), Some(id.topic_id), config, now) {
+                Ok(log) => log,
+                Err(error) if error.is_disk_full() => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let checkpoint = self.directory.checkpoint(CheckpointKind::HighWatermark, &name);
+        let high_watermark = checkpoint.unwrap_or_else(|| log.start_offset());
+        Ok(Some(Replica::new(topic.clone(), id, log, high_watermark, settings)))
+    }
+
+    fn delete(&mut self, id: FollowedPartition) -> Result<(), Death> {
+        self.fetchers.unfollow(id);
+        self.unmade.remove(&id);
+        self.proposals.remove(&id);
+        let Some(mut replica) = self.held.remove(&id) else { return Ok(()) };
+        self.answers.append(&mut replica.give_up());
+        let due = self.clock.wall().plus_ms(10_000);
+        let unique = self.uuid();
+        let deleted = self.directory.delete_partition(replica.log, unique)?;
+        self.deleted.push((due, deleted));
+        // A log that gets the name anew must not inherit the old one's high watermark.
+        self.checkpoint(CheckpointKind::HighWatermark)?;
+        self.checkpoint(CheckpointKind::RecoveryPoint)
+    }
+
+    fn set_strays(&mut self, image: &Image) -> Result<(), Death> {
+        let me = self.me;
+        let stray: Vec<_> = self
+            .found
+            .extract_if(.., |name, log| is_stray(me, image, log.topic_id(), &name.topic, name.partition))
+            .collect();
+        for (_, log) in stray {
+            let unique = self.uuid();
+            self.directory.set_stray(log, unique)?;
+        }
+        Ok(())
+    }
+
+    fn uuid(&mut self) -> Uuid {
+        let mut random = self.random.fork();
+        Uuid::from_random(|| u128::from(random.bits()) << 64 | u128::from(random.bits()))
+    }
+
+    pub(super) fn produce(&mut self, back: Return, id: FollowedPartition, batch: &Batches) -> Result<(), Death> {
+        let now = self.clock.wall();
+        match self.held.get_mut(&id) {
+            Some(replica) => replica.produce(back, &batch.0, now)?,
+            None => self.answers.push((back, Answer::Refused(ErrorCode::NotLeaderOrFollower))),
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(&mut self, back: Return, id: FollowedPartition, from: Offset) -> Result<(), Death> {
+        let answer = match self.held.get_mut(&id) {
+            Some(replica) => replica.read(from)?,
+            None => Answer::Refused(ErrorCode::NotLeaderOrFollower),
+        };
+        self.answers.push((back, answer));
+        Ok(())
+    }
+
+    pub(super) fn look_up(&mut self, back: Return, asked: &[OffsetLookUp]) {
+        let find = |asked: &OffsetLookUp| match self.held.get(&asked.partition) {
+            Some(replica) => replica.look_up(asked),
+            None => Err(ErrorCode::NotLeaderOrFollower),
+        };
+        let found = asked.iter().map(find).collect();
+        self.answers.push((back, Answer::LookedUp(found)));
+    }
+
+    /// Takes a follower's fetch: it is answered at once if there is something to say, else it waits.
+    pub(super) fn fetch(&mut self, back: Return, asked: FollowerQuestion) -> Result<(), Death> {
+        let (parts, says) = self.serve(&asked, true)?;
+        if says {
+            self.answers.push((back, Answer::Fetched(parts)));
+            return Ok(());
+        }
+        let told = parts.iter().map(|(_, answer, _)| answer.leader.high_watermark).collect();
+        let until = self.clock.nanos() + FETCH_WAIT;
+        self.waiting.push(WaitingFetch { back, asked, until, told });
+        Ok(())
+    }
+
+    /// Each partition's part of an answer, and whether it says anything.
+    fn serve(&mut self, asked: &FollowerQuestion, is_new: bool) -> Result<(Parts, bool), Death> {
+        let now = self.clock.wall();
+        let registration = registration_of(&self.previous, asked.replica);
+        let mut parts = Vec::new();
+        let mut says = false;
+        for (id, position) in &asked.plan.wanted {
+            let (answer, records) = match self.held.get_mut(id) {
+                Some(replica) => replica.serve(asked, position, registration, is_new, now)?,
+                None => (refusal(ErrorCode::NotLeaderOrFollower), Bytes::new()),
+            };
+            says |= !records.is_empty() || answer.error != ErrorCode::None || answer.diverging.is_some();
+            parts.push((*id, answer, records));
+        }
+        Ok((parts, says))
+    }
+
+    /// Answers the fetches that have waited long enough, or have something to hear now.
+    fn wake_fetches(&mut self) -> Result<(), Death> {
+        let now = self.clock.nanos();
+        let held = &self.held;
+        let is_due = |waiting: &mut WaitingFetch| {
+            let wanted = waiting.asked.plan.wanted.iter().zip(&waiting.told);
+            let mut news = wanted.map(|((id, position), told)| match held.get(id) {
+                Some(replica) => replica.has_news(position, *told),
+                None => true,
+            });
+            waiting.until <= now || news.any(|news| news)
+        };
+        let due: Vec<_> = self.waiting.extract_if(.., is_due).collect();
+        for waiting in due {
+            let (parts, _) = self.serve(&waiting.asked, false)?;
+            self.answers.push((waiting.back, Answer::Fetched(parts)));
+        }
+        Ok(())
+    }
+
+    /// Does what is due. `broker_epoch` is this broker's, `controller` whom it takes for the active one.
+    pub(super) fn on_time(
+        &mut self,
+        broker_epoch: BrokerEpoch,
+        controller: Option<BrokerId>,
+        sent: &mut Vec<Sent>,
+    ) -> Result<(), Death> {
+        let (now, wall) = (self.clock.nanos(), self.clock.wall());
+        let looks = self.next_look <= now;
+        if looks {
+            self.next_look = now + LAGGARDS_EVERY;
+            let image = Arc::clone(&self.previous);
+            for (id, topic) in self.unmade.clone() {
+                self.hold(&topic, id, &image)?;
+            }
+        }
+        for replica in self.held.values_mut() {
+            let done_at = now + self.random.between(MILLISECOND / 10, 25 * MILLISECOND);
+            replica.sync(now, done_at, wall)?;
+            if looks {
+                replica.drop_laggards(wall);
+                replica.log.release_files();
+            }
+            self.answers.append(&mut replica.take_answers());
+            if let Some(wanted) = replica.take_proposal() {
+                self.proposals.insert(replica.id, Proposal { wanted, next: now, under_way: false });
+            }
+        }
+        if looks {
+            let due = self.deleted.extract_if(.., |(due, _)| *due <= wall).collect::<Vec<_>>();
+            due.into_iter().try_for_each(|(_, deleted)| deleted.remove())?;
+        }
+        if self.next_checkpoint <= now {
+            self.next_checkpoint = now + CHECKPOINT_EVERY;
+            self.checkpoint(CheckpointKind::RecoveryPoint)?;
+            self.checkpoint(CheckpointKind::HighWatermark)?;
+        }
+        self.propose(broker_epoch, controller, sent);
+        // As the server's fetchers: the epoch that the metadata knows, which at first may be an earlier life's.
+        let known = registration_of(&self.previous, self.me).map_or(BrokerEpoch::NONE, |known| known.epoch);
+        self.fetchers.ask(known, now, sent);
+        self.wake_fetches()
+    }
+
+    fn propose(&mut self, broker_epoch: BrokerEpoch, controller: Option<BrokerId>, sent: &mut Vec<Sent>) {
+        let now = self.clock.nanos();
+        for (id, proposal) in &mut self.proposals {
+            if proposal.under_way || proposal.next > now {
+                continue;
+            }
+            let Some(controller) = controller else {
+                proposal.next = now + PROPOSAL_RETRY;
+                continue;
+            };
+            proposal.under_way = true;
+            sent.push(Sent {
+                to: controller,
+                question: Question::AlterPartition(alter_partition(self.me, broker_epoch, *id, &proposal.wanted)),
+                purpose: Purpose::Isr(*id, proposal.wanted.clone()),
+                patience: PROPOSAL_PATIENCE,
+            });
+        }
+    }
+
+    /// What the controller said of a proposal; `None` where it said nothing of it.
+    pub(super) fn proposal_answered(
+        &mut self,
+        id: FollowedPartition,
+        asked: &IsrProposal,
+        answer: Option<&ProposalAnswer>,
+    ) {
+        let (now, wall) = (self.clock.nanos(), self.clock.wall());
+        let Some(proposal) = self.proposals.get_mut(&id).filter(|proposal| proposal.wanted == *asked) else { return };
+        let Some(Role::Leader(leader)) = self.held.get_mut(&id).map(|replica| &mut replica.role) else {
+            self.proposals.remove(&id);
+            return;
+        };
+        let outcome = answer.map_or(ProposalOutcome::Retry, |answer| leader.on_proposal_answered(asked, answer, wall));
+        if outcome == ProposalOutcome::Retry && leader.has_proposed(asked) {
+            (proposal.under_way, proposal.next) = (false, now + PROPOSAL_RETRY);
+        } else {
+            self.proposals.remove(&id);
+        }
+    }
+
+    pub(super) fn take_answers(&mut self) -> Vec<(Return, Answer)> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// When something is due.
+    pub(super) fn next_time(&self) -> Nanos {
+        let syncs = self.held.values().filter_map(Replica::sync_due).min().unwrap_or(Nanos::MAX);
+        let waits = self.waiting.iter().map(|waiting| waiting.until).min().unwrap_or(Nanos::MAX);
+        let asks = self.proposals.values().filter(|proposal| !proposal.under_way).map(|proposal| proposal.next).min();
+        let next = self.next_checkpoint.min(self.next_look).min(self.fetchers.next_time());
+        next.min(syncs).min(waits).min(asks.unwrap_or(Nanos::MAX))
+    }
+
+    fn checkpoint(&self, kind: CheckpointKind) -> Result<(), Death> {
+        let entry = |replica: &Replica| {
+            let offset = match kind {
+                CheckpointKind::RecoveryPoint => replica.log.recovery_checkpoint(),
+                CheckpointKind::LogStart => replica.log.start_offset(),
+                CheckpointKind::HighWatermark => replica.high_watermark(),
+                CheckpointKind::Cleaner => Offset::ZERO,
+            };
+            (offset > Offset::ZERO).then(|| (replica.log.topic_partition().clone(), offset))
+        };
+        match self.directory.write_checkpoint(kind, self.held.values().filter_map(entry)) {
+            Err(error) if !error.is_disk_full() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Closes every log and the directory: a clean stop.
+    pub(super) fn close(mut self, epoch: BrokerEpoch) -> Result<(), Death> {
+        for kind in [CheckpointKind::LogStart, CheckpointKind::HighWatermark] {
+            self.checkpoint(kind)?;
+        }
+        for replica in self.held.values_mut() {
+            let flushed = replica.log.close()?.complete()?;
+            replica.log.flushed(flushed);
+        }
+        self.checkpoint(CheckpointKind::RecoveryPoint)?;
+        Ok(self.directory.finish_clean_shutdown(epoch)?)
+    }
+}
+
+fn alter_partition(
+    me: BrokerId,
+    broker_epoch: BrokerEpoch,
+    id: FollowedPartition,
+    proposal: &IsrProposal,
+) -> AlterPartitionRequest {
+    let member = |(broker, epoch): &(BrokerId, BrokerEpoch)| BrokerState {
+        broker_id: broker.value(),
+        broker_epoch: epoch.value(),
+        ..Default::default()
+    };
+    let partition = PartitionData {
+        partition_index: id.partition.value(),
+        leader_epoch: proposal.leader_epoch.value(),
+        new_isr_with_epochs: proposal.isr.iter().map(member).collect(),
+        partition_epoch: proposal.partition_epoch,
+        ..Default::default()
+    };
+    AlterPartitionRequest {
+        broker_id: me.value(),
+        broker_epoch: broker_epoch.value(),
+        topics: vec![TopicData { topic_id: id.topic_id, partitions: vec![partition], ..Default::default() }],
+        ..Default::default()
+    }
+}

@@ -1,0 +1,245 @@
+//! What goes wrong in a cluster, and how it is made well again.
+//!
+//! In one world of two, machines lose power and disks fail: there every topic syncs before it acknowledges. In the others only processes
+//! die, and topics are as Kafka makes them.
+
+use std::io;
+
+use gregor_log::disk::{Crash, Operation};
+use gregor_raft::Nanos;
+use gregor_types::BrokerId;
+
+use super::world::{Event, World};
+use crate::{
+    Random,
+    clock::{MILLISECOND, SECOND},
+};
+
+/// Every kind of thing that goes wrong or is changed, as [`Outcome::counts`](super::Outcome::counts) names it. Over many seeds each happens.
+pub const FAULTS: [&str; 35] = [
+    "message lost",
+    "message doubled",
+    "message late",
+    "messages reordered",
+    "message into a cut",
+    "cut one way",
+    "cut both ways",
+    "node isolated",
+    "wall clock jumped",
+    "clock jumped",
+    "killed",
+    "power lost",
+    "machine off at a write",
+    "all nodes down",
+    "stopped cleanly",
+    "disk error",
+    "disk full",
+    "disk replaced",
+    "voter added",
+    "voter removed",
+    "controller elected",
+    "metadata truncation",
+    "snapshot asked for",
+    "snapshot transferred",
+    "truncation",
+    "in-sync replicas changed",
+    "leader elected",
+    "leaderless",
+    "topic created",
+    "topic deleted",
+    "partitions added",
+    "partition moved",
+    "preferred leader elected",
+    "setting changed",
+    "registration",
+];
+
+impl World {
+    /// Something goes wrong, and the next thing will.
+    pub(super) fn trouble(&mut self) {
+        if self.is_healing() {
+            return;
+        }
+        let pause = self.random.between(SECOND / 2, 5 * SECOND);
+        self.after(pause, Event::Trouble);
+        let ids: Vec<BrokerId> = self.machines.keys().copied().collect();
+        let id = *self.random.pick(&ids);
+        match self.random.below(20) {
+            0 | 1 => self.stop_at_a_write(id),
+            2..5 => self.kill(id),
+            5 if self.loses_power => self.lose_power(id),
+            6 => self.stop_cleanly(id),
+            7 if self.loses_power => self.fail_disk(id),
+            8 => self.fill_disk(id),
+            9 => {
+                let by_ms = self.random.below(7_200_000) as i64 - 3_600_000;
+                self.trace.note(format_args!("the wall clock of {id} jumps by {by_ms} ms"));
+                self.ledger.count("wall clock jumped");
+                self.machines[&id].clock.jump_wall(by_ms);
+            }
+            10 => {
+                let by = self.random.below(8 * SECOND);
+                self.trace.note(format_args!("the clock of {id} jumps by {} ms", by / MILLISECOND));
+                self.ledger.count("clock jumped");
+                self.machine(id).jump(by);
+                self.step_node(id);
+            }
+            11..15 => self.cut(id, &ids),
+            15 | 16 => {
+                let (loss, doubles) = (self.random.below(30), self.random.below(20));
+                let latency_max = self.random.between(5 * MILLISECOND, 3 * SECOND);
+                let late = latency_max / MILLISECOND;
+                self.trace.note(format_args!(
+                    "of 100 messages {loss} are lost, {doubles} come twice, all up to {late} ms late"
+                ));
+                self.wire.worsen(loss, doubles, latency_max);
+                self.relieve_later(Relief::Network);
+            }
+            17 if self.random.chance(30) => {
+                self.trace.note(format_args!("all nodes go down"));
+                self.ledger.count("all nodes down");
+                for id in &ids {
+                    self.kill(*id);
+                }
+            }
+            _ => {
+                self.trace.note(format_args!("the network is well"));
+                self.wire.heal();
+            }
+        }
+    }
+
+    fn kill(&mut self, id: BrokerId) {
+        if self.machines[&id].process.is_some() {
+            self.ledger.count("killed");
+            self.go_down(id, Crash::KeepAll, "by a kill");
+        }
+    }
+
+    fn lose_power(&mut self, id: BrokerId) {
+        if self.machines[&id].process.is_some() {
+            let crash = if self.random.chance(50) { Crash::LoseUnsynced } else { Crash::Tear(self.random.bits()) };
+            self.go_down(id, crash, "by a loss of power");
+        }
+    }
+
+    fn stop_at_a_write(&mut self, id: BrokerId) {
+        let disk = &self.machines[&id].disk;
+        let at = disk.mutations() + self.random.below(60);
+        disk.stop_after(at);
+        self.trace.note(format_args!("the machine of {id} will go off at change {at}"));
+    }
+
+    fn fail_disk(&mut self, id: BrokerId) {
+        let in_hundred = self.random.between(1, 10);
+        self.trace.note(format_args!("the disk of {id} fails {in_hundred} calls of a hundred"));
+        self.ledger.count("disk error");
+        let mut random: Random = self.random.fork();
+        self.machines[&id].disk.set_fault(move |operation, _| {
+            let hit = operation != Operation::List && random.chance(in_hundred);
+            hit.then(|| io::Error::from_raw_os_error(5))
+        });
+        self.relieve_later(Relief::Disk(id));
+    }
+
+    fn fill_disk(&mut self, id: BrokerId) {
+        let room = self.random.below(4_000);
+        self.trace.note(format_args!("the disk of {id} has room for {room} bytes"));
+        self.ledger.count("disk full");
+        let disk = &self.machines[&id].disk;
+        disk.set_capacity(Some(disk.used() + room));
+        self.relieve_later(Relief::Disk(id));
+    }
+
+    fn cut(&mut self, id: BrokerId, ids: &[BrokerId]) {
+        let other = *self.random.pick(ids);
+        match self.random.below(4) {
+            0 if other != id => {
+                self.trace.note(format_args!("nothing comes from {id} to {other}"));
+                self.ledger.count("cut one way");
+                self.wire.cut(id, other);
+            }
+            1 if other != id => {
+                self.trace.note(format_args!("nothing comes through between {id} and {other}"));
+                self.ledger.count("cut both ways");
+                self.wire.cut(id, other);
+                self.wire.cut(other, id);
+            }
+            2 => {
+                let hears = self.random.chance(30);
+                self.trace.note(format_args!("nothing comes from {id}, it hears the others: {hears}"));
+                self.ledger.count("node isolated");
+                for other in ids.iter().filter(|other| **other != id) {
+                    self.wire.cut(id, *other);
+                    if !hears {
+                        self.wire.cut(*other, id);
+                    }
+                }
+            }
+            _ => {
+                let (some, rest) = ids.split_at(self.random.between(1, ids.len() as u64) as usize);
+                self.trace.note(format_args!("{some:?} and {rest:?} are parted"));
+                self.ledger.count("cut both ways");
+                for one in some {
+                    for another in rest {
+                        self.wire.cut(*one, *another);
+                        self.wire.cut(*another, *one);
+                    }
+                }
+            }
+        }
+        self.relieve_later(Relief::Network);
+    }
+
+    fn relieve_later(&mut self, relief: Relief) {
+        let pause = self.random.between(SECOND / 2, 12 * SECOND);
+        self.after(pause, Event::Relief(relief));
+    }
+
+    /// Something is well again.
+    pub(super) fn relieve(&mut self, relief: Relief) {
+        match relief {
+            Relief::Network => {
+                self.trace.note(format_args!("the network is well"));
+                self.wire.heal();
+            }
+            Relief::Disk(id) => {
+                self.trace.note(format_args!("the disk of {id} is well"));
+                let disk = &self.machines[&id].disk;
+                disk.clear_fault();
+                disk.set_capacity(None);
+            }
+        }
+    }
+
+    /// What a machine's process dies of decides what is left of what it wrote.
+    pub(super) fn crash_of(&mut self, id: BrokerId) -> Crash {
+        let disk = &self.machines[&id].disk;
+        if !self.loses_power {
+            return Crash::KeepAll;
+        }
+        // What a sync that failed was to write is in memory only: whoever starts again there builds on sand.
+        match self.random.below(3) {
+            0 if !disk.has_lost_writes() => Crash::KeepAll,
+            1 => Crash::LoseUnsynced,
+            _ => Crash::Tear(self.random.bits()),
+        }
+    }
+
+    /// How long a node is down.
+    pub(super) fn downtime(&mut self) -> Nanos {
+        if self.is_healing() {
+            return self.random.between(MILLISECOND, SECOND);
+        }
+        // Longer than a session now and then, so that the others go on without it.
+        let longest = if self.random.chance(30) { 15 * SECOND } else { 2 * SECOND };
+        self.random.between(MILLISECOND, longest)
+    }
+}
+
+/// What becomes well again.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Relief {
+    Network,
+    Disk(BrokerId),
+}

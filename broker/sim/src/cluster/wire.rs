@@ -1,0 +1,92 @@
+//! The network between nodes, and between clients and nodes: what is lost, doubled, late, or cut off in one direction or both.
+//!
+//! It decides; the world carries.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gregor_raft::Nanos;
+use gregor_types::BrokerId;
+
+use super::{ledger::Ledger, letters::Party};
+use crate::{Random, clock::MILLISECOND};
+
+/// How long a message takes at most on a network that is well.
+const LATENCY_MAX: Nanos = 3 * MILLISECOND;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Wire {
+    /// Directions in which nothing comes through.
+    cut: BTreeSet<(BrokerId, BrokerId)>,
+    /// How many of a hundred messages are lost, and how many come twice.
+    loss: u64,
+    doubles: u64,
+    /// How late a message may be.
+    latency_max: Nanos,
+    /// When the last message of each direction arrives.
+    last: BTreeMap<(Party, Party), Nanos>,
+}
+
+impl Wire {
+    /// A network that is well.
+    pub(super) fn new() -> Self {
+        Self { cut: BTreeSet::new(), loss: 0, doubles: 0, latency_max: LATENCY_MAX, last: BTreeMap::new() }
+    }
+
+    /// The network is well again.
+    pub(super) fn heal(&mut self) {
+        (self.loss, self.doubles, self.latency_max) = (0, 0, LATENCY_MAX);
+        self.cut.clear();
+    }
+
+    /// Messages are lost, doubled and late from now on.
+    pub(super) fn worsen(&mut self, loss: u64, doubles: u64, latency_max: Nanos) {
+        (self.loss, self.doubles, self.latency_max) = (loss, doubles, latency_max);
+    }
+
+    /// Nothing comes through from one node to another.
+    pub(super) fn cut(&mut self, from: BrokerId, to: BrokerId) {
+        self.cut.insert((from, to));
+    }
+
+    /// Whether nothing comes through. Clients reach whom they want.
+    pub(super) fn is_cut(&self, from: Party, to: Party) -> bool {
+        match (from, to) {
+            (Party::Node(from), Party::Node(to)) => self.cut.contains(&(from, to)),
+            _ => false,
+        }
+    }
+
+    /// After which times a message arrives: never, once or twice.
+    pub(super) fn arrivals(
+        &mut self,
+        (from, to): (Party, Party),
+        may_be_doubled: bool,
+        now: Nanos,
+        random: &mut Random,
+        ledger: &mut Ledger,
+    ) -> Vec<Nanos> {
+        if random.chance(self.loss) {
+            ledger.count("message lost");
+            return Vec::new();
+        }
+        let copies = if may_be_doubled && random.chance(self.doubles) { 2 } else { 1 };
+        if copies == 2 {
+            ledger.count("message doubled");
+        }
+        let mut delays = Vec::new();
+        for _ in 0..copies {
+            let delay = random.between(MILLISECOND / 10, self.latency_max);
+            if delay > LATENCY_MAX {
+                ledger.count("message late");
+            }
+            let last = self.last.entry((from, to)).or_default();
+            if now + delay < *last {
+                ledger.count("messages reordered");
+            }
+            *last = (now + delay).max(*last);
+            delays.push(delay);
+        }
+        delays
+    }
+}

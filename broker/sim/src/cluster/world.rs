@@ -1,0 +1,577 @@
+//! The world of a cluster: time that jumps from event to event, machines, the network between them, clients, and what they are held to.
+//!
+//! One thread, one queue of events, one seed. Every event is a line of the trace; the same seed gives the same lines.
+
+use std::collections::BTreeMap;
+
+use gregor_log::disk::Crash;
+use gregor_raft::Nanos;
+use gregor_server::control::InitialVoters;
+use gregor_types::{BrokerId, LeaderEpoch};
+
+use super::{
+    audit::{Machines, audit_in_sync, audit_metadata, audit_records, unrest},
+    clients::{Admin, Client, Producer, Reader, View, VoterAdmin},
+    ledger::Ledger,
+    letters::{Answer, CallId, Party, Purpose, Question, Return},
+    machine::{Identity, Machine, Shape},
+    replicas::Sent,
+    trouble::Relief,
+    wire::Wire,
+};
+use crate::{
+    Finding, Options, Random,
+    clock::{MILLISECOND, SECOND},
+    network::ClientId,
+    node::Death,
+    trace::Trace,
+};
+
+/// How long things go wrong: longer where hardly anything could be written meanwhile, up to a limit.
+const TROUBLE: Nanos = 120 * SECOND;
+const TROUBLE_MAX: Nanos = 600 * SECOND;
+const ACKNOWLEDGED_MIN: u64 = 1_000;
+/// How long the cluster has then to come to rest.
+const HEALING: Nanos = 60 * SECOND;
+/// Before anything goes wrong.
+const CALM: Nanos = 5 * SECOND;
+/// How long a client waits for an answer.
+const CLIENT_PATIENCE: Nanos = 6 * SECOND;
+/// How soon who asks a node that is down, or goes down, hears of it.
+const REFUSED: Nanos = 2 * MILLISECOND;
+/// How often it is looked whether the cluster is at rest, and whether who counts as in sync is.
+const LOOK_EVERY: Nanos = 200 * MILLISECOND;
+const AUDIT_EVERY: Nanos = SECOND;
+/// So many of these looks, and the files of the metadata log are read again.
+const AUDITS_PER_READ: u64 = 10;
+
+/// A world that came to its end, with everything as it must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The hash of all that happened.
+    pub trace: u64,
+    /// How many things happened.
+    pub events: u64,
+    /// How many records were acknowledged.
+    pub acknowledged: u64,
+    /// How long it lasted, in its own time.
+    pub nanos: Nanos,
+    /// How long it took to come to rest once nothing went wrong any more.
+    pub healing: Nanos,
+    /// How often each thing has happened, of [`FAULTS`](super::FAULTS).
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug)]
+pub(super) enum Event {
+    Start(BrokerId),
+    Step(BrokerId),
+    /// A question reaches a node, from a life of another or from a client.
+    Question {
+        back: Return,
+        boot: u64,
+        to: BrokerId,
+        question: Question,
+    },
+    /// An answer reaches who asked.
+    Answer {
+        back: Return,
+        from: BrokerId,
+        answer: Answer,
+    },
+    /// Nobody answers any more.
+    NoAnswer(CallId),
+    Wake(ClientId),
+    Trouble,
+    Relief(Relief),
+    Audit,
+    Heal,
+    Look,
+}
+
+/// A question that was neither answered nor given up.
+#[derive(Debug)]
+struct Call {
+    from: Party,
+    boot: u64,
+    to: BrokerId,
+    /// Why, where a node asks.
+    purpose: Option<Purpose>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct World {
+    now: Nanos,
+    pub(super) random: Random,
+    queue: BTreeMap<(Nanos, u64), Event>,
+    next_event: u64,
+    pub(super) machines: Machines,
+    pub(super) wire: Wire,
+    calls: BTreeMap<CallId, Call>,
+    next_call: CallId,
+    clients: Vec<Box<dyn Client>>,
+    pub(super) ledger: Ledger,
+    pub(super) trace: Trace,
+    /// Whether machines lose power here.
+    pub(super) loses_power: bool,
+    healing_since: Option<Nanos>,
+    /// Whether the cluster has come to rest.
+    is_at_rest: bool,
+    controller: Option<(BrokerId, LeaderEpoch)>,
+}
+
+/// Runs one world from its seed to its end.
+pub fn run(seed: u64, options: Options) -> Result<Outcome, Finding> {
+    #[cfg(gregor_planted)]
+    gregor_types::planted::plant(options.planted);
+    #[cfg(not(gregor_planted))]
+    assert!(options.planted.is_none(), "this build has no planted bugs: see CONTRIBUTING.md");
+    let mut world = World::new(seed, options.told);
+    world.live().map_err(|what| Finding { seed, what })?;
+    Ok(Outcome {
+        trace: world.trace.hash(),
+        events: world.trace.lines(),
+        acknowledged: world.ledger.acknowledged,
+        nanos: world.now,
+        healing: world.now - world.healing_since.unwrap_or(world.now),
+        counts: world.ledger.counts,
+    })
+}
+
+impl World {
+    fn new(seed: u64, told: bool) -> Self {
+        let mut random = Random::new(seed);
+        let shape = Shape::of(&mut random);
+        let identities: Vec<Identity> = shape.ids().map(|id| Identity::new(id, &shape)).collect();
+        let voters: Vec<_> = identities[..shape.voters].iter().map(Identity::voter).collect();
+        let first_voters = identities[..shape.voters].iter().map(|identity| identity.id).collect();
+        let mut machines = Machines::new();
+        for (index, identity) in identities.into_iter().enumerate() {
+            let is_first = index < shape.voters && !shape.is_static;
+            let initial = if is_first { InitialVoters::Dynamic(voters.clone()) } else { InitialVoters::None };
+            machines.insert(identity.id, Machine::new(identity, initial, random.fork()));
+        }
+        let mut clients: Vec<Box<dyn Client>> = vec![
+            Box::new(Admin::default()),
+            Box::new(Producer::default()),
+            Box::new(Producer::default()),
+            Box::new(Producer::default()),
+            Box::new(Reader::default()),
+            Box::new(Reader::default()),
+        ];
+        if !shape.is_static {
+            clients.push(Box::new(VoterAdmin::new(first_voters)));
+        }
+        let loses_power = random.chance(50);
+        let mut world = Self {
+            now: 0,
+            random,
+            queue: BTreeMap::new(),
+            next_event: 0,
+            machines,
+            wire: Wire::new(),
+            calls: BTreeMap::new(),
+            next_call: 0,
+            clients,
+            ledger: Ledger::default(),
+            trace: Trace::new(told),
+            loses_power,
+            healing_since: None,
+            is_at_rest: false,
+            controller: None,
+        };
+        let Shape { roles, is_static, keeps_eligible, .. } = &shape;
+        world.trace.note(format_args!(
+            "nodes {roles:?}, static: {is_static}, eligible leader replicas: {keeps_eligible}, power may be lost: {loses_power}"
+        ));
+        for id in shape.ids() {
+            let pause = world.random.below(SECOND);
+            world.after(pause, Event::Start(id));
+        }
+        for client in 0..world.clients.len() {
+            world.after(2 * SECOND, Event::Wake(client));
+        }
+        world.after(CALM, Event::Trouble);
+        world.after(AUDIT_EVERY, Event::Audit);
+        world.after(TROUBLE, Event::Heal);
+        world
+    }
+
+    fn live(&mut self) -> Result<(), String> {
+        while let Some(((at, _), event)) = self.queue.pop_first() {
+            self.now = at;
+            self.trace.at(at);
+            self.happen(event);
+            if let Some(violation) = self.ledger.violation() {
+                let violation = violation.to_owned();
+                self.trace.note(format_args!("BROKEN: {violation}"));
+                return Err(violation);
+            }
+            if self.is_at_rest {
+                return Ok(());
+            }
+        }
+        Err("nothing happens any more".to_owned())
+    }
+
+    pub(super) fn after(&mut self, nanos: Nanos, event: Event) {
+        self.next_event += 1;
+        self.queue.insert((self.now + nanos, self.next_event), event);
+    }
+
+    /// Whether nothing goes wrong any more.
+    pub(super) fn is_healing(&self) -> bool {
+        self.healing_since.is_some()
+    }
+
+    pub(super) fn machine(&mut self, id: BrokerId) -> &mut Machine {
+        self.machines.get_mut(&id).expect("every node has its machine")
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Start(id) => self.start_node(id),
+            Event::Step(id) => {
+                if self.now >= self.machines[&id].step_at {
+                    self.step_node(id);
+                }
+            }
+            Event::Question { back, boot, to, question } => self.reach_node(back, boot, to, question),
+            Event::Answer { back, from, answer } => {
+                if self.wire.is_cut(Party::Node(from), back.to) {
+                    self.ledger.count("message into a cut");
+                } else {
+                    self.hear(back.call, Some(answer));
+                }
+            }
+            Event::NoAnswer(call) => self.hear(call, None),
+            Event::Wake(client) => self.with_client(client, |client, view| client.wake(view)),
+            Event::Trouble => self.trouble(),
+            Event::Relief(relief) => {
+                if !self.is_healing() {
+                    self.relieve(relief);
+                }
+            }
+            Event::Audit => {
+                self.after(AUDIT_EVERY, Event::Audit);
+                audit_in_sync(&self.machines, &mut self.ledger);
+                if (self.now / AUDIT_EVERY).is_multiple_of(AUDITS_PER_READ) {
+                    for machine in self.machines.values() {
+                        audit_metadata(machine, &mut self.ledger);
+                    }
+                }
+            }
+            Event::Heal => self.heal(),
+            Event::Look => self.look(),
+        }
+    }
+
+    /// From now on nothing goes wrong.
+    fn heal(&mut self) {
+        if self.ledger.acknowledged < ACKNOWLEDGED_MIN && self.now < TROUBLE_MAX {
+            return self.after(SECOND, Event::Heal);
+        }
+        self.trace.note(format_args!("all goes well from now on"));
+        self.healing_since = Some(self.now);
+        self.wire.heal();
+        let ids: Vec<BrokerId> = self.machines.keys().copied().collect();
+        for id in ids {
+            self.relieve(Relief::Disk(id));
+            // A machine that was to go off does so now, with all the others: the cluster comes back from nothing.
+            if self.machines[&id].process.is_some() {
+                self.go_down(id, Crash::KeepAll, "for the last time");
+            } else {
+                let pause = self.downtime();
+                self.after(pause, Event::Start(id));
+            }
+        }
+        self.after(LOOK_EVERY, Event::Look);
+    }
+
+    fn look(&mut self) {
+        let since = self.healing_since.unwrap_or(self.now);
+        match unrest(&self.machines, &self.ledger) {
+            None => {
+                for machine in self.machines.values() {
+                    audit_metadata(machine, &mut self.ledger);
+                }
+                audit_records(&mut self.machines, &mut self.ledger);
+                self.is_at_rest = true;
+            }
+            Some(why) if self.now > since + HEALING => {
+                self.ledger.violated(format!("the cluster does not come to rest within {} s: {why}", HEALING / SECOND));
+            }
+            Some(_) => self.after(LOOK_EVERY, Event::Look),
+        }
+    }
+
+    fn start_node(&mut self, id: BrokerId) {
+        if self.machines[&id].process.is_some() {
+            return;
+        }
+        let now = self.now;
+        let machine = self.machine(id);
+        machine.follow_time(now);
+        let started = machine.start();
+        let boot = self.machines[&id].boot;
+        self.trace.note(format_args!("node {id} starts, boot {boot}"));
+        match started {
+            Ok(()) => self.step_node(id),
+            Err(death) => self.died(id, &death),
+        }
+    }
+
+    /// Steps a node; what it sends and answers leaves, unless its machine went off meanwhile.
+    pub(super) fn step_node(&mut self, id: BrokerId) {
+        let now = self.now;
+        let machine = self.machine(id);
+        machine.follow_time(now);
+        let Some(process) = &mut machine.process else { return };
+        let stepped = process.step().and_then(|next| Ok((next, process.is_stopped()?)));
+        let boot = machine.boot;
+        let (next, is_stopped) = match stepped {
+            Ok(stepped) if !machine.disk.is_off() => stepped,
+            Ok(_) => return self.died(id, &Death("the machine went off".to_owned())),
+            Err(death) => {
+                process.leave();
+                let left = (process.take_sent(), process.take_answers());
+                self.transmit(id, boot, left);
+                // What it had shown before is known, too.
+                self.look_at(id);
+                return self.died(id, &death);
+            }
+        };
+        let left = (process.take_sent(), process.take_answers());
+        // A deadline that cannot be met yet does not stop time.
+        machine.step_at = machine.world_time(next, now).max(now + MILLISECOND / 10);
+        let pause = machine.step_at - now;
+        self.after(pause, Event::Step(id));
+        self.transmit(id, boot, left);
+        self.look_at(id);
+        if is_stopped {
+            self.close(id);
+        }
+    }
+
+    /// Sends what a life of a node asks and answers.
+    fn transmit(&mut self, id: BrokerId, boot: u64, (sent, answers): (Vec<Sent>, Vec<(Return, Answer)>)) {
+        for sent in sent {
+            self.next_call += 1;
+            let back = Return { call: self.next_call, to: Party::Node(id) };
+            let call = Call { from: back.to, boot, to: sent.to, purpose: Some(sent.purpose) };
+            self.calls.insert(back.call, call);
+            self.after(sent.patience, Event::NoAnswer(back.call));
+            self.carry(back, boot, sent.to, &sent.question);
+        }
+        for (back, answer) in answers {
+            answer.count(&mut self.ledger);
+            let way = (Party::Node(id), back.to);
+            for delay in self.wire.arrivals(way, false, self.now, &mut self.random, &mut self.ledger) {
+                self.after(delay, Event::Answer { back, from: id, answer: answer.clone() });
+            }
+        }
+    }
+
+    fn carry(&mut self, back: Return, boot: u64, to: BrokerId, question: &Question) {
+        let way = (back.to, Party::Node(to));
+        let doubles = question.may_be_doubled();
+        for delay in self.wire.arrivals(way, doubles, self.now, &mut self.random, &mut self.ledger) {
+            self.after(delay, Event::Question { back, boot, to, question: question.clone() });
+        }
+    }
+
+    fn reach_node(&mut self, back: Return, boot: u64, to: BrokerId, question: Question) {
+        if self.wire.is_cut(back.to, Party::Node(to)) {
+            return self.ledger.count("message into a cut");
+        }
+        // What a process says of itself goes down with its connection; other things may come from one that is gone.
+        if let Party::Node(from) = back.to {
+            let asker = &self.machines[&from];
+            if (asker.boot != boot || asker.process.is_none()) && !question.may_be_doubled() {
+                return;
+            }
+        }
+        let is_open = match &self.machines[&to].process {
+            Some(process) => process.is_open() || !question.is_for_brokers(),
+            None => false,
+        };
+        if !is_open {
+            if !self.wire.is_cut(Party::Node(to), back.to) {
+                self.after(REFUSED, Event::NoAnswer(back.call));
+            }
+            return;
+        }
+        self.trace.note(format_args!("{:?} asks {to}: {} (call {})", back.to, question.name(), back.call));
+        question.count(&mut self.ledger);
+        let now = self.now;
+        let machine = self.machine(to);
+        machine.follow_time(now);
+        let Some(process) = &mut machine.process else { return };
+        match process.receive(back, question) {
+            Ok(()) => self.step_node(to),
+            Err(death) => self.died(to, &death),
+        }
+    }
+
+    fn hear(&mut self, number: CallId, answer: Option<Answer>) {
+        let Some(call) = self.calls.remove(&number) else { return };
+        match &answer {
+            Some(Answer::Refused(error)) => {
+                self.trace.note(format_args!("{:?} is refused by {}: {error} (call {number})", call.from, call.to));
+            }
+            Some(_) => self.trace.note(format_args!("{:?} hears of {} (call {number})", call.from, call.to)),
+            None => self.trace.note(format_args!("{:?} does not hear of {} (call {number})", call.from, call.to)),
+        }
+        let (id, purpose) = match (call.from, call.purpose) {
+            (Party::Client(client), _) => {
+                return self.with_client(client, |client, view| client.hear(number, answer, view));
+            }
+            (Party::Node(id), Some(purpose)) => (id, purpose),
+            (Party::Node(_), None) => return,
+        };
+        let now = self.now;
+        let machine = self.machine(id);
+        if machine.boot != call.boot {
+            return;
+        }
+        machine.follow_time(now);
+        let Some(process) = &mut machine.process else { return };
+        match process.hear(purpose, answer) {
+            Ok(()) => self.step_node(id),
+            Err(death) => self.died(id, &death),
+        }
+    }
+
+    fn with_client(&mut self, index: ClientId, act: impl FnOnce(&mut dyn Client, &mut View<'_>)) {
+        let running: Vec<BrokerId> =
+            self.machines.iter().filter(|(_, machine)| machine.process.is_some()).map(|(id, _)| *id).collect();
+        let (mut image, mut controller) = (None, None);
+        if !running.is_empty() {
+            let asked = *self.random.pick(&running);
+            if let Some(process) = &self.machines[&asked].process {
+                (image, controller) = (Some(process.image()), process.leader().leader);
+            }
+        }
+        let nodes = self.machines.values().map(|machine| (machine.identity.clone(), machine.process.is_some()));
+        let mut view = View {
+            me: index,
+            now: self.now,
+            healing: self.healing_since.is_some(),
+            nodes: nodes.collect(),
+            random: &mut self.random,
+            ledger: &mut self.ledger,
+            image,
+            controller,
+            synced: self.loses_power,
+            next_call: &mut self.next_call,
+            outbox: Vec::new(),
+            wake_at: None,
+            replaces: None,
+        };
+        act(&mut *self.clients[index], &mut view);
+        let View { outbox, wake_at, replaces, .. } = view;
+        if let Some(at) = wake_at {
+            self.after(at - self.now, Event::Wake(index));
+        }
+        for (number, to, question) in outbox {
+            let back = Return { call: number, to: Party::Client(index) };
+            self.calls.insert(number, Call { from: back.to, boot: 0, to, purpose: None });
+            self.after(CLIENT_PATIENCE, Event::NoAnswer(number));
+            self.carry(back, 0, to, &question);
+        }
+        if let Some(id) = replaces {
+            self.replace_disk(id);
+        }
+    }
+
+    /// Holds a node to what must be true.
+    fn look_at(&mut self, id: BrokerId) {
+        let Self { machines, ledger, trace, controller, .. } = self;
+        let Some(machine) = machines.get_mut(&id) else { return };
+        let boot = machine.boot;
+        let Some(process) = &mut machine.process else { return };
+        ledger.look_at_control(id, boot, process);
+        if let Some(epoch) = process.leads_in()
+            && *controller != Some((id, epoch))
+        {
+            trace.note(format_args!("node {id} is the active controller of epoch {epoch}"));
+            ledger.count("controller elected");
+            *controller = Some((id, epoch));
+        }
+        if let Some(replicas) = &mut process.replicas {
+            for replica in replicas.held.values_mut() {
+                ledger.look_at_replica(id, boot, replica);
+            }
+        }
+    }
+
+    /// A process has ended by itself: by a disk that failed or went off.
+    fn died(&mut self, id: BrokerId, death: &Death) {
+        self.trace.note(format_args!("the process of {id} ends: {death}"));
+        let is_off = self.machines[&id].disk.is_off();
+        if self.is_healing() && !is_off {
+            return self.ledger.violated(format!("node {id} ends on a disk that is well: {death}"));
+        }
+        if is_off {
+            self.ledger.count("machine off at a write");
+        }
+        let crash = self.crash_of(id);
+        self.go_down(id, crash, "by itself");
+    }
+
+    /// A process ends, or its machine goes down with it; it comes back.
+    pub(super) fn go_down(&mut self, id: BrokerId, crash: Crash, how: &str) {
+        self.trace.note(format_args!("node {id} goes down {how}: {crash:?}"));
+        if crash != Crash::KeepAll {
+            self.ledger.count("power lost");
+        }
+        self.machine(id).crash(crash);
+        self.calls.retain(|_, call| call.from != Party::Node(id));
+        // Its connections are gone, which who asked it hears of, unless nothing comes through.
+        let asked: Vec<_> =
+            self.calls.iter().filter(|(_, call)| call.to == id).map(|(call, at)| (*call, at.from)).collect();
+        for (call, from) in asked {
+            if !self.wire.is_cut(Party::Node(id), from) {
+                self.after(REFUSED, Event::NoAnswer(call));
+            }
+        }
+        let pause = self.downtime();
+        self.after(pause, Event::Start(id));
+    }
+
+    /// A node begins to stop as it is meant to.
+    pub(super) fn stop_cleanly(&mut self, id: BrokerId) {
+        self.trace.note(format_args!("node {id} is told to stop"));
+        let now = self.now;
+        let machine = self.machine(id);
+        machine.follow_time(now);
+        let Some(process) = &mut machine.process else { return };
+        match process.begin_stop() {
+            Ok(()) => self.step_node(id),
+            Err(death) => self.died(id, &death),
+        }
+    }
+
+    fn close(&mut self, id: BrokerId) {
+        let machine = self.machine(id);
+        let Some(process) = machine.process.take() else { return };
+        match process.close() {
+            Ok(()) if !machine.disk.is_off() => {
+                self.ledger.count("stopped cleanly");
+                self.go_down(id, Crash::KeepAll, "by a clean stop");
+            }
+            Ok(()) => self.died(id, &Death("the machine went off".to_owned())),
+            Err(death) => self.died(id, &death),
+        }
+    }
+
+    fn replace_disk(&mut self, id: BrokerId) {
+        self.trace.note(format_args!("the disk of {id} is lost, and it gets a new one"));
+        self.ledger.count("disk replaced");
+        if self.machines[&id].process.is_some() {
+            self.go_down(id, Crash::KeepAll, "with its disk");
+        }
+        self.machine(id).replace_disk();
+    }
+}
