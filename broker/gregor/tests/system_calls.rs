@@ -143,6 +143,17 @@ fn wait_until_led(stream: &mut TcpStream, frame: &[u8]) {
     }
 }
 
+/// A moment after its start the program lets go of what only that needed, on a thread of the same name as those that serve.
+fn wait_until_started(trace: &Path) {
+    let deadline = Instant::now() + DEADLINE;
+    let lets_go =
+        |trace: &str| trace.split_once("/proc/self/smaps").is_some_and(|(_, after)| after.contains("madvise("));
+    while !lets_go(&fs::read_to_string(trace).unwrap()) {
+        assert!(Instant::now() < deadline, "the pages of the start are kept");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// The calls of those threads between the marks, by name.
 fn calls(trace: &str, threads: &HashSet<String>) -> BTreeMap<String, usize> {
     let after_begin = trace.lines().skip_while(|line| !line.contains("begin-mark"));
@@ -217,6 +228,7 @@ fn calls_of_a_run(request: &[u8], together: usize) -> (BTreeMap<String, usize>, 
         frame(name, &ApiVersionsRequest { client_software_name: KString::from("x"), ..Default::default() }, 0)
     };
     wait_until_led(&mut stream, request);
+    wait_until_started(&folder.path().join("trace"));
     let requests = request.repeat(together);
     for _ in 0..WARM_UP {
         ask_for(&mut stream, &requests, together);
