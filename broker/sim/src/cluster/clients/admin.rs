@@ -100,8 +100,12 @@ impl Asked {
                 DeleteTopicsRequest { topic_names, timeout_ms: TIMEOUT_MS, ..Default::default() }.into()
             }
             Self::Grow { name, partitions } => {
-                let topic =
-                    CreatePartitionsTopic { name: name.as_str().into(), count: *partitions, ..Default::default() };
+                let topic = CreatePartitionsTopic {
+                    name: name.as_str().into(),
+                    count: *partitions,
+                    assignments: None,
+                    ..Default::default()
+                };
                 CreatePartitionsRequest { topics: vec![topic], timeout_ms: TIMEOUT_MS, ..Default::default() }.into()
             }
             Self::Move { name, index, to } => {
