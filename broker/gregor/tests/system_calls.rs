@@ -32,7 +32,11 @@ const DEADLINE: Duration = Duration::from_mins(1);
 /// Threads that serve connections, as tokio names them.
 const WORKER: &str = "tokio-rt-worker";
 /// How the reactor waits, and how workers wake each other.
-const REACTOR: [&str; 4] = ["epoll_wait", "epoll_pwait", "futex", "restart_syscall"];
+const REACTOR: [&str; 5] = ["epoll_wait", "epoll_pwait", "futex", "restart_syscall", WAKE];
+/// What a `write` to the reactor's eventfd is counted as.
+const WAKE: &str = "wake";
+/// Its arguments, but for the descriptor.
+const WAKE_ARGUMENTS: &str = r#", "\1\0\0\0\0\0\0\0", 8)"#;
 
 /// The traced node, ended when the test ends, however it does.
 struct Traced {
@@ -166,6 +170,7 @@ fn calls(trace: &str, threads: &HashSet<String>) -> BTreeMap<String, usize> {
         if let (true, Some((name, _))) = (threads.contains(thread), call.trim_start().split_once('('))
             && !name.starts_with('<')
         {
+            let name = if name == "write" && call.contains(WAKE_ARGUMENTS) { WAKE } else { name };
             *calls.entry(name.to_owned()).or_default() += 1;
         }
     }
