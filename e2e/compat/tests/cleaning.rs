@@ -171,8 +171,17 @@ impl Writer {
         }
     }
 
+    /// What is not synced is not cleaned.
+    fn sync(&mut self) {
+        if let Some(token) = self.log.flush().unwrap() {
+            let flushed = token.complete().unwrap();
+            self.log.flushed(flushed);
+        }
+    }
+
     /// A round of ours, as it would have been at that time.
     fn clean(&mut self, now: Timestamp) -> Option<Offset> {
+        self.sync();
         let end = self.log.end_offset();
         let cleanable = self.log.cleanable(end, now).unwrap();
         let options = CleaningOptions { memory_bytes: 1 << 20, load_factor: 0.9, now };
@@ -304,6 +313,7 @@ fn fill(data: &Path, now: Timestamp, seed: u64) -> BTreeMap<String, i64> {
         }
         writer.log.roll(writer.time).unwrap();
         writer.batch(None);
+        writer.sync();
         let end = writer.log.end_offset();
         let cleanable = writer.log.cleanable(end, now).unwrap();
         if cleanable.cleanable_bytes > 0 {
