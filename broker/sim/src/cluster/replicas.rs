@@ -5,21 +5,19 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use gregor_config::BrokerConfig;
-use gregor_log::{
-    CheckpointKind, DeletedPartition, Disk, LogDirectory, PartitionDirectoryKind, RestingLog, disk::FaultyDisk,
-};
+use gregor_log::{CheckpointKind, LogDirectory, disk::FaultyDisk};
 use gregor_messages::{
     AlterPartitionRequest,
     alter_partition_request::{BrokerState, PartitionData, TopicData},
 };
 use gregor_metadata::{ConfigResource, Image, MetadataImage};
-use gregor_node::{PartitionAction, ReplicaRole, is_stray, partition_actions};
+use gregor_node::{PartitionAction, ReplicaRole, partition_actions};
 use gregor_raft::Nanos;
 use gregor_replication::{
     FollowedPartition, IsrProposal, OffsetLookUp, PartitionAssignment, ProposalAnswer, ProposalOutcome, Registration,
 };
 use gregor_server::{TopicSettings, control::ImageUpdate};
-use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, Offset, Timestamp, TopicPartition, Uuid};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, Offset, TopicPartition};
 
 use super::{
     fetching::Fetchers,
@@ -30,7 +28,7 @@ use crate::{
     Random,
     clock::{Clock, MILLISECOND, SECOND},
     network::Batches,
-    node::Death,
+    node::{Death, LogFolder},
 };
 
 const CHECKPOINT_EVERY: Nanos = 5 * SECOND;
@@ -50,13 +48,11 @@ pub(super) struct Replicas {
     config: Arc<BrokerConfig>,
     clock: Clock,
     random: Random,
-    directory: LogDirectory,
-    found: BTreeMap<TopicPartition, RestingLog>,
+    folder: LogFolder,
     previous: Arc<MetadataImage>,
     pub(super) held: BTreeMap<FollowedPartition, Replica>,
     /// Replicas for which the disk had no room yet.
     unmade: BTreeMap<FollowedPartition, KString>,
-    deleted: Vec<(Timestamp, DeletedPartition)>,
     pub(super) fetchers: Fetchers,
     waiting: Vec<WaitingFetch>,
     proposals: BTreeMap<FollowedPartition, Proposal>,
@@ -108,34 +104,16 @@ impl Replicas {
         config: Arc<BrokerConfig>,
         directory: LogDirectory,
     ) -> Result<Self, Death> {
-        let mut found = BTreeMap::new();
-        for entry in directory.find_partitions()? {
-            if entry.path.ends_with("__cluster_metadata-0") {
-                continue;
-            }
-            match entry.kind {
-                PartitionDirectoryKind::Partition => {}
-                PartitionDirectoryKind::Deleted => {
-                    disk.remove_directory(&entry.path).map_err(|error| Death(error.to_string()))?;
-                    continue;
-                }
-                PartitionDirectoryKind::Stray | PartitionDirectoryKind::Future => continue,
-            }
-            let name = entry.topic_partition.clone();
-            found.insert(name, directory.survey(entry)?);
-        }
         Ok(Self {
             me: config.node_id,
             fetchers: Fetchers::new(config.node_id, config.num_replica_fetchers, 1_000),
             config,
             clock: clock.clone(),
             random,
-            directory,
-            found,
+            folder: LogFolder::open(disk, directory)?,
             previous: Arc::default(),
             held: BTreeMap::new(),
             unmade: BTreeMap::new(),
-            deleted: Vec::new(),
             waiting: Vec::new(),
             proposals: BTreeMap::new(),
             answers: Vec::new(),
@@ -150,7 +128,7 @@ impl Replicas {
         let previous = std::mem::replace(&mut self.previous, Arc::clone(&update.image));
         let image = Arc::clone(&update.image);
         if std::mem::take(&mut self.first) {
-            self.set_strays(&image)?;
+            self.folder.set_strays(self.me, &image, &mut self.random)?;
         }
         for action in partition_actions(self.me, &previous, &image, &update.changes) {
             match action {
@@ -216,22 +194,8 @@ impl Replicas {
         settings: Arc<TopicSettings>,
     ) -> Result<Option<Replica>, Death> {
         let name = TopicPartition::new(topic.clone(), id.partition);
-        let now = self.clock.wall();
-        let log = if let Some(mut found) = self.found.remove(&name) {
-            let mut opening = found.opening(Arc::clone(&settings.log), now)?;
-            while !opening.step(1_000)?.done {}
-            opening.finish()?
-        } else {
-            let config = Arc::clone(&settings.log);
-            match self.directory.create_partition(name.clone(), Some(id.topic_id), config, now) {
-                Ok(log) => log,
-                Err(error) if error.is_disk_full() => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
-        };
-        let checkpoint = self.directory.checkpoint(CheckpointKind::HighWatermark, &name);
-        let high_watermark = checkpoint.unwrap_or_else(|| log.start_offset());
-        Ok(Some(Replica::new(topic.clone(), id, log, high_watermark, settings)))
+        let opened = self.folder.open_log(&name, id.topic_id, &settings.log, self.clock.wall())?;
+        Ok(opened.map(|(log, high_watermark)| Replica::new(topic.clone(), id, log, high_watermark, settings)))
     }
 
     fn delete(&mut self, id: FollowedPartition) -> Result<(), Death> {
@@ -240,31 +204,10 @@ impl Replicas {
         self.proposals.remove(&id);
         let Some(mut replica) = self.held.remove(&id) else { return Ok(()) };
         self.answers.append(&mut replica.give_up());
-        let due = self.clock.wall().plus_ms(10_000);
-        let unique = self.uuid();
-        let deleted = self.directory.delete_partition(replica.log, unique)?;
-        self.deleted.push((due, deleted));
+        self.folder.delete(replica.log, self.clock.wall(), &mut self.random)?;
         // A log that gets the name anew must not inherit the old one's high watermark.
         self.checkpoint(CheckpointKind::HighWatermark)?;
         self.checkpoint(CheckpointKind::RecoveryPoint)
-    }
-
-    fn set_strays(&mut self, image: &Image) -> Result<(), Death> {
-        let me = self.me;
-        let stray: Vec<_> = self
-            .found
-            .extract_if(.., |name, log| is_stray(me, image, log.topic_id(), &name.topic, name.partition))
-            .collect();
-        for (_, log) in stray {
-            let unique = self.uuid();
-            self.directory.set_stray(log, unique)?;
-        }
-        Ok(())
-    }
-
-    fn uuid(&mut self) -> Uuid {
-        let mut random = self.random.fork();
-        Uuid::from_random(|| u128::from(random.bits()) << 64 | u128::from(random.bits()))
     }
 
     pub(super) fn produce(&mut self, back: Return, id: FollowedPartition, batch: &Batches) -> Result<(), Death> {
@@ -373,8 +316,7 @@ impl Replicas {
             }
         }
         if looks {
-            let due = self.deleted.extract_if(.., |(due, _)| *due <= wall).collect::<Vec<_>>();
-            due.into_iter().try_for_each(|(_, deleted)| deleted.remove())?;
+            self.folder.remove_deleted(wall)?;
         }
         if self.next_checkpoint <= now {
             self.next_checkpoint = now + CHECKPOINT_EVERY;
@@ -443,32 +385,16 @@ impl Replicas {
     }
 
     fn checkpoint(&self, kind: CheckpointKind) -> Result<(), Death> {
-        let entry = |replica: &Replica| {
-            let offset = match kind {
-                CheckpointKind::RecoveryPoint => replica.log.recovery_checkpoint(),
-                CheckpointKind::LogStart => replica.log.start_offset(),
-                CheckpointKind::HighWatermark => replica.high_watermark(),
-                CheckpointKind::Cleaner => Offset::ZERO,
-            };
-            (offset > Offset::ZERO).then(|| (replica.log.topic_partition().clone(), offset))
-        };
-        match self.directory.write_checkpoint(kind, self.held.values().filter_map(entry)) {
-            Err(error) if !error.is_disk_full() => Err(error.into()),
-            _ => Ok(()),
-        }
+        self.folder.checkpoint(kind, self.held.values().map(|replica| (&replica.log, replica.high_watermark())))
     }
 
     /// Closes every log and the directory: a clean stop.
     pub(super) fn close(mut self, epoch: BrokerEpoch) -> Result<(), Death> {
-        for kind in [CheckpointKind::LogStart, CheckpointKind::HighWatermark] {
-            self.checkpoint(kind)?;
-        }
-        for replica in self.held.values_mut() {
-            let flushed = replica.log.close()?.complete()?;
-            replica.log.flushed(flushed);
-        }
-        self.checkpoint(CheckpointKind::RecoveryPoint)?;
-        Ok(self.directory.finish_clean_shutdown(epoch)?)
+        let held = self.held.values_mut().map(|replica| {
+            let high_watermark = replica.high_watermark();
+            (&mut replica.log, high_watermark)
+        });
+        self.folder.close(epoch, held.collect())
     }
 }
 

@@ -4,18 +4,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use gregor_config::BrokerConfig;
-use gregor_log::{
-    CheckpointKind, DeletedPartition, DirectoryError, Disk, LogDirectory, LogError, PartitionDirectoryKind, RestingLog,
-    disk::FaultyDisk,
-};
-use gregor_metadata::{ConfigResource, Image, MetadataImage};
-use gregor_node::{PartitionAction, ReplicaRole, is_stray, partition_actions};
+use gregor_log::{CheckpointKind, LogDirectory, disk::FaultyDisk};
+use gregor_metadata::{ConfigResource, MetadataImage};
+use gregor_node::{PartitionAction, ReplicaRole, partition_actions};
 use gregor_raft::Nanos;
 use gregor_replication::PartitionAssignment;
 use gregor_server::{TopicSettings, control::ImageUpdate};
-use gregor_types::{BrokerEpoch, BrokerId, Offset, PartitionIndex, Timestamp, TopicPartition, Uuid};
+use gregor_types::{BrokerEpoch, BrokerId, PartitionIndex, TopicPartition, Uuid};
 
-use super::{Partition, cleaner::Cleaner, partition::Answer, process::Death};
+use super::{LogFolder, Partition, cleaner::Cleaner, partition::Answer, process::Death};
 use crate::{
     Random,
     clock::{Clock, MILLISECOND, SECOND},
@@ -33,27 +30,13 @@ pub struct Broker {
     clock: Clock,
     random: Random,
     disk: FaultyDisk,
-    directory: LogDirectory,
-    found: BTreeMap<TopicPartition, RestingLog>,
+    folder: LogFolder,
     previous: Arc<MetadataImage>,
     partitions: BTreeMap<Place, Partition>,
-    deleted: Vec<(Timestamp, DeletedPartition)>,
     next_checkpoint: Nanos,
     next_retention: Nanos,
     cleaner: Cleaner,
     first: bool,
-}
-
-impl From<LogError> for Death {
-    fn from(error: LogError) -> Self {
-        Self(error.to_string())
-    }
-}
-
-impl From<DirectoryError> for Death {
-    fn from(error: DirectoryError) -> Self {
-        Self(error.to_string())
-    }
 }
 
 impl Broker {
@@ -66,22 +49,6 @@ impl Broker {
         config: Arc<BrokerConfig>,
         directory: LogDirectory,
     ) -> Result<Self, Death> {
-        let mut found = BTreeMap::new();
-        for entry in directory.find_partitions()? {
-            if entry.path.ends_with("__cluster_metadata-0") {
-                continue;
-            }
-            match entry.kind {
-                PartitionDirectoryKind::Partition => {}
-                PartitionDirectoryKind::Deleted => {
-                    disk.remove_directory(&entry.path).map_err(|error| Death(error.to_string()))?;
-                    continue;
-                }
-                PartitionDirectoryKind::Stray | PartitionDirectoryKind::Future => continue,
-            }
-            let name = entry.topic_partition.clone();
-            found.insert(name, directory.survey(entry)?);
-        }
         Ok(Self {
             me: config.node_id,
             config,
@@ -89,11 +56,9 @@ impl Broker {
             cleaner: Cleaner::new(random.fork(), clock.nanos()),
             random,
             disk: disk.clone(),
-            directory,
-            found,
+            folder: LogFolder::open(disk, directory)?,
             previous: Arc::default(),
             partitions: BTreeMap::new(),
-            deleted: Vec::new(),
             next_checkpoint: clock.nanos() + CHECKPOINT_EVERY,
             next_retention: clock.nanos() + RETENTION_EVERY,
             first: true,
@@ -117,7 +82,7 @@ impl Broker {
     pub(super) fn apply(&mut self, update: &ImageUpdate) -> Result<(), Death> {
         let (previous, image) = (Arc::clone(&self.previous), Arc::clone(&update.image));
         if std::mem::take(&mut self.first) {
-            self.set_strays(&image)?;
+            self.folder.set_strays(self.me, &image, &mut self.random)?;
         }
         for action in partition_actions(self.me, &previous, &image, &update.changes) {
             match action {
@@ -159,52 +124,16 @@ impl Broker {
         settings: Arc<TopicSettings>,
     ) -> Result<Option<Partition>, Death> {
         let name = TopicPartition::new(topic.clone(), index);
-        let now = self.clock.wall();
-        let log = match self.found.remove(&name) {
-            Some(mut found) => {
-                let mut opening = found.opening(Arc::clone(&settings.log), now)?;
-                while !opening.step(1_000)?.done {}
-                opening.finish()?
-            }
-            None => match self.directory.create_partition(name.clone(), Some(topic_id), Arc::clone(&settings.log), now)
-            {
-                Ok(log) => log,
-                Err(error) if error.is_disk_full() => return Ok(None),
-                Err(error) => return Err(error.into()),
-            },
-        };
-        let checkpoint = self.directory.checkpoint(CheckpointKind::HighWatermark, &name);
-        let high_watermark = checkpoint.unwrap_or_else(|| log.start_offset());
-        Ok(Some(Partition::new((topic, topic_id, index), log, high_watermark, settings)))
+        let opened = self.folder.open_log(&name, topic_id, &settings.log, self.clock.wall())?;
+        Ok(opened.map(|(log, high_watermark)| Partition::new((topic, topic_id, index), log, high_watermark, settings)))
     }
 
     fn delete(&mut self, place: &Place, topic_id: Uuid) -> Result<(), Death> {
         if self.partitions.get(place).is_some_and(|held| held.topic_id == topic_id) {
             let partition = self.partitions.remove(place).expect("it was just seen");
-            let due = self.clock.wall().plus_ms(10_000);
-            let unique = self.uuid();
-            let deleted = self.directory.delete_partition(partition.log, unique)?;
-            self.deleted.push((due, deleted));
+            self.folder.delete(partition.log, self.clock.wall(), &mut self.random)?;
         }
         Ok(())
-    }
-
-    fn set_strays(&mut self, image: &Image) -> Result<(), Death> {
-        let me = self.me;
-        let stray: Vec<_> = self
-            .found
-            .extract_if(.., |name, log| is_stray(me, image, log.topic_id(), &name.topic, name.partition))
-            .collect();
-        for (_, log) in stray {
-            let unique = self.uuid();
-            self.directory.set_stray(log, unique)?;
-        }
-        Ok(())
-    }
-
-    fn uuid(&mut self) -> Uuid {
-        let mut random = self.random.fork();
-        Uuid::from_random(|| u128::from(random.bits()) << 64 | u128::from(random.bits()))
     }
 
     /// Syncs, checkpoints, retention and compaction that are due; the answers that may leave.
@@ -220,8 +149,7 @@ impl Broker {
             self.next_retention = now + RETENTION_EVERY;
             self.partitions.values_mut().try_for_each(|partition| partition.retain(wall))?;
             self.checkpoint(CheckpointKind::LogStart)?;
-            let due = self.deleted.extract_if(.., |(due, _)| *due <= wall).collect::<Vec<_>>();
-            due.into_iter().try_for_each(|(_, deleted)| deleted.remove())?;
+            self.folder.remove_deleted(wall)?;
         }
         if self.next_checkpoint <= now {
             self.next_checkpoint = now + CHECKPOINT_EVERY;
@@ -241,19 +169,8 @@ impl Broker {
     }
 
     fn checkpoint(&self, kind: CheckpointKind) -> Result<(), Death> {
-        let entry = |partition: &Partition| {
-            let offset = match kind {
-                CheckpointKind::Cleaner => partition.log.cleaned_to().unwrap_or(Offset::ZERO),
-                CheckpointKind::RecoveryPoint => partition.log.recovery_checkpoint(),
-                CheckpointKind::LogStart => partition.log.start_offset(),
-                CheckpointKind::HighWatermark => partition.high_watermark(),
-            };
-            (offset > Offset::ZERO).then(|| (partition.log.topic_partition().clone(), offset))
-        };
-        match self.directory.write_checkpoint(kind, self.partitions.values().filter_map(entry)) {
-            Err(error) if !error.is_disk_full() => Err(error.into()),
-            _ => Ok(()),
-        }
+        self.folder
+            .checkpoint(kind, self.partitions.values().map(|partition| (&partition.log, partition.high_watermark())))
     }
 
     /// Closes every log and the directory: a clean stop.
@@ -261,15 +178,11 @@ impl Broker {
         let wall = self.clock.wall();
         let cleaner = std::mem::replace(&mut self.cleaner, Cleaner::new(self.random.fork(), Nanos::MAX / 2));
         cleaner.stop(&mut self.partitions, wall)?;
-        for kind in [CheckpointKind::LogStart, CheckpointKind::HighWatermark] {
-            self.checkpoint(kind)?;
-        }
-        for partition in self.partitions.values_mut() {
-            let flushed = partition.log.close()?.complete()?;
-            partition.log.flushed(flushed);
-        }
-        self.checkpoint(CheckpointKind::RecoveryPoint)?;
         debug_assert!(!self.disk.is_off(), "what is off closes nothing");
-        Ok(self.directory.finish_clean_shutdown(epoch)?)
+        let held = self.partitions.values_mut().map(|partition| {
+            let high_watermark = partition.high_watermark();
+            (&mut partition.log, high_watermark)
+        });
+        self.folder.close(epoch, held.collect())
     }
 }

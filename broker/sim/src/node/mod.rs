@@ -2,10 +2,11 @@
 //!
 //! The log, the quorum, the controller, the image, the leader's state, the coordinators and the broker's decisions are what a
 //! real node runs; so is the driver of its control thread. What is the simulation's own is the thin shell around partitions and
-//! groups, in `partition.rs`, `broker.rs`, `cleaner.rs` and `groups.rs`: it does in steps what the server does on its threads.
+//! groups, in `partition.rs`, `broker.rs`, `folder.rs`, `cleaner.rs` and `groups.rs`: it does in steps what the server does on its threads.
 
 mod broker;
 mod cleaner;
+mod folder;
 mod groups;
 mod partition;
 mod process;
@@ -22,6 +23,7 @@ use gregor_server::control::{FormatOptions, InitialVoters, format_storage};
 use gregor_types::{BrokerId, Uuid};
 use gregor_wire::batch::split_batches;
 
+pub(crate) use folder::LogFolder;
 pub(crate) use process::{OFFSETS_TOPIC, Updates};
 
 pub use broker::Broker;
