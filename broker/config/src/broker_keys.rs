@@ -256,7 +256,7 @@ pub static BROKER_KEYS: &[ConfigKey] = &[
     key("replica.high.watermark.checkpoint.interval.ms", Long, Some("5000"), Any, High, ReadOnly, Served, "How often high watermarks are written down."),
     key("replica.lag.time.max.ms", Long, Some("30000"), Any, High, ReadOnly, Served, "How long a follower may lag before it leaves the in-sync replicas."),
     key("replica.selector.class", String, None, OneOf(&["org.apache.kafka.common.replica.LeaderSelector", "org.apache.kafka.common.replica.RackAwareReplicaSelector"]), Medium, ReadOnly, Served, "Which replica consumers are sent to: the leader, or one in their own rack if they name it (client.rack); the leader when not set."),
-    key("replica.socket.receive.buffer.bytes", Int, Some("65536"), Any, High, ReadOnly, Ignored, "Replication between brokers is not served yet."),
+    key("replica.socket.receive.buffer.bytes", Int, Some("65536"), Any, High, ReadOnly, Ignored, "The system's own receive buffer is used."),
     key("replica.socket.timeout.ms", Int, Some("30000"), Any, High, ReadOnly, Served, "How long a leader may take to answer a follower, beside that wait."),
     key("replication.quota.window.num", Int, Some("11"), AtLeast(1), Low, ReadOnly, Served, "So many samples are remembered of what throttled replicas were given."),
     key("replication.quota.window.size.seconds", Int, Some("1"), AtLeast(1), Low, ReadOnly, Served, "How long each of those samples is."),

@@ -159,11 +159,7 @@ impl Peers {
 
 impl Network for Peers {
     fn send(&mut self, to: BrokerId, address: &Endpoint, request: Outgoing) {
-        let known = self
-            .channels
-            .get(&to)
-            .filter(|channel| channel.address() == authority(&address.host, address.port))
-            .cloned();
+        let known = self.channels.get(&to).filter(|channel| reaches(channel, address)).cloned();
         let channel = known.unwrap_or_else(|| {
             if self.channels.len() >= CHANNELS_MAX {
                 self.channels.clear();
@@ -182,7 +178,7 @@ impl Network for Peers {
     }
 
     fn register(&mut self, leader: BrokerId, address: &Endpoint, request: ControllerRegistrationRequest) {
-        let known = self.registrar.take().filter(|channel| channel.address() == authority(&address.host, address.port));
+        let known = self.registrar.take().filter(|channel| reaches(channel, address));
         let channel = known.unwrap_or_else(|| self.dial(address));
         self.registrar = Some(channel.clone());
         let (heard, led) = (self.heard.clone(), self.leader.clone());
@@ -195,8 +191,7 @@ impl Network for Peers {
     }
 
     fn tell(&mut self, leader: BrokerId, address: &Endpoint, request: OfBroker) {
-        let known =
-            self.heartbeats.take().filter(|channel| channel.address() == authority(&address.host, address.port));
+        let known = self.heartbeats.take().filter(|channel| reaches(channel, address));
         let channel = known.unwrap_or_else(|| self.dial(address));
         self.heartbeats = Some(channel.clone());
         let (heard, led) = (self.heard.clone(), self.leader.clone());
@@ -239,6 +234,10 @@ impl Network for Outbox {
     fn tell(&mut self, leader: BrokerId, address: &Endpoint, request: OfBroker) {
         self.post(leader, address, NodeRequest::Broker(request));
     }
+}
+
+fn reaches(channel: &Channel, address: &Endpoint) -> bool {
+    channel.address() == authority(&address.host, address.port)
 }
 
 /// A peer that is silent may be gone, and its name may stand for another address by now.
