@@ -67,7 +67,7 @@ pub fn generate(bytes: u64, output: &mut dyn Write, progress: &mut dyn FnMut(u64
 }
 
 /// Reads the events that `generate(bytes, ..)` wrote, in any order, and returns their number; the error says which event
-/// is wrong, missing or there twice.
+/// is wrong, missing or there twice. Progress is told of the first event too: whoever waits for it knows that reading has begun.
 pub fn check(bytes: u64, input: &mut dyn BufRead, progress: &mut dyn FnMut(u64)) -> Result<u64, String> {
     let expected = generate(bytes, &mut io::sink(), &mut |_| ()).map_err(|error| error.to_string())?;
     if expected > EVENTS_MAX {
@@ -97,7 +97,7 @@ pub fn check(bytes: u64, input: &mut dyn BufRead, progress: &mut dyn FnMut(u64))
         }
         count += 1;
         read += length as u64;
-        if read - told >= PROGRESS_BYTES {
+        if count == 1 || read - told >= PROGRESS_BYTES {
             told = read;
             progress(read);
         }
@@ -125,6 +125,13 @@ mod tests {
         let mut output = Vec::new();
         generate(BYTES, &mut output, &mut |_| ()).unwrap();
         output.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+    }
+
+    #[test]
+    fn progress_is_told_of_the_first_event() {
+        let mut told = Vec::new();
+        check(BYTES, &mut lines().concat().as_slice(), &mut |bytes| told.push(bytes)).unwrap();
+        assert_eq!(told, [lines()[0].len() as u64]);
     }
 
     fn check_lines(lines: &[Vec<u8>]) -> Result<u64, String> {

@@ -128,6 +128,13 @@ impl Running {
         Self { what, child, log }
     }
 
+    /// Waits until it has said something, or has ended, which [`end`](Self::end) then tells.
+    fn begun(&mut self) -> Result<()> {
+        process::wait_until(&format!("{} has begun", self.what), MINUTES, || {
+            Ok(self.child.try_wait()?.is_some() || std::fs::metadata(&self.log)?.len() > 0)
+        })
+    }
+
     fn end(&mut self) -> Result<()> {
         process::wait_until(&format!("{} has ended", self.what), MINUTES, || Ok(self.child.try_wait()?.is_some()))
             .with_context(|| process::tail_of_file(&self.log))?;
@@ -145,11 +152,13 @@ impl Drop for Running {
     }
 }
 
-/// Runs `disturb` while events are produced, and read and checked as they come.
+/// Runs `disturb` while events are produced, and read and checked as they come. It waits for the first event: a client that
+/// comes when a node has just died may be led to its broker still, until Kubernetes knows, and kcat gives up on its first question.
 fn under_load(cluster: &Cluster, topic: &str, disturb: impl FnOnce() -> Result<()>) -> Result<()> {
     let clients = clients(cluster)?;
     let mut producer = Running::of("the producer", clients.start_producing_slowly("writer", topic, EVENT_BYTES)?);
     let mut consumer = Running::of("the consumer", clients.start_checking_events("reader", topic, EVENT_BYTES)?);
+    consumer.begun()?;
     let disturbed = disturb();
     clients.hurry("writer", topic)?;
     let ended = producer.end().and_then(|()| consumer.end());
