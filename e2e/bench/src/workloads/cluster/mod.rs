@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use super::{Measure, Scale, Workload, row};
 use crate::cluster::Session;
 
+mod cold;
 mod controllers;
 mod failover;
 mod growth;
@@ -96,6 +97,26 @@ pub const ALL: &[Workload] = &[
         ],
         seconds: 50,
         measure: Measure::Cluster(Session::AsUsual, replicas::small),
+    },
+    Workload {
+        name: "cluster-cold",
+        figures: &[
+            row(
+                "cold-quiet-p99",
+                "600 Produces a second to one leader of three nodes, acks=all: p99, quiet",
+                "ms",
+                None,
+            ),
+            row(
+                "cold-follower-p99",
+                "the same while a follower comes back that missed 1 GiB of this leader's",
+                "ms",
+                None,
+            ),
+            row("cold-catch-up", "from that follower's start until it has all of it", "s", None),
+        ],
+        seconds: 120,
+        measure: Measure::Cluster(Session::AsUsual, cold::follower),
     },
     Workload {
         name: "cluster-growth",
