@@ -4,6 +4,7 @@
 //! events is only at the other end of the client's pipe.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -139,6 +140,22 @@ impl Clients {
         // events [0] offset 42
         let offsets = text.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
         Ok(offsets.sum())
+    }
+
+    /// The rack of each broker by its id, as Kafka's own tool lists them.
+    pub fn racks(&self, pod: &str) -> Result<BTreeMap<String, String>> {
+        let script = format!("exec {} list-endpoints --bootstrap-server \"$BOOTSTRAP\"", java("ClusterTool"));
+        let text = self.output(pod, &script)?;
+        // ID HOST PORT RACK STATE ENDPOINT_TYPE
+        let rack = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            Some(((*words.first()?).to_owned(), (*words.get(3)?).to_owned()))
+        };
+        Ok(text
+            .lines()
+            .filter(|line| line.starts_with(|first: char| first.is_ascii_digit()))
+            .filter_map(rack)
+            .collect())
     }
 
     fn transfer(

@@ -22,7 +22,8 @@ pub struct Release {
     chart: &'static str,
     name: String,
     namespace: String,
-    values: Vec<String>,
+    /// Options of Helm, each with its assignment.
+    values: Vec<(&'static str, String)>,
 }
 
 impl Release {
@@ -56,10 +57,17 @@ impl Release {
         self
     }
 
-    /// With a value, `path=value`.
+    /// With a text for a value, `path=value`.
     #[must_use]
     pub fn value(mut self, assignment: &str) -> Self {
-        self.values.push(assignment.to_owned());
+        self.values.push(("--set-string", assignment.to_owned()));
+        self
+    }
+
+    /// With what a value turns on.
+    #[must_use]
+    pub fn enable(mut self, path: &str) -> Self {
+        self.values.push(("--set", format!("{path}=true")));
         self
     }
 
@@ -77,8 +85,8 @@ impl Release {
             "--create-namespace",
         ]);
         command.args(["--wait", "--timeout", "180s"]);
-        for value in &self.values {
-            command.args(["--set-string", value]);
+        for (option, value) in &self.values {
+            command.args([option, value.as_str()]);
         }
         gregor_kubernetes::process::output(&mut command)
             .with_context(|| format!("release {} of {}", self.name, self.chart))
