@@ -4,7 +4,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, RwLock},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use gregor_channel::Channel;
@@ -31,6 +34,8 @@ struct Inner {
     cluster: RwLock<Arc<Cluster>>,
     channels: Mutex<HashMap<(String, Purpose), Channel>>,
     coordinators: Mutex<HashMap<KString, BrokerId>>,
+    /// Counts through the addresses: whose turn it is to be asked what any broker knows.
+    turn: AtomicUsize,
 }
 
 /// What is known of a cluster at one moment.
@@ -94,6 +99,7 @@ impl Client {
             cluster: RwLock::default(),
             channels: Mutex::default(),
             coordinators: Mutex::default(),
+            turn: AtomicUsize::new(0),
         };
         let client = Self { inner: Arc::new(inner) };
         client.retry(|| async { client.refresh_topics(&[], false).await }).await?;
@@ -173,7 +179,7 @@ impl Client {
             match ErrorCode::from(topic.error_code) {
                 // A partition without a leader is an error of that partition; the topic is known all the same.
                 ErrorCode::None | ErrorCode::LeaderNotAvailable if !topic.partitions.is_empty() => {
-                    cluster.topics.insert(name.compact(), topic_of(topic));
+                    cluster.topics.insert(name.compact(), topic_of(topic).newest(known.topics.get(name)));
                 }
                 _ => drop(cluster.topics.remove(name)),
             }
@@ -220,6 +226,35 @@ impl Client {
         &self.inner.bootstrap
     }
 
+    /// Where any broker can be asked: those that metadata tells of, then those that the client was given; each once.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let mut addresses: Vec<String> = self.cluster().brokers.values().map(Endpoint::address).collect();
+        for given in &self.inner.bootstrap {
+            if !addresses.contains(given) {
+                addresses.push(given.clone());
+            }
+        }
+        addresses
+    }
+
+    /// The place among [`addresses`](Self::addresses), modulo their number, of the broker whose turn it is. It stays the
+    /// same broker's while that answers, so that what a client is told does not go back and forth.
+    pub(crate) fn turn(&self) -> usize {
+        self.inner.turn.load(Ordering::Relaxed)
+    }
+
+    /// Lets the next broker have its turn, once for all calls that found the broker at `turn` silent.
+    pub(crate) fn pass_on(&self, turn: usize) {
+        let next = turn.wrapping_add(1);
+        let _ = self.inner.turn.compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Lets the next broker have its turn: what this one says did not help. It may answer and be cut off from the others, and
+    /// tell for ever of leaders that were.
+    pub(crate) fn ask_another(&self) {
+        self.inner.turn.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The channel to an address for a purpose; made when it is first asked for.
     pub(crate) fn channel(&self, address: String, purpose: Purpose) -> Channel {
         let mut channels = self.inner.channels.lock().expect("nothing panics while it holds this lock");
@@ -249,6 +284,22 @@ impl Topic {
     /// The partitions that have a leader now.
     pub fn available(&self) -> impl Iterator<Item = PartitionIndex> {
         self.partitions.iter().filter(|(_, partition)| partition.leader.is_some()).map(|(index, _)| *index)
+    }
+
+    /// This, but for partitions of which a newer leader is known already: a broker may be behind another (KIP-320).
+    /// Without ids, a topic cannot be told from the one that had its name before, whose epochs mean nothing to it.
+    fn newest(mut self, known: Option<&Self>) -> Self {
+        let Some(known) = known.filter(|known| known.id == self.id && self.id != TopicId::ZERO) else { return self };
+        for (index, partition) in &mut self.partitions {
+            let told = partition.leader_epoch;
+            if let Some(before) = known.partitions.get(index)
+                && told != LeaderEpoch::NONE
+                && told < before.leader_epoch
+            {
+                *partition = before.clone();
+            }
+        }
+        self
     }
 }
 
@@ -291,6 +342,38 @@ fn parse_bootstrap(text: &str) -> Result<Vec<String>, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn topic(id: u128, leaders: &[(i32, i32)]) -> Topic {
+        let partition = |(leader, epoch): &(i32, i32)| Partition {
+            leader: Some(BrokerId(*leader)),
+            leader_epoch: LeaderEpoch(*epoch),
+            replicas: Vec::new(),
+            isr: Vec::new(),
+            offline: Vec::new(),
+        };
+        let partitions =
+            leaders.iter().map(partition).zip(0..).map(|(partition, index)| (PartitionIndex(index), partition));
+        Topic {
+            id: gregor_types::Uuid(id),
+            internal: false,
+            partitions: partitions.collect(),
+            known_since: Instant::now(),
+        }
+    }
+
+    fn leaders(topic: &Topic) -> Vec<i32> {
+        topic.partitions.values().filter_map(|partition| partition.leader).map(|leader| leader.0).collect()
+    }
+
+    #[test]
+    fn what_a_broker_that_is_behind_says_does_not_replace_newer_leaders() {
+        let known = topic(7, &[(1, 5), (1, 5), (1, 5)]);
+        let told = topic(7, &[(2, 4), (2, 6), (2, -1)]).newest(Some(&known));
+        assert_eq!(leaders(&told), [1, 2, 2]);
+        assert_eq!(leaders(&topic(8, &[(2, 0)]).newest(Some(&known))), [2], "another topic of that name");
+        let nameless = topic(0, &[(1, 5)]);
+        assert_eq!(leaders(&topic(0, &[(2, 0)]).newest(Some(&nameless))), [2], "an old broker tells no id");
+    }
 
     #[test]
     fn addresses_without_a_port_are_named() {

@@ -16,7 +16,10 @@ impl Client {
         let mut pauses = Pauses::new(self);
         loop {
             match attempt().await {
-                Err(error) if error.is_retriable() => pauses.wait_or(error).await?,
+                Err(error) if error.is_retriable() => {
+                    pauses.wait_or(error).await?;
+                    self.ask_another();
+                }
                 outcome => return outcome,
             }
         }

@@ -56,15 +56,17 @@ impl Client {
         wait: Duration,
         build: impl Fn(i16) -> R,
     ) -> Result<(i16, R::Response), ClientError> {
-        let cluster = self.cluster();
-        let known = cluster.brokers.values().map(crate::Endpoint::address);
-        let addresses: Vec<String> = known.chain(self.bootstrap().iter().cloned()).collect();
+        let addresses = self.addresses();
+        let first = self.turn();
         let mut last: Option<ChannelError> = None;
-        for address in addresses {
-            let channel = self.channel(address, Purpose::General);
+        for turn in (0..addresses.len()).map(|step| first.wrapping_add(step)) {
+            let channel = self.channel(addresses[turn % addresses.len()].clone(), Purpose::General);
             match channel.call_with(versions.clone(), wait, &build).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) if error.is_retriable() => last = Some(error),
+                Err(error) if error.is_retriable() => {
+                    self.pass_on(turn);
+                    last = Some(error);
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -94,6 +96,7 @@ impl Client {
                 _ => Ok(response),
             });
             if outcome.as_ref().is_err_and(ClientError::is_retriable) {
+                self.ask_another();
                 // The controller may be elsewhere by now; the outcome's own error says more than this request's.
                 let _ = self.refresh_topics(&[], false).await;
             }
@@ -168,6 +171,7 @@ impl Client {
             }
             let mut topics: Vec<KString> = again.iter().map(|(partition, _)| partition.topic.clone()).collect();
             topics.dedup();
+            self.ask_another();
             // If no broker answers, the next round finds the leaders still unknown and pauses again.
             let _ = self.refresh_topics(&topics, false).await;
             left = again.into_iter().map(|(partition, _)| partition).collect();

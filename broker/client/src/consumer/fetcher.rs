@@ -124,6 +124,7 @@ impl Fetcher {
         if self.stale {
             let topics: BTreeSet<KString> = positions.partitions().map(|partition| partition.topic.clone()).collect();
             let topics: Vec<_> = topics.into_iter().collect();
+            self.client.ask_another();
             if self.client.refresh_topics(&topics, false).await.is_err() {
                 self.pause();
                 return;

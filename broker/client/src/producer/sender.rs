@@ -71,6 +71,9 @@ impl Sender {
             return None;
         }
         if self.stale || self.missing_leader(&waiting) {
+            if self.stale {
+                self.shared.client.ask_another();
+            }
             self.stale = false;
             if let Err(error) = self.shared.client.refresh_topics(&waiting, true).await {
                 tracing::debug!(%error, "metadata for produce");
@@ -83,6 +86,7 @@ impl Sender {
                 Ok(identity) => self.identity = Some(identity),
                 Err(error) if error.is_retriable() => {
                     tracing::debug!(%error, "producer id");
+                    self.shared.client.ask_another();
                     return Some(Instant::now() + self.shared.client.options().retry_backoff);
                 }
                 Err(error) => {
