@@ -1,15 +1,18 @@
-//! Three real nodes that are killed, held and stopped, alone, by twos and all at once, while producers write and a consumer reads:
-//! what was acknowledged or read is there in the end, at its offset, once and in the order in which it was sent.
+//! Three real nodes that are killed, held, stopped and cut off, alone, by twos and all at once, while producers write and a
+//! consumer reads, topics are made and offsets are committed: what was acknowledged or read is there in the end, at its offset, once
+//! and in the order in which it was sent, and all nodes have the same.
 //!
-//! A run takes half a minute; `GREGOR_CHAOS_SECONDS` asks for more. What happens to whom is chosen by a seed, which a failure
-//! shows and `GREGOR_CHAOS_SEED` repeats; when it happens is the machine's.
+//! A run takes a minute; `GREGOR_CHAOS_SECONDS` asks for more. What happens to whom is chosen by a seed, which a failure
+//! shows and `GREGOR_CHAOS_SEED` repeats; when it happens is the machine's. Networks are cut where the test may make one, which
+//! takes root. `cargo xtask soak` reads the lines that begin with [`TELLS`].
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, fs,
+    env,
+    net::UdpSocket,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -22,10 +25,16 @@ use gregor_client::{
     ProducerRecord, StartOffset,
     types::{KString, Offset, PartitionIndex, TopicPartition},
 };
-use support::fleet::{DEADLINE, Fleet, NODES};
+use support::{
+    fleet::{DEADLINE, Fleet, NODES, Usage},
+    network::{self, CLIENTS, Network},
+    replicas, witnesses,
+};
 
 const SECONDS: &str = "GREGOR_CHAOS_SECONDS";
 const SEED: &str = "GREGOR_CHAOS_SEED";
+/// How lines begin that tell what happens, and what came of it.
+const TELLS: &str = "chaos: ";
 const TOPIC: &str = "records";
 const PARTITIONS: i32 = 3;
 const PRODUCERS: usize = 2;
@@ -44,6 +53,21 @@ enum Disturbance {
     HoldOneAndKillAnother,
     KillTwo,
     KillAll,
+    /// Nothing goes to a node or comes from it.
+    CutOff,
+    CutOffOneAndKillAnother,
+    /// A node is cut off from the others, and clients reach it.
+    CutFromNodes,
+    /// Two nodes are cut off from each other.
+    CutPair,
+    /// What one node sends to another is lost.
+    CutOneWay,
+    /// All that a node sends is lost.
+    Mute,
+    /// All that is sent to a node is lost.
+    Deaf,
+    /// Every node is cut off from the others.
+    CutAll,
 }
 
 /// Each is played once before any is played again.
@@ -56,6 +80,45 @@ const DECK: [Disturbance; 7] = [
     Disturbance::KillTwo,
     Disturbance::KillAll,
 ];
+
+/// What is played with them where there is a network to cut.
+const CUTS: [Disturbance; 8] = [
+    Disturbance::CutOff,
+    Disturbance::CutOffOneAndKillAnother,
+    Disturbance::CutFromNodes,
+    Disturbance::CutPair,
+    Disturbance::CutOneWay,
+    Disturbance::Mute,
+    Disturbance::Deaf,
+    Disturbance::CutAll,
+];
+
+impl Disturbance {
+    /// Whether all but one node are left, and serve all partitions if they were in sync before.
+    fn leaves_two(self) -> bool {
+        !matches!(
+            self,
+            Self::HoldOneAndKillAnother | Self::KillTwo | Self::KillAll | Self::CutOffOneAndKillAnother | Self::CutAll
+        )
+    }
+
+    /// What is cut meanwhile: from whom to whom.
+    fn cuts(self, [one, other, third]: [usize; NODES]) -> Vec<(usize, usize)> {
+        let both = |pairs: &[(usize, usize)]| -> Vec<(usize, usize)> {
+            pairs.iter().flat_map(|(a, b)| [(*a, *b), (*b, *a)]).collect()
+        };
+        match self {
+            Self::CutOff | Self::CutOffOneAndKillAnother => both(&[(one, other), (one, third), (one, CLIENTS)]),
+            Self::CutFromNodes => both(&[(one, other), (one, third)]),
+            Self::CutPair => both(&[(one, other)]),
+            Self::CutAll => both(&[(one, other), (one, third), (other, third)]),
+            Self::CutOneWay => vec![(one, other)],
+            Self::Mute => vec![(one, other), (one, third), (one, CLIENTS)],
+            Self::Deaf => vec![(other, one), (third, one), (CLIENTS, one)],
+            _ => Vec::new(),
+        }
+    }
+}
 
 /// What clients were told.
 #[derive(Default)]
@@ -232,32 +295,6 @@ async fn whole(client: &Client, fleet: &Fleet) {
     }
 }
 
-/// The bytes of a partition's segments at a node, one after the other.
-fn bytes(fleet: &Fleet, node: usize, index: i32) -> Vec<u8> {
-    let entries = fs::read_dir(fleet.directory(node).join(format!("{TOPIC}-{index}"))).unwrap();
-    let mut segments: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-    segments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
-    segments.sort();
-    segments.into_iter().flat_map(|path| fs::read(path).unwrap()).collect()
-}
-
-/// Waits until the replicas have the same bytes.
-async fn equal(fleet: &Fleet) {
-    let deadline = Instant::now() + DEADLINE;
-    for index in 0..PARTITIONS {
-        loop {
-            let replicas: Vec<_> = (1..=NODES).map(|node| bytes(fleet, node, index)).collect();
-            if replicas.iter().all(|replica| *replica == replicas[0]) {
-                break;
-            }
-            let lengths: Vec<_> = replicas.iter().map(Vec::len).collect();
-            let late = Instant::now() > deadline;
-            assert!(!late, "the replicas of partition {index} differ; they are {lengths:?} bytes long");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
 /// What each producer's session promises, and what was acknowledged or read before, of all that is there in the end.
 fn check(told: &Told, found: &Records) {
     let mut last: BTreeMap<(PartitionIndex, &str), u64> = BTreeMap::new();
@@ -287,6 +324,10 @@ async fn disturb(disturbance: Disturbance, calm: bool, chance: &mut Chance, stor
     let mut nodes = [1, 2, 3];
     chance.shuffle(&mut nodes);
     let [one, other, _] = nodes;
+    let cuts = disturbance.cuts(nodes);
+    for (from, to) in &cuts {
+        fleet.network().unwrap().cut(*from, *to);
+    }
     let mut held = None;
     match disturbance {
         Disturbance::Kill => fleet.kill(one),
@@ -307,12 +348,26 @@ async fn disturb(disturbance: Disturbance, calm: bool, chance: &mut Chance, stor
             fleet.kill(other);
         }
         Disturbance::KillAll => fleet.kill_all(),
+        Disturbance::CutOffOneAndKillAnother => {
+            tokio::time::sleep(chance.millis(0..2_500)).await;
+            fleet.kill(other);
+        }
+        // Nothing but what is cut.
+        Disturbance::CutOff
+        | Disturbance::CutFromNodes
+        | Disturbance::CutPair
+        | Disturbance::CutOneWay
+        | Disturbance::Mute
+        | Disturbance::Deaf
+        | Disturbance::CutAll => {}
     }
-    let alone = matches!(disturbance, Disturbance::Kill | Disturbance::Hold | Disturbance::Stop);
-    if calm && alone {
-        story.progress(&format!("{disturbance:?} of node {one} while two are left"), fleet).await;
-    } else {
-        tokio::time::sleep(chance.millis(50..3_000)).await;
+    // What is on its way when something is cut still arrives, and would be taken for progress.
+    tokio::time::sleep(chance.millis(50..3_000)).await;
+    if calm && disturbance.leaves_two() {
+        story.progress(&format!("{disturbance:?} of nodes {nodes:?} while two are left"), fleet).await;
+    }
+    for (from, to) in cuts {
+        fleet.network().unwrap().mend(from, to);
     }
     if let Some(node) = held {
         fleet.resume(node);
@@ -320,13 +375,25 @@ async fn disturb(disturbance: Disturbance, calm: bool, chance: &mut Chance, stor
     fleet.start_missing();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_is_kept_once_and_in_order_whatever_happens_to_nodes() {
-    let lasts = Duration::from_secs(setting(SECONDS).unwrap_or(30));
-    let seed = setting(SEED).unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64);
-    eprintln!("{SEED}={seed}");
+/// Has `most` be what a node took at most until now, and tells what each takes.
+fn watch(fleet: &Fleet, most: &mut Usage) -> String {
+    let mut told = Vec::new();
+    for usage in fleet.usage() {
+        let Some(usage) = usage else {
+            told.push("-".to_owned());
+            continue;
+        };
+        most.memory_kib = most.memory_kib.max(usage.memory_kib);
+        most.files = most.files.max(usage.files);
+        told.push(format!("{} MiB {} files", usage.memory_kib / 1024, usage.files));
+    }
+    told.join(", ")
+}
+
+async fn play(network: Option<Network>, seed: u64, lasts: Duration) {
     let mut chance = Chance(seed);
-    let mut fleet = Fleet::format();
+    let all: Vec<_> = DECK.into_iter().chain(network.iter().flat_map(|_| CUTS)).collect();
+    let mut fleet = Fleet::format_on(network);
     fleet.start_all().await;
     let admin = client(&fleet).await;
     let topic = NewTopic::new(TOPIC).partitions(PARTITIONS).replication_factor(3);
@@ -340,12 +407,19 @@ async fn what_was_acknowledged_is_kept_once_and_in_order_whatever_happens_to_nod
         }
     }
     tasks.push(tokio::spawn(consume(client(&fleet).await, Arc::clone(&story))));
+    let until_over = |story: &Arc<Story>| {
+        let story = Arc::clone(story);
+        move || story.goes_on()
+    };
+    let made = tokio::spawn(witnesses::make_topics(client(&fleet).await, until_over(&story)));
+    let committing = witnesses::commit_offsets(client(&fleet).await, partition(0), until_over(&story));
+    let committed = tokio::spawn(committing);
     let began = Instant::now();
-    let mut played = 0;
+    let (mut played, mut most) = (0, Usage::default());
     let mut deck = Vec::new();
-    while began.elapsed() < lasts || played < DECK.len() {
+    while began.elapsed() < lasts || played == 0 {
         if deck.is_empty() {
-            deck.extend(DECK);
+            deck.clone_from(&all);
             chance.shuffle(&mut deck);
         }
         let disturbance = deck.pop().unwrap();
@@ -353,7 +427,9 @@ async fn what_was_acknowledged_is_kept_once_and_in_order_whatever_happens_to_nod
         if calm {
             whole(&admin, &fleet).await;
         }
-        eprintln!("{:>6} ms: {disturbance:?}, calm: {calm}", began.elapsed().as_millis());
+        let (seconds, usage) = (began.elapsed().as_secs(), watch(&fleet, &mut most));
+        let records = story.told().acknowledged.len();
+        eprintln!("{TELLS}{seconds} s, {records} records; {usage}; {disturbance:?}, calm: {calm}");
         disturb(disturbance, calm, &mut chance, &story, &mut fleet).await;
         story.progress(&format!("{disturbance:?}"), &fleet).await;
         played += 1;
@@ -362,15 +438,81 @@ async fn what_was_acknowledged_is_kept_once_and_in_order_whatever_happens_to_nod
     for task in tasks {
         task.await.unwrap();
     }
+    let (made, committed) = (made.await.unwrap(), committed.await.unwrap());
     fleet.serving().await;
     whole(&admin, &fleet).await;
-    equal(&fleet).await;
+    for index in 0..PARTITIONS {
+        replicas::equal(&fleet, &format!("{TOPIC}-{index}")).await;
+    }
+    replicas::same_metadata(&fleet).await;
+    replicas::unanimous(&admin, TOPIC).await;
+    let usage = watch(&fleet, &mut most);
     // What counts is what is there after a start, not what a process still has in its memory.
     fleet.stop_all().await;
     fleet.start_all().await;
-    let found = read_all(&client(&fleet).await).await;
+    let client = client(&fleet).await;
+    let found = read_all(&client).await;
+    witnesses::check(&client, &made, &committed, &partition(0)).await;
     let told = std::mem::take(&mut *story.told());
-    eprintln!("{} acknowledged, {} read meanwhile, {} there", told.acknowledged.len(), told.read.len(), found.len());
+    eprintln!(
+        "{TELLS}{played} disturbances, {} records acknowledged, {} read meanwhile, {} there, {} topics, {} offsets; \
+         at the end {usage}; at most {} MiB {} files",
+        told.acknowledged.len(),
+        told.read.len(),
+        found.len(),
+        made.len(),
+        committed.len(),
+        most.memory_kib / 1024,
+        most.files
+    );
     assert!(!told.read.is_empty());
     check(&told, &found);
+}
+
+/// A network, or the reason why nothing is cut here.
+fn network() -> Option<Network> {
+    Network::make().inspect_err(|why| eprintln!("{TELLS}no network is cut: {}", why.trim())).ok()
+}
+
+/// Without it, the chaos would not be what it says.
+#[test]
+fn what_is_cut_is_lost_one_way_until_it_is_mended() {
+    const PORT: u16 = 9;
+    let Some(network) = network() else { return };
+    let sockets = [CLIENTS, 1, 2].map(|place| {
+        let socket = network.at(place, || UdpSocket::bind((network::address(place), PORT)).unwrap());
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket
+    });
+    let send = |from: usize, to: usize, what: u8| {
+        sockets[from].send_to(&[what], (network::address(to), PORT)).unwrap();
+    };
+    let arrives = |at: usize| {
+        let mut what = [0];
+        sockets[at].recv(&mut what).unwrap();
+        what[0]
+    };
+    network.cut(1, 2);
+    send(1, 2, 1);
+    send(2, 1, 2);
+    assert_eq!(arrives(1), 2, "the other way is whole");
+    send(1, CLIENTS, 3);
+    assert_eq!(arrives(CLIENTS), 3, "so is the way elsewhere");
+    network.mend(1, 2);
+    send(1, 2, 4);
+    assert_eq!(arrives(2), 4, "what was sent before is lost");
+}
+
+#[test]
+fn what_was_acknowledged_is_kept_once_and_in_order_whatever_happens_to_nodes() {
+    let lasts = Duration::from_secs(setting(SECONDS).unwrap_or(60));
+    let seed = setting(SEED).unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64);
+    eprintln!("{TELLS}{SEED}={seed}");
+    let network = network();
+    if let Some(network) = &network {
+        // The runtime's threads come from this one.
+        network.enter();
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(play(network, seed, lasts));
 }

@@ -84,9 +84,11 @@ fn unit(full: bool) -> Vec<Step> {
         Step::check("docs", 2, &["xtask", "docs", "--check"]),
         Step::check("clippy", 30, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         Step::new("tests", 40, true, |report| {
-            // A test counts the system calls of a request.
-            packages::ensure(&[Need::new("strace", "strace")], report)?;
-            Ok(workspace("test", &["--no-fail-fast"]))
+            // A test counts the system calls of a request, and one cuts a network of its own.
+            packages::ensure(&[Need::new("strace", "strace"), Need::new("ip", "iproute2")], report)?;
+            let mut command = workspace("test", &["--no-fail-fast"]);
+            command.env("GREGOR_CHAOS_SECONDS", "120");
+            Ok(command)
         }),
     ];
     if full {
@@ -123,7 +125,7 @@ fn sim(full: bool) -> Vec<Step> {
         with("hostile bytes", "hostile", "GREGOR_FUZZ_ROUNDS", rounds),
     ];
     if full {
-        // Part `unit` has half a minute of it.
+        // Part `unit` has two minutes of it.
         steps.push(with("chaos among real nodes", "chaos", "GREGOR_CHAOS_SECONDS", "1200"));
     }
     steps

@@ -12,6 +12,8 @@ use gregor_client::{Client, ClientOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::oneshot;
 
+use super::network::{self, Network};
+
 /// Nodes 1 to 3, each a broker and a voter.
 pub const NODES: usize = 3;
 /// Longer than anything here takes on a busy machine.
@@ -22,7 +24,10 @@ const GREGOR: &str = env!("CARGO_BIN_EXE_gregor");
 /// The processes, killed when the test ends, however it does.
 pub struct Fleet {
     folder: tempfile::TempDir,
+    hosts: [String; NODES],
     nodes: [Option<Process>; NODES],
+    /// What lies between them, if that is a test's own.
+    network: Option<Network>,
 }
 
 struct Process {
@@ -31,8 +36,17 @@ struct Process {
     first: Option<oneshot::Receiver<String>>,
 }
 
+/// What a process takes at a moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory that is resident, in KiB.
+    pub memory_kib: u64,
+    /// Open files, sockets among them.
+    pub files: usize,
+}
+
 /// Loopback has many addresses: nobody else uses these while this process runs.
-fn host(node: usize) -> String {
+fn loopback(node: usize) -> String {
     let process = std::process::id() as usize;
     format!("127.{}.250.{}", 1 + process % 250, 10 * (process / 250 % 20) + node)
 }
@@ -43,14 +57,15 @@ fn gregor(arguments: &[&str]) -> String {
     String::from_utf8(done.stdout).unwrap().trim().to_owned()
 }
 
-fn properties(folder: &Path, node: usize) -> String {
-    let servers: Vec<_> = (1..=NODES).map(|node| format!("{}:19093", host(node))).collect();
-    let (host, data) = (host(node), folder.join(format!("node-{node}")));
+fn properties(folder: &Path, hosts: &[String; NODES], node: usize) -> String {
+    let servers: Vec<_> = hosts.iter().map(|host| format!("{host}:19093")).collect();
+    let (host, data) = (&hosts[node - 1], folder.join(format!("node-{node}")));
     format!(
         "node.id={node}\nprocess.roles=broker,controller\ncontroller.listener.names=CONTROLLER\n\
          listeners=PLAINTEXT://{host}:19092,CONTROLLER://{host}:19093\nlog.dirs={}\n\
          controller.quorum.bootstrap.servers={}\ncontroller.quorum.election.timeout.ms=500\n\
          controller.quorum.fetch.timeout.ms=1000\nbroker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=300\n\
+         replica.socket.timeout.ms=5000\nreplica.lag.time.max.ms=4000\noffsets.topic.num.partitions=3\n\
          default.replication.factor=3\nmin.insync.replicas=2\n",
         data.display(),
         servers.join(",")
@@ -58,34 +73,40 @@ fn properties(folder: &Path, node: usize) -> String {
 }
 
 impl Fleet {
-    /// A formatted cluster, of which nothing runs.
+    /// A formatted cluster, of which nothing runs, on addresses of loopback.
     pub fn format() -> Self {
+        Self::format_on(None)
+    }
+
+    /// The same, on a network of its own where one is given.
+    pub fn format_on(network: Option<Network>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let host = |node| if network.is_some() { network::address(node) } else { loopback(node) };
+        let hosts = [host(1), host(2), host(3)];
         let cluster = gregor(&["storage", "random-uuid"]);
-        let voter = |node| format!("{node}@{}:19093:{}", host(node), gregor(&["storage", "random-uuid"]));
+        let voter = |node: usize| format!("{node}@{}:19093:{}", hosts[node - 1], gregor(&["storage", "random-uuid"]));
         let voters: Vec<_> = (1..=NODES).map(voter).collect();
         let voters = voters.join(",");
         for node in 1..=NODES {
             let path = folder.path().join(format!("node-{node}.properties"));
-            fs::write(&path, properties(folder.path(), node)).unwrap();
+            fs::write(&path, properties(folder.path(), &hosts, node)).unwrap();
             let path = path.to_str().unwrap();
             gregor(&["storage", "format", "-c", path, "-t", &cluster, "--initial-controllers", &voters]);
         }
-        Self { folder, nodes: [const { None }; NODES] }
+        Self { folder, hosts, nodes: [const { None }; NODES], network }
     }
 
     /// Starts a node that does not run, and does not wait until it serves.
     pub fn start(&mut self, node: usize) {
         let path = |end: &str| self.folder.path().join(format!("node-{node}.{end}"));
         let log = fs::OpenOptions::new().create(true).append(true).open(path("log")).unwrap();
-        let mut child = Command::new(GREGOR)
-            .args(["broker", "--config"])
-            .arg(path("properties"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(GREGOR);
+        command.args(["broker", "--config"]).arg(path("properties"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        let mut child = match &self.network {
+            Some(network) => network.at(node, || command.spawn().unwrap()),
+            None => command.spawn().unwrap(),
+        };
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let (said, first) = oneshot::channel();
         // Ends with the process.
@@ -184,8 +205,24 @@ impl Fleet {
 
     /// A client that may ask any of the nodes first.
     pub async fn client(&self, options: ClientOptions) -> Client {
-        let servers: Vec<_> = (1..=NODES).map(|node| format!("{}:19092", host(node))).collect();
+        let servers: Vec<_> = self.hosts.iter().map(|host| format!("{host}:19092")).collect();
         Client::connect(&servers.join(","), options).await.unwrap()
+    }
+
+    /// The network between the nodes, if it is the test's own.
+    pub fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
+    }
+
+    /// What each node takes that runs.
+    pub fn usage(&self) -> [Option<Usage>; NODES] {
+        std::array::from_fn(|at| {
+            let process = format!("/proc/{}", self.nodes[at].as_ref()?.child.id());
+            let status = fs::read_to_string(format!("{process}/status")).ok()?;
+            let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+            let memory_kib = memory.trim().strip_suffix(" kB")?.parse().ok()?;
+            Some(Usage { memory_kib, files: fs::read_dir(format!("{process}/fd")).ok()?.count() })
+        })
     }
 
     /// Where a node has its logs.

@@ -3,3 +3,6 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub mod fleet;
+pub mod network;
+pub mod replicas;
+pub mod witnesses;
