@@ -222,6 +222,12 @@ impl Client {
         Ok((known.leader.ok_or_else(no_leader)?, known.leader_epoch))
     }
 
+    /// Whether what is known of one of these topics is so old that it is to be asked for again.
+    pub(crate) fn outdated<'a>(&self, mut topics: impl Iterator<Item = &'a KString>) -> bool {
+        let (cluster, age) = (self.cluster(), self.options().metadata_max_age);
+        topics.any(|name| cluster.topics.get(name).is_some_and(|topic| topic.known_since.elapsed() >= age))
+    }
+
     pub(crate) fn bootstrap(&self) -> &[String] {
         &self.inner.bootstrap
     }
@@ -341,6 +347,8 @@ fn parse_bootstrap(text: &str) -> Result<Vec<String>, ClientError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn topic(id: u128, leaders: &[(i32, i32)]) -> Topic {
@@ -373,6 +381,27 @@ mod tests {
         assert_eq!(leaders(&topic(8, &[(2, 0)]).newest(Some(&known))), [2], "another topic of that name");
         let nameless = topic(0, &[(1, 5)]);
         assert_eq!(leaders(&topic(0, &[(2, 0)]).newest(Some(&nameless))), [2], "an old broker tells no id");
+    }
+
+    #[test]
+    fn what_is_known_of_a_topic_is_outdated_at_its_age() {
+        let client = |metadata_max_age| {
+            let topics = HashMap::from([(KString::from_static("orders"), topic(7, &[(1, 5)]))]);
+            let inner = Inner {
+                options: ClientOptions { metadata_max_age, ..ClientOptions::default() },
+                bootstrap: Vec::new(),
+                cluster: RwLock::new(Arc::new(Cluster { topics, ..Cluster::default() })),
+                channels: Mutex::default(),
+                coordinators: Mutex::default(),
+                turn: AtomicUsize::new(0),
+            };
+            Client { inner: Arc::new(inner) }
+        };
+        let (known, unknown) = (KString::from_static("orders"), KString::from_static("payments"));
+        let (at_once, in_a_day) = (client(Duration::ZERO), client(Duration::from_hours(24)));
+        assert!(at_once.outdated([&unknown, &known].into_iter()));
+        assert!(!at_once.outdated([&unknown].into_iter()), "nothing is known of it");
+        assert!(!in_a_day.outdated([&known].into_iter()));
     }
 
     #[test]

@@ -41,7 +41,7 @@ const PRODUCERS: usize = 2;
 /// Records that a producer has on their way to a partition, and its pause before the next.
 const WINDOW: usize = 5;
 const PACE: Duration = Duration::from_millis(5);
-/// Acknowledged records of each partition that show that it is served.
+/// Acknowledged records of each partition, and as many that are read, which show that it is served.
 const PROGRESS: usize = 20;
 
 /// What happens to nodes, until it is over.
@@ -127,8 +127,9 @@ struct Told {
     counts: [usize; PARTITIONS as usize],
     /// Their values and offsets; there is none where a broker knew a record already.
     acknowledged: Vec<(PartitionIndex, String, Offset)>,
-    /// Records that a consumer was given.
+    /// Records that a consumer was given, and how many of each partition.
     read: Records,
+    read_counts: [usize; PARTITIONS as usize],
 }
 
 type Records = BTreeMap<(PartitionIndex, Offset), String>;
@@ -172,17 +173,23 @@ impl Story {
         !self.is_over.load(Ordering::Relaxed)
     }
 
-    /// Waits until every partition has taken more records.
+    /// How many records of each partition were acknowledged, and how many were read.
+    fn counts(&self) -> [[usize; PARTITIONS as usize]; 2] {
+        let told = self.told();
+        [told.counts, told.read_counts]
+    }
+
+    /// Waits until every partition has taken more records, and given more to the consumer.
     async fn progress(&self, after: &str, fleet: &Fleet) {
-        let wanted = self.told().counts.map(|count| count + PROGRESS);
+        let wanted = self.counts().map(|counts| counts.map(|count| count + PROGRESS));
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let counts = self.told().counts;
-            if counts.iter().zip(wanted).all(|(count, wanted)| *count >= wanted) {
+            let counts = self.counts();
+            if counts.iter().flatten().zip(wanted.iter().flatten()).all(|(count, wanted)| count >= wanted) {
                 return;
             }
             let late = Instant::now() > deadline;
-            assert!(!late, "after {after}: {counts:?} of {wanted:?} are acknowledged\n{}", fleet.story());
+            assert!(!late, "after {after}: {counts:?} of {wanted:?} are acknowledged and read\n{}", fleet.story());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -199,7 +206,13 @@ fn partition(index: i32) -> TopicPartition {
 /// A client that gives a node up soon that does not answer.
 async fn client(fleet: &Fleet) -> Client {
     let patience = Duration::from_secs(2);
-    let options = ClientOptions { request_timeout: patience, connect_timeout: patience, ..ClientOptions::default() };
+    let options = ClientOptions {
+        request_timeout: patience,
+        connect_timeout: patience,
+        // A leader that is cut off, and that clients reach, tells consumers nothing of its successor.
+        metadata_max_age: Duration::from_secs(3),
+        ..ClientOptions::default()
+    };
     fleet.client(options).await
 }
 
@@ -258,7 +271,11 @@ async fn consume(client: Client, story: Arc<Story>) {
     while story.goes_on() {
         // Nodes that are down are asked again.
         if let Ok(given) = consumer.poll(Duration::from_millis(200)).await {
-            note(&mut story.told().read, given);
+            let mut told = story.told();
+            for record in &given {
+                told.read_counts[record.partition.partition.value() as usize] += 1;
+            }
+            note(&mut told.read, given);
         }
     }
 }

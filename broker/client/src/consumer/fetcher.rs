@@ -121,7 +121,8 @@ impl Fetcher {
             return;
         }
         self.not_before = None;
-        if self.stale {
+        // A leader that is cut off from the others answers and says nothing of its successor.
+        if self.stale || self.client.outdated(positions.partitions().map(|partition| &partition.topic)) {
             let topics: BTreeSet<KString> = positions.partitions().map(|partition| partition.topic.clone()).collect();
             let topics: Vec<_> = topics.into_iter().collect();
             self.client.ask_another();

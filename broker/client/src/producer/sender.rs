@@ -70,7 +70,7 @@ impl Sender {
         if waiting.is_empty() {
             return None;
         }
-        if self.stale || self.missing_leader(&waiting) {
+        if self.stale || self.missing_leader(&waiting) || self.shared.client.outdated(waiting.iter()) {
             if self.stale {
                 self.shared.client.ask_another();
             }
