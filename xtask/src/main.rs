@@ -16,6 +16,7 @@ mod paths;
 mod progress;
 mod rig;
 mod sim;
+mod soak;
 mod test;
 mod tidy;
 mod up;
@@ -45,6 +46,8 @@ enum Command {
     Images(images::Arguments),
     /// Play simulated worlds from seeds: many, or one with its story.
     Sim(sim::Arguments),
+    /// Harm three real nodes under load for hours, in rounds, and see what they promised kept.
+    Soak(soak::Arguments),
     /// Run the tests: all parts, or the ones named.
     Test(test::Arguments),
     /// Check the rules of the house that no compiler knows.
@@ -73,6 +76,7 @@ fn run() -> Result<()> {
         Command::Down => up::down(),
         Command::Images(arguments) => images::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Tidy => tidy::run(),
         Command::Rig(arguments) => rig::run(&arguments),

@@ -163,7 +163,7 @@ fn run_step(step: &Step, log: &Path, progress: &Progress) -> Counts {
 }
 
 /// The part of a log that says what went wrong: from the first failure's own words on, else the end.
-fn what_failed(log: &Path) -> String {
+pub fn what_failed(log: &Path) -> String {
     const LINES_MAX: usize = 60;
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
@@ -174,10 +174,11 @@ fn what_failed(log: &Path) -> String {
     names.chain(excerpt).map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
-fn last_line(log: &Path) -> String {
+/// The last line of a log that says something, cut to what fits a line of progress.
+pub fn last_line(log: &Path) -> String {
     let tail = process::tail_of_file(log);
     let line = tail.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-    line.chars().take(100).collect()
+    line.chars().take(160).collect()
 }
 
 /// The file with what a step prints besides its verdict, such as collected evidence.

@@ -19,6 +19,8 @@ pub const NODES: usize = 3;
 /// Longer than anything here takes on a busy machine.
 pub const DEADLINE: Duration = Duration::from_mins(2);
 
+/// Has the files of a test that fails be kept.
+const KEEP: &str = "GREGOR_CHAOS_KEEP";
 const GREGOR: &str = env!("CARGO_BIN_EXE_gregor");
 
 /// The processes, killed when the test ends, however it does.
@@ -262,6 +264,10 @@ impl Drop for Fleet {
             // Also one that is held; one that has ended is what the test told of.
             let _ = process.child.kill();
             let _ = process.child.wait();
+        }
+        if std::thread::panicking() && std::env::var_os(KEEP).is_some() {
+            self.folder.disable_cleanup(true);
+            eprintln!("the nodes' files and logs are kept in {}", self.folder.path().display());
         }
     }
 }
