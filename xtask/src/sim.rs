@@ -7,10 +7,9 @@ use crate::paths;
 
 /// Which worlds.
 #[derive(Args)]
-#[group(id = "worlds", required = true, multiple = false, args = ["seeds", "seed"])]
 pub struct Arguments {
     /// Play so many worlds, on all cores.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", required_unless_present = "seed", conflicts_with = "seed")]
     seeds: Option<u64>,
     /// The first seed of those.
     #[arg(long, value_name = "S", default_value_t = 0, conflicts_with = "seed")]
@@ -48,4 +47,27 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bail!("a world broke a promise, or the simulator could not be built");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn many_worlds_or_one_are_chosen_with_all_else() {
+        let from = |line: &str| Line::try_parse_from(line.split(' ')).map(|line| line.arguments.from).ok();
+        assert_eq!(from("sim --seeds 5 --from 3 --cluster --debug"), Some(3));
+        assert_eq!(from("sim --seed 7 --cluster"), Some(0));
+        for wrong in ["sim", "sim --seeds 5 --seed 7", "sim --seed 7 --from 3"] {
+            assert_eq!(from(wrong), None, "{wrong}");
+        }
+    }
 }
