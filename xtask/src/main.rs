@@ -52,7 +52,7 @@ enum Command {
     Test(test::Arguments),
     /// Check the rules of the house that no compiler knows.
     Tidy,
-    /// The rig of namespaces by itself: up, down, exec, load, fault.
+    /// The rig of namespaces by itself: up, down, exec, load, fault, cut.
     Rig(rig::Arguments),
 }
 

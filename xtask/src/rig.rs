@@ -36,6 +36,10 @@ enum Verb {
     Load { archives: Vec<PathBuf> },
     /// Harm a node, or end the harm.
     Fault { node: u32, fault: Fault },
+    /// Have all that a node sends to another be lost, one way, until mend.
+    Cut { from: u32, to: u32 },
+    /// Have what a node sends to another arrive again.
+    Mend { from: u32, to: u32 },
     /// Say where the rig's files, logs and kubeconfig are.
     Info,
 }
@@ -83,6 +87,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             };
             rig.fault(*node, fault)?;
         }
+        Verb::Cut { from, to } => rig.cut(*from, *to)?,
+        Verb::Mend { from, to } => rig.mend(*from, *to)?,
         Verb::Info => {
             println!("{}: {}", arguments.name, if rig.is_up() { "up" } else { "down" });
             println!("nodes: {:?}", rig.nodes());

@@ -40,6 +40,8 @@ pub struct Capabilities {
     pub nodes: usize,
     /// [`Cluster::fault`] works.
     pub node_faults: bool,
+    /// [`Cluster::cut`] works.
+    pub cuts: bool,
     /// The default storage class grows volumes.
     pub expandable_storage: bool,
     /// [`Cluster::audit_log`] has the API server's audit log.
@@ -136,6 +138,19 @@ impl Cluster {
         self.provider.fault(node, fault)
     }
 
+    /// Has all that a node and its pods send to another one and its pods be lost without a word, one way; where
+    /// [`Capabilities::cuts`] says so.
+    pub fn cut(&self, from: &str, to: &str) -> Result<()> {
+        let (rig, from, to) = self.provider.link(from, to)?;
+        rig.cut(from, to)
+    }
+
+    /// The end of [`Cluster::cut`].
+    pub fn mend(&self, from: &str, to: &str) -> Result<()> {
+        let (rig, from, to) = self.provider.link(from, to)?;
+        rig.mend(from, to)
+    }
+
     /// What the cluster can do.
     pub fn capabilities(&self) -> Result<Capabilities> {
         let nodes = self.kubectl_json(&["get", "nodes"])?;
@@ -151,6 +166,7 @@ impl Cluster {
         Ok(Capabilities {
             nodes: nodes["items"].as_array().into_iter().flatten().filter(ready).count(),
             node_faults: matches!(self.provider, Provider::Rig(_) | Provider::Kind | Provider::K3d),
+            cuts: matches!(self.provider, Provider::Rig(_)),
             expandable_storage: classes["items"].as_array().into_iter().flatten().any(expandable),
             audit_log: self.audit_log().is_some(),
         })

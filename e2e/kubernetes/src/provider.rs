@@ -197,13 +197,7 @@ impl Provider {
 
     pub(crate) fn fault(&self, node: &str, fault: NodeFault) -> Result<()> {
         match self {
-            Self::Rig(rig) => {
-                let number = node.strip_prefix('n').and_then(|number| number.parse().ok());
-                rig.fault(
-                    number.with_context(|| format!("{node:?} is no node of a rig; those are n1, n2, ..."))?,
-                    fault,
-                )
-            }
+            Self::Rig(rig) => rig.fault(rig_node(node)?, fault),
             // Their nodes are containers of the same name.
             Self::Kind | Self::K3d => {
                 let network = if matches!(self, Self::Kind) { "kind".to_owned() } else { format!("k3d-{NAME}") };
@@ -220,6 +214,18 @@ impl Provider {
             Self::Given { .. } | Self::Minikube => bail!("nodes of {} cannot be harmed from here", self.name()),
         }
     }
+
+    /// Two nodes with a link that can be cut.
+    pub(crate) fn link(&self, from: &str, to: &str) -> Result<(&Rig, u32, u32)> {
+        let Self::Rig(rig) = self else { bail!("links between nodes of {} cannot be cut from here", self.name()) };
+        Ok((rig, rig_node(from)?, rig_node(to)?))
+    }
+}
+
+/// The number of a rig's node.
+fn rig_node(name: &str) -> Result<u32> {
+    let number = name.strip_prefix('n').and_then(|number| number.parse().ok());
+    number.with_context(|| format!("{name:?} is no node of a rig; those are n1, n2, ..."))
 }
 
 /// A given cluster may be the rig around us, one of the known kinds on this machine, or one that pulls from a registry.

@@ -62,6 +62,7 @@ fn main() -> ExitCode {
         trial("data_survives_the_pod", data_survives_the_pod),
         trial("a_killed_node_is_noticed_and_comes_back_with_its_data", a_killed_node_comes_back),
         trial("a_frozen_node_is_noticed_and_thaws", a_frozen_node_thaws),
+        trial("what_is_cut_between_two_nodes_is_lost_until_it_is_mended", a_cut_loses_and_is_mended),
         trial("a_node_that_comes_late_knows_the_loaded_images", a_late_node_knows_the_images),
         Trial::test("down_leaves_nothing_behind", move || {
             let before = before.map_err(|error| Failed::from(format!("{error:#}")))?;
@@ -158,6 +159,30 @@ fn a_frozen_node_thaws() -> Result<()> {
     wait_for_node("n2", "Unknown")?;
     rig().fault(2, NodeFault::Thaw)?;
     wait_for_node("n2", "True")
+}
+
+/// The kubelet of each node listens on the fabric.
+fn reaches(from: u32, to: u32) -> Result<bool> {
+    let init = fs::read_to_string(rig().state().join(format!("n{from}/pid")))?;
+    let dial = format!("exec 3<>/dev/tcp/10.198.0.1{to}/10250");
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/proc/{init}/ns/net")).args(["--", "timeout", "3", "bash", "-c", &dial]);
+    Ok(command.status()?.success())
+}
+
+fn a_cut_loses_and_is_mended() -> Result<()> {
+    ensure!(reaches(1, 2)?, "node 1 does not reach node 2 to begin with");
+    rig().cut(1, 2)?;
+    ensure!(!reaches(1, 2)?, "node 1 reaches node 2 though it is cut from it");
+    // The answer would be what is cut.
+    ensure!(!reaches(2, 1)?, "node 1 answers node 2 though it is cut from it");
+    rig().mend(1, 2)?;
+    process::wait_until("node 1 reaches node 2 again", MINUTE, || reaches(1, 2))?;
+    // Nothing was cut here.
+    rig().mend(2, 1)?;
+    ensure!(reaches(2, 1)?, "node 2 does not reach node 1");
+    ensure!(rig().cut(1, 1).is_err() && rig().cut(1, 9).is_err(), "nobody is there to be cut from");
+    Ok(())
 }
 
 fn a_late_node_knows_the_images() -> Result<()> {

@@ -33,6 +33,8 @@ use cgroups::Cgroups;
 
 /// The control plane's address on the fabric.
 const ADDRESS: &str = "10.198.0.1";
+/// A hardware address that nothing on the fabric has.
+const NOBODY: &str = "02:00:00:00:00:ff";
 /// Node addresses and pod networks have one digit for the node.
 pub const NODES_MAX: u32 = 9;
 
@@ -255,6 +257,29 @@ impl Rig {
             NodeFault::Disconnect => interface("down"),
             NodeFault::Reconnect => interface("up"),
         }
+    }
+
+    /// Has all that a node sends to another, its pods' packets too, be lost without a word. What the other sends arrives, and
+    /// so does what either sends elsewhere. A node that starts again sends everywhere.
+    pub fn cut(&self, from: u32, to: u32) -> Result<()> {
+        // Packets to the other node and its pods all go to its hardware address.
+        self.neighbour(from, to, &["lladdr", NOBODY, "dev", "eth0", "nud", "permanent"])
+    }
+
+    /// Ends what [`Rig::cut`] did, if it did.
+    pub fn mend(&self, from: u32, to: u32) -> Result<()> {
+        // Whose address is not known is asked for it.
+        self.neighbour(from, to, &["dev", "eth0", "nud", "failed"])
+    }
+
+    fn neighbour(&self, of: u32, node: u32, entry: &[&str]) -> Result<()> {
+        if of == node || !self.nodes().contains(&node) {
+            bail!("node n{of} has no neighbour n{node}; the rig's nodes are {:?}", self.nodes());
+        }
+        let init = self.node_init(of)?;
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{init}/ns/net")).args(["--", "ip", "neigh", "replace"]);
+        process::output(command.arg(format!("{ADDRESS}{node}")).args(entry)).map(drop)
     }
 
     fn start_control_plane(&self, report: &dyn Fn(&str)) -> Result<()> {
