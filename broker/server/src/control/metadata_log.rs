@@ -153,7 +153,25 @@ impl MetadataLog {
             }
         }
         this.start_at_newest_snapshot(now)?;
+        this.sync_what_was_found(exists)?;
         Ok(this)
+    }
+
+    /// What a process wrote that died before it had synced it reads back all the same. Other voters count on what this log has, so all of it is on the
+    /// disk before they hear of it; and the folder is, before a vote is written into it.
+    fn sync_what_was_found(&mut self, exists: bool) -> Result<(), MetadataLogError> {
+        if exists {
+            match self.flush() {
+                // There was no room for where epochs begin, which the next start finds again: the log itself is synced before that.
+                Err(error) if error.is_disk_full() => {}
+                synced => synced?,
+            }
+        }
+        for folder in [Some(self.partition.as_path()), self.partition.parent()].into_iter().flatten() {
+            let synced = self.disk.sync_directory(folder).complete();
+            synced.map_err(|error| MetadataLogError::File { path: folder.to_owned(), error })?;
+        }
+        Ok(())
     }
 
     /// A log that does not have its newest snapshot's end is of no use: a follower crashed between taking the snapshot and cutting its log.
@@ -446,15 +464,12 @@ mod tests {
     use std::io::IoSlice;
 
     use gregor_config::Properties;
-    use gregor_log::disk::FaultyDisk;
+    use gregor_log::disk::{Crash, FaultyDisk};
     use gregor_raft::snapshot::SnapshotWriter;
 
     use super::*;
 
-    #[test]
-    fn a_snapshot_is_no_end_of_an_empty_log_until_the_log_starts_there() {
-        const ID: SnapshotId = SnapshotId::new(Offset(12), LeaderEpoch(3));
-        let (disk, partition) = (Arc::new(FaultyDisk::new()), PathBuf::from("/data/__cluster_metadata-0"));
+    fn rig() -> (Arc<FaultyDisk>, PathBuf, BrokerConfig) {
         let mut properties = Properties::default();
         for (key, value) in [
             ("node.id", "1"),
@@ -467,6 +482,32 @@ mod tests {
             properties.set(key, value);
         }
         let config = BrokerConfig::from_properties(&properties).unwrap().0;
+        (Arc::new(FaultyDisk::new()), PathBuf::from("/data/__cluster_metadata-0"), config)
+    }
+
+    #[test]
+    fn what_a_process_did_not_live_to_sync_is_on_the_disk_once_the_next_has_opened_the_log() {
+        let (disk, partition, config) = rig();
+        let open = || MetadataLog::open(disk.clone(), partition.clone(), &config, Timestamp(1)).unwrap();
+        let append = |log: &mut MetadataLog, base: i64| {
+            let batch = Batch::Data(vec![Bytes::from_static(b"record")]);
+            log.append(&batch, Offset(base), LeaderEpoch(1), Timestamp(1)).unwrap();
+        };
+        let mut log = open();
+        append(&mut log, 0);
+        log.flush().unwrap();
+        append(&mut log, 1);
+        drop(log);
+        disk.crash(Crash::KeepAll);
+        drop(open());
+        disk.crash(Crash::LoseUnsynced);
+        assert_eq!(open().end().offset, Offset(2));
+    }
+
+    #[test]
+    fn a_snapshot_is_no_end_of_an_empty_log_until_the_log_starts_there() {
+        const ID: SnapshotId = SnapshotId::new(Offset(12), LeaderEpoch(3));
+        let (disk, partition, config) = rig();
         let mut log = MetadataLog::open(disk.clone(), partition.clone(), &config, Timestamp(1)).unwrap();
         let bytes = SnapshotWriter::new(ID.epoch, Timestamp(1), Timestamp(2), None).finish().concat();
         let file = disk.create(&partition.join(snapshot::file_name(ID))).unwrap();
