@@ -117,6 +117,7 @@ fn sim(full: bool) -> Vec<Step> {
     let mut steps = vec![
         with("simulated worlds", "worlds", "GREGOR_SIM_SEEDS", worlds),
         optimized("simulated clusters", "clusters", "GREGOR_SIM_CLUSTERS", clusters),
+        optimized("models", "models", "GREGOR_MODELS", if full { "full" } else { "1" }),
         optimized("planted bugs", "planted", "GREGOR_PLANTED_RANGES", if full { "10" } else { "3" }),
         with("crashes of the log", "crashes", "GREGOR_CRASH_SEEDS", crashes),
         with("crashes of the control thread", "control_crashes", "GREGOR_CRASH_SEEDS", crashes),
