@@ -6,3 +6,4 @@
 mod checking;
 mod elections;
 mod quorum;
+mod voter_changes;

@@ -9,6 +9,7 @@ mod log;
 mod member;
 pub mod model;
 mod network;
+mod voters;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
