@@ -5,5 +5,7 @@
 
 mod checking;
 mod elections;
+mod partition;
+mod partitions;
 mod quorum;
 mod voter_changes;
