@@ -196,7 +196,7 @@ impl Connection {
 
     async fn answer(&mut self, pending: produce::Pending) -> Result<(), Close> {
         self.count(ApiKey::Produce, pending.received_at());
-        let response = pending.finish();
+        let response = pending.finish(&self.context)?;
         let together = self.unsent.len() + response.len();
         if together <= UNSENT_MAX && (self.reader.has_small_frame() || !self.unsent.is_empty()) {
             self.unsent.extend_from_slice(&response);

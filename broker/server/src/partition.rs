@@ -528,7 +528,8 @@ impl State {
             return Err(ErrorCode::NotLeaderOrFollower);
         }
         if self.log.is_gone() {
-            return Err(ErrorCode::KafkaStorageError);
+            // Its directory is well, or this would not be asked: the replica went to other brokers, or was deleted.
+            return Err(ErrorCode::NotLeaderOrFollower);
         }
         match awaits {
             Awaits::Commit(offset, _) if leader.high_watermark() >= offset => {

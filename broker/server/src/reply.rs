@@ -49,6 +49,11 @@ impl Reply {
         framed.split_off(size_of::<u32>().min(framed.len()))
     }
 
+    /// The response with its header and the length in front, for who sends it with others.
+    pub(crate) fn into_frame(self) -> BytesMut {
+        self.0
+    }
+
     /// Sends the whole response.
     pub(crate) async fn send(self, stream: &mut Transport) -> Result<(), Close> {
         stream.send(&self.0, false).await

@@ -4,6 +4,8 @@
 //! reads on. [`Pending`] is the second stage: with `acks=all` the response leaves once every append is committed, or has
 //! failed, or `timeout_ms` has passed. With `acks=0` there is no response, and closing the connection is the only way to fail.
 
+mod lost_leaders;
+
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
@@ -54,6 +56,8 @@ pub(crate) struct Pending {
 /// What a request waits for.
 struct Waiting {
     broker: Arc<Broker>,
+    /// The version of the request: its connection may have taken others since.
+    version: i16,
     waits: Vec<Wait>,
     waiter: Arc<Waiter>,
 }
@@ -174,7 +178,7 @@ pub(crate) fn begin(context: &Context, body: &[u8], reused: BytesMut) -> Result<
         response: finish(response, &leaders)?,
         received_at: context.received_at,
         deadline: context.received_at + timeout,
-        waiting: (!waits.is_empty()).then(|| Waiting::begin(Arc::clone(&context.broker), waits)),
+        waiting: (!waits.is_empty()).then(|| Waiting::begin(Arc::clone(&context.broker), version, waits)),
     }))
 }
 
@@ -198,24 +202,28 @@ impl Pending {
     }
 
     /// The response, whatever the state of the commits is.
-    pub(crate) fn finish(mut self) -> BytesMut {
-        if let Some(waiting) = &self.waiting {
-            waiting.note_failures(&mut self.response);
+    pub(crate) fn finish(mut self, context: &Context) -> Result<BytesMut, Close> {
+        let Some(waiting) = &self.waiting else { return Ok(self.response) };
+        let lost_leaders = waiting.note_failures(&mut self.response);
+        if lost_leaders && waiting.version >= FIRST_VERSION_WITH_LEADER {
+            return lost_leaders::name_leaders(context, waiting.version, self.response);
         }
-        self.response
+        Ok(self.response)
     }
 }
 
 impl Waiting {
-    fn begin(broker: Arc<Broker>, waits: Vec<Wait>) -> Self {
+    fn begin(broker: Arc<Broker>, version: i16, waits: Vec<Wait>) -> Self {
         let waiter = Waiter::new(waits.len() as u32);
         for wait in &waits {
             wait.of.wait_for(wait.awaits, &waiter);
         }
-        Self { broker, waits, waiter }
+        Self { broker, version, waits, waiter }
     }
 
-    fn note_failures(&self, response: &mut [u8]) {
+    /// Returns whether this broker has stopped leading anything of it.
+    fn note_failures(&self, response: &mut [u8]) -> bool {
+        let mut lost_leaders = false;
         for wait in &self.waits {
             let error = match wait.of.check(wait.awaits) {
                 Ok(true) => continue,
@@ -224,7 +232,9 @@ impl Waiting {
             };
             self.broker.metrics.on_error("Produce", error);
             set_error_code(response, wait.error_code_at, error.code());
+            lost_leaders |= error == ErrorCode::NotLeaderOrFollower;
         }
+        lost_leaders
     }
 }
 
