@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use gregor_messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, BrokerHeartbeatRequest, BrokerHeartbeatResponse,
     BrokerRegistrationRequest, BrokerRegistrationResponse, ControllerRegistrationRequest,
-    ControllerRegistrationResponse, UnregisterBrokerRequest, UnregisterBrokerResponse,
+    ControllerRegistrationResponse, UnregisterBrokerRequest, UnregisterBrokerResponse, UnregisterControllerRequest,
+    UnregisterControllerResponse,
 };
 use gregor_metadata::{BrokerRegistration, METADATA_VERSION_FEATURE};
 use gregor_state_records::metadata::{
     BrokerRegistrationChangeRecord, MetadataRecord, ProducerIdsRecord, RegisterBrokerRecord, RegisterControllerRecord,
-    UnregisterBrokerRecord,
+    UnregisterBrokerRecord, UnregisterControllerRecord,
     register_broker_record::{BrokerEndpoint, BrokerFeature},
     register_controller_record::{ControllerEndpoint, ControllerFeature},
 };
@@ -415,6 +416,38 @@ pub(crate) fn register_controller(
         error_message: text_of(&result),
         ..Default::default()
     }
+}
+
+/// KIP-1312: a controller is gone for good, and stands in the way of no feature any more. One that runs all the same registers again.
+pub(crate) fn unregister_controller(
+    plan: &mut Plan<'_>,
+    request: &UnregisterControllerRequest,
+) -> UnregisterControllerResponse {
+    let result = try_unregister_controller(plan, request.controller_id);
+    UnregisterControllerResponse { error_code: code_of(&result), error_message: text_of(&result), ..Default::default() }
+}
+
+fn try_unregister_controller(plan: &mut Plan<'_>, controller_id: i32) -> Result<(), Refusal> {
+    let id = BrokerId(controller_id);
+    if id == plan.config.broker.node_id {
+        return Err(Refusal::new(ErrorCode::InvalidRequest, "Controller cannot unregister itself while it is active."));
+    }
+    let record =
+        MetadataRecord::UnregisterController(UnregisterControllerRecord { controller_id, ..Default::default() });
+    if plan.version().record_version(&record).is_none() {
+        return Err(Refusal::new(
+            ErrorCode::UnsupportedVersion,
+            "The current MetadataVersion is too old to support controller unregistration.",
+        ));
+    }
+    if plan.image.cluster().controller(id).is_none() {
+        return Err(Refusal::new(
+            ErrorCode::ControllerIdNotRegistered,
+            format!("Controller ID {id} is not currently registered."),
+        ));
+    }
+    plan.push(record);
+    Ok(())
 }
 
 fn registration_change(

@@ -267,8 +267,8 @@ fn check_resource(plan: &Plan<'_>, resource: &ConfigResource) -> Result<(), Refu
         ResourceType::Broker => match resource.name.parse::<i32>() {
             Err(_) => invalid("Unable to parse broker name as a base 10 number.".to_owned()),
             Ok(..0) => invalid("Invalid negative broker ID.".to_owned()),
-            Ok(id) if plan.image.cluster().broker(BrokerId(id)).is_none() => {
-                Err(Refusal::new(ErrorCode::BrokerIdNotRegistered, format!("No broker with id {id} found.")))
+            Ok(id) if !is_node(&plan.image, BrokerId(id)) => {
+                Err(Refusal::new(ErrorCode::BrokerIdNotRegistered, format!("No node with id {id} found.")))
             }
             Ok(_) => Ok(()),
         },
@@ -282,6 +282,11 @@ fn check_resource(plan: &Plan<'_>, resource: &ConfigResource) -> Result<(), Refu
         ResourceType::BrokerLogger => invalid("Unexpected resource type BROKER_LOGGER.".to_owned()),
         ResourceType::Other(code) => invalid(format!("Unknown resource type {code}.")),
     }
+}
+
+/// Whether a broker, or a controller, has this id: either has a configuration of its own (`ConfigResourceExistenceChecker`).
+fn is_node(image: &Image, id: BrokerId) -> bool {
+    image.cluster().broker(id).is_some() || image.cluster().controller(id).is_some()
 }
 
 /// Only what changes is judged: a value that an older or other version stored does not stand in the way of others.

@@ -470,6 +470,7 @@ fn decide(
         ControllerRequest::UnregisterBroker(request) => brokers::unregister(plan, sessions, request).into(),
         ControllerRequest::AllocateProducerIds(request) => brokers::allocate_producer_ids(plan, request).into(),
         ControllerRequest::ControllerRegistration(request) => brokers::register_controller(plan, request).into(),
+        ControllerRequest::UnregisterController(request) => brokers::unregister_controller(plan, request).into(),
         ControllerRequest::AlterPartition(request) => isr::alter(plan, request, version).into(),
         ControllerRequest::AssignReplicasToDirs(request) => isr::assign_directories(plan, request).into(),
         ControllerRequest::ElectLeaders(request) => elections::elect(plan, request, version).into(),

@@ -8,10 +8,10 @@ use gregor_messages::{
     ControllerRegistrationResponse, CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest,
     CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ListPartitionReassignmentsRequest,
-    ListPartitionReassignmentsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse, UpdateFeaturesRequest,
-    UpdateFeaturesResponse, alter_configs_response, create_partitions_response::CreatePartitionsTopicResult,
-    create_topics_response::CreatableTopicResult, delete_topics_response::DeletableTopicResult,
-    incremental_alter_configs_response,
+    ListPartitionReassignmentsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse, UnregisterControllerRequest,
+    UnregisterControllerResponse, UpdateFeaturesRequest, UpdateFeaturesResponse, alter_configs_response,
+    create_partitions_response::CreatePartitionsTopicResult, create_topics_response::CreatableTopicResult,
+    delete_topics_response::DeletableTopicResult, incremental_alter_configs_response,
 };
 
 use crate::Refusal;
@@ -78,6 +78,8 @@ requests! {
     AllocateProducerIds(AllocateProducerIdsRequest -> AllocateProducerIdsResponse),
     /// A controller starts (KIP-919).
     ControllerRegistration(ControllerRegistrationRequest -> ControllerRegistrationResponse),
+    /// A controller is gone for good (KIP-1312).
+    UnregisterController(UnregisterControllerRequest -> UnregisterControllerResponse),
     /// A leader's in-sync replicas changed.
     AlterPartition(AlterPartitionRequest -> AlterPartitionResponse),
     /// A broker says in which directories its replicas are (KIP-858).
@@ -164,6 +166,9 @@ impl ControllerRequest {
             Self::ControllerRegistration(_) => {
                 ControllerRegistrationResponse { error_code, error_message: refusal.text(), ..Default::default() }
                     .into()
+            }
+            Self::UnregisterController(_) => {
+                UnregisterControllerResponse { error_code, error_message: refusal.text(), ..Default::default() }.into()
             }
             Self::AlterPartition(_) => AlterPartitionResponse { error_code, ..Default::default() }.into(),
             Self::AssignReplicasToDirs(_) => AssignReplicasToDirsResponse { error_code, ..Default::default() }.into(),

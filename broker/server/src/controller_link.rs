@@ -17,7 +17,8 @@ use gregor_messages::{
     AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest,
     ControllerRegistrationRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     DescribeQuorumRequest, ElectLeadersRequest, EnvelopeRequest, IncrementalAlterConfigsRequest,
-    ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest, UpdateFeaturesRequest,
+    ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest, UnregisterControllerRequest,
+    UpdateFeaturesRequest,
 };
 use gregor_types::{BrokerId, ErrorCode, KString};
 use gregor_wire::Message as _;
@@ -329,7 +330,7 @@ macro_rules! to_controller {
 to_controller!(
     AllocateProducerIdsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
     BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, ElectLeadersRequest,
-    ListPartitionReassignmentsRequest, UnregisterBrokerRequest, UpdateFeaturesRequest;
+    ListPartitionReassignmentsRequest, UnregisterBrokerRequest, UnregisterControllerRequest, UpdateFeaturesRequest;
     by item AlterConfigsRequest responses, CreatePartitionsRequest results, CreateTopicsRequest topics,
     DeleteTopicsRequest responses, IncrementalAlterConfigsRequest responses
 );

@@ -111,6 +111,7 @@ pub(crate) static TABLE: &[Row] = &[
     row!(AlterPartitionReassignments, Both, AlterPartitionReassignmentsRequest, api::forward::handle),
     row!(ListPartitionReassignments, Both, ListPartitionReassignmentsRequest, api::forward::handle),
     row!(UnregisterBroker, Both, UnregisterBrokerRequest, api::forward::handle),
+    row!(UnregisterController, Both, UnregisterControllerRequest, api::forward::handle),
     row!(UpdateFeatures, Both, UpdateFeaturesRequest, api::forward::handle),
     row!(Fetch, Controller, FetchRequest, api::quorum::fetch),
     row!(FetchSnapshot, Controller, FetchSnapshotRequest, api::quorum::fetch_snapshot),

@@ -7,7 +7,10 @@ mod support;
 use std::time::{Duration, Instant};
 
 use gregor_channel::Security;
-use gregor_messages::{AddRaftVoterRequest, DescribeClusterRequest, RemoveRaftVoterRequest, add_raft_voter_request};
+use gregor_messages::{
+    AddRaftVoterRequest, DescribeClusterRequest, RemoveRaftVoterRequest, UnregisterControllerRequest,
+    add_raft_voter_request, describe_quorum_response::ReplicaState,
+};
 use gregor_metadata::{ConfigResource, ResourceType};
 use gregor_server::{
     Node,
@@ -206,6 +209,102 @@ async fn a_controller_that_may_join_makes_itself_a_voter() {
     }
     cluster.commit(1_001).await;
     cluster.all_see(1_001).await;
+    cluster.stop_all().await;
+}
+
+/// Asks a node to unregister a controller.
+async fn unregister(cluster: &Cluster, at: i32, controller_id: i32) -> ErrorCode {
+    let request = UnregisterControllerRequest { controller_id, ..Default::default() };
+    ErrorCode::from(cluster.channel(at).call(&request).await.unwrap().error_code)
+}
+
+/// How a voter stands, as the leader says.
+async fn voter(cluster: &Cluster, leader: i32, id: i32) -> ReplicaState {
+    let voters = cluster.describe(leader).await.current_voters;
+    voters.into_iter().find(|voter| voter.replica_id == id).expect("it votes")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_tells_when_each_voter_fetched_last_and_when_it_had_everything() {
+    /// Milliseconds by which a voter that is silent has to fall behind another; each fetches more often.
+    const BEHIND: i64 = 1_500;
+    // So long that no follower loses sight of its leader on a busy machine.
+    let mut cluster = Cluster::new(3, 0, false).with("controller.quorum.fetch.timeout.ms", "30000");
+    cluster.start_all().await;
+    cluster.commit(1_001).await;
+    cluster.all_see(1_001).await;
+    let (leader, _) = cluster.leader().await;
+    let others: Vec<_> = (1..=3).filter(|id| *id != leader).collect();
+    let (silent, active) = (others[0], others[1]);
+    let deadline = Instant::now() + DEADLINE;
+    for id in [silent, active] {
+        while voter(&cluster, leader, id).await.last_caught_up_timestamp <= 0 {
+            assert!(Instant::now() < deadline, "voter {id} has caught up, and nobody says so");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    cluster.stop(silent).await;
+    let (behind, ahead) = loop {
+        let (behind, ahead) = (voter(&cluster, leader, silent).await, voter(&cluster, leader, active).await);
+        let fetched = ahead.last_fetch_timestamp - behind.last_fetch_timestamp;
+        let caught_up = ahead.last_caught_up_timestamp - behind.last_caught_up_timestamp;
+        if fetched >= BEHIND && caught_up >= BEHIND {
+            break (behind, ahead);
+        }
+        assert!(Instant::now() < deadline, "{behind:?} is not behind {ahead:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(behind.log_end_offset < ahead.log_end_offset, "no-op records come all the time");
+    assert!(behind.last_caught_up_timestamp <= behind.last_fetch_timestamp + 1, "it cannot have more than it fetched");
+    cluster.start(silent).await;
+    while voter(&cluster, leader, silent).await.last_caught_up_timestamp <= ahead.last_caught_up_timestamp {
+        assert!(Instant::now() < deadline, "it is back, and nobody says so");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_that_is_gone_is_unregistered_and_one_that_runs_registers_again() {
+    // So long that no follower loses sight of its leader on a busy machine.
+    let mut cluster = Cluster::at_level(33, 3, 0, false).with("controller.quorum.fetch.timeout.ms", "30000");
+    cluster.start_all().await;
+    let registered =
+        |node: &Node, id: i32| Some(node.control().image().cluster().controller(BrokerId(id))?.incarnation);
+    until("every controller to be registered", || {
+        cluster.running().all(|node| (1..=3).all(|id| registered(node, id).is_some()))
+    })
+    .await;
+    let (leader, _) = cluster.leader().await;
+    let others: Vec<_> = (1..=3).filter(|id| *id != leader).collect();
+    let away = others[0];
+    assert_eq!(unregister(&cluster, away, others[1]).await, ErrorCode::NotController);
+    assert_eq!(unregister(&cluster, leader, leader).await, ErrorCode::InvalidRequest);
+    // What was answered is committed: who is registered then has registered since.
+    assert_eq!(unregister(&cluster, leader, away).await, ErrorCode::None);
+    until("it to register again", || cluster.running().all(|node| registered(node, away).is_some())).await;
+    let before = registered(cluster.node(leader), away);
+    cluster.stop(away).await;
+    assert_eq!(unregister(&cluster, leader, away).await, ErrorCode::None);
+    assert_eq!(unregister(&cluster, leader, away).await, ErrorCode::ControllerIdNotRegistered);
+    cluster.commit(1_001).await;
+    cluster.all_see(1_001).await;
+    assert!(cluster.running().all(|node| registered(node, away).is_none()), "it is gone");
+    cluster.start(away).await;
+    until("it to be registered as another process", || {
+        cluster.running().all(|node| registered(node, away).is_some_and(|now| Some(now) != before))
+    })
+    .await;
+    // Who is registered stays so under another leader, and who led registers anew when it is back.
+    let before = registered(cluster.node(leader), leader);
+    cluster.stop(leader).await;
+    cluster.commit(1_002).await;
+    assert!(cluster.running().all(|node| (1..=3).all(|id| registered(node, id).is_some())));
+    cluster.start(leader).await;
+    until("the former leader to be registered as another process", || {
+        cluster.running().all(|node| registered(node, leader).is_some_and(|now| Some(now) != before))
+    })
+    .await;
     cluster.stop_all().await;
 }
 

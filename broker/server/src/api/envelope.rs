@@ -39,6 +39,7 @@ fn is_forwardable(key: i16) -> bool {
         ApiKey::DescribeQuorum,
         ApiKey::UpdateFeatures,
         ApiKey::UnregisterBroker,
+        ApiKey::UnregisterController,
         ApiKey::AllocateProducerIds,
         ApiKey::AddRaftVoter,
         ApiKey::RemoveRaftVoter,

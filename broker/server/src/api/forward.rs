@@ -8,7 +8,8 @@ use gregor_messages::{
     AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest,
     AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
     CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest,
-    IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, UnregisterBrokerRequest, UpdateFeaturesRequest,
+    IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, UnregisterBrokerRequest,
+    UnregisterControllerRequest, UpdateFeaturesRequest,
 };
 use gregor_types::ErrorCode;
 use tokio::time::timeout;
@@ -51,7 +52,7 @@ macro_rules! forwarded {
 forwarded!(
     AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
     BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, IncrementalAlterConfigsRequest,
-    UnregisterBrokerRequest;
+    UnregisterBrokerRequest, UnregisterControllerRequest;
     timed AlterPartitionReassignmentsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     ElectLeadersRequest, ListPartitionReassignmentsRequest, UpdateFeaturesRequest
 );

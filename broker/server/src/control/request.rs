@@ -8,8 +8,8 @@ use gregor_messages::{
     CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, DescribeQuorumResponse,
     ElectLeadersRequest, EndQuorumEpochRequest, EndQuorumEpochResponse, FetchRequest, FetchResponse,
     FetchSnapshotRequest, FetchSnapshotResponse, IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest,
-    RemoveRaftVoterRequest, RemoveRaftVoterResponse, Request, UnregisterBrokerRequest, UpdateFeaturesRequest,
-    UpdateRaftVoterRequest, UpdateRaftVoterResponse, VoteRequest, VoteResponse,
+    RemoveRaftVoterRequest, RemoveRaftVoterResponse, Request, UnregisterBrokerRequest, UnregisterControllerRequest,
+    UpdateFeaturesRequest, UpdateRaftVoterRequest, UpdateRaftVoterResponse, VoteRequest, VoteResponse,
 };
 
 /// A request to the active controller or to the quorum's leader.
@@ -104,6 +104,7 @@ decided!(
     IncrementalAlterConfigsRequest,
     ListPartitionReassignmentsRequest,
     UnregisterBrokerRequest,
+    UnregisterControllerRequest,
     UpdateFeaturesRequest
 );
 answered_by_the_quorum!(

@@ -92,7 +92,7 @@ impl Driver {
     }
 
     /// A level that is finalized while this node runs may know of controllers, and of directories of brokers, which its registrations then
-    /// have to say.
+    /// have to say; and a controller that runs may have been unregistered, or have registered elsewhere under the same id.
     pub(super) fn renew_registrations(&mut self) {
         let image = self.handle.image.load_full();
         let version = image.features().metadata_version();
@@ -102,7 +102,10 @@ impl Driver {
         }
         let is_unknown = broker::controller_registration(&self.options, &image.image).is_some();
         if self.registration == Registration::Made && is_unknown {
-            self.registration = Registration::Due(0);
+            // Two processes of one id answer each other with a record for each record: no faster than they would try again.
+            let is_anothers = image.cluster().controller(self.options.config.node_id).is_some();
+            let from = if is_anothers { self.now().monotonic + REGISTRATION_RETRY } else { 0 };
+            self.registration = Registration::Due(from);
         }
     }
 

@@ -79,7 +79,8 @@ impl Driver {
         let last_offset = image.position.last_offset;
         let image = Arc::new(image);
         self.handle.image.store(Arc::clone(&image));
-        let registrations_may_lack = changes.features || !changes.brokers.is_empty();
+        let is_about_this_controller = changes.controllers.contains(&self.options.config.node_id);
+        let registrations_may_lack = changes.features || !changes.brokers.is_empty() || is_about_this_controller;
         // A no-op record moves the position and nothing else: nobody has to wake for that.
         if !changes.is_empty() || self.first_published.is_none() {
             self.images.send_replace(Arc::clone(&image));

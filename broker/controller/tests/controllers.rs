@@ -1,0 +1,70 @@
+//! Controllers as the metadata knows them: they register, are configured like brokers, and are taken out once they are gone.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use common::{Rig, SET, alter, assert_error};
+use gregor_messages::{
+    ControllerRegistrationRequest, ControllerRegistrationResponse, IncrementalAlterConfigsResponse,
+    UnregisterControllerRequest, UnregisterControllerResponse,
+};
+use gregor_metadata::{ConfigResource, ResourceType};
+use gregor_types::{BrokerId, ErrorCode};
+
+fn register(rig: &mut Rig, controller_id: i32) {
+    let request = ControllerRegistrationRequest { controller_id, ..Default::default() };
+    let response: ControllerRegistrationResponse = rig.ask(0, request);
+    assert_eq!(response.error_code, 0, "{:?}", response.error_message);
+}
+
+fn unregister(rig: &mut Rig, controller_id: i32) -> UnregisterControllerResponse {
+    rig.ask(0, UnregisterControllerRequest { controller_id, ..Default::default() })
+}
+
+#[track_caller]
+fn refused(rig: &mut Rig, controller_id: i32, error: ErrorCode, words: &str) {
+    let before = rig.log.len();
+    let response = unregister(rig, controller_id);
+    assert_error(response.error_code, response.error_message.as_ref(), error, words);
+    assert_eq!(rig.log.len(), before);
+}
+
+#[test]
+fn a_controller_that_is_gone_is_unregistered_once() {
+    let mut rig = Rig::at(33);
+    register(&mut rig, 1);
+    register(&mut rig, 7);
+    let response = unregister(&mut rig, 7);
+    assert_eq!((response.error_code, response.error_message), (0, None));
+    let left: Vec<_> = rig.image.cluster().controllers().map(|controller| controller.id).collect();
+    assert_eq!(left, [BrokerId(1)]);
+    refused(&mut rig, 7, ErrorCode::ControllerIdNotRegistered, "Controller ID 7 is not currently registered.");
+    register(&mut rig, 7);
+    assert_eq!(rig.image.cluster().controllers().count(), 2, "it may come back");
+}
+
+#[test]
+fn who_decides_is_not_unregistered_nor_anybody_where_others_could_not_read_that() {
+    let mut rig = Rig::at(33);
+    register(&mut rig, 1);
+    refused(&mut rig, 1, ErrorCode::InvalidRequest, "cannot unregister itself");
+    let mut rig = Rig::at(32);
+    register(&mut rig, 7);
+    refused(&mut rig, 7, ErrorCode::UnsupportedVersion, "too old to support controller unregistration");
+}
+
+#[test]
+fn a_controller_has_a_configuration_of_its_own() {
+    let mut rig = Rig::at(30);
+    let change = alter(4, "7", &[("log.retention.ms", SET, Some("1000"))]);
+    let response: IncrementalAlterConfigsResponse = rig.ask(1, change.clone());
+    let refused = &response.responses[0];
+    let message = refused.error_message.as_ref();
+    assert_error(refused.error_code, message, ErrorCode::BrokerIdNotRegistered, "No node with id 7 found.");
+    register(&mut rig, 7);
+    let response: IncrementalAlterConfigsResponse = rig.ask(1, change);
+    assert_eq!(response.responses[0].error_code, 0);
+    let resource = ConfigResource::new(ResourceType::Broker, "7");
+    assert_eq!(rig.image.configs().get(&resource, "log.retention.ms").unwrap(), &"1000");
+}
