@@ -12,7 +12,7 @@ use gregor_messages::{
     AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
     alter_configs_response, incremental_alter_configs_request, incremental_alter_configs_response,
 };
-use gregor_metadata::{ConfigResource, Image, ResourceType};
+use gregor_metadata::{ConfigResource, Image, ResourceType, VersionedRecord};
 use gregor_state_records::metadata::{ClearElrRecord, ConfigRecord, MetadataRecord};
 use gregor_types::{BrokerId, ErrorCode, KString};
 
@@ -27,6 +27,7 @@ const MAX_VALUE_BYTES: usize = 32_767;
 
 const CORDONED_LOG_DIRS: &str = "cordoned.log.dirs";
 const MIN_IN_SYNC_REPLICAS: &str = "min.insync.replicas";
+pub(crate) const UNCLEAN_ELECTION: &str = "unclean.leader.election.enable";
 
 type Values = BTreeMap<KString, KString>;
 
@@ -90,6 +91,19 @@ pub(crate) fn replace(plan: &mut Plan<'_>, request: &AlterConfigsRequest) -> Alt
         plan.undo(start);
     }
     AlterConfigsResponse { responses, ..Default::default() }
+}
+
+/// Whether records may let replicas lead that were not in sync: by a value of a topic, a node or all nodes, or by one that is gone and
+/// stood before another. Then what has no leader is looked at again at once; Apache Kafka lets it wait for up to five minutes.
+pub(crate) fn may_allow_unclean(records: &[VersionedRecord]) -> bool {
+    let allows = |record: &VersionedRecord| match &record.record {
+        MetadataRecord::Config(config) => {
+            config.name == UNCLEAN_ELECTION
+                && config.value.as_deref().is_none_or(|value| !value.eq_ignore_ascii_case("false"))
+        }
+        _ => false,
+    };
+    records.iter().any(allows)
 }
 
 /// Whether a topic may have these values, each by itself and all together.

@@ -308,6 +308,9 @@ impl Controller {
         let base = Base { image: &active.speculative, config: &self.config, offset: next_offset, now };
         let sessions = &mut active.sessions;
         let (response, decided) = base.plan(random, |plan| decide(&request, version, plan, sessions));
+        if configs::may_allow_unclean(&decided.1) {
+            active.next_rescue = now;
+        }
         active.append(decided, next_offset, now, effects);
         active.reply_when_committed(id, request, response, self.committed_end, effects);
     }

@@ -11,7 +11,7 @@ use gregor_state_records::metadata::MetadataRecord;
 use gregor_types::{BrokerId, ErrorCode, KString, PartitionIndex, TopicId, planted::planted};
 
 use crate::{
-    Refusal, effective,
+    Refusal, configs, effective,
     partition_change::{Election, PartitionChange, Rules},
     plan::Plan,
     refusal::{code_of, text_of},
@@ -223,7 +223,7 @@ pub(crate) fn rules_of(plan: &Plan<'_>, topic: TopicId) -> Rules {
         let config = effective::topic_config(&plan.image, &plan.config.broker, &topic.name, key);
         config.and_then(|config| config.value)
     };
-    let unclean = value("unclean.leader.election.enable").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let unclean = value(configs::UNCLEAN_ELECTION).is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let min_isr = plan.image.features().has_eligible_leader_replicas().then(|| {
         let replicas = topic.partition(PartitionIndex(0)).map_or(1, |partition| partition.replicas.len());
         let wanted = value("min.insync.replicas").and_then(|value| value.trim().parse::<usize>().ok()).unwrap_or(1);
