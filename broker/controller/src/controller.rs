@@ -14,11 +14,11 @@ use gregor_state_records::metadata::{
 use gregor_types::{ClusterId, LeaderEpoch, Offset, planted::planted};
 
 use crate::{
-    ControllerRequest, ControllerResponse, Refusal, brokers, configs, elections,
+    ControllerRequest, ControllerResponse, Refusal, brokers, configs, credentials, elections,
     features::{self, KRaft, Updated},
     isr, partitions,
     plan::{Base, Decided, Plan, batches},
-    reassignments,
+    quotas, reassignments,
     sessions::Sessions,
     topics,
 };
@@ -468,6 +468,8 @@ fn decide(
         ControllerRequest::CreatePartitions(request) => partitions::create(plan, request).into(),
         ControllerRequest::AlterConfigs(request) => configs::replace(plan, request).into(),
         ControllerRequest::IncrementalAlterConfigs(request) => configs::change(plan, request).into(),
+        ControllerRequest::AlterClientQuotas(request) => quotas::alter(plan, request).into(),
+        ControllerRequest::AlterUserScramCredentials(request) => credentials::alter(plan, request).into(),
         ControllerRequest::BrokerRegistration(request) => brokers::register(plan, sessions, request).into(),
         ControllerRequest::BrokerHeartbeat(request) => brokers::heartbeat(plan, sessions, request).into(),
         ControllerRequest::UnregisterBroker(request) => brokers::unregister(plan, sessions, request).into(),

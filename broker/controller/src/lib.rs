@@ -10,6 +10,7 @@
 mod brokers;
 mod configs;
 mod controller;
+mod credentials;
 mod effective;
 mod elections;
 mod features;
@@ -18,6 +19,7 @@ mod partition_change;
 mod partitions;
 mod placement;
 mod plan;
+mod quotas;
 mod reassignments;
 mod refusal;
 mod request;

@@ -219,6 +219,11 @@ fn size_bound(record: &MetadataRecord) -> usize {
                 lists.into_iter().flatten().map(|list| 4 * list.len()).sum::<usize>() + 16 * directories
             }
             MetadataRecord::FeatureLevel(feature) => feature.name.len(),
+            MetadataRecord::ClientQuota(quota) => {
+                let names = quota.entity.iter().map(|part| part.entity_name.as_ref().map_or(0, |name| name.len()));
+                quota.key.len() + names.sum::<usize>()
+            }
+            MetadataRecord::RemoveUserScramCredential(credential) => credential.name.len(),
             _ => 0,
         }
 }

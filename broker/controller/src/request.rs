@@ -1,10 +1,11 @@
 //! The requests that the controller decides, their responses, and a refusal of each.
 
 use gregor_messages::{
-    AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterConfigsRequest, AlterConfigsResponse,
-    AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, AlterPartitionRequest,
-    AlterPartitionResponse, AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, BrokerHeartbeatRequest,
-    BrokerHeartbeatResponse, BrokerRegistrationRequest, BrokerRegistrationResponse, ControllerRegistrationRequest,
+    AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterClientQuotasRequest, AlterClientQuotasResponse,
+    AlterConfigsRequest, AlterConfigsResponse, AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse,
+    AlterPartitionRequest, AlterPartitionResponse, AlterUserScramCredentialsRequest, AlterUserScramCredentialsResponse,
+    AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, BrokerHeartbeatRequest, BrokerHeartbeatResponse,
+    BrokerRegistrationRequest, BrokerRegistrationResponse, ControllerRegistrationRequest,
     ControllerRegistrationResponse, CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest,
     CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, ElectLeadersRequest, ElectLeadersResponse,
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ListPartitionReassignmentsRequest,
@@ -14,7 +15,7 @@ use gregor_messages::{
     delete_topics_response::DeletableTopicResult, incremental_alter_configs_response,
 };
 
-use crate::Refusal;
+use crate::{Refusal, credentials, quotas};
 
 macro_rules! requests {
     ($($(#[$doc:meta])* $name:ident($request:ident -> $response:ident),)*) => {
@@ -68,6 +69,10 @@ requests! {
     AlterConfigs(AlterConfigsRequest -> AlterConfigsResponse),
     /// Changes single configuration values.
     IncrementalAlterConfigs(IncrementalAlterConfigsRequest -> IncrementalAlterConfigsResponse),
+    /// Changes client quotas.
+    AlterClientQuotas(AlterClientQuotasRequest -> AlterClientQuotasResponse),
+    /// Changes SCRAM credentials.
+    AlterUserScramCredentials(AlterUserScramCredentialsRequest -> AlterUserScramCredentialsResponse),
     /// A broker starts.
     BrokerRegistration(BrokerRegistrationRequest -> BrokerRegistrationResponse),
     /// A broker is alive, and says what it wants.
@@ -157,6 +162,11 @@ impl ControllerRequest {
                 });
                 IncrementalAlterConfigsResponse { responses: responses.collect(), ..Default::default() }.into()
             }
+            Self::AlterClientQuotas(request) => {
+                let entries = request.entries.iter().map(|entry| quotas::answer(entry, error_code, refusal.text()));
+                AlterClientQuotasResponse { entries: entries.collect(), ..Default::default() }.into()
+            }
+            Self::AlterUserScramCredentials(request) => credentials::refused(request, refusal).into(),
             Self::BrokerRegistration(_) => BrokerRegistrationResponse { error_code, ..Default::default() }.into(),
             Self::BrokerHeartbeat(_) => BrokerHeartbeatResponse { error_code, ..Default::default() }.into(),
             Self::UnregisterBroker(_) => {

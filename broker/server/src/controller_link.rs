@@ -13,12 +13,12 @@ use std::{
 
 use gregor_channel::{Backoff, Channel, ChannelError, ChannelOptions, Security, authority};
 use gregor_messages::{
-    AddRaftVoterRequest, AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest,
-    AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest,
-    ControllerRegistrationRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeQuorumRequest, ElectLeadersRequest, EnvelopeRequest, IncrementalAlterConfigsRequest,
-    ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, UnregisterBrokerRequest, UnregisterControllerRequest,
-    UpdateFeaturesRequest,
+    AddRaftVoterRequest, AllocateProducerIdsRequest, AlterClientQuotasRequest, AlterConfigsRequest,
+    AlterPartitionReassignmentsRequest, AlterPartitionRequest, AlterUserScramCredentialsRequest,
+    AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, ElectLeadersRequest,
+    EnvelopeRequest, IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, RemoveRaftVoterRequest,
+    UnregisterBrokerRequest, UnregisterControllerRequest, UpdateFeaturesRequest,
 };
 use gregor_types::{BrokerId, ErrorCode, KString};
 use gregor_wire::Message as _;
@@ -331,6 +331,7 @@ to_controller!(
     AllocateProducerIdsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
     BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, ElectLeadersRequest,
     ListPartitionReassignmentsRequest, UnregisterBrokerRequest, UnregisterControllerRequest, UpdateFeaturesRequest;
-    by item AlterConfigsRequest responses, CreatePartitionsRequest results, CreateTopicsRequest topics,
+    by item AlterClientQuotasRequest entries, AlterConfigsRequest responses, AlterUserScramCredentialsRequest results,
+    CreatePartitionsRequest results, CreateTopicsRequest topics,
     DeleteTopicsRequest responses, IncrementalAlterConfigsRequest responses
 );

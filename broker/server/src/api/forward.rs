@@ -5,11 +5,11 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use gregor_controller::Refusal;
 use gregor_messages::{
-    AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest,
-    AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest,
-    IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, UnregisterBrokerRequest,
-    UnregisterControllerRequest, UpdateFeaturesRequest,
+    AllocateProducerIdsRequest, AlterClientQuotasRequest, AlterConfigsRequest, AlterPartitionReassignmentsRequest,
+    AlterPartitionRequest, AlterUserScramCredentialsRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest,
+    BrokerRegistrationRequest, ControllerRegistrationRequest, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteTopicsRequest, ElectLeadersRequest, IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest,
+    UnregisterBrokerRequest, UnregisterControllerRequest, UpdateFeaturesRequest,
 };
 use gregor_types::ErrorCode;
 use tokio::time::timeout;
@@ -50,8 +50,8 @@ macro_rules! forwarded {
 }
 
 forwarded!(
-    AllocateProducerIdsRequest, AlterConfigsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
-    BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, IncrementalAlterConfigsRequest,
+    AllocateProducerIdsRequest, AlterClientQuotasRequest, AlterConfigsRequest, AlterPartitionRequest,
+    AlterUserScramCredentialsRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, IncrementalAlterConfigsRequest,
     UnregisterBrokerRequest, UnregisterControllerRequest;
     timed AlterPartitionReassignmentsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
     ElectLeadersRequest, ListPartitionReassignmentsRequest, UpdateFeaturesRequest

@@ -2,14 +2,15 @@
 //! controller or of the quorum's leader. In process now, the same over the network between nodes.
 
 use gregor_messages::{
-    AddRaftVoterRequest, AddRaftVoterResponse, AllocateProducerIdsRequest, AlterConfigsRequest,
-    AlterPartitionReassignmentsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest, BeginQuorumEpochRequest,
-    BeginQuorumEpochResponse, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest,
-    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeQuorumRequest, DescribeQuorumResponse,
-    ElectLeadersRequest, EndQuorumEpochRequest, EndQuorumEpochResponse, FetchRequest, FetchResponse,
-    FetchSnapshotRequest, FetchSnapshotResponse, IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest,
-    RemoveRaftVoterRequest, RemoveRaftVoterResponse, Request, UnregisterBrokerRequest, UnregisterControllerRequest,
-    UpdateFeaturesRequest, UpdateRaftVoterRequest, UpdateRaftVoterResponse, VoteRequest, VoteResponse,
+    AddRaftVoterRequest, AddRaftVoterResponse, AllocateProducerIdsRequest, AlterClientQuotasRequest,
+    AlterConfigsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest, AlterUserScramCredentialsRequest,
+    AssignReplicasToDirsRequest, BeginQuorumEpochRequest, BeginQuorumEpochResponse, BrokerHeartbeatRequest,
+    BrokerRegistrationRequest, ControllerRegistrationRequest, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteTopicsRequest, DescribeQuorumRequest, DescribeQuorumResponse, ElectLeadersRequest, EndQuorumEpochRequest,
+    EndQuorumEpochResponse, FetchRequest, FetchResponse, FetchSnapshotRequest, FetchSnapshotResponse,
+    IncrementalAlterConfigsRequest, ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, RemoveRaftVoterResponse,
+    Request, UnregisterBrokerRequest, UnregisterControllerRequest, UpdateFeaturesRequest, UpdateRaftVoterRequest,
+    UpdateRaftVoterResponse, VoteRequest, VoteResponse,
 };
 
 /// A request to the active controller or to the quorum's leader.
@@ -90,9 +91,11 @@ macro_rules! answered_by_the_quorum {
 
 decided!(
     AllocateProducerIdsRequest,
+    AlterClientQuotasRequest,
     AlterConfigsRequest,
     AlterPartitionReassignmentsRequest,
     AlterPartitionRequest,
+    AlterUserScramCredentialsRequest,
     AssignReplicasToDirsRequest,
     BrokerHeartbeatRequest,
     BrokerRegistrationRequest,
