@@ -12,10 +12,11 @@ use std::{
 
 use gregor_messages::{
     AlterPartitionReassignmentsRequest, CreateTopicsRequest, DeleteTopicsRequest, FindCoordinatorRequest,
-    MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
+    IncrementalAlterConfigsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
     alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
     create_topics_request::{CreatableReplicaAssignment, CreatableTopic},
     fetch_response::PartitionData,
+    incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
     offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
     offset_fetch_request::OffsetFetchRequestTopic,
 };
@@ -80,13 +81,36 @@ impl Brokers {
 
     /// Has the only partition of a topic live on other brokers, and waits until it does.
     async fn reassign(&self, topic: &'static str, replicas: &'static [i32]) -> State {
+        self.begin_to_reassign(topic, replicas).await;
+        self.until(topic, |state| state.replicas == replicas && state.isr.len() == replicas.len()).await
+    }
+
+    async fn begin_to_reassign(&self, topic: &'static str, replicas: &'static [i32]) {
         let partition = ReassignablePartition { replicas: Some(replicas.to_vec()), ..Default::default() };
         let topics = vec![ReassignableTopic { name: topic.into(), partitions: vec![partition], ..Default::default() }];
         let request = AlterPartitionReassignmentsRequest { timeout_ms: 20_000, topics, ..Default::default() };
         let answer = self.at(1, move |client| client.call(0, &request)).await;
         assert_eq!(error(answer.error_code), ErrorCode::None, "{:?}", answer.error_message);
         assert_eq!(error(answer.responses[0].partitions[0].error_code), ErrorCode::None);
-        self.until(topic, |state| state.replicas == replicas && state.isr.len() == replicas.len()).await
+    }
+
+    /// Sets values of a topic, or of all brokers where `topic` is empty.
+    async fn set(&self, topic: &'static str, values: &'static [(&'static str, &'static str)]) {
+        let config = |(name, value): &(&'static str, &'static str)| AlterableConfig {
+            name: (*name).into(),
+            value: Some((*value).into()),
+            ..Default::default()
+        };
+        let resource = AlterConfigsResource {
+            resource_type: if topic.is_empty() { 4 } else { 2 },
+            resource_name: topic.into(),
+            configs: values.iter().map(config).collect(),
+            ..Default::default()
+        };
+        let request = IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() };
+        let answer = self.at(1, move |client| client.call(1, &request)).await;
+        let altered = &answer.responses[0];
+        assert_eq!(error(altered.error_code), ErrorCode::None, "{:?}", altered.error_message);
     }
 
     /// Waits until the first partition of a topic is so.
@@ -257,6 +281,57 @@ async fn a_reassignment_brings_a_whole_replica_and_takes_another_away() {
     }
     until("the replica of broker 1 is gone", || !brokers.folders(1).iter().any(|name| name.starts_with("t-0"))).await;
     assert!(brokers.metric(3, "kafka_server_brokertopicmetrics_reassignmentbytesin_total").await > 0);
+    brokers.0.abandon();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_throttled_reassignment_is_overtaken_and_ends_once_it_may() {
+    const RECORDS: i64 = 30;
+    const BYTES_IN: &str = "kafka_server_brokertopicmetrics_reassignmentbytesin_total";
+    // Little more than one record at a time.
+    let brokers = Brokers::start(|cluster| cluster.with("replica.fetch.max.bytes", "1024")).await;
+    for topic in ["throttled", "free"] {
+        brokers.create(topic, 1, &[1]).await;
+        let produced = brokers.at(1, move |client| {
+            let value = "x".repeat(1_000);
+            (0..RECORDS).for_each(|offset| assert_eq!(produce(client, topic, &value), offset));
+        });
+        produced.await;
+    }
+    // What has come once is over a byte in a second for as long as it is remembered; so much again takes minutes.
+    brokers.set("", &[("leader.replication.throttled.rate", "1"), ("follower.replication.throttled.rate", "1")]).await;
+    brokers
+        .set(
+            "throttled",
+            &[("leader.replication.throttled.replicas", "0:1"), ("follower.replication.throttled.replicas", "0:3")],
+        )
+        .await;
+    brokers.begin_to_reassign("throttled", &[1, 3]).await;
+    let deadline = Instant::now() + DEADLINE;
+    while brokers.metric(3, BYTES_IN).await == 0 {
+        assert!(Instant::now() < deadline, "nothing comes at all");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // As much, which began later, and whose replica is fetched from the same broker.
+    brokers.reassign("free", &[1, 3]).await;
+    let state = brokers.state("throttled").unwrap();
+    assert_eq!((state.replicas, state.isr), (vec![1, 3], vec![1]), "it is on its way");
+    let came = brokers.metric(3, BYTES_IN).await;
+    assert!(came < (RECORDS * 1_000) as u64 * 3 / 2, "{came} bytes are far less than both have");
+    brokers
+        .set(
+            "",
+            &[
+                ("leader.replication.throttled.rate", "1000000000"),
+                ("follower.replication.throttled.rate", "1000000000"),
+            ],
+        )
+        .await;
+    brokers.until("throttled", |state| state.isr.len() == 2).await;
+    let wanted = RECORDS as usize * 1_000;
+    let leaders = brokers.at(1, move |client| fetch_so_much(client, "throttled", wanted)).await;
+    let followers = brokers.at(3, move |client| fetch_so_much(client, "throttled", wanted)).await;
+    assert_eq!(followers, leaders);
     brokers.0.abandon();
 }
 
