@@ -1,5 +1,6 @@
 //! `gregor-events generate BYTES` writes JSON events to standard output, `gregor-events check BYTES` reads them back from
-//! standard input in any order and compares each byte. Runs in the clients' pods, in a pipe with an unmodified client.
+//! standard input in any order and compares each byte; `gregor-events check-in-order BYTES` takes lines that begin with their
+//! partition's number, and minds the order in each. Runs in the clients' pods, in a pipe with an unmodified client.
 //! `gregor-events generate BYTES FILE` takes its time until FILE is there, for a load that lasts as long as something else.
 
 use std::{
@@ -52,7 +53,8 @@ fn main() -> ExitCode {
             events::generate(bytes, &mut output, &mut progress).map_err(|error| error.to_string())
         }
         (Some("check"), Some(bytes)) => events::check(bytes, &mut io::stdin().lock(), &mut progress),
-        _ => Err("usage: gregor-events generate BYTES [FILE] | check BYTES".to_owned()),
+        (Some("check-in-order"), Some(bytes)) => events::check_in_order(bytes, &mut io::stdin().lock(), &mut progress),
+        _ => Err("usage: gregor-events generate BYTES [FILE] | check BYTES | check-in-order BYTES".to_owned()),
     };
     match result {
         Ok(count) => {
