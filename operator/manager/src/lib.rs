@@ -5,7 +5,6 @@
 //! read again.
 
 pub mod admin;
-pub mod certificates;
 pub mod cli;
 pub mod cluster;
 pub mod context;
