@@ -9,7 +9,7 @@ use gregor_messages::{
     FetchSnapshotRequest, FetchSnapshotResponse,
     fetch_snapshot_request::{PartitionSnapshot, SnapshotId as SnapshotIdField, TopicSnapshot},
 };
-use gregor_types::{LeaderEpoch, Offset, planted::planted};
+use gregor_types::{LeaderEpoch, Offset};
 
 use crate::{
     ControlRecord, Effect, Effects, LogView, METADATA_TOPIC, OffsetAndEpoch, Outgoing, Quorum, Role, SnapshotId, Token,
@@ -115,9 +115,7 @@ impl Quorum {
         if is_known || matches!(self.role, Role::Leader(_)) {
             return;
         }
-        if !planted("snapshot-voters-ignored") {
-            self.history.load_snapshot(id, control);
-        }
+        self.history.load_snapshot(id, control);
         effects.push(Effect::InstallSnapshot { id });
         self.high_watermark = Some(id.offset);
         effects.push(Effect::HighWatermark(id.offset));
