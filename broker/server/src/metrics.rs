@@ -91,6 +91,8 @@ pub(crate) struct Metrics {
     pub(crate) closed: CounterFamily,
     /// How often a partition was looked at for a fetch.
     pub(crate) fetch_reads: Counter,
+    /// How often a fetch had to wait for the disk or for whoever had a partition's lock, on a thread that may.
+    pub(crate) fetch_offloads: Counter,
     /// How often TLS stores that had changed were read again, by listener and outcome.
     pub(crate) tls_reloads: CounterFamily,
     /// Log compaction.
@@ -232,6 +234,12 @@ impl Metrics {
             "How often a partition was looked at for a fetch: idle ones of a session are not",
             fetch_reads.clone(),
         );
+        let fetch_offloads = Counter::default();
+        registry.register(
+            "gregor_fetch_offloads",
+            "How often the reads of a fetch were made on a thread that may wait for the disk or for a lock",
+            fetch_offloads.clone(),
+        );
         let append_offloaded = GaugeFamily::default();
         registry.register(
             "gregor_log_append_offloaded",
@@ -293,6 +301,7 @@ impl Metrics {
             connections,
             closed,
             fetch_reads,
+            fetch_offloads,
             tls_reloads,
             cleaner,
             replication,

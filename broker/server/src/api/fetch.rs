@@ -253,7 +253,10 @@ impl Fetching {
     async fn read(&mut self, context: &Context, limits: &Limits) -> Result<u64, Close> {
         match read_now(context, &mut self.found, limits) {
             Some(bytes) => Ok(bytes),
-            None => Box::pin(self.read_elsewhere(limits.clone())).await,
+            None => {
+                context.broker.metrics.fetch_offloads.inc();
+                Box::pin(self.read_elsewhere(limits.clone())).await
+            }
         }
     }
 
