@@ -251,13 +251,11 @@ impl Fetching {
 
     /// Plans the reads of all partitions; returns how many bytes there are, in memory if there is room for them.
     async fn read(&mut self, context: &Context, limits: &Limits) -> Result<u64, Close> {
-        match read_now(context, &mut self.found, limits) {
-            Some(bytes) => Ok(bytes),
-            None => {
-                context.broker.metrics.fetch_offloads.inc();
-                Box::pin(self.read_elsewhere(limits.clone())).await
-            }
+        if let Some(bytes) = read_now(context, &mut self.found, limits) {
+            return Ok(bytes);
         }
+        context.broker.metrics.fetch_offloads.inc();
+        Box::pin(self.read_elsewhere(limits.clone())).await
     }
 
     /// Has a thread that may wait for the disk do it, so that this one serves others. Of those only a few wait for one directory.
