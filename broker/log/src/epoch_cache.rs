@@ -3,7 +3,7 @@
 //! Kept in memory and in `leader-epoch-checkpoint`. The file is written before the recovery point passes an entry: what is
 //! behind the recovery point is found again by reading the batches.
 
-use gregor_types::{LeaderEpoch, Offset};
+use gregor_types::{LeaderEpoch, Offset, planted::planted};
 
 /// The end of an epoch, as OffsetForLeaderEpoch answers it; [`LeaderEpoch::NONE`] and -1 where nothing is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl EpochCache {
 
     pub(crate) fn truncate_from_end(&mut self, end: Offset) {
         let kept = self.entries.partition_point(|(_, start)| *start < end);
-        if kept < self.entries.len() {
+        if kept < self.entries.len() && !planted("cut-epochs-kept") {
             self.entries.truncate(kept);
             self.version += 1;
         }

@@ -9,7 +9,7 @@ use gregor_messages::{
     FetchSnapshotRequest, FetchSnapshotResponse,
     fetch_snapshot_request::{PartitionSnapshot, SnapshotId as SnapshotIdField, TopicSnapshot},
 };
-use gregor_types::{LeaderEpoch, Offset};
+use gregor_types::{LeaderEpoch, Offset, planted::planted};
 
 use crate::{
     ControlRecord, Effect, Effects, LogView, METADATA_TOPIC, OffsetAndEpoch, Outgoing, Quorum, Role, SnapshotId, Token,
@@ -115,7 +115,9 @@ impl Quorum {
         if is_known || matches!(self.role, Role::Leader(_)) {
             return;
         }
-        self.history.load_snapshot(id, control);
+        if !planted("snapshot-voters-ignored") {
+            self.history.load_snapshot(id, control);
+        }
         effects.push(Effect::InstallSnapshot { id });
         self.high_watermark = Some(id.offset);
         effects.push(Effect::HighWatermark(id.offset));

@@ -4,7 +4,7 @@ use gregor_messages::{
     FetchRequest, FetchResponse,
     fetch_request::{FetchPartition, FetchTopic, ReplicaState},
 };
-use gregor_types::{BrokerId, LeaderEpoch, Offset, Uuid};
+use gregor_types::{BrokerId, LeaderEpoch, Offset, Uuid, planted::planted};
 
 use crate::{
     Effect, Effects, ElectionState, Endpoint, LogView, METADATA_TOPIC, OffsetAndEpoch, Outgoing, Quorum, Role,
@@ -119,7 +119,9 @@ impl Quorum {
                 return false;
             }
             role.heard();
-            self.history.truncate(end);
+            if !planted("cut-voters-kept") {
+                self.history.truncate(end);
+            }
             effects.push(Effect::Truncate { end });
             // The next fetch says what is left, so it waits until the log is that on the disk, too.
             let token = self.writes.begin(Write::Fetched(end));

@@ -6,7 +6,7 @@ use gregor_messages::{
     BeginQuorumEpochRequest,
     begin_quorum_epoch_request::{LeaderEndpoint, PartitionData, TopicData},
 };
-use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
+use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, planted::planted};
 
 use crate::{
     Effect, Effects, LogView, METADATA_TOPIC, Nanos, Now, Outgoing, Quorum, ReplicaKey, RequestId, Rng, Role, Token,
@@ -180,7 +180,8 @@ impl Leader {
             })
             .collect();
         ends.sort_unstable_by(|left, right| right.cmp(left));
-        ends.get(ends.len() / 2).copied().unwrap_or(Offset::ZERO)
+        let before = if planted("majority-not-awaited") { 0 } else { ends.len() / 2 };
+        ends.get(before).copied().unwrap_or(Offset::ZERO)
     }
 }
 
@@ -268,7 +269,8 @@ impl Quorum {
     pub(crate) fn update_high_watermark(&mut self, effects: &mut Effects) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let end = leader.majority_end(self.history.voters(), self.config.local.key);
-        let moves = end > leader.start && self.high_watermark.is_none_or(|before| end > before);
+        let is_own = end > leader.start || planted("earlier-epoch-committed");
+        let moves = is_own && self.high_watermark.is_none_or(|before| end > before);
         if moves {
             self.high_watermark = Some(end);
             effects.push(Effect::HighWatermark(end));

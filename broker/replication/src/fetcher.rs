@@ -15,7 +15,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gregor_types::{ErrorCode, LeaderEpoch, Offset, Timestamp};
+use gregor_types::{ErrorCode, LeaderEpoch, Offset, Timestamp, planted::planted};
 
 use partition::{Entry, Phase};
 use session::Session;
@@ -95,7 +95,8 @@ impl Fetcher {
         }
         let in_session = known.and_then(|entry| entry.in_session);
         let served = known.map_or(0, |entry| entry.served);
-        let cuts = log.last_epoch == LeaderEpoch::NONE && high_watermark < log.end;
+        let knows_epochs = log.last_epoch != LeaderEpoch::NONE && !planted("cut-to-high-watermark");
+        let cuts = !knows_epochs && high_watermark < log.end;
         let phase = if cuts { Phase::Working } else { Phase::Fetching };
         self.forget_waits(partition);
         let entry = Entry::new(FetchPosition::at(log, leader_epoch), phase, in_session, served);

@@ -3,7 +3,7 @@
 //! The server keeps it under the partition's lock and calls it with what its log and its leader say; fetching is the
 //! [`crate::Fetcher`]'s.
 
-use gregor_types::{BrokerId, LeaderEpoch, Offset};
+use gregor_types::{BrokerId, LeaderEpoch, Offset, planted::planted};
 
 /// A partition that another broker leads, or nobody.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,7 +64,8 @@ impl FollowerState {
     /// predecessor had committed moves nobody's back. Only a log that is cut loses it.
     pub fn on_appended(&mut self, log_start: Offset, log_end: Offset, leader: LeaderMarks) -> MovedMarks {
         let mut moved = MovedMarks::default();
-        let committed = leader.high_watermark.min(log_end);
+        let here = leader.high_watermark.min(log_end);
+        let committed = if planted("committed-behind-the-end") { leader.high_watermark } else { here };
         if committed > self.high_watermark {
             self.high_watermark = committed;
             moved.high_watermark = Some(committed);

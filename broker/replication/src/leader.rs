@@ -217,11 +217,11 @@ impl LeaderState {
         follower.fetched(&fetch, log_end, now)?;
         // It has what is committed, and all that was in the log when this leadership began, so that nobody can tell its log
         // from one that was in sync all along.
+        let has_all = fetch.offset >= self.high_watermark && fetch.offset >= self.epoch_start;
         let joins = self.proposed.is_none()
             && !self.isr.contains(&fetch.replica)
             && follower.may_join()
-            && fetch.offset >= self.high_watermark
-            && fetch.offset >= self.epoch_start;
+            && (has_all || planted("joins-while-behind"));
         let proposal = joins.then(|| {
             let wanted = self.isr.iter().copied().chain([fetch.replica]).collect::<Vec<_>>();
             self.propose(&wanted)
@@ -249,7 +249,11 @@ impl LeaderState {
             *id == self.me || other().is_some_and(|other| other.is_caught_up(self.log_end, self.max_lag_ms, now))
         };
         let wanted: Vec<BrokerId> = self.isr.iter().copied().filter(stays).collect();
-        (wanted.len() < self.isr.len()).then(|| self.propose(&wanted))
+        let proposal = (wanted.len() < self.isr.len()).then(|| self.propose(&wanted));
+        if planted("shrinks-by-itself") {
+            self.isr = wanted;
+        }
+        proposal
     }
 
     /// The controller answered `asked`.
@@ -359,6 +363,9 @@ impl LeaderState {
             return None;
         }
         let counts = |other: &&RemoteReplica| {
+            if planted("followers-not-awaited") {
+                return false;
+            }
             self.isr.contains(&other.id)
                 || self.proposed.as_ref().is_some_and(|proposal| proposal.contains(other.id))
                 || (other.log_end.is_some()

@@ -1,6 +1,6 @@
 //! `gregor-sim --seed S` tells the story of one seed; `gregor-sim --seeds N [--from S]` plays many on all cores and says which
-//! breaks a promise. With `cluster` before that, the worlds have several nodes. `cargo xtask sim` builds it in release and hands its
-//! arguments over.
+//! breaks a promise. With `cluster` before that, the worlds have several nodes: as many as the seed says, or `--nodes`. `cargo xtask sim`
+//! builds it in release and hands its arguments over.
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,11 @@ use std::{
 
 use gregor_sim::{Finding, Options, cluster};
 
-const USAGE: &str = "usage: gregor-sim [cluster] --seed S | --seeds N [--from S] [--jobs J]";
+const USAGE: &str = "usage: gregor-sim [cluster [--nodes N]] --seed S | --seeds N [--from S] [--jobs J]";
 /// So many worlds of a cluster have everything in them that can go wrong.
 const WORLDS_WITH_ALL_FAULTS: u64 = 200;
+/// So many nodes a cluster may be asked to have.
+const NODES: std::ops::RangeInclusive<u64> = 3..=9;
 /// So often it says how far it is.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
@@ -29,11 +31,16 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let number = |name: &str| numbers.get(name).copied();
+    let nodes = number("--nodes");
+    if nodes.is_some_and(|nodes| !is_cluster || !NODES.contains(&nodes)) {
+        eprintln!("{USAGE}; a cluster has {} to {} nodes", NODES.start(), NODES.end());
+        return ExitCode::from(2);
+    }
     match (number("--seed"), number("--seeds")) {
-        (Some(seed), None) => play_one(play, seed),
+        (Some(seed), None) => play_one(play, seed, nodes),
         (None, Some(count)) => {
             let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-            let worlds = Worlds { play, is_cluster, from: number("--from").unwrap_or(0), count };
+            let worlds = Worlds { play, is_cluster, nodes, from: number("--from").unwrap_or(0), count };
             play_many(&worlds, number("--jobs").unwrap_or(cores).max(1))
         }
         _ => {
@@ -45,7 +52,7 @@ fn main() -> ExitCode {
 
 /// The options and their numbers; `None` if there is anything else.
 fn parse(arguments: &[String]) -> Option<BTreeMap<&str, u64>> {
-    let known = ["--seed", "--seeds", "--from", "--jobs"];
+    let known = ["--seed", "--seeds", "--from", "--jobs", "--nodes"];
     arguments
         .chunks(2)
         .map(|pair| match pair {
@@ -63,6 +70,7 @@ struct Played {
     acknowledged: u64,
     crashes: u64,
     nanos: u64,
+    nodes: u64,
     counts: BTreeMap<&'static str, u64>,
 }
 
@@ -72,6 +80,7 @@ type Play = fn(u64, Options) -> Result<Played, Finding>;
 struct Worlds {
     play: Play,
     is_cluster: bool,
+    nodes: Option<u64>,
     from: u64,
     count: u64,
 }
@@ -79,18 +88,18 @@ struct Worlds {
 fn play_node(seed: u64, options: Options) -> Result<Played, Finding> {
     let outcome = gregor_sim::run(seed, options)?;
     let gregor_sim::Outcome { trace, events, acknowledged, crashes, nanos, .. } = outcome;
-    Ok(Played { trace, events, acknowledged, crashes, nanos, counts: BTreeMap::new() })
+    Ok(Played { trace, events, acknowledged, crashes, nanos, nodes: 1, counts: BTreeMap::new() })
 }
 
 fn play_cluster(seed: u64, options: Options) -> Result<Played, Finding> {
-    let cluster::Outcome { trace, events, acknowledged, nanos, counts, .. } = cluster::run(seed, options)?;
-    let ends = ["killed", "power lost", "stopped cleanly"];
+    let cluster::Outcome { trace, events, acknowledged, nanos, nodes, counts, .. } = cluster::run(seed, options)?;
+    let ends = ["killed", "power lost", "write torn", "stopped cleanly"];
     let crashes = ends.iter().filter_map(|end| counts.get(end)).sum();
-    Ok(Played { trace, events, acknowledged, crashes, nanos, counts })
+    Ok(Played { trace, events, acknowledged, crashes, nanos, nodes, counts })
 }
 
-fn play_one(play: Play, seed: u64) -> ExitCode {
-    match play(seed, Options { told: true, ..Options::default() }) {
+fn play_one(play: Play, seed: u64, nodes: Option<u64>) -> ExitCode {
+    match play(seed, Options { told: true, nodes, ..Options::default() }) {
         Ok(outcome) => {
             println!("{outcome:?}");
             ExitCode::SUCCESS
@@ -103,7 +112,7 @@ fn play_one(play: Play, seed: u64) -> ExitCode {
 }
 
 fn play_many(worlds: &Worlds, jobs: u64) -> ExitCode {
-    let Worlds { play, is_cluster, from, count } = *worlds;
+    let Worlds { play, is_cluster, nodes: nodes_asked, from, count } = *worlds;
     let began = Instant::now();
     let (next, played) = (AtomicU64::new(0), AtomicU64::new(0));
     let (total, findings) = (Mutex::new(Total::default()), Mutex::new(Vec::<Finding>::new()));
@@ -117,7 +126,7 @@ fn play_many(worlds: &Worlds, jobs: u64) -> ExitCode {
                         return;
                     }
                     let seed = from.wrapping_add(index);
-                    match play(seed, Options::default()) {
+                    match play(seed, Options { nodes: nodes_asked, ..Options::default() }) {
                         Ok(outcome) => lock(&total).add(seed, outcome),
                         Err(finding) => {
                             eprintln!("{finding}");
@@ -139,11 +148,12 @@ fn play_many(worlds: &Worlds, jobs: u64) -> ExitCode {
     let findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(first) = findings.iter().map(|finding| finding.seed).min() {
         let kind = if is_cluster { "--cluster " } else { "" };
-        eprintln!("its story: cargo xtask sim {kind}--seed {first}");
+        let nodes = nodes_asked.map_or_else(String::new, |nodes| format!("--nodes {nodes} "));
+        eprintln!("its story: cargo xtask sim {kind}{nodes}--seed {first}");
         return ExitCode::FAILURE;
     }
     let total = total.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let Total { events, crashes, acknowledged, nanos, trace, counts } = total;
+    let Total { events, crashes, acknowledged, nanos, nodes, trace, counts } = total;
     println!(
         "{count} worlds: {events} events, {crashes} crashes, {acknowledged} records acknowledged, every promise kept; trace {trace:016x}"
     );
@@ -151,13 +161,16 @@ fn play_many(worlds: &Worlds, jobs: u64) -> ExitCode {
         println!("{times:>12} {what}");
     }
     let missing: Vec<_> = cluster::FAULTS.iter().filter(|fault| !counts.contains_key(**fault)).collect();
-    if is_cluster && count >= WORLDS_WITH_ALL_FAULTS && !missing.is_empty() {
+    let is_mixed = is_cluster && nodes_asked.is_none();
+    if is_mixed && count >= WORLDS_WITH_ALL_FAULTS && !missing.is_empty() {
         eprintln!("these never happened: {missing:?}");
         return ExitCode::FAILURE;
     }
     let simulated = Duration::from_nanos(nanos);
     let ratio = simulated.as_secs_f64() / began.elapsed().as_secs_f64();
-    eprintln!("{} simulated seconds, {ratio:.0} in a second of {} cores", simulated.as_secs(), jobs.min(count));
+    let (seconds, jobs, tenths) = (simulated.as_secs(), jobs.min(count), nodes * 10 / count.max(1));
+    let nodes = format!("{}.{}", tenths / 10, tenths % 10);
+    eprintln!("{seconds} simulated seconds of {nodes} nodes, {ratio:.0} in a second of {jobs} cores");
     ExitCode::SUCCESS
 }
 
@@ -167,6 +180,7 @@ struct Total {
     crashes: u64,
     acknowledged: u64,
     nanos: u64,
+    nodes: u64,
     trace: u64,
     counts: BTreeMap<&'static str, u64>,
 }
@@ -178,6 +192,7 @@ impl Total {
         self.crashes += outcome.crashes;
         self.acknowledged += outcome.acknowledged;
         self.nanos += outcome.nanos;
+        self.nodes += outcome.nodes;
         self.trace ^= outcome.trace.rotate_left((seed % 64) as u32);
         for (what, times) in outcome.counts {
             *self.counts.entry(what).or_default() += times;

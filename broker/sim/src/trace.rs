@@ -33,16 +33,23 @@ impl Trace {
         self.line.clear();
         let (milliseconds, microseconds) = (self.now / MILLISECOND, self.now % MILLISECOND / 1_000);
         write!(self.line, "{milliseconds:>9}.{microseconds:03} {what}").expect("a string takes everything");
-        // As FNV-1a, by eight bytes at a time: the same in every process.
-        for bytes in self.line.as_bytes().chunks(8) {
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            self.hash = (self.hash ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            self.hash ^= self.hash >> 32;
-        }
+        self.hash = mixed(self.hash, self.line.as_bytes());
         self.lines += 1;
         if self.told {
             println!("{}", self.line);
+        }
+    }
+
+    /// Something happened that does so all the time: `name` and `numbers` say what, and `what` tells it to who looks, if somebody does.
+    pub fn note_often(&mut self, name: &str, numbers: [u64; 3], what: fmt::Arguments<'_>) {
+        self.hash = mixed(self.hash, name.as_bytes());
+        for number in [self.now].into_iter().chain(numbers) {
+            self.hash = mixed(self.hash, &number.to_le_bytes());
+        }
+        self.lines += 1;
+        if self.told {
+            let (milliseconds, microseconds) = (self.now / MILLISECOND, self.now % MILLISECOND / 1_000);
+            println!("{milliseconds:>9}.{microseconds:03} {what}");
         }
     }
 
@@ -55,4 +62,14 @@ impl Trace {
     pub const fn lines(&self) -> u64 {
         self.lines
     }
+}
+
+/// As FNV-1a, by eight bytes at a time: the same in every process.
+fn mixed(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.chunks(8).fold(hash, |hash, bytes| {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        let hash = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        hash ^ (hash >> 32)
+    })
 }

@@ -35,8 +35,10 @@ const START_TIMEOUT: Nanos = 20 * SECOND;
 pub struct Options {
     /// Whether each line of the trace is printed as it happens.
     pub told: bool,
-    /// A bug of [`gregor_types::planted::BUGS`], to see that it is found; only a build with `--cfg gregor_planted` has them.
+    /// A bug of [`gregor_types::planted`], to see that it is found; only a build with `--cfg gregor_planted` has them.
     pub planted: Option<&'static str>,
+    /// How many nodes a cluster has, each of them broker and controller; else the seed says.
+    pub nodes: Option<u64>,
 }
 
 /// A world that came to its end with every promise kept.

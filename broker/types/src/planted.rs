@@ -3,7 +3,7 @@
 //! Compiled in by `--cfg gregor_planted` alone, never by a feature: no build that anybody runs has them, and there
 //! [`planted`] is a constant `false`. With it, a test chooses one bug at run time for its own thread.
 
-/// Every bug that can be planted, by name, and what it does.
+/// Every bug of one node that can be planted, by name, and what it does.
 pub const BUGS: [(&str, &str); 23] = [
     ("ack-before-fsync", "the high watermark does not wait for the sync that flush.messages=1 promises"),
     ("metadata-ack-before-fsync", "the metadata log's records count as durable before they are synced"),
@@ -30,6 +30,33 @@ pub const BUGS: [(&str, &str); 23] = [
     ("cleaned-unsynced", "a cleaned segment takes its place before it is on the disk"),
 ];
 
+/// Every bug of clusters that can be planted, likewise: of the quorum, of the controller, and of leaders and followers.
+pub const CLUSTER_BUGS: [(&str, &str); 23] = [
+    ("vote-before-persist", "a vote is answered before it is on the disk"),
+    ("two-votes-in-an-epoch", "a voter gives its vote to a second candidate of an epoch"),
+    ("shorter-log-elected", "a voter does not look whether a candidate has all that it has itself"),
+    ("half-elects", "half of the voters elect a leader"),
+    ("majority-not-awaited", "the metadata log's records are committed once one voter has them"),
+    ("earlier-epoch-committed", "a new leader commits what others wrote before something of its own"),
+    ("metadata-divergence-unchecked", "a leader does not look whether a follower's metadata log is a part of its own"),
+    ("metadata-fetched-unsynced", "a follower says that it has metadata that is not on its disk"),
+    ("cut-voters-kept", "a change of voters stays although the metadata log was cut before it"),
+    ("cut-metadata-shown", "records that are cut off the metadata log stay in the image"),
+    ("snapshot-beside-log", "a snapshot of the leader is loaded, and the log stays what it was"),
+    ("snapshot-voters-ignored", "the voters in a snapshot of the leader are not taken note of"),
+    ("decides-too-early", "a new controller decides before it knows that all before it is committed"),
+    ("fenced-stays-in-sync", "a broker that is fenced leads on, and stays in the in-sync replicas"),
+    ("fenced-elected", "a broker that is fenced is elected"),
+    ("unclean-election", "a replica is elected that is not in sync, though nobody allows it"),
+    ("moved-too-early", "replicas are let go before those are in sync that take their place"),
+    ("followers-not-awaited", "the high watermark does not wait for the followers in sync"),
+    ("joins-while-behind", "a follower is taken for in sync that lacks what is committed"),
+    ("shrinks-by-itself", "a leader drops a follower from the in-sync replicas before the controller has agreed"),
+    ("committed-behind-the-end", "a follower takes for committed what it does not have yet"),
+    ("cut-to-high-watermark", "a follower of another leader cuts its log to the high watermark that it knows"),
+    ("cut-epochs-kept", "the leader epochs of records stay although the log was cut before them"),
+];
+
 /// Whether this bug is planted here and now.
 #[cfg(not(gregor_planted))]
 #[inline]
@@ -40,7 +67,8 @@ pub const fn planted(_name: &str) -> bool {
 /// Whether this bug is planted here and now.
 #[cfg(gregor_planted)]
 pub fn planted(name: &str) -> bool {
-    debug_assert!(BUGS.iter().any(|(known, _)| *known == name), "{name} is not in the list of bugs");
+    let mut known = BUGS.iter().chain(&CLUSTER_BUGS);
+    debug_assert!(known.any(|(known, _)| *known == name), "{name} is not in the lists of bugs");
     PLANTED.get() == Some(name)
 }
 

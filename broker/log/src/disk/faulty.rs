@@ -153,6 +153,12 @@ impl FaultyDisk {
         self.state().lost_writes
     }
 
+    /// Whether nothing that was written to a file is in memory only.
+    pub fn is_synced(&self, path: &Path) -> bool {
+        let state = self.state();
+        state.names.get(path).is_none_or(|node| state.nodes[node].pending.is_empty())
+    }
+
     /// A copy to look at: what is done to it is not done to this disk. Nothing in it fails.
     #[must_use]
     pub fn fork(&self) -> Self {

@@ -5,7 +5,7 @@ use gregor_messages::{
     vote_request::PartitionData as Ballot,
     vote_response::{PartitionData, TopicData},
 };
-use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
+use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, planted::planted};
 
 use crate::{
     Effect, Effects, ElectionState, LogView, METADATA_TOPIC, Now, OffsetAndEpoch, Quorum, ReplicaKey, Rng, Role, Token,
@@ -72,7 +72,7 @@ impl Quorum {
         self.check_addressee(addressee, ballot.voter_directory_id)?;
         // The candidate need not be in our voter set: we may not have read yet that it was added (KIP-853).
         let candidate = ReplicaKey::new(BrokerId(ballot.replica_id), ballot.replica_directory_id);
-        let up_to_date = theirs >= log.end();
+        let up_to_date = theirs >= log.end() || planted("shorter-log-elected");
         let granted = self.would_vote(candidate, ballot.pre_vote, up_to_date);
         if granted && !ballot.pre_vote {
             self.give_vote(candidate, effects, after);
@@ -92,7 +92,8 @@ impl Quorum {
         };
         match (election.voted, election.leader) {
             (Some(voted), _) => {
-                voted.id == candidate.id && (voted.directory.is_none() || voted.directory == candidate.directory)
+                let is_same = voted.directory.is_none() || voted.directory == candidate.directory;
+                (voted.id == candidate.id && is_same) || planted("two-votes-in-an-epoch")
             }
             (None, Some(_)) => false,
             (None, None) => up_to_date,
@@ -111,6 +112,6 @@ impl Quorum {
         }
         let token = self.writes.begin(Write::Election);
         effects.push(Effect::Persist { token, state: *election });
-        *after = Some(token);
+        *after = (!planted("vote-before-persist")).then_some(token);
     }
 }

@@ -204,6 +204,14 @@ impl Driver {
         self.step_quorum(Input::Start);
     }
 
+    pub(super) const fn quorum(&self) -> &Quorum {
+        &self.quorum
+    }
+
+    pub(super) fn log_end(&self) -> Offset {
+        self.log.end().offset
+    }
+
     /// Whether an append waits for room on the disk.
     pub(super) fn is_stalled(&self) -> bool {
         self.stalled.is_some()
@@ -391,7 +399,9 @@ impl Driver {
                 let (logs, others) = self.syncs.drain(..).partition(|sync| matches!(sync, Sync::Log(_)));
                 self.syncs = others;
                 let logs: VecDeque<Sync> = logs;
-                if !planted("metadata-ack-before-fsync") {
+                let follows = self.quorum.next_offset().is_none();
+                let skips = planted("metadata-ack-before-fsync") || (follows && planted("metadata-fetched-unsynced"));
+                if !skips {
                     self.log.flush()?;
                 }
                 for sync in logs {

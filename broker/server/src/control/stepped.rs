@@ -1,7 +1,7 @@
 //! The control thread without a thread: a simulation calls it step by step, in its own time. What it does is what the thread does,
 //! by the same driver.
 
-use gregor_raft::Nanos;
+use gregor_raft::{Nanos, Quorum};
 use gregor_types::Offset;
 use tokio::sync::oneshot;
 
@@ -79,6 +79,16 @@ impl SteppedControl {
     /// Everything that the image says up to this offset is done.
     pub fn loaded(&mut self, last_offset: Offset) -> Result<(), ControlError> {
         self.driver.take(Command::Loaded(last_offset))
+    }
+
+    /// The quorum as this node sees it.
+    pub const fn quorum(&self) -> &Quorum {
+        self.driver.quorum()
+    }
+
+    /// Where its metadata log ends.
+    pub fn log_end(&self) -> Offset {
+        self.driver.log_end()
     }
 
     /// Whether an append waits for room on the disk: then it takes no request.

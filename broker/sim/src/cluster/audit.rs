@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, path::Path};
 
 use gregor_log::{Disk, disk::read_file};
+use gregor_metadata::Image;
 use gregor_replication::FollowedPartition;
-use gregor_types::{BrokerId, Offset};
+use gregor_types::{BrokerId, LeaderEpoch, Offset};
 use gregor_wire::batch::split_batches;
 
 use super::{ledger::Ledger, machine::Machine, process::Process, replica::Replica};
@@ -67,6 +68,12 @@ pub(super) fn unrest(machines: &Machines, ledger: &Ledger) -> Option<String> {
     None
 }
 
+/// Whether any node takes this one for a voter.
+pub(super) fn votes(machines: &Machines, id: BrokerId) -> bool {
+    let mut processes = machines.values().filter_map(|machine| machine.process.as_ref());
+    processes.any(|process| process.quorum().history().voters().voter(id).is_some())
+}
+
 fn replica<'p>(processes: &[(BrokerId, &'p Process)], broker: BrokerId, id: FollowedPartition) -> Option<&'p Replica> {
     let (_, process) = processes.iter().find(|(node, _)| *node == broker)?;
     process.replicas.as_ref()?.held.get(&id)
@@ -97,24 +104,43 @@ pub(super) fn audit_metadata(machine: &Machine, ledger: &mut Ledger) {
 pub(super) fn audit_in_sync(machines: &Machines, ledger: &mut Ledger) {
     let Some(image) = ledger.newest_image() else { return };
     for topic in image.topics().iter() {
-        for (index, partition) in topic.partitions() {
-            let id = FollowedPartition { topic_id: topic.id, partition: index };
-            let committed = ledger.committed_end(id);
-            for member in partition.isr.iter().chain(&partition.elr) {
-                let Some(process) = machines.get(member).and_then(|machine| machine.process.as_ref()) else { continue };
-                let registered = image.cluster().broker(*member).map(|broker| broker.epoch);
-                let replica = process.replicas.as_ref().and_then(|replicas| replicas.held.get(&id));
-                if let Some(replica) = replica
-                    && registered == Some(process.broker_epoch())
-                    && replica.log.end_offset() < committed
-                {
-                    let (name, end) = (ledger.name(id), replica.log.end_offset());
-                    ledger.violated(format!(
-                        "{member} may lead {name} with {end} of {committed} that are committed: in sync are {:?}, eligible {:?}",
-                        partition.isr, partition.elr
-                    ));
-                }
-            }
+        for (index, _) in topic.partitions() {
+            audit_members(machines, &image, FollowedPartition { topic_id: topic.id, partition: index }, ledger);
+        }
+    }
+}
+
+/// The same, where it may have changed since it was looked at.
+pub(super) fn audit_moved(machines: &Machines, ledger: &mut Ledger) {
+    let (is_newer, moved) = ledger.take_moved();
+    if is_newer {
+        return audit_in_sync(machines, ledger);
+    }
+    if moved.is_empty() {
+        return;
+    }
+    let Some(image) = ledger.newest_image() else { return };
+    for id in moved {
+        audit_members(machines, &image, id, ledger);
+    }
+}
+
+fn audit_members(machines: &Machines, image: &Image, id: FollowedPartition, ledger: &mut Ledger) {
+    let Some(partition) = image.topics().partition(id.topic_id, id.partition) else { return };
+    let committed = ledger.committed_end(id);
+    for member in partition.isr.iter().chain(&partition.elr) {
+        let Some(process) = machines.get(member).and_then(|machine| machine.process.as_ref()) else { continue };
+        let registered = image.cluster().broker(*member).map(|broker| broker.epoch);
+        let replica = process.replicas.as_ref().and_then(|replicas| replicas.held.get(&id));
+        if let Some(replica) = replica
+            && registered == Some(process.broker_epoch())
+            && replica.log.end_offset() < committed
+        {
+            let (name, end) = (ledger.name(id), replica.log.end_offset());
+            ledger.violated(format!(
+                "{member} may lead {name} with {end} of {committed} that are committed: in sync are {:?}, eligible {:?}",
+                partition.isr, partition.elr
+            ));
         }
     }
 }
@@ -139,9 +165,11 @@ pub(super) fn audit_records(machines: &mut Machines, ledger: &mut Ledger) {
     }
 }
 
-/// All records of a replica.
+/// All records of a replica, of which it knows where each leader epoch begins, and the last sequence of each producer.
 fn records(replica: &mut Replica) -> Result<BTreeMap<Offset, Value>, String> {
     let mut found = BTreeMap::new();
+    let mut begins: Vec<(LeaderEpoch, Offset)> = Vec::new();
+    let mut sequences = BTreeMap::new();
     let (mut at, end) = (replica.log.start_offset(), replica.log.end_offset());
     while at < end {
         let bytes = replica.bytes(at, end).map_err(|error| error.to_string())?;
@@ -152,6 +180,10 @@ fn records(replica: &mut Replica) -> Result<BTreeMap<Offset, Value>, String> {
             if batch.base_offset > at {
                 return Err(format!("{} stands where {at} is due", batch.base_offset));
             }
+            if begins.last().is_none_or(|(epoch, _)| *epoch != batch.leader_epoch) {
+                begins.push((batch.leader_epoch, batch.base_offset));
+            }
+            sequences.insert(batch.producer_id, batch.base_sequence + batch.records_count - 1);
             for record in &batch.records(DECOMPRESSED_BYTES_MAX).map_err(|error| error.to_string())? {
                 let record = record.map_err(|error| error.to_string())?;
                 if let Some(value) = record.value.and_then(Value::parse) {
@@ -163,6 +195,18 @@ fn records(replica: &mut Replica) -> Result<BTreeMap<Offset, Value>, String> {
         if at == before {
             return Err(format!("nothing is read at {at} of {end}"));
         }
+    }
+    for (index, (epoch, _)) in begins.iter().enumerate() {
+        let due = begins.get(index + 1).map_or(end, |(_, next)| *next);
+        let known = replica.log.end_offset_for_epoch(*epoch);
+        if (known.leader_epoch, known.end_offset) != (*epoch, due) {
+            return Err(format!("epoch {epoch} ends at {due}, and it is known for {known:?}"));
+        }
+    }
+    let known = replica.log.active_producers().map(|producer| (producer.producer_id, producer.last_sequence));
+    let known: BTreeMap<_, _> = known.collect();
+    if known != sequences {
+        return Err(format!("the producers' last sequences are {sequences:?}, and they are known for {known:?}"));
     }
     Ok(found)
 }

@@ -1,19 +1,20 @@
-//! What a cluster is held to: what was shown, committed or acknowledged anywhere stands everywhere, for good.
+//! What a cluster is held to: what was shown, committed or acknowledged anywhere stands everywhere, for good. `ledger/quorum.rs` has the
+//! quorum's part of it.
 //!
 //! The world calls it after every step of a node, clients with what they were answered, and `audit.rs` when it looks into files. It
 //! never asks a node for anything.
 
+mod quorum;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use gregor_metadata::Image;
+use gregor_raft::VoterSet;
 use gregor_replication::FollowedPartition;
-use gregor_types::{BrokerId, LeaderEpoch, Offset, TopicId};
+use gregor_types::{BrokerId, DirectoryId, LeaderEpoch, Offset, TopicId};
 use gregor_wire::batch::{BatchView, split_batches};
 
-use super::{
-    process::Process,
-    replica::{Replica, Role},
-};
+use super::replica::{Replica, Role};
 use crate::promises::Value;
 
 /// A batch as it stands in a log: what its checksum does not cover, and the checksum.
@@ -22,6 +23,7 @@ pub(super) struct Seal {
     epoch: LeaderEpoch,
     records: i32,
     crc: u32,
+    next: Offset,
 }
 
 /// See the module's documentation.
@@ -38,14 +40,20 @@ pub(super) struct Ledger {
     controllers: BTreeMap<LeaderEpoch, (BrokerId, u64)>,
     /// Whom nodes take for the leader of an epoch.
     leaders: BTreeMap<LeaderEpoch, BrokerId>,
-    /// How far each life of a node has shown the metadata, and the newest epoch that it knows.
-    shown: BTreeMap<BrokerId, (u64, Offset, LeaderEpoch)>,
+    /// Whom a voter has voted for in an epoch.
+    votes: BTreeMap<(BrokerId, DirectoryId, LeaderEpoch), BrokerId>,
+    /// What each node has shown of the quorum when it was looked at last.
+    shown: BTreeMap<BrokerId, Shown>,
+    /// Who votes, and the `kraft.version`, as of each offset at which a node has shown metadata.
+    voters: BTreeMap<Offset, (i16, VoterSet)>,
+    /// Whether metadata was shown that is newer than what was looked at.
+    is_newer: bool,
+    /// Partitions of which more is committed since their in-sync replicas were looked at, or that a replica of was cut.
+    moved: BTreeSet<FollowedPartition>,
     /// The committed batches of each partition, by their first offset.
     committed: BTreeMap<FollowedPartition, BTreeMap<Offset, Seal>>,
     /// Where what is known to be committed of them ends.
     ends: BTreeMap<FollowedPartition, Offset>,
-    /// How far a life of a node has been compared with them, and the marks that it has shown.
-    seen: BTreeMap<(BrokerId, FollowedPartition), Seen>,
     /// What stands at which offset: acknowledged to its producer, or shown to a consumer.
     records: BTreeMap<FollowedPartition, BTreeMap<Offset, Value>>,
     /// Topics that were created for sure, and those whose deletion was asked for.
@@ -57,18 +65,36 @@ pub(super) struct Ledger {
     pub(super) acknowledged: u64,
 }
 
+/// What a life of a node shows of the quorum.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct Shown {
     boot: u64,
+    directory: DirectoryId,
+    /// The last offset of the metadata that it shows.
+    last: Offset,
+    /// The newest epoch that it knows, and the one in which it is the active controller.
+    epoch: LeaderEpoch,
+    leads_in: Option<LeaderEpoch>,
+    /// Where its metadata log ends, and where it ended when it was first seen to lead that epoch.
+    end: Offset,
+    began: Offset,
+}
+
+/// What was seen of a replica: it keeps that for the ledger, as long as it is held.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// How far it was compared with what is committed.
     compared: Offset,
     /// The epoch that it led in when it showed this high watermark.
     led: Option<(LeaderEpoch, Offset)>,
+    /// The state of the partition in which it had too few replicas in sync, if it had.
+    short_in: Option<i32>,
     truncations: u64,
 }
 
 impl Seal {
     fn of(batch: &BatchView<'_>) -> Self {
-        Self { epoch: batch.leader_epoch, records: batch.records_count, crc: batch.crc }
+        Self { epoch: batch.leader_epoch, records: batch.records_count, crc: batch.crc, next: batch.next_offset() }
     }
 }
 
@@ -88,70 +114,8 @@ impl Ledger {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    /// Looks at what a node's control thread shows.
-    pub(super) fn look_at_control(&mut self, id: BrokerId, boot: u64, process: &Process) {
-        let leader = process.leader();
-        if let Some(named) = leader.leader {
-            let known = *self.leaders.entry(leader.epoch).or_insert(named);
-            if known != named {
-                let what = format!("node {id} takes {named} for the leader of epoch {}, it is {known}", leader.epoch);
-                return self.violated(what);
-            }
-        }
-        if let Some(epoch) = process.leads_in() {
-            let known = *self.controllers.entry(epoch).or_insert((id, boot));
-            if known != (id, boot) {
-                let (other, life) = known;
-                let what = format!("node {id} leads epoch {epoch} in life {boot}, and {other} did in life {life}");
-                return self.violated(what);
-            }
-        }
-        let image = process.image();
-        let position = image.position;
-        let (life, before, epoch) = self.shown.get(&id).copied().unwrap_or((0, Offset::NONE, LeaderEpoch::NONE));
-        if life == boot && leader.epoch < epoch {
-            return self.violated(format!("node {id} goes from epoch {epoch} back to {}", leader.epoch));
-        }
-        if life == boot && position.last_offset < before {
-            let what = format!("node {id} shows metadata up to {} after {before}", position.last_offset);
-            return self.violated(what);
-        }
-        self.shown.insert(id, (boot, position.last_offset, leader.epoch));
-        if position.last_offset < Offset::ZERO || (life == boot && position.last_offset == before) {
-            return;
-        }
-        if let Some((newest, (_, before))) = self.images.last_key_value()
-            && *newest < position.last_offset
-        {
-            count_elections(&mut self.counts, before, &image.image);
-        }
-        let fresh = || (position.epoch, image.image.clone());
-        let (epoch, known) = self.images.entry(position.last_offset).or_insert_with(fresh);
-        if *epoch != position.epoch || *known != image.image {
-            let at = position.last_offset;
-            let what = format!(
-                "node {id} has another image of the metadata at {at} in epoch {} than was shown in epoch {epoch}",
-                position.epoch
-            );
-            return self.violated(what);
-        }
-        for topic in image.topics().iter() {
-            self.names.entry(topic.id).or_insert_with(|| topic.name.to_string());
-        }
-    }
-
-    /// A batch of a node's metadata log that the node knows to be committed.
-    pub(super) fn metadata_has(&mut self, id: BrokerId, batch: &BatchView<'_>) {
-        let seal = Seal::of(batch);
-        let known = *self.metadata.entry(batch.base_offset).or_insert(seal);
-        if known != seal {
-            let at = batch.base_offset;
-            self.violated(format!("node {id} has {seal:?} at {at} of the metadata, {known:?} was committed there"));
-        }
-    }
-
     /// Looks at a replica, and compares what it knows to be committed with what others do.
-    pub(super) fn look_at_replica(&mut self, id: BrokerId, boot: u64, replica: &mut Replica) {
+    pub(super) fn look_at_replica(&mut self, id: BrokerId, replica: &mut Replica) {
         let place = replica.id;
         let (start, end) = (replica.log.start_offset(), replica.log.end_offset());
         let high_watermark = replica.high_watermark();
@@ -161,8 +125,8 @@ impl Ledger {
                 format!("node {id} has {topic} from {start} to {end}, and its high watermark is {high_watermark}");
             return self.violated(what);
         }
-        let before = self.seen.get(&(id, place)).copied().filter(|seen| seen.boot == boot);
-        let mut seen = before.unwrap_or(Seen { boot, compared: start, led: None, truncations: 0 });
+        let fresh = Seen { compared: start, led: None, short_in: None, truncations: 0 };
+        let mut seen = replica.seen.unwrap_or(fresh);
         if let Role::Leader(leader) = &replica.role {
             let epoch = leader.leader_epoch();
             if let Some((led, shown)) = seen.led
@@ -174,18 +138,32 @@ impl Ledger {
                     format!("readers of {topic} at {id} see it go from {shown} back to {high_watermark} in {epoch}");
                 return self.violated(what);
             }
-            seen.led = Some((epoch, high_watermark));
+            let short_in = leader.is_under_min_isr().then(|| leader.partition_epoch());
+            if let Some((led, shown)) = seen.led
+                && led == epoch
+                && high_watermark > shown
+                && short_in.is_some()
+                && short_in == seen.short_in
+            {
+                let (topic, isr) = (&replica.topic, leader.isr());
+                let what = format!(
+                    "{topic} at {id} is committed from {shown} to {high_watermark} by {isr:?}, which is too few"
+                );
+                return self.violated(what);
+            }
+            (seen.led, seen.short_in) = (Some((epoch, high_watermark)), short_in);
         }
         if replica.truncations > seen.truncations {
             seen.truncations = replica.truncations;
             self.count("truncation");
+            self.moved.insert(place);
         }
         if seen.compared > high_watermark {
             // What it had was not known to be committed any more when it was cut, or it begins anew.
             seen.compared = start;
         }
         let wrong = self.compare(id, replica, &mut seen.compared, high_watermark);
-        self.seen.insert((id, place), seen);
+        replica.seen = Some(seen);
         if let Some(wrong) = wrong {
             self.violated(wrong);
         }
@@ -205,21 +183,35 @@ impl Ledger {
                 }
                 let seal = Seal::of(&batch);
                 let committed = self.committed.entry(replica.id).or_default();
-                let known = *committed.entry(batch.base_offset).or_insert(seal);
-                if known != seal {
-                    let (topic, at) = (&replica.topic, batch.base_offset);
-                    let index = replica.id.partition;
-                    return Some(format!("node {id} has {seal:?} at {at} of {topic}-{index}, {known:?} is committed"));
+                let (topic, index, at) = (&replica.topic, replica.id.partition, batch.base_offset);
+                if let Some(known) = committed.get(&at) {
+                    if *known != seal {
+                        return Some(format!(
+                            "node {id} has {seal:?} at {at} of {topic}-{index}, {known:?} is committed"
+                        ));
+                    }
+                } else if let Some(wrong) = misplaced(committed, at, &seal) {
+                    return Some(format!("node {id} has in {topic}-{index}: {wrong}"));
+                } else {
+                    committed.insert(at, seal);
                 }
                 *from = batch.next_offset();
-                let end = self.ends.entry(replica.id).or_insert(*from);
-                *end = (*end).max(*from);
+                let end = self.ends.entry(replica.id).or_insert(Offset::ZERO);
+                if *from > *end {
+                    *end = *from;
+                    self.moved.insert(replica.id);
+                }
             }
             if *from == before {
                 return None;
             }
         }
         None
+    }
+
+    /// Whether newer metadata was shown, and the partitions of which more is committed or that a replica of was cut, since it was asked last.
+    pub(super) fn take_moved(&mut self) -> (bool, BTreeSet<FollowedPartition>) {
+        (std::mem::take(&mut self.is_newer), std::mem::take(&mut self.moved))
     }
 
     /// The newest metadata that any node has shown.
@@ -308,6 +300,16 @@ impl Ledger {
             self.violated(what);
         }
     }
+}
+
+/// What is wrong with a committed batch between its neighbours: batches overlap nowhere, and epochs never go back.
+fn misplaced(committed: &BTreeMap<Offset, Seal>, base: Offset, seal: &Seal) -> Option<String> {
+    let before = committed.range(..base).next_back();
+    let after = committed.range(base..).next();
+    let is_behind = before.is_none_or(|(_, before)| before.next <= base && before.epoch <= seal.epoch);
+    let is_ahead = after.is_none_or(|(at, after)| seal.next <= *at && seal.epoch <= after.epoch);
+    (!(is_behind && is_ahead))
+        .then(|| format!("{seal:?} at {base}, between {before:?} and {after:?} that are committed"))
 }
 
 /// Counts what has become of partitions between two images.

@@ -24,6 +24,16 @@ pub(super) enum Party {
     Client(ClientId),
 }
 
+impl Party {
+    /// Another number than anybody else's.
+    pub(super) const fn number(self) -> u64 {
+        match self {
+            Self::Node(id) => id.value() as u64,
+            Self::Client(client) => 1 << 32 | client as u64,
+        }
+    }
+}
+
 /// Where an answer goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Return {
@@ -123,6 +133,11 @@ impl Question {
             Self::Produce(..) => "Produce",
             Self::Read(..) => "a read",
         }
+    }
+
+    /// Whether it asks for a vote.
+    pub(super) const fn is_vote(&self) -> bool {
+        matches!(self, Self::Control(NodeRequest::Quorum(Outgoing::Vote(_))))
     }
 
     /// Whether it goes to a broker's listener, which opens once the broker may serve, and not to a controller's.

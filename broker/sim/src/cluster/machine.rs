@@ -1,6 +1,12 @@
 //! One machine of a cluster: a disk that outlives its processes, a clock that drifts, and what the node on it is.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use gregor_config::{BrokerConfig, Properties};
 use gregor_log::{
@@ -43,6 +49,8 @@ pub(super) struct Shape {
     pub(super) is_static: bool,
     /// Whether partitions keep eligible leader replicas (KIP-966), which takes a program that serves this feature.
     pub(super) keeps_eligible: bool,
+    /// How far behind a follower in sync may be, in milliseconds: soon, and who is in sync changes often.
+    lag_max_ms: u64,
 }
 
 /// A node, by what is written down of it.
@@ -68,29 +76,41 @@ pub(super) struct Machine {
     pub(super) boot: u64,
     /// When its process is to be stepped, by the world's time.
     pub(super) step_at: Nanos,
+    /// When it is woken next, by the world's time: at the latest when it is to be stepped.
+    pub(super) woken_at: Nanos,
     /// How much faster its clock runs than the world's, in millionths.
     drift: i64,
     /// How far its clock was set forward altogether, as by a pause of the machine.
     ahead: Nanos,
+    /// Whether its disk has little room now.
+    pub(super) is_full: bool,
+    /// Whether calls of its disk fail now, or will.
+    pub(super) is_failing: bool,
+    /// Whether its disk has let its process down: whatever that comes to, also later, is no fault of the process.
+    pub(super) is_let_down: bool,
+    /// What its process is to die at, if it is, and whether that has come.
+    pub(super) dies_at: Option<(&'static str, Arc<AtomicBool>)>,
     random: Random,
 }
 
 impl Shape {
-    /// One of those that people run.
-    pub(super) fn of(random: &mut Random) -> Self {
+    /// One of those that people run; of so many nodes, if it is to have so many.
+    pub(super) fn of(nodes: Option<u64>, random: &mut Random) -> Self {
         use Roles::{Broker, Combined, Controller};
-        let roles = match random.below(5) {
+        let drawn = match random.below(5) {
             0 | 1 => vec![Combined; 3],
             2 => vec![Controller, Controller, Controller, Broker, Broker],
             3 => vec![Combined; 5],
             _ => vec![Combined, Combined, Combined, Controller, Broker],
         };
+        let roles = nodes.map_or(drawn, |nodes| vec![Combined; nodes as usize]);
         let is_static = random.chance(25);
         let controllers = roles.iter().filter(|roles| roles.is_controller()).count();
         // A controller of a static quorum votes.
         let voters = if is_static { controllers } else { 3 };
         let is_served = ServedFeature::of(ELIGIBLE_LEADER_REPLICAS_FEATURE).max > 0;
-        Self { roles, voters, is_static, keeps_eligible: random.chance(50) && is_served }
+        let keeps_eligible = random.chance(50) && is_served;
+        Self { roles, voters, is_static, keeps_eligible, lag_max_ms: *random.pick(&[1_500, 4_000]) }
     }
 
     /// The nodes' numbers.
@@ -161,7 +181,22 @@ impl Machine {
         let disk = formatted(&identity, voters, &clock);
         let drift = random.below(20_001) as i64 - 10_000;
         clock.jump_wall(random.below(4_001) as i64 - 2_000);
-        Self { identity, disk, clock, process: None, boot: 0, step_at: Nanos::MAX, drift, ahead: 0, random }
+        Self {
+            identity,
+            disk,
+            clock,
+            process: None,
+            boot: 0,
+            step_at: Nanos::MAX,
+            woken_at: Nanos::MAX,
+            drift,
+            ahead: 0,
+            is_full: false,
+            is_failing: false,
+            is_let_down: false,
+            dies_at: None,
+            random,
+        }
     }
 
     /// Time passes here as it does in the world.
@@ -188,6 +223,7 @@ impl Machine {
     /// Starts a process. A disk that stops or fails meanwhile ends it at once.
     pub(super) fn start(&mut self) -> Result<(), Death> {
         self.boot += 1;
+        self.is_let_down = self.is_full || self.is_failing;
         let incarnation = Uuid(u128::from(self.identity.id.value().unsigned_abs()) << 64 | u128::from(self.boot));
         let random = self.random.fork();
         self.process = Some(Process::start(&self.disk, &self.clock, random, &self.identity, incarnation)?);
@@ -199,6 +235,19 @@ impl Machine {
         self.process = None;
         self.step_at = Nanos::MAX;
         self.disk.crash(crash);
+        (self.is_failing, self.dies_at) = (false, None);
+    }
+
+    /// What its process was to die at, if it has.
+    pub(super) fn died_at(&self) -> Option<&'static str> {
+        self.dies_at.as_ref().filter(|(_, has_come)| has_come.load(Ordering::Relaxed)).map(|(what, _)| *what)
+    }
+
+    /// The disk is well again.
+    pub(super) fn heal_disk(&mut self) {
+        self.disk.clear_fault();
+        self.disk.set_capacity(None);
+        (self.is_full, self.is_failing, self.dies_at) = (false, false, None);
     }
 
     /// The disk is lost, and another one is put in and formatted: it has another id, and knows of no voters.
@@ -206,6 +255,7 @@ impl Machine {
         let disk = (self.identity.directory.0 & 0xffff) as u64 + 1;
         self.identity.directory = directory_id(self.identity.id, disk);
         self.disk = formatted(&self.identity, InitialVoters::None, &self.clock);
+        (self.is_full, self.is_failing, self.dies_at) = (false, false, None);
     }
 }
 
@@ -259,7 +309,7 @@ fn config(id: BrokerId, shape: &Shape) -> BrokerConfig {
         ("controller.quorum.fetch.snapshot.max.bytes", "700"),
         ("broker.session.timeout.ms", "5000"),
         ("broker.heartbeat.interval.ms", "1000"),
-        ("replica.lag.time.max.ms", "4000"),
+        ("replica.lag.time.max.ms", shape.lag_max_ms.to_string().as_str()),
         ("leader.imbalance.check.interval.seconds", "10"),
         ("num.replica.fetchers", "2"),
     ] {

@@ -6,14 +6,14 @@ use gregor_controller::ControllerResponse as Decision;
 use gregor_log::{Disk, LogDirectory, disk::FaultyDisk};
 use gregor_metadata::MetadataImage;
 use gregor_node::LifecycleConfig;
-use gregor_raft::{Nanos, Outgoing};
+use gregor_raft::{Nanos, Outgoing, Quorum};
 use gregor_replication::ProposalAnswer;
 use gregor_server::control::{
     BrokerState, ControlError, ControlHandle, ControlOptions, ControllerRequest, ControllerResponse, Heard,
     NodeRequest, QuorumLeader, SteppedControl,
 };
-use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Uuid};
-use tokio::sync::oneshot;
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, Uuid};
+use tokio::sync::{oneshot, watch};
 
 use super::{
     letters::{Answer, Purpose, Question, Return, as_heard, as_request},
@@ -44,6 +44,8 @@ pub(super) struct Process {
     clock: Clock,
     control: SteppedControl,
     handle: ControlHandle,
+    quorum_leader: watch::Receiver<QuorumLeader>,
+    broker_state: watch::Receiver<BrokerState>,
     updates: Updates,
     pub(super) replicas: Option<Replicas>,
     /// What the control thread cannot be given while its log waits for room.
@@ -52,6 +54,10 @@ pub(super) struct Process {
     sent: Vec<Sent>,
     answers: Vec<(Return, Answer)>,
     stopping: Stopping,
+    /// When the control thread has something to do by itself; at once, if it was told something.
+    control_due: Nanos,
+    /// Whether the control thread was stepped since that was asked last.
+    has_control_news: bool,
     /// Whether the broker's listener is open: it is from the first moment on at which the broker may serve.
     is_open: bool,
 }
@@ -131,6 +137,8 @@ impl Process {
             me: config.node_id,
             clock: clock.clone(),
             control,
+            quorum_leader: handle.quorum_leader(),
+            broker_state: handle.broker_state(),
             handle,
             updates,
             replicas,
@@ -139,6 +147,8 @@ impl Process {
             sent: Vec::new(),
             answers: Vec::new(),
             stopping: Stopping::No,
+            control_due: 0,
+            has_control_news: false,
             is_open: false,
         })
     }
@@ -154,19 +164,37 @@ impl Process {
     }
 
     /// Whom it takes for the leader of the quorum.
-    pub(super) fn leader(&self) -> QuorumLeader {
-        self.handle.quorum_leader().borrow().clone()
+    pub(super) fn leader(&self) -> watch::Ref<'_, QuorumLeader> {
+        self.quorum_leader.borrow()
     }
 
     /// The epoch in which it is the active controller, if it is.
     pub(super) fn leads_in(&self) -> Option<LeaderEpoch> {
+        if !self.handle.is_active_controller() {
+            return None;
+        }
         let leader = self.leader();
-        (self.handle.is_active_controller() && leader.leader == Some(self.me)).then_some(leader.epoch)
+        (leader.leader == Some(self.me)).then_some(leader.epoch)
+    }
+
+    /// The quorum as it sees it.
+    pub(super) const fn quorum(&self) -> &Quorum {
+        self.control.quorum()
+    }
+
+    /// Where its metadata log ends.
+    pub(super) fn metadata_end(&self) -> Offset {
+        self.control.log_end()
+    }
+
+    /// Whether its control thread waits for room on the disk.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.control.is_stalled()
     }
 
     /// Whether its broker, if it is one, serves clients.
     pub(super) fn is_running(&self) -> bool {
-        self.replicas.is_none() || matches!(*self.handle.broker_state().borrow(), BrokerState::Running(_))
+        self.replicas.is_none() || matches!(*self.broker_state.borrow(), BrokerState::Running(_))
     }
 
     /// Whether it lets in whoever wants something of a broker.
@@ -176,32 +204,43 @@ impl Process {
 
     /// Does all that can be done now; says when to step again.
     pub(super) fn step(&mut self) -> Result<Nanos, Death> {
+        // Most of what comes is of partitions, and the control thread has nothing to do with it.
+        if self.control_due <= self.clock.nanos() || !self.queued.is_empty() {
+            self.step_control()?;
+        }
+        let mut next = self.control_due;
+        if let Some(replicas) = &mut self.replicas {
+            let controller = self.quorum_leader.borrow().leader;
+            replicas.on_time(self.handle.broker_epoch(), controller, &mut self.sent)?;
+            self.answers.append(&mut replicas.take_answers());
+            next = next.min(replicas.next_time());
+        }
+        self.is_open |= self.replicas.is_some() && self.is_running();
+        Ok(match self.stopping {
+            Stopping::No => next,
+            Stopping::Broker(until) | Stopping::Controller(until) => next.min(until),
+        })
+    }
+
+    fn step_control(&mut self) -> Result<(), Death> {
+        self.has_control_news = true;
         loop {
             let deadline = self.control.step()?;
             self.take_posted();
             let mut busy = self.apply_updates()?;
             busy |= self.give_queued()?;
             busy |= self.hear_decisions();
-            if let Some(replicas) = &mut self.replicas {
-                let controller = self.handle.quorum_leader().borrow().leader;
-                replicas.on_time(self.handle.broker_epoch(), controller, &mut self.sent)?;
-                self.answers.append(&mut replicas.take_answers());
-            }
-            self.is_open |= self.replicas.is_some() && self.is_running();
             if !busy {
-                let replicas = self.replicas.as_ref().map_or(Nanos::MAX, Replicas::next_time);
-                let control = if self.control.is_stalled() {
-                    self.clock.nanos() + STALLED
-                } else {
-                    deadline.unwrap_or(Nanos::MAX)
-                };
-                let stop = match self.stopping {
-                    Stopping::No => Nanos::MAX,
-                    Stopping::Broker(until) | Stopping::Controller(until) => until,
-                };
-                return Ok(replicas.min(control).min(stop));
+                let stalled = self.clock.nanos() + STALLED;
+                self.control_due = if self.control.is_stalled() { stalled } else { deadline.unwrap_or(Nanos::MAX) };
+                return Ok(());
             }
         }
+    }
+
+    /// Whether its control thread was stepped since this was asked last.
+    pub(super) fn take_control_news(&mut self) -> bool {
+        std::mem::replace(&mut self.has_control_news, false)
     }
 
     /// It dies: what it had sent and answered before is on its way all the same.
@@ -292,6 +331,7 @@ impl Process {
             self.stopping = Stopping::Broker(self.clock.nanos() + SHUTDOWN_PATIENCE);
             if self.replicas.is_some() && !self.control.is_stalled() {
                 self.control.shut_down_broker()?;
+                self.control_due = 0;
             }
         }
         Ok(())
@@ -303,12 +343,11 @@ impl Process {
         match self.stopping {
             Stopping::No => Ok(false),
             Stopping::Broker(until) => {
-                let is_gone = matches!(
-                    *self.handle.broker_state().borrow(),
-                    BrokerState::ShuttingDown(_) | BrokerState::Starting
-                );
+                let is_gone =
+                    matches!(*self.broker_state.borrow(), BrokerState::ShuttingDown(_) | BrokerState::Starting);
                 if (self.replicas.is_none() || is_gone || until <= now) && !self.control.is_stalled() {
                     self.control.resign()?;
+                    self.control_due = 0;
                     self.stopping = Stopping::Controller(now + RESIGNED);
                 }
                 Ok(false)

@@ -16,7 +16,10 @@ use gregor_server::TopicSettings;
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, Timestamp};
 use gregor_wire::batch::{split_batches, validate_produced};
 
-use super::letters::{Answer, FollowerQuestion, Return};
+use super::{
+    ledger::Seen,
+    letters::{Answer, FollowerQuestion, Return},
+};
 use crate::network::Batches;
 
 const FETCH_BYTES: u32 = 4_000;
@@ -40,6 +43,8 @@ pub(super) struct Replica {
     proposal: Option<IsrProposal>,
     /// How often the log was cut back to a leader's.
     pub(super) truncations: u64,
+    /// What the ledger has seen of it.
+    pub(super) seen: Option<Seen>,
 }
 
 /// What it is now.
@@ -80,6 +85,7 @@ impl Replica {
             answers: Vec::new(),
             proposal: None,
             truncations: 0,
+            seen: None,
         }
     }
 
@@ -269,6 +275,18 @@ impl Replica {
             }
             Role::Follower(_) => true,
         }
+    }
+
+    /// What a fetch that waits looks at, mixed into a number that is another one once any of it has changed.
+    pub(super) fn stand(&self, before: u64) -> u64 {
+        let epoch = match &self.role {
+            Role::Leader(leader) => i64::from(leader.leader_epoch().value()),
+            Role::Follower(_) => -1,
+        };
+        let numbers = [epoch, self.log.end_offset().value(), self.high_watermark().value()];
+        numbers
+            .into_iter()
+            .fold(before, |mixed, number| (mixed.rotate_left(5) ^ number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     /// Where the log begins or ends, for a follower.

@@ -55,6 +55,8 @@ pub(super) struct Replicas {
     unmade: BTreeMap<FollowedPartition, KString>,
     pub(super) fetchers: Fetchers,
     waiting: Vec<WaitingFetch>,
+    /// How the replicas stood when it was looked whether fetches that wait have something to hear.
+    looked_at: u64,
     proposals: BTreeMap<FollowedPartition, Proposal>,
     answers: Vec<(Return, Answer)>,
     next_checkpoint: Nanos,
@@ -115,6 +117,7 @@ impl Replicas {
             held: BTreeMap::new(),
             unmade: BTreeMap::new(),
             waiting: Vec::new(),
+            looked_at: 0,
             proposals: BTreeMap::new(),
             answers: Vec::new(),
             next_checkpoint: clock.nanos() + CHECKPOINT_EVERY,
@@ -270,6 +273,12 @@ impl Replicas {
     /// Answers the fetches that have waited long enough, or have something to hear now.
     fn wake_fetches(&mut self) -> Result<(), Death> {
         let now = self.clock.nanos();
+        // Most of what happens changes nothing that a follower waits for.
+        let stand = self.held.values().fold(self.held.len() as u64, |stand, replica| replica.stand(stand));
+        let is_same = std::mem::replace(&mut self.looked_at, stand) == stand;
+        if is_same && self.waiting.iter().all(|waiting| waiting.until > now) {
+            return Ok(());
+        }
         let held = &self.held;
         let is_due = |waiting: &mut WaitingFetch| {
             let wanted = waiting.asked.plan.wanted.iter().zip(&waiting.told);
@@ -308,7 +317,6 @@ impl Replicas {
             replica.sync(now, done_at, wall)?;
             if looks {
                 replica.drop_laggards(wall);
-                replica.log.release_files();
             }
             self.answers.append(&mut replica.take_answers());
             if let Some(wanted) = replica.take_proposal() {
@@ -320,6 +328,7 @@ impl Replicas {
         }
         if self.next_checkpoint <= now {
             self.next_checkpoint = now + CHECKPOINT_EVERY;
+            self.held.values_mut().for_each(|replica| replica.log.release_files());
             self.checkpoint(CheckpointKind::RecoveryPoint)?;
             self.checkpoint(CheckpointKind::HighWatermark)?;
         }

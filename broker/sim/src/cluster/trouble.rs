@@ -3,7 +3,14 @@
 //! In one world of two, machines lose power and disks fail: there every topic syncs before it acknowledges. In the others only processes
 //! die, and topics are as Kafka makes them.
 
-use std::io;
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use gregor_log::disk::{Crash, Operation};
 use gregor_raft::Nanos;
@@ -16,7 +23,7 @@ use crate::{
 };
 
 /// Every kind of thing that goes wrong or is changed, as [`Outcome::counts`](super::Outcome::counts) names it. Over many seeds each happens.
-pub const FAULTS: [&str; 35] = [
+pub const FAULTS: [&str; 41] = [
     "message lost",
     "message doubled",
     "message late",
@@ -29,7 +36,13 @@ pub const FAULTS: [&str; 35] = [
     "clock jumped",
     "killed",
     "power lost",
+    "write torn",
     "machine off at a write",
+    "died at a vote",
+    "died at metadata",
+    "died at a snapshot",
+    "died at records",
+    "died at a checkpoint",
     "all nodes down",
     "stopped cleanly",
     "disk error",
@@ -64,7 +77,7 @@ impl World {
         self.after(pause, Event::Trouble);
         let ids: Vec<BrokerId> = self.machines.keys().copied().collect();
         let id = *self.random.pick(&ids);
-        match self.random.below(20) {
+        match self.random.below(22) {
             0 | 1 => self.stop_at_a_write(id),
             2..5 => self.kill(id),
             5 if self.loses_power => self.lose_power(id),
@@ -102,6 +115,7 @@ impl World {
                     self.kill(*id);
                 }
             }
+            18 | 19 => self.die_at_a_token(id),
             _ => {
                 self.trace.note(format_args!("the network is well"));
                 self.wire.heal();
@@ -135,19 +149,40 @@ impl World {
         self.trace.note(format_args!("the disk of {id} fails {in_hundred} calls of a hundred"));
         self.ledger.count("disk error");
         let mut random: Random = self.random.fork();
-        self.machines[&id].disk.set_fault(move |operation, _| {
+        let machine = self.machine(id);
+        (machine.is_failing, machine.is_let_down, machine.dies_at) = (true, true, None);
+        machine.disk.set_fault(move |operation, _| {
             let hit = operation != Operation::List && random.chance(in_hundred);
             hit.then(|| io::Error::from_raw_os_error(5))
         });
         self.relieve_later(Relief::Disk(id));
     }
 
+    /// A process dies at something that others are told of only once it is on the disk.
+    fn die_at_a_token(&mut self, id: BrokerId) {
+        let token = *self.random.pick(&Token::ALL);
+        let mut left = self.random.below(10);
+        self.trace.note(format_args!("the process of {id} will die at {token:?}, of which {left} changes go well"));
+        let has_come = Arc::new(AtomicBool::new(false));
+        let machine = self.machine(id);
+        (machine.is_failing, machine.is_let_down) = (true, true);
+        machine.dies_at = Some((token.name(), Arc::clone(&has_come)));
+        machine.disk.set_fault(move |operation, path| {
+            if !has_come.load(Ordering::Relaxed) && token.is_at(operation, path) {
+                has_come.store(left == 0, Ordering::Relaxed);
+                left = left.saturating_sub(1);
+            }
+            has_come.load(Ordering::Relaxed).then(|| io::Error::other("the process has died"))
+        });
+    }
+
     fn fill_disk(&mut self, id: BrokerId) {
         let room = self.random.below(4_000);
         self.trace.note(format_args!("the disk of {id} has room for {room} bytes"));
         self.ledger.count("disk full");
-        let disk = &self.machines[&id].disk;
-        disk.set_capacity(Some(disk.used() + room));
+        let machine = self.machine(id);
+        (machine.is_full, machine.is_let_down) = (true, true);
+        machine.disk.set_capacity(Some(machine.disk.used() + room));
         self.relieve_later(Relief::Disk(id));
     }
 
@@ -205,9 +240,7 @@ impl World {
             }
             Relief::Disk(id) => {
                 self.trace.note(format_args!("the disk of {id} is well"));
-                let disk = &self.machines[&id].disk;
-                disk.clear_fault();
-                disk.set_capacity(None);
+                self.machine(id).heal_disk();
             }
         }
     }
@@ -242,4 +275,44 @@ impl World {
 pub(super) enum Relief {
     Network,
     Disk(BrokerId),
+}
+
+/// What is on the disk before others hear of it, or before something else rests on it.
+#[derive(Debug, Clone, Copy)]
+enum Token {
+    Vote,
+    Metadata,
+    Snapshot,
+    Records,
+    Checkpoint,
+}
+
+impl Token {
+    const ALL: [Self; 5] = [Self::Vote, Self::Metadata, Self::Snapshot, Self::Records, Self::Checkpoint];
+
+    /// As [`FAULTS`] has it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Vote => "died at a vote",
+            Self::Metadata => "died at metadata",
+            Self::Snapshot => "died at a snapshot",
+            Self::Records => "died at records",
+            Self::Checkpoint => "died at a checkpoint",
+        }
+    }
+
+    /// Whether a call of the disk is one of those by which this comes to be on it.
+    fn is_at(self, operation: Operation, path: &Path) -> bool {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_metadata = path.components().any(|part| part.as_os_str() == "__cluster_metadata-0");
+        let is_log = path.extension().is_some_and(|extension| extension == "log");
+        let is_of_it = match self {
+            Self::Vote => name.starts_with("quorum-state"),
+            Self::Metadata => is_metadata && is_log,
+            Self::Snapshot => name.contains(".checkpoint"),
+            Self::Records => !is_metadata && is_log,
+            Self::Checkpoint => name.contains("-checkpoint"),
+        };
+        is_of_it && !matches!(operation, Operation::Open | Operation::Read | Operation::List)
+    }
 }

@@ -8,10 +8,16 @@ use gregor_raft::Nanos;
 use gregor_types::BrokerId;
 
 use super::{ledger::Ledger, letters::Party};
-use crate::{Random, clock::MILLISECOND};
+use crate::{
+    Random,
+    clock::{MILLISECOND, SECOND},
+};
 
 /// How long a message takes at most on a network that is well.
 const LATENCY_MAX: Nanos = 3 * MILLISECOND;
+
+/// How late a copy of a message may come: it had lain somewhere while the first one was answered.
+const COPY_LATENCY_MAX: Nanos = 8 * SECOND;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -57,7 +63,7 @@ impl Wire {
         }
     }
 
-    /// After which times a message arrives: never, once or twice.
+    /// After which time a message arrives, if it does, and after which a copy of it.
     pub(super) fn arrivals(
         &mut self,
         (from, to): (Party, Party),
@@ -65,28 +71,28 @@ impl Wire {
         now: Nanos,
         random: &mut Random,
         ledger: &mut Ledger,
-    ) -> Vec<Nanos> {
+    ) -> (Option<Nanos>, Option<Nanos>) {
         if random.chance(self.loss) {
             ledger.count("message lost");
-            return Vec::new();
+            return (None, None);
         }
-        let copies = if may_be_doubled && random.chance(self.doubles) { 2 } else { 1 };
-        if copies == 2 {
+        let is_doubled = may_be_doubled && random.chance(self.doubles);
+        if is_doubled {
             ledger.count("message doubled");
         }
-        let mut delays = Vec::new();
-        for _ in 0..copies {
-            let delay = random.between(MILLISECOND / 10, self.latency_max);
+        let last = self.last.entry((from, to)).or_default();
+        let mut arrival = |latency_max| {
+            let delay = random.between(MILLISECOND / 10, latency_max);
             if delay > LATENCY_MAX {
                 ledger.count("message late");
             }
-            let last = self.last.entry((from, to)).or_default();
             if now + delay < *last {
                 ledger.count("messages reordered");
             }
             *last = (now + delay).max(*last);
-            delays.push(delay);
-        }
-        delays
+            delay
+        };
+        let first = arrival(self.latency_max);
+        (Some(first), is_doubled.then(|| arrival(COPY_LATENCY_MAX.max(self.latency_max))))
     }
 }

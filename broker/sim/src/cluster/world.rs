@@ -1,6 +1,8 @@
 //! The world of a cluster: time that jumps from event to event, machines, the network between them, clients, and what they are held to.
 //!
-//! One thread, one queue of events, one seed. Every event is a line of the trace; the same seed gives the same lines.
+//! `world/lives.rs` has how nodes start and end. One thread, one queue of events, one seed. Every event is a line of the trace; the same seed gives the same lines.
+
+mod lives;
 
 use std::collections::BTreeMap;
 
@@ -10,11 +12,13 @@ use gregor_server::control::InitialVoters;
 use gregor_types::{BrokerId, LeaderEpoch};
 
 use super::{
-    audit::{Machines, audit_in_sync, audit_metadata, audit_records, unrest},
+    audit::{Machines, audit_in_sync, audit_metadata, audit_moved, audit_records, unrest, votes},
     clients::{Admin, Client, Producer, Reader, View, VoterAdmin},
+    durability::{audit_answer, audit_question},
     ledger::Ledger,
     letters::{Answer, CallId, Party, Purpose, Question, Return},
     machine::{Identity, Machine, Shape},
+    process::Process,
     replicas::Sent,
     trouble::Relief,
     wire::Wire,
@@ -33,6 +37,8 @@ const TROUBLE_MAX: Nanos = 600 * SECOND;
 const ACKNOWLEDGED_MIN: u64 = 1_000;
 /// How long the cluster has then to come to rest.
 const HEALING: Nanos = 60 * SECOND;
+/// How long it is watched at rest: without a reason, nobody else comes to lead the quorum.
+const RESTING: Nanos = 5 * SECOND;
 /// Before anything goes wrong.
 const CALM: Nanos = 5 * SECOND;
 /// How long a client waits for an answer.
@@ -44,6 +50,11 @@ const LOOK_EVERY: Nanos = 200 * MILLISECOND;
 const AUDIT_EVERY: Nanos = SECOND;
 /// So many of these looks, and the files of the metadata log are read again.
 const AUDITS_PER_READ: u64 = 10;
+/// One question of so many is held to what is on the disk of who asks it: a look takes its time.
+const QUESTIONS_PER_AUDIT: u64 = 8;
+/// How long two nodes may each take themselves for the active controller: the one of the earlier epoch gives up once it has not heard of a majority for
+/// one and a half times `controller.quorum.fetch.timeout.ms`.
+const TWO_CONTROLLERS_MAX: Nanos = 4 * SECOND;
 
 /// A world that came to its end, with everything as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +67,8 @@ pub struct Outcome {
     pub acknowledged: u64,
     /// How long it lasted, in its own time.
     pub nanos: Nanos,
+    /// How many nodes there were.
+    pub nodes: u64,
     /// How long it took to come to rest once nothing went wrong any more.
     pub healing: Nanos,
     /// How often each thing has happened, of [`FAULTS`](super::FAULTS).
@@ -99,12 +112,24 @@ struct Call {
     purpose: Option<Purpose>,
 }
 
+/// The cluster is at rest.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    since: Nanos,
+    /// Who leads the quorum.
+    leader: BrokerId,
+    epoch: LeaderEpoch,
+    /// How many voters were taken out before.
+    removals: u64,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct World {
     now: Nanos,
     pub(super) random: Random,
-    queue: BTreeMap<(Nanos, u64), Event>,
+    /// Boxed, as the tree moves what stands in it.
+    queue: BTreeMap<(Nanos, u64), Box<Event>>,
     next_event: u64,
     pub(super) machines: Machines,
     pub(super) wire: Wire,
@@ -116,9 +141,11 @@ pub(super) struct World {
     /// Whether machines lose power here.
     pub(super) loses_power: bool,
     healing_since: Option<Nanos>,
-    /// Whether the cluster has come to rest.
-    is_at_rest: bool,
-    controller: Option<(BrokerId, LeaderEpoch)>,
+    rested: Option<Rest>,
+    /// Whether all is over.
+    is_over: bool,
+    /// The active controller of the newest epoch that has one, and since when it is.
+    controller: Option<(BrokerId, LeaderEpoch, Nanos)>,
 }
 
 /// Runs one world from its seed to its end.
@@ -127,22 +154,23 @@ pub fn run(seed: u64, options: Options) -> Result<Outcome, Finding> {
     gregor_types::planted::plant(options.planted);
     #[cfg(not(gregor_planted))]
     assert!(options.planted.is_none(), "this build has no planted bugs: see CONTRIBUTING.md");
-    let mut world = World::new(seed, options.told);
+    let mut world = World::new(seed, options);
     world.live().map_err(|what| Finding { seed, what })?;
     Ok(Outcome {
         trace: world.trace.hash(),
         events: world.trace.lines(),
         acknowledged: world.ledger.acknowledged,
         nanos: world.now,
-        healing: world.now - world.healing_since.unwrap_or(world.now),
+        nodes: world.machines.len() as u64,
+        healing: world.rested.map_or(0, |rest| rest.since - world.healing_since.unwrap_or(rest.since)),
         counts: world.ledger.counts,
     })
 }
 
 impl World {
-    fn new(seed: u64, told: bool) -> Self {
+    fn new(seed: u64, options: Options) -> Self {
         let mut random = Random::new(seed);
-        let shape = Shape::of(&mut random);
+        let shape = Shape::of(options.nodes, &mut random);
         let identities: Vec<Identity> = shape.ids().map(|id| Identity::new(id, &shape)).collect();
         let voters: Vec<_> = identities[..shape.voters].iter().map(Identity::voter).collect();
         let first_voters = identities[..shape.voters].iter().map(|identity| identity.id).collect();
@@ -175,10 +203,11 @@ impl World {
             next_call: 0,
             clients,
             ledger: Ledger::default(),
-            trace: Trace::new(told),
+            trace: Trace::new(options.told),
             loses_power,
             healing_since: None,
-            is_at_rest: false,
+            rested: None,
+            is_over: false,
             controller: None,
         };
         let Shape { roles, is_static, keeps_eligible, .. } = &shape;
@@ -202,13 +231,13 @@ impl World {
         while let Some(((at, _), event)) = self.queue.pop_first() {
             self.now = at;
             self.trace.at(at);
-            self.happen(event);
+            self.happen(*event);
             if let Some(violation) = self.ledger.violation() {
                 let violation = violation.to_owned();
                 self.trace.note(format_args!("BROKEN: {violation}"));
                 return Err(violation);
             }
-            if self.is_at_rest {
+            if self.is_over {
                 return Ok(());
             }
         }
@@ -217,7 +246,7 @@ impl World {
 
     pub(super) fn after(&mut self, nanos: Nanos, event: Event) {
         self.next_event += 1;
-        self.queue.insert((self.now + nanos, self.next_event), event);
+        self.queue.insert((self.now + nanos, self.next_event), Box::new(event));
     }
 
     /// Whether nothing goes wrong any more.
@@ -233,8 +262,13 @@ impl World {
         match event {
             Event::Start(id) => self.start_node(id),
             Event::Step(id) => {
-                if self.now >= self.machines[&id].step_at {
+                let now = self.now;
+                let machine = self.machine(id);
+                machine.woken_at = Nanos::MAX;
+                if now >= machine.step_at {
                     self.step_node(id);
+                } else {
+                    self.wake_node(id);
                 }
             }
             Event::Question { back, boot, to, question } => self.reach_node(back, boot, to, question),
@@ -255,6 +289,7 @@ impl World {
             }
             Event::Audit => {
                 self.after(AUDIT_EVERY, Event::Audit);
+                self.audit_controllers();
                 audit_in_sync(&self.machines, &mut self.ledger);
                 if (self.now / AUDIT_EVERY).is_multiple_of(AUDITS_PER_READ) {
                     for machine in self.machines.values() {
@@ -269,8 +304,13 @@ impl World {
 
     /// From now on nothing goes wrong.
     fn heal(&mut self) {
-        if self.ledger.acknowledged < ACKNOWLEDGED_MIN && self.now < TROUBLE_MAX {
+        let acknowledged = self.ledger.acknowledged;
+        if acknowledged < ACKNOWLEDGED_MIN && self.now < TROUBLE_MAX {
             return self.after(SECOND, Event::Heal);
+        }
+        if acknowledged < ACKNOWLEDGED_MIN {
+            let seconds = TROUBLE_MAX / SECOND;
+            self.ledger.violated(format!("only {acknowledged} records were acknowledged in {seconds} s"));
         }
         self.trace.note(format_args!("all goes well from now on"));
         self.healing_since = Some(self.now);
@@ -291,34 +331,29 @@ impl World {
 
     fn look(&mut self) {
         let since = self.healing_since.unwrap_or(self.now);
-        match unrest(&self.machines, &self.ledger) {
-            None => {
+        let Some((leader, epoch, _)) = self.controller else { return self.after(LOOK_EVERY, Event::Look) };
+        let removals = self.ledger.counts.get("voter removed").copied().unwrap_or(0);
+        let has_to_go = |rest: Rest| rest.removals < removals || !votes(&self.machines, rest.leader);
+        match (unrest(&self.machines, &self.ledger), self.rested) {
+            (_, Some(rest)) if rest.epoch != epoch && !has_to_go(rest) => {
+                self.ledger.violated(format!("{leader} leads the quorum in {epoch}, for no reason: {rest:?}"));
+            }
+            (None, None) => {
+                self.rested = Some(Rest { since: self.now, leader, epoch, removals });
+                self.after(RESTING, Event::Look);
+            }
+            (None, Some(_)) => {
                 for machine in self.machines.values() {
                     audit_metadata(machine, &mut self.ledger);
                 }
                 audit_records(&mut self.machines, &mut self.ledger);
-                self.is_at_rest = true;
+                self.is_over = true;
             }
-            Some(why) if self.now > since + HEALING => {
+            (Some(why), _) if self.now > since + HEALING + RESTING => {
                 self.ledger.violated(format!("the cluster does not come to rest within {} s: {why}", HEALING / SECOND));
             }
-            Some(_) => self.after(LOOK_EVERY, Event::Look),
-        }
-    }
-
-    fn start_node(&mut self, id: BrokerId) {
-        if self.machines[&id].process.is_some() {
-            return;
-        }
-        let now = self.now;
-        let machine = self.machine(id);
-        machine.follow_time(now);
-        let started = machine.start();
-        let boot = self.machines[&id].boot;
-        self.trace.note(format_args!("node {id} starts, boot {boot}"));
-        match started {
-            Ok(()) => self.step_node(id),
-            Err(death) => self.died(id, &death),
+            // Leadership of partitions may go back to whom it is preferred at.
+            (Some(_), _) => self.after(LOOK_EVERY, Event::Look),
         }
     }
 
@@ -345,12 +380,22 @@ impl World {
         let left = (process.take_sent(), process.take_answers());
         // A deadline that cannot be met yet does not stop time.
         machine.step_at = machine.world_time(next, now).max(now + MILLISECOND / 10);
-        let pause = machine.step_at - now;
-        self.after(pause, Event::Step(id));
+        self.wake_node(id);
         self.transmit(id, boot, left);
         self.look_at(id);
         if is_stopped {
             self.close(id);
+        }
+    }
+
+    /// Has a node stepped when it wants to be, unless it is to be woken before that anyway.
+    fn wake_node(&mut self, id: BrokerId) {
+        let now = self.now;
+        let machine = self.machine(id);
+        if machine.step_at < machine.woken_at {
+            machine.woken_at = machine.step_at;
+            let pause = machine.step_at - now;
+            self.after(pause, Event::Step(id));
         }
     }
 
@@ -362,22 +407,33 @@ impl World {
             let call = Call { from: back.to, boot, to: sent.to, purpose: Some(sent.purpose) };
             self.calls.insert(back.call, call);
             self.after(sent.patience, Event::NoAnswer(back.call));
-            self.carry(back, boot, sent.to, &sent.question);
+            if self.next_call.is_multiple_of(QUESTIONS_PER_AUDIT) || sent.question.is_vote() {
+                audit_question(&self.machines[&id], &sent.question, &mut self.ledger);
+            }
+            self.carry(back, boot, sent.to, sent.question);
         }
         for (back, answer) in answers {
             answer.count(&mut self.ledger);
+            if let Some(asked) = self.calls.get(&back.call).and_then(|call| call.purpose.as_ref()) {
+                audit_answer(&self.machines[&id], asked, &answer, &mut self.ledger);
+            }
             let way = (Party::Node(id), back.to);
-            for delay in self.wire.arrivals(way, false, self.now, &mut self.random, &mut self.ledger) {
-                self.after(delay, Event::Answer { back, from: id, answer: answer.clone() });
+            let (arrival, _) = self.wire.arrivals(way, false, self.now, &mut self.random, &mut self.ledger);
+            if let Some(delay) = arrival {
+                self.after(delay, Event::Answer { back, from: id, answer });
             }
         }
     }
 
-    fn carry(&mut self, back: Return, boot: u64, to: BrokerId, question: &Question) {
+    fn carry(&mut self, back: Return, boot: u64, to: BrokerId, question: Question) {
         let way = (back.to, Party::Node(to));
         let doubles = question.may_be_doubled();
-        for delay in self.wire.arrivals(way, doubles, self.now, &mut self.random, &mut self.ledger) {
+        let (arrival, copy) = self.wire.arrivals(way, doubles, self.now, &mut self.random, &mut self.ledger);
+        if let Some(delay) = copy {
             self.after(delay, Event::Question { back, boot, to, question: question.clone() });
+        }
+        if let Some(delay) = arrival {
+            self.after(delay, Event::Question { back, boot, to, question });
         }
     }
 
@@ -402,7 +458,9 @@ impl World {
             }
             return;
         }
-        self.trace.note(format_args!("{:?} asks {to}: {} (call {})", back.to, question.name(), back.call));
+        let (asker, name) = (back.to, question.name());
+        let numbers = [asker.number(), back.call, to.value() as u64];
+        self.trace.note_often(name, numbers, format_args!("{asker:?} asks {to}: {name} (call {})", back.call));
         question.count(&mut self.ledger);
         let now = self.now;
         let machine = self.machine(to);
@@ -416,12 +474,19 @@ impl World {
 
     fn hear(&mut self, number: CallId, answer: Option<Answer>) {
         let Some(call) = self.calls.remove(&number) else { return };
+        let (asker, asked) = (call.from, call.to);
+        let numbers = [asker.number(), number, asked.value() as u64];
         match &answer {
             Some(Answer::Refused(error)) => {
-                self.trace.note(format_args!("{:?} is refused by {}: {error} (call {number})", call.from, call.to));
+                self.trace.note(format_args!("{asker:?} is refused by {asked}: {error} (call {number})"));
             }
-            Some(_) => self.trace.note(format_args!("{:?} hears of {} (call {number})", call.from, call.to)),
-            None => self.trace.note(format_args!("{:?} does not hear of {} (call {number})", call.from, call.to)),
+            Some(_) => {
+                self.trace.note_often("hears", numbers, format_args!("{asker:?} hears of {asked} (call {number})"));
+            }
+            None => {
+                let what = format_args!("{asker:?} does not hear of {asked} (call {number})");
+                self.trace.note_often("does not hear", numbers, what);
+            }
         }
         let (id, purpose) = match (call.from, call.purpose) {
             (Party::Client(client), _) => {
@@ -478,7 +543,7 @@ impl World {
             let back = Return { call: number, to: Party::Client(index) };
             self.calls.insert(number, Call { from: back.to, boot: 0, to, purpose: None });
             self.after(CLIENT_PATIENCE, Event::NoAnswer(number));
-            self.carry(back, 0, to, &question);
+            self.carry(back, 0, to, question);
         }
         if let Some(id) = replaces {
             self.replace_disk(id);
@@ -487,91 +552,40 @@ impl World {
 
     /// Holds a node to what must be true.
     fn look_at(&mut self, id: BrokerId) {
-        let Self { machines, ledger, trace, controller, .. } = self;
+        let Self { machines, ledger, trace, controller, now, .. } = self;
         let Some(machine) = machines.get_mut(&id) else { return };
-        let boot = machine.boot;
+        let (boot, directory) = (machine.boot, machine.identity.directory);
         let Some(process) = &mut machine.process else { return };
-        ledger.look_at_control(id, boot, process);
+        if process.take_control_news() {
+            ledger.look_at_control(id, directory, boot, process);
+        }
         if let Some(epoch) = process.leads_in()
-            && *controller != Some((id, epoch))
+            && controller.is_none_or(|(_, newest, _)| newest < epoch)
         {
             trace.note(format_args!("node {id} is the active controller of epoch {epoch}"));
             ledger.count("controller elected");
-            *controller = Some((id, epoch));
+            *controller = Some((id, epoch, *now));
         }
         if let Some(replicas) = &mut process.replicas {
             for replica in replicas.held.values_mut() {
-                ledger.look_at_replica(id, boot, replica);
+                ledger.look_at_replica(id, replica);
             }
         }
+        audit_moved(machines, ledger);
     }
 
-    /// A process has ended by itself: by a disk that failed or went off.
-    fn died(&mut self, id: BrokerId, death: &Death) {
-        self.trace.note(format_args!("the process of {id} ends: {death}"));
-        let is_off = self.machines[&id].disk.is_off();
-        if self.is_healing() && !is_off {
-            return self.ledger.violated(format!("node {id} ends on a disk that is well: {death}"));
+    /// Nobody takes itself for the active controller for long once somebody else is.
+    fn audit_controllers(&mut self) {
+        let Some((newest, epoch, since)) = self.controller else { return };
+        if self.now < since + TWO_CONTROLLERS_MAX {
+            return;
         }
-        if is_off {
-            self.ledger.count("machine off at a write");
-        }
-        let crash = self.crash_of(id);
-        self.go_down(id, crash, "by itself");
-    }
-
-    /// A process ends, or its machine goes down with it; it comes back.
-    pub(super) fn go_down(&mut self, id: BrokerId, crash: Crash, how: &str) {
-        self.trace.note(format_args!("node {id} goes down {how}: {crash:?}"));
-        if crash != Crash::KeepAll {
-            self.ledger.count("power lost");
-        }
-        self.machine(id).crash(crash);
-        self.calls.retain(|_, call| call.from != Party::Node(id));
-        // Its connections are gone, which who asked it hears of, unless nothing comes through.
-        let asked: Vec<_> =
-            self.calls.iter().filter(|(_, call)| call.to == id).map(|(call, at)| (*call, at.from)).collect();
-        for (call, from) in asked {
-            if !self.wire.is_cut(Party::Node(id), from) {
-                self.after(REFUSED, Event::NoAnswer(call));
+        for (id, machine) in &self.machines {
+            let process = machine.process.as_ref().filter(|process| !process.is_stalled());
+            if let Some(earlier) = process.and_then(Process::leads_in).filter(|earlier| *earlier < epoch) {
+                let what = format!("node {id} leads epoch {earlier}, and {newest} leads {epoch} since {since} ns");
+                self.ledger.violated(what);
             }
         }
-        let pause = self.downtime();
-        self.after(pause, Event::Start(id));
-    }
-
-    /// A node begins to stop as it is meant to.
-    pub(super) fn stop_cleanly(&mut self, id: BrokerId) {
-        self.trace.note(format_args!("node {id} is told to stop"));
-        let now = self.now;
-        let machine = self.machine(id);
-        machine.follow_time(now);
-        let Some(process) = &mut machine.process else { return };
-        match process.begin_stop() {
-            Ok(()) => self.step_node(id),
-            Err(death) => self.died(id, &death),
-        }
-    }
-
-    fn close(&mut self, id: BrokerId) {
-        let machine = self.machine(id);
-        let Some(process) = machine.process.take() else { return };
-        match process.close() {
-            Ok(()) if !machine.disk.is_off() => {
-                self.ledger.count("stopped cleanly");
-                self.go_down(id, Crash::KeepAll, "by a clean stop");
-            }
-            Ok(()) => self.died(id, &Death("the machine went off".to_owned())),
-            Err(death) => self.died(id, &death),
-        }
-    }
-
-    fn replace_disk(&mut self, id: BrokerId) {
-        self.trace.note(format_args!("the disk of {id} is lost, and it gets a new one"));
-        self.ledger.count("disk replaced");
-        if self.machines[&id].process.is_some() {
-            self.go_down(id, Crash::KeepAll, "with its disk");
-        }
-        self.machine(id).replace_disk();
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use gregor_controller::Input as ControllerInput;
 use gregor_node::LifecycleInput;
 use gregor_raft::{Effect, Endpoint, Input, Outgoing, Quorum, RoleChange};
-use gregor_types::BrokerId;
+use gregor_types::{BrokerId, planted::planted};
 
 use super::{Driver, Held, Sync};
 use crate::control::{
@@ -50,7 +50,7 @@ impl Driver {
             Effect::Truncate { end } => {
                 self.log.truncate(end, self.now().wall)?;
                 // Nothing that was shown is cut off: that was committed. What was read at the start may be.
-                if self.replay.end() > end {
+                if self.replay.end() > end && !planted("cut-metadata-shown") {
                     self.replay = Replay::load_anew(&mut self.log)?;
                 }
             }
@@ -67,7 +67,9 @@ impl Driver {
             }
             Effect::InstallSnapshot { id } => {
                 tracing::info!(end = %id.offset, "the metadata log starts again at the end of the leader's snapshot");
-                self.log.start_at(id, self.now().wall)?;
+                if !planted("snapshot-beside-log") {
+                    self.log.start_at(id, self.now().wall)?;
+                }
                 self.replay = Replay::load_anew(&mut self.log)?;
                 self.step_quorum(Input::SnapshotReady(id));
             }

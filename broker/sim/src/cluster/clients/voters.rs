@@ -1,6 +1,7 @@
 //! An administrator of the quorum: takes voters out, has the disk of some of them replaced, and puts controllers in.
 //!
-//! One change at a time, asked for until it is known to be made, so that never more than one voter is less than there seem to be.
+//! Each change is asked for until it is known to be made. Now and then a voter is to be put in while another is to be taken out; never are
+//! two to be taken out, so that never more than one voter is less than there seem to be.
 
 use gregor_messages::{AddRaftVoterRequest, RemoveRaftVoterRequest, add_raft_voter_request::Listener as AddedListener};
 use gregor_raft::Request;
@@ -21,7 +22,13 @@ const VOTERS_MIN: usize = 2;
 pub(in crate::cluster) struct VoterAdmin {
     /// Who votes, as far as it knows.
     voters: Vec<BrokerId>,
-    change: Option<Change>,
+    /// What is to be made.
+    changes: Vec<Pursued>,
+}
+
+#[derive(Debug)]
+struct Pursued {
+    change: Change,
     asking: Option<CallId>,
 }
 
@@ -34,7 +41,7 @@ enum Change {
 impl VoterAdmin {
     /// Knows the first voters.
     pub(in crate::cluster) const fn new(voters: Vec<BrokerId>) -> Self {
-        Self { voters, change: None, asking: None }
+        Self { voters, changes: Vec::new() }
     }
 
     fn next(&self, view: &mut View<'_>) -> Option<Change> {
@@ -42,13 +49,15 @@ impl VoterAdmin {
             .nodes
             .iter()
             .filter(|(identity, runs)| *runs && identity.roles.is_controller() && !self.voters.contains(&identity.id))
+            .filter(|(identity, _)| self.changes.iter().all(|pursued| pursued.change.id() != identity.id))
             .map(|(identity, _)| identity.clone())
             .collect();
         let adds = !others.is_empty() && (view.random.chance(60) || self.voters.len() <= VOTERS_MIN);
         if adds {
             return Some(Change::Add(view.random.pick(&others).clone()));
         }
-        if view.healing || self.voters.len() <= VOTERS_MIN {
+        let removes = self.changes.iter().any(|pursued| matches!(pursued.change, Change::Remove(..)));
+        if view.healing || self.voters.len() <= VOTERS_MIN || removes {
             return None;
         }
         let id = *view.random.pick(&self.voters);
@@ -77,6 +86,13 @@ impl VoterAdmin {
 }
 
 impl Change {
+    const fn id(&self) -> BrokerId {
+        match self {
+            Self::Add(identity) => identity.id,
+            Self::Remove(id, _) => *id,
+        }
+    }
+
     fn request(&self) -> Request {
         match self {
             Self::Add(identity) => {
@@ -110,33 +126,34 @@ impl Client for VoterAdmin {
     fn wake(&mut self, view: &mut View<'_>) {
         view.wake_in(4_000);
         let Some(controller) = view.controller else { return };
-        if self.asking.is_some() {
-            return;
+        let wanted = match self.changes.len() {
+            0 if view.random.chance(30) => 2,
+            0 => 1,
+            _ => 0,
+        };
+        for _ in 0..wanted {
+            let change = self.next(view);
+            self.changes.extend(change.map(|change| Pursued { change, asking: None }));
         }
-        if self.change.is_none() {
-            self.change = self.next(view);
-        }
-        if let Some(change) = &self.change {
-            let question = Question::Quorum(change.request());
-            self.asking = Some(view.ask(controller, question));
+        for pursued in self.changes.iter_mut().filter(|pursued| pursued.asking.is_none()) {
+            let question = Question::Quorum(pursued.change.request());
+            pursued.asking = Some(view.ask(controller, question));
         }
     }
 
     fn hear(&mut self, call: CallId, answer: Option<Answer>, view: &mut View<'_>) {
-        if self.asking.take_if(|asking| *asking == call).is_none() {
-            return;
-        }
-        let Some(change) = self.change.take() else { return };
+        let Some(place) = self.changes.iter().position(|pursued| pursued.asking == Some(call)) else { return };
         let code = match &answer {
             Some(Answer::Control(ControllerResponse::AddRaftVoter(response))) => Some(response.error_code),
             Some(Answer::Control(ControllerResponse::RemoveRaftVoter(response))) => Some(response.error_code),
             _ => None,
         };
-        match (&change, code.map(ErrorCode::from)) {
+        let pursued = self.changes.remove(place);
+        match (&pursued.change, code.map(ErrorCode::from)) {
             (_, Some(ErrorCode::None))
             | (Change::Add(_), Some(ErrorCode::DuplicateVoter))
-            | (Change::Remove(..), Some(ErrorCode::VoterNotFound)) => self.made(&change, view),
-            _ => self.change = Some(change),
+            | (Change::Remove(..), Some(ErrorCode::VoterNotFound)) => self.made(&pursued.change, view),
+            _ => self.changes.push(Pursued { asking: None, ..pursued }),
         }
     }
 }

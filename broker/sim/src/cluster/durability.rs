@@ -1,0 +1,117 @@
+//! What a node says to others is on its disk when it says so: the votes that it gives, and what it has of the metadata.
+//!
+//! The world calls it with what leaves a node. It looks at the disk and asks the node nothing.
+
+use std::path::Path;
+
+use gregor_log::{
+    Disk,
+    disk::{Crash, FaultyDisk, read_file},
+};
+use gregor_messages::{FetchRequest, VoteRequest};
+use gregor_raft::Outgoing;
+use gregor_server::control::{ControllerResponse, NodeRequest};
+use gregor_types::{BrokerId, LeaderEpoch};
+
+use super::{
+    ledger::Ledger,
+    letters::{Answer, Purpose, Question},
+    machine::Machine,
+};
+use crate::node::DIRECTORY;
+
+const METADATA: &str = "__cluster_metadata-0";
+const QUORUM_STATE_BYTES_MAX: usize = 1 << 16;
+
+/// A vote that a candidate asks for: in which epoch, and for whom. None if it only asks whether it would get one.
+fn ballot(request: &VoteRequest) -> Option<(LeaderEpoch, BrokerId)> {
+    let ballot = request.topics.first()?.partitions.first().filter(|ballot| !ballot.pre_vote)?;
+    Some((LeaderEpoch(ballot.replica_epoch), BrokerId(ballot.replica_id)))
+}
+
+/// Looks at what a node asks.
+pub(super) fn audit_question(machine: &Machine, question: &Question, ledger: &mut Ledger) {
+    let Question::Control(NodeRequest::Quorum(request)) = question else { return };
+    match request {
+        // Who asks for votes has voted for itself.
+        Outgoing::Vote(request) => {
+            if let Some((epoch, candidate)) = ballot(request) {
+                audit_vote(machine, epoch, candidate, ledger);
+            }
+        }
+        Outgoing::Fetch(request) => audit_fetch(machine, request, ledger),
+        _ => {}
+    }
+}
+
+/// Looks at what a node answers to a question of this purpose.
+pub(super) fn audit_answer(machine: &Machine, asked: &Purpose, answer: &Answer, ledger: &mut Ledger) {
+    let (Purpose::Control(_, NodeRequest::Quorum(Outgoing::Vote(request))), Answer::Control(answer)) = (asked, answer)
+    else {
+        return;
+    };
+    let ControllerResponse::Vote(response) = answer else { return };
+    let vote = response.topics.first().and_then(|topic| topic.partitions.first());
+    if let (Some((epoch, candidate)), true) = (ballot(request), vote.is_some_and(|vote| vote.vote_granted)) {
+        audit_vote(machine, epoch, candidate, ledger);
+    }
+}
+
+fn audit_vote(machine: &Machine, epoch: LeaderEpoch, candidate: BrokerId, ledger: &mut Ledger) {
+    let voter = (machine.identity.id, machine.identity.directory);
+    if !ledger.votes(voter, epoch, candidate) {
+        return;
+    }
+    let on_disk = Remembered::of(&machine.disk);
+    let is_kept = on_disk.as_ref().is_some_and(|on_disk| on_disk.keeps(epoch, candidate));
+    if !is_kept {
+        let id = voter.0;
+        ledger.violated(format!("node {id} votes for {candidate} in epoch {epoch}, and has {on_disk:?} on its disk"));
+    }
+}
+
+/// A fetch says how much of the metadata a node has, and a leader counts on it.
+fn audit_fetch(machine: &Machine, request: &FetchRequest, ledger: &mut Ledger) {
+    let Some(process) = machine.process.as_ref().filter(|process| !process.is_stalled()) else { return };
+    let folder = Path::new(DIRECTORY).join(METADATA);
+    let Ok(files) = machine.disk.list(&folder) else { return };
+    let is_log = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "log");
+    let mut logs = files.iter().filter(|file| is_log(&file.name));
+    if let Some(file) = logs.find(|file| !machine.disk.is_synced(&folder.join(&file.name))) {
+        let part = request.topics.first().and_then(|topic| topic.partitions.first());
+        let (id, from) = (machine.identity.id, part.map(|part| part.fetch_offset));
+        let (name, end) = (&file.name, process.metadata_end());
+        ledger.violated(format!(
+            "node {id} asks for the metadata from {from:?} on, and its log up to {end} is not on its disk: {name}"
+        ));
+    }
+}
+
+/// What `quorum-state` would say after a loss of power.
+#[derive(Debug)]
+struct Remembered {
+    epoch: i32,
+    leader: i32,
+    voted: i32,
+}
+
+impl Remembered {
+    fn of(disk: &FaultyDisk) -> Option<Self> {
+        let disk = disk.fork();
+        disk.crash(Crash::LoseUnsynced);
+        let path = Path::new(DIRECTORY).join(METADATA).join("quorum-state");
+        let text = String::from_utf8(read_file(&disk, &path, QUORUM_STATE_BYTES_MAX).ok()?).ok()?;
+        let number = |key: &str| {
+            let (_, rest) = text.split_once(&format!("\"{key}\":"))?;
+            let end = rest.find(|character: char| character != '-' && !character.is_ascii_digit())?;
+            rest[..end].parse().ok()
+        };
+        Some(Self { epoch: number("leaderEpoch")?, leader: number("leaderId")?, voted: number("votedId")? })
+    }
+
+    /// Whether who reads this would vote for nobody else in the epoch.
+    fn keeps(&self, epoch: LeaderEpoch, candidate: BrokerId) -> bool {
+        let knows_more = self.leader >= 0 || self.voted == candidate.value();
+        self.epoch > epoch.value() || (self.epoch == epoch.value() && knows_more)
+    }
+}
