@@ -271,6 +271,11 @@ impl LeaderState {
                 if *leader_epoch != self.leader_epoch || *partition_epoch < self.partition_epoch {
                     return ProposalOutcome::Ignored;
                 }
+                // The controller may know of a higher min.insync.replicas by now, with which who leaves stays eligible to lead
+                // (KIP-966): nothing is committed without them until this leader has read as much of the metadata.
+                if *partition_epoch > self.partition_epoch && self.isr.iter().any(|member| !isr.contains(member)) {
+                    return ProposalOutcome::AwaitsMetadata;
+                }
                 self.partition_epoch = *partition_epoch;
                 self.isr.clone_from(isr);
             }
@@ -319,6 +324,13 @@ impl LeaderState {
         self.min_isr = limits.min_isr;
         self.max_lag_ms = limits.max_lag_ms;
         self.advance_high_watermark(now)
+    }
+
+    /// More have to be in sync by metadata whose assignment is still to come: with fewer members than this leader knows of, nothing may be
+    /// committed by a lower number. That fewer have to be counts with [`on_limits`](Self::on_limits) only, after the assignment, which
+    /// may say that this leadership was over by then.
+    pub fn raise_min_isr(&mut self, min_isr: usize) {
+        self.min_isr = self.min_isr.max(min_isr);
     }
 
     /// Everything before it is deleted on every live replica: what a `DeleteRecords` waits for.

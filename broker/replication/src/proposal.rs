@@ -38,7 +38,8 @@ pub enum ProposalAnswer {
 pub enum ProposalOutcome {
     /// There is a committed state again; the high watermark, where it moved.
     Settled(Option<Offset>),
-    /// The partition has changed meanwhile: the metadata will say how, and until then the proposal may be true.
+    /// The partition has changed meanwhile, or has fewer members now: the metadata will say how, and until then the proposal may be
+    /// true.
     AwaitsMetadata,
     /// Send it again after a pause: it may or may not have been done.
     Retry,

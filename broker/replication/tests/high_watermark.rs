@@ -185,8 +185,10 @@ proptest! {
                     under_way = Some(proposal);
                 },
                 Step::Answer(accepts) => if let Some(proposal) = under_way.take() {
+                    let mut shrinks = false;
                     let answer = if accepts {
                         partition_epoch += 1;
+                        shrinks = model.isr.iter().any(|id| !members(&proposal).contains(id));
                         model.isr = members(&proposal);
                         ProposalAnswer::Accepted {
                             isr: proposal.isr.iter().map(|(id, _)| *id).collect(),
@@ -198,7 +200,13 @@ proptest! {
                     };
                     model.proposed.clear();
                     let outcome = leader.on_proposal_answered(&proposal, &answer, now);
-                    prop_assert!(matches!(outcome, ProposalOutcome::Settled(_)));
+                    if shrinks {
+                        prop_assert_eq!(outcome, ProposalOutcome::AwaitsMetadata);
+                        prop_assert_eq!(leader.high_watermark(), before);
+                        leader.on_assignment(&assignment(&model.isr, partition_epoch), now);
+                    } else {
+                        prop_assert!(matches!(outcome, ProposalOutcome::Settled(_)));
+                    }
                     model.settle();
                 },
                 Step::Isr(mut others) => {

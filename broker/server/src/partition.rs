@@ -19,7 +19,9 @@ use std::sync::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use gregor_log::{AppendError, AppendInfo, Appended, CheckpointKind, LogError, PartitionLog, ReadError};
-use gregor_replication::{FollowerState, LeaderState, PartitionAssignment, Registration, check_leader_epoch};
+use gregor_replication::{
+    FollowerState, LeaderState, PartitionAssignment, Registration, ReplicationLimits, check_leader_epoch,
+};
 use gregor_types::{
     BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId, TopicPartition,
 };
@@ -84,6 +86,8 @@ pub(crate) struct State {
     generation: u64,
     role: Role,
     pub(crate) settings: Arc<TopicSettings>,
+    /// What a leadership begins with: the limits of the newest metadata, which come before the settings that they are from.
+    limits: ReplicationLimits,
     /// Bytes appended since the high watermark moved last.
     uncommitted_bytes: u32,
     /// Records appended since the last sync began, and when the first of them was.
@@ -132,7 +136,16 @@ impl Partition {
         let high_watermark = high_watermark.clamp(log.start_offset(), log.end_offset());
         let role = Role::Follower(FollowerState::new(None, LeaderEpoch::NONE, high_watermark));
         let followed_by = Assignment::default();
-        let state = State { log, generation: 0, role, settings, uncommitted_bytes: 0, unflushed: None, followed_by };
+        let state = State {
+            log,
+            generation: 0,
+            role,
+            limits: settings.limits,
+            settings,
+            uncommitted_bytes: 0,
+            unflushed: None,
+            followed_by,
+        };
         Self {
             topic,
             topic_id,
@@ -226,12 +239,12 @@ impl Partition {
         }
         let high_watermark = state.high_watermark();
         if leader == Some(me) {
-            let State { log, settings, .. } = &mut *state;
+            let State { log, settings, limits, .. } = &mut *state;
             if !log.begin_epoch(assignment.leader_epoch) {
                 return;
             }
             let (start, end) = (log.start_offset(), log.end_offset());
-            let mut leading = LeaderState::new(me, assignment, settings.limits, start, end, high_watermark, now);
+            let mut leading = LeaderState::new(me, assignment, *limits, start, end, high_watermark, now);
             if settings.syncs_before_acknowledging() {
                 leading.on_durability(Some(log.recovery_point()), now);
                 // What the last run left unsynced would be invisible until somebody appends.
@@ -249,13 +262,22 @@ impl Partition {
         }
     }
 
+    /// How many have to be in sync by metadata whose roles are still to be taken over, and then its settings.
+    pub(crate) fn expect_limits(&self, limits: ReplicationLimits) {
+        let mut state = self.lock();
+        state.limits = limits;
+        if let Role::Leader(leader) = &mut state.role {
+            leader.raise_min_isr(limits.min_isr);
+        }
+    }
+
     /// Takes over a changed configuration.
     pub(crate) fn set_settings(self: &Arc<Self>, settings: &Arc<TopicSettings>, now: Timestamp) {
         let mut state = self.lock();
         if let Some(log) = state.log.opened_mut() {
             log.set_config(Arc::clone(&settings.log));
         }
-        state.settings = Arc::clone(settings);
+        (state.settings, state.limits) = (Arc::clone(settings), settings.limits);
         let end = (!state.log.is_gone()).then(|| state.log.recovery_point());
         if let Role::Leader(leader) = &mut state.role {
             let moved = leader.on_limits(settings.limits, now);

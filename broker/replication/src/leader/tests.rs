@@ -138,7 +138,26 @@ fn a_follower_that_stays_behind_is_dropped_and_then_commits_go_on() {
     assert_eq!(leader.on_tick(START.plus_ms(40_000)), None, "one proposal at a time");
     assert_eq!(leader.high_watermark(), Offset(90), "it still counts until the controller agrees");
     let outcome = leader.on_proposal_answered(&proposal, &accepted(&[1], 8), START.plus_ms(40_000));
-    assert_eq!(moved(outcome), Some(110));
+    assert_eq!(outcome, ProposalOutcome::AwaitsMetadata);
+    assert_eq!(leader.on_tick(START.plus_ms(50_000)), None, "it is as good as done");
+    let read = leader.on_assignment(&assignment(&[1, 2], &[1], 8), START.plus_ms(50_000));
+    assert_eq!(read, Some(Offset(110)));
+}
+
+#[test]
+fn who_leaves_counts_until_the_leader_knows_how_many_the_controller_wanted_in_sync() {
+    let mut leader = leader(&[1, 2], &[1, 2], ALONE_IS_ENOUGH);
+    leader.on_append(Offset(110), START);
+    let later = START.plus_ms(1_001);
+    let proposal = leader.on_tick(later).unwrap();
+    // Two are wanted by now, so the second stays eligible to lead.
+    leader.on_proposal_answered(&proposal, &accepted(&[1], 8), later);
+    assert_eq!(leader.on_append(Offset(120), later), None);
+    leader.raise_min_isr(2);
+    leader.raise_min_isr(1);
+    assert_eq!(leader.on_assignment(&assignment(&[1, 2], &[1], 8), later), None);
+    assert_eq!(leader.high_watermark(), Offset(90), "the second does not have what comes after");
+    assert_eq!(leader.on_limits(ALONE_IS_ENOUGH, later), Some(Offset(120)));
 }
 
 #[test]

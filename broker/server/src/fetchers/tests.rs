@@ -452,6 +452,7 @@ async fn in_sync_replicas_shrink_without_a_follower_and_grow_when_it_is_back() {
     let unacknowledged = append(&leader, "two", true).unwrap().awaits.unwrap();
     leader.drop_laggards(now().plus_ms(10 * 60_000));
     until("broker 2 is out of sync", || world.isr() == [1]).await;
+    world.publish().await;
     until("the leader knows", || leader.standing().under_min_isr).await;
     assert_eq!(append(&leader, "three", true).unwrap_err(), ErrorCode::NotEnoughReplicas);
     assert_eq!(leader.check(unacknowledged), Ok(false), "fewer are in sync than are asked for: nothing is committed");

@@ -11,7 +11,7 @@ use gregor_config::BrokerConfig;
 use gregor_metadata::{Changes, ConfigResource, Image, MetadataImage, ResourceType};
 use gregor_node::{PartitionAction, ReplicaRole, partition_actions};
 use gregor_replication::PartitionAssignment;
-use gregor_types::{LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
+use gregor_types::{KString, LeaderEpoch, Offset, PartitionIndex, TopicId, TopicPartition};
 
 use super::{PartitionMap, Partitions, Replica, TopicParts, Work};
 use crate::{
@@ -166,6 +166,13 @@ impl Partitions {
         if !changes.brokers.is_empty() {
             self.fetchers.set_brokers(&image);
         }
+        // A higher min.insync.replicas counts before the roles of the same image, all other settings after them.
+        let is_concerned =
+            |topic: &KString| brokers_changed || changes.configs.contains(&ConfigResource::topic(topic.clone()));
+        for topic in self.map.load().ids.values().filter(|topic| is_concerned(&topic.name)) {
+            let limits = TopicSettings::of(&topic.name, &work.config, &image).limits;
+            topic.partitions.values().for_each(|one| one.expect_limits(limits));
+        }
         let mut map = PartitionMap::clone(&self.map.load());
         let mut forgets = false;
         for action in partition_actions(self.node_id, previous, &image, changes) {
@@ -189,11 +196,9 @@ impl Partitions {
         self.publish(map, work);
         self.tell_registrations(changes, &image);
         self.moves.wake();
-        for topic in self.map.load().ids.values() {
-            if brokers_changed || changes.configs.contains(&ConfigResource::topic(topic.name.clone())) {
-                let settings = TopicSettings::of(&topic.name, &work.config, &image);
-                topic.partitions.values().for_each(|one| self.set_settings(one, &settings));
-            }
+        for topic in self.map.load().ids.values().filter(|topic| is_concerned(&topic.name)) {
+            let settings = TopicSettings::of(&topic.name, &work.config, &image);
+            topic.partitions.values().for_each(|one| self.set_settings(one, &settings));
         }
     }
 

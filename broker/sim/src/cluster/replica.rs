@@ -10,7 +10,7 @@ use gregor_raft::Nanos;
 use gregor_replication::{
     EpochEnd, FetchPosition, FollowedPartition, FollowerFetch, FollowerLog, FollowerState, FollowerStep, History,
     IsrProposal, LeaderMarks, LeaderState, LogPosition, LogSide, OffsetLookUp, PartitionAnswer, PartitionAssignment,
-    Registration, StepFailure, compare_history,
+    Registration, ReplicationLimits, StepFailure, compare_history,
 };
 use gregor_server::TopicSettings;
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, Timestamp};
@@ -32,6 +32,8 @@ pub(super) struct Replica {
     pub(super) log: PartitionLog,
     pub(super) role: Role,
     settings: Arc<TopicSettings>,
+    /// What a leadership begins with.
+    limits: ReplicationLimits,
     /// Appends that wait until they are committed.
     waiting: Vec<Waiting>,
     unflushed: i64,
@@ -77,6 +79,7 @@ impl Replica {
             id,
             log,
             role: Role::Follower(FollowerState::new(None, LeaderEpoch::NONE, high_watermark)),
+            limits: settings.limits,
             settings,
             waiting: Vec::new(),
             unflushed: 0,
@@ -125,7 +128,7 @@ impl Replica {
             self.log.assign_epoch_start(assignment.leader_epoch, self.log.end_offset());
         }
         let (start, end) = (self.log.start_offset(), self.log.end_offset());
-        let mut leading = LeaderState::new(me, assignment, self.settings.limits, start, end, high_watermark, now);
+        let mut leading = LeaderState::new(me, assignment, self.limits, start, end, high_watermark, now);
         if self.settings.syncs_before_acknowledging() {
             leading.on_durability(Some(self.log.recovery_point()), now);
             self.flush_wanted = true;
@@ -142,9 +145,17 @@ impl Replica {
         }
     }
 
+    /// As the server: before the roles of the same metadata.
+    pub(super) fn expect_limits(&mut self, limits: ReplicationLimits) {
+        self.limits = limits;
+        if let Role::Leader(leader) = &mut self.role {
+            leader.raise_min_isr(limits.min_isr);
+        }
+    }
+
     pub(super) fn set_settings(&mut self, settings: &Arc<TopicSettings>, now: Timestamp) {
         self.log.set_config(small(&settings.log));
-        self.settings = Arc::clone(settings);
+        (self.settings, self.limits) = (Arc::clone(settings), settings.limits);
         let durable = settings.syncs_before_acknowledging().then(|| self.log.recovery_point());
         if let Role::Leader(leader) = &mut self.role {
             leader.on_limits(settings.limits, now);

@@ -133,6 +133,12 @@ impl Replicas {
         if std::mem::take(&mut self.first) {
             self.folder.set_strays(self.me, &image, &mut self.random)?;
         }
+        // As the server: a higher min.insync.replicas counts before roles.
+        let is_changed =
+            |replica: &Replica| update.changes.configs.contains(&ConfigResource::topic(replica.topic.clone()));
+        for replica in self.held.values_mut().filter(|replica| is_changed(replica)) {
+            replica.expect_limits(TopicSettings::of(&replica.topic, &self.config, &image).limits);
+        }
         for action in partition_actions(self.me, &previous, &image, &update.changes) {
             match action {
                 PartitionAction::Delete { topic_id, index, .. } => {
@@ -149,7 +155,7 @@ impl Replicas {
             if !brokers.is_empty() {
                 replica.on_registrations(&brokers, wall);
             }
-            if update.changes.configs.contains(&ConfigResource::topic(replica.topic.clone())) {
+            if is_changed(replica) {
                 replica.set_settings(&TopicSettings::of(&replica.topic, &self.config, &image), wall);
             }
         }

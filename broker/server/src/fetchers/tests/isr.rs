@@ -12,6 +12,7 @@ async fn in_sync_replicas_are_asked_for_until_the_controller_has_decided() {
     leader.drop_laggards(now().plus_ms(10 * 60_000));
     until("broker 2 is out of sync all the same", || world.isr() == [1]).await;
     assert_eq!(*locked(&world.cluster.requests), [1, 1], "one request after the other, each for one partition");
+    world.publish().await;
     until("the leader knows", || leader.in_sync() == Some(vec![BrokerId(1)])).await;
     let page = locked(&world.cluster.brokers)[&1].metrics().page();
     assert!(page.contains("\nkafka_server_replicamanager_isrshrinks_total 1\n"), "{page}");

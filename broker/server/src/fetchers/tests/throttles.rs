@@ -39,7 +39,9 @@ async fn a_leader_over_its_quota_gives_nothing_to_throttled_replicas_that_are_ou
         let in_sync = supplied(&leader, true);
         assert_eq!(in_sync, (bytes, Supply::Open, is_throttled), "a throttle puts no replica out of sync");
         leader.drop_laggards(now().plus_ms(10 * 60_000));
-        until("broker 2 is out of sync", || leader.in_sync() == Some(vec![BrokerId(1)])).await;
+        until("broker 2 is out of sync", || world.isr() == [1]).await;
+        world.publish().await;
+        until("the leader knows", || leader.in_sync() == Some(vec![BrokerId(1)])).await;
         assert_eq!(supplied(&leader, false), (bytes, Supply::Open, is_throttled));
         let held_back = if is_throttled { (0, Supply::HeldBack, true) } else { (bytes, Supply::Open, false) };
         assert_eq!(supplied(&leader, true), held_back);
