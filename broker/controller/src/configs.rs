@@ -17,7 +17,7 @@ use gregor_state_records::metadata::{ClearElrRecord, ConfigRecord, MetadataRecor
 use gregor_types::{BrokerId, ErrorCode, KString};
 
 use crate::{
-    Refusal,
+    Refusal, elections,
     plan::Plan,
     refusal::{code_of, text_of},
 };
@@ -248,7 +248,9 @@ fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: &Values) -> Resul
             ResourceType::Topic => resource.name.compact(),
             _ => KString::default(),
         };
-        plan.push(MetadataRecord::ClearElr(ClearElrRecord { topic_name, ..Default::default() }));
+        let before = plan.image.clone();
+        plan.push(MetadataRecord::ClearElr(ClearElrRecord { topic_name: topic_name.clone(), ..Default::default() }));
+        elections::restore_eligible(plan, &before, &topic_name);
     }
     Ok(())
 }

@@ -7,12 +7,12 @@ use gregor_messages::{
     elect_leaders_response::{PartitionResult, ReplicaElectionResult},
 };
 use gregor_metadata::{Image, Partition};
-use gregor_state_records::metadata::MetadataRecord;
+use gregor_state_records::metadata::{MetadataRecord, PartitionChangeRecord};
 use gregor_types::{BrokerId, ErrorCode, KString, PartitionIndex, TopicId, planted::planted};
 
 use crate::{
     Refusal, configs, effective,
-    partition_change::{Election, PartitionChange, Rules},
+    partition_change::{Election, NO_LEADER_CHANGE, PartitionChange, Rules},
     plan::Plan,
     refusal::{code_of, text_of},
 };
@@ -46,6 +46,34 @@ pub(crate) fn join(plan: &mut Plan<'_>, broker: BrokerId) {
     let leaderless =
         collect(&plan.image, |_, _, partition| partition.leader.is_none() && partition.replicas.contains(&broker));
     change_each(plan, &leaderless, &Move { joining: Some(broker), ..Move::default() });
+}
+
+/// Takes back for partitions that nobody leads that their eligible leader replicas were cleared, those of one topic, or of all where the
+/// name is empty: nothing is acknowledged meanwhile, so whoever had all still has, however many have to be in sync (KIP-966). Without
+/// them nobody could lead ever again.
+pub(crate) fn restore_eligible(plan: &mut Plan<'_>, before: &Image, name: &str) {
+    let topics: Vec<_> = if name.is_empty() {
+        before.topics().iter().collect()
+    } else {
+        before.topics().by_name(name).into_iter().collect()
+    };
+    let numbers = |brokers: &[BrokerId]| Some(brokers.iter().map(|broker| broker.value()).collect());
+    for topic in topics {
+        for (index, partition) in topic.partitions() {
+            let is_cleared = !partition.elr.is_empty() || !partition.last_known_elr.is_empty();
+            if partition.leader.is_none() && is_cleared {
+                plan.push(MetadataRecord::PartitionChange(PartitionChangeRecord {
+                    partition_id: index.value(),
+                    topic_id: topic.id,
+                    leader: NO_LEADER_CHANGE,
+                    leader_recovery_state: -1,
+                    eligible_leader_replicas: numbers(&partition.elr),
+                    last_known_elr: numbers(&partition.last_known_elr),
+                    ..Default::default()
+                }));
+            }
+        }
+    }
 }
 
 /// Who may lead a partition: a broker that is up, and whose replica is not in a log directory that is offline (KIP-858).

@@ -5,7 +5,7 @@ use gregor_state_records::metadata::PartitionChangeRecord;
 use gregor_types::{BrokerId, DirectoryId, PartitionIndex, TopicId, Uuid, planted::planted};
 
 /// In a change: the leader and its epoch stay.
-const NO_LEADER_CHANGE: i32 = -2;
+pub(crate) const NO_LEADER_CHANGE: i32 = -2;
 
 /// Who may become leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

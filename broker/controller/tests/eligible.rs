@@ -173,6 +173,24 @@ fn who_is_eligible_is_forgotten_when_another_number_has_to_be_in_sync() {
 }
 
 #[test]
+fn who_may_lead_what_nobody_leads_is_not_forgotten_when_another_number_has_to_be_in_sync() {
+    for (resource_type, name) in [(2, "t"), (4, "")] {
+        let mut rig = settled();
+        fence(&mut rig, &[3, 2, 1]);
+        let before = (vec![], ids(&[1, 2]), ids(&[1]), None);
+        assert_eq!(state(&rig), before);
+        for value in ["3", "1"] {
+            let change = alter(resource_type, name, &[("min.insync.replicas", SET, Some(value))]);
+            let response: IncrementalAlterConfigsResponse = rig.ask(1, change);
+            assert_eq!(response.responses[0].error_code, 0);
+            assert_eq!(state(&rig), before, "nothing was acknowledged meanwhile");
+        }
+        rig.heartbeat(2, |_| ());
+        assert_eq!(state(&rig), (ids(&[2]), vec![], vec![], Some(2)));
+    }
+}
+
+#[test]
 fn without_the_feature_nobody_is_eligible_and_the_last_in_sync_replica_stays() {
     let mut rig = Rig::with(30, "min.insync.replicas=2\n").brokers(3);
     rig.create(vec![assigned("t", &[(0, &[1, 2, 3])])]);
