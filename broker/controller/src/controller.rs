@@ -513,6 +513,9 @@ fn bootstrap(plan: &mut Plan<'_>) {
     for record in records {
         plan.push_at(level, record.clone());
     }
+    if plan.image.features().has_eligible_leader_replicas() {
+        features::agree_on_min_in_sync(plan);
+    }
     if level.has_transactions() {
         plan.push(MetadataRecord::EndTransaction(EndTransactionRecord::default()));
     }

@@ -76,6 +76,13 @@ pub(crate) fn restore_eligible(plan: &mut Plan<'_>, before: &Image, name: &str) 
     }
 }
 
+/// Has partitions that are led know of no eligible leader replicas, as nobody keeps those up to date any more (KIP-966). One that is
+/// not led keeps them: any of them may lead next, and nothing is acknowledged until then.
+pub(crate) fn forget_eligible(plan: &mut Plan<'_>) {
+    let known = collect(&plan.image, |_, _, partition| partition.leader.is_some() && !partition.elr.is_empty());
+    change_each(plan, &known, &Move::default());
+}
+
 /// Who may lead a partition: a broker that is up, and whose replica is not in a log directory that is offline (KIP-858).
 pub(crate) fn acceptable<'a>(image: &'a Image, partition: &'a Partition) -> impl Fn(BrokerId) -> bool + 'a {
     |broker| image.cluster().is_active(broker) && is_directory_online(image, partition, broker)

@@ -15,7 +15,7 @@ use gregor_metadata::{
 use gregor_state_records::metadata::{ConfigRecord, FeatureLevelRecord, MetadataRecord};
 use gregor_types::{ErrorCode, KString};
 
-use crate::{Refusal, plan::Plan};
+use crate::{Refusal, elections, plan::Plan};
 
 const MIN_IN_SYNC_REPLICAS: &str = "min.insync.replicas";
 
@@ -136,6 +136,9 @@ fn update_one(
             ..Default::default()
         }));
     }
+    if name == ELIGIBLE_LEADER_REPLICAS_FEATURE && level == 0 {
+        elections::forget_eligible(plan);
+    }
     Ok(None)
 }
 
@@ -206,7 +209,7 @@ fn check_holds_elr(plan: &Plan<'_>, request: &UpdateFeaturesRequest, level: i16)
 }
 
 /// KIP-966: from now on all nodes must see the same number of replicas that have to be in sync: one for the cluster, none for a broker.
-fn agree_on_min_in_sync(plan: &mut Plan<'_>) {
+pub(crate) fn agree_on_min_in_sync(plan: &mut Plan<'_>) {
     let image = plan.image.clone();
     let value = |resource: &ConfigResource| image.configs().get(resource, MIN_IN_SYNC_REPLICAS).cloned();
     let record = |resource: &ConfigResource, value: Option<KString>| {
@@ -220,8 +223,9 @@ fn agree_on_min_in_sync(plan: &mut Plan<'_>) {
     };
     let all = ConfigResource::all_brokers();
     if value(&all).is_none() {
-        let fixed = plan.config.broker.set_value(MIN_IN_SYNC_REPLICAS).unwrap_or("1").to_owned();
-        plan.push(record(&all, Some(fixed.into())));
+        let fixed =
+            plan.config.broker.set_value(MIN_IN_SYNC_REPLICAS).and_then(|fixed| fixed.trim().parse::<i32>().ok());
+        plan.push(record(&all, Some(fixed.unwrap_or(1).to_string().into())));
     }
     let is_broker = |resource: &&ConfigResource| resource.resource_type == ResourceType::Broker && **resource != all;
     for broker in image.configs().resources().filter(is_broker) {

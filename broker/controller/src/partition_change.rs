@@ -181,12 +181,9 @@ impl<'a> PartitionChange<'a> {
 
     /// KIP-966: who led last is remembered while nobody is in sync, and may lead when nobody is eligible either.
     fn remember_leader(&mut self, leader: Option<BrokerId>) {
-        if self.rules.min_isr.is_none() {
-            return;
-        }
         if leader.is_some() {
             self.last_known_elr.clear();
-        } else if self.isr.is_empty() {
+        } else if self.rules.min_isr.is_some() && self.isr.is_empty() {
             // Where nobody led, the last in-sync replica is who would have.
             let only = match self.partition.isr[..] {
                 [only] => Some(only),
@@ -241,8 +238,8 @@ impl<'a> PartitionChange<'a> {
             return Elected::Clean(replica);
         }
         let up = |replica: &BrokerId| self.replicas.contains(replica) && (self.may_lead)(*replica);
-        if self.rules.min_isr.is_some()
-            && self.isr.is_empty()
+        // Also where eligible leader replicas are not kept any more: what had nobody in sync then has nobody else to lead it.
+        if self.isr.is_empty()
             && self.elr.is_empty()
             && let [last] = self.last_known_elr[..]
             && up(&last)

@@ -6,7 +6,10 @@
 mod common;
 
 use common::{DELETE, Rig, SECOND, SET, alter, alter_isr, assert_error, assigned, ids};
-use gregor_messages::{IncrementalAlterConfigsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse};
+use gregor_messages::{
+    IncrementalAlterConfigsResponse, UnregisterBrokerRequest, UnregisterBrokerResponse, UpdateFeaturesRequest,
+    UpdateFeaturesResponse, update_features_request::FeatureUpdateKey,
+};
 use gregor_metadata::{LeaderRecoveryState, Partition};
 use gregor_state_records::metadata::MetadataRecord;
 use gregor_types::{BrokerId, ErrorCode};
@@ -31,6 +34,24 @@ fn restart(rig: &mut Rig, id: i32, in_peace: bool) {
     let incarnation = u128::from(rig.now) + u128::from(id.unsigned_abs());
     let response = rig.register_with(id, incarnation, |request| request.previous_broker_epoch = previous);
     assert_eq!(response.error_code, 0);
+}
+
+/// The same with a second partition on brokers 2 and 3, which are away; nobody leads that one when the feature is given up.
+fn without_the_feature_since_nobody_leads_u() -> Rig {
+    let mut rig = settled();
+    rig.create(vec![assigned("u", &[(0, &[2, 3])])]);
+    fence(&mut rig, &[3, 2]);
+    assert_eq!(state(&rig).1, ids(&[2]));
+    let off = FeatureUpdateKey {
+        feature: "eligible.leader.replicas.version".into(),
+        max_version_level: 0,
+        upgrade_type: 2,
+        ..Default::default()
+    };
+    let request = UpdateFeaturesRequest { feature_updates: vec![off], ..Default::default() };
+    let response: UpdateFeaturesResponse = rig.ask(2, request);
+    assert_eq!(response.error_code, 0, "{response:?}");
+    rig
 }
 
 /// In sync, eligible, who led last, and who leads.
@@ -159,7 +180,7 @@ fn who_is_eligible_is_forgotten_when_another_number_has_to_be_in_sync() {
         let response = &response.responses[0];
         assert_error(response.error_code, response.error_message.as_ref(), ErrorCode::InvalidConfig, words);
     };
-    let all = alter(4, "", &[("min.insync.replicas", SET, Some("2"))]);
+    let all = alter(4, "", &[("min.insync.replicas", SET, Some("3"))]);
     refused("1", SET, "Broker-level min.insync.replicas cannot be altered while ELR is enabled.");
     let response: IncrementalAlterConfigsResponse = rig.ask(1, all);
     assert_eq!(response.responses[0].error_code, 0);
@@ -188,6 +209,31 @@ fn who_may_lead_what_nobody_leads_is_not_forgotten_when_another_number_has_to_be
         rig.heartbeat(2, |_| ());
         assert_eq!(state(&rig), (ids(&[2]), vec![], vec![], Some(2)));
     }
+}
+
+#[test]
+fn who_is_eligible_is_forgotten_with_the_feature_but_where_nobody_leads() {
+    let mut rig = without_the_feature_since_nobody_leads_u();
+    assert_eq!(state(&rig), (ids(&[1]), vec![], vec![], Some(1)), "nobody would keep them up to date");
+    let leaderless = rig.partition("u", 0);
+    assert_eq!((leaderless.isr, leaderless.elr, leaderless.leader), (vec![], ids(&[2, 3]), None));
+    rig.heartbeat(3, |_| ());
+    let led = rig.partition("u", 0);
+    let nobody = (vec![], vec![]);
+    assert_eq!((led.isr, led.leader, (led.elr, led.last_known_elr)), (ids(&[3]), Some(BrokerId(3)), nobody));
+}
+
+#[test]
+fn who_led_last_may_lead_without_the_feature_too_what_had_nobody_in_sync_then() {
+    let mut rig = without_the_feature_since_nobody_leads_u();
+    restart(&mut rig, 3, false);
+    restart(&mut rig, 2, false);
+    rig.heartbeat(3, |_| ());
+    let leaderless = rig.partition("u", 0);
+    assert_eq!((leaderless.elr, leaderless.leader, leaderless.last_known_elr), (vec![], None, ids(&[2])));
+    rig.heartbeat(2, |_| ());
+    let led = rig.partition("u", 0);
+    assert_eq!((led.isr, led.leader_recovery), (ids(&[2]), LeaderRecoveryState::Recovering));
 }
 
 #[test]

@@ -177,6 +177,19 @@ fn one_that_cannot_be_keeps_all_others_from_being() {
 }
 
 #[test]
+fn a_new_cluster_with_eligible_leader_replicas_begins_with_one_number_for_all() {
+    let rig = Rig::with_elr(30, "min.insync.replicas=2\n");
+    let number = rig.image.configs().get(&ConfigResource::all_brokers(), "min.insync.replicas");
+    assert_eq!(number.map(ToString::to_string).as_deref(), Some("2"));
+    let [.., config, end] = &rig.log[..] else { panic!("{:?}", rig.log) };
+    let as_one =
+        matches!(config.record, MetadataRecord::Config(_)) && matches!(end.record, MetadataRecord::EndTransaction(_));
+    assert!(as_one, "it comes with the feature or not at all: {:?}", rig.log);
+    let rig = Rig::at(30);
+    assert_eq!(rig.image.configs().get(&ConfigResource::all_brokers(), "min.insync.replicas"), None);
+}
+
+#[test]
 fn eligible_leader_replicas_need_a_level_that_holds_them_and_one_number_for_all() {
     let mut rig = Rig::with(22, "min.insync.replicas=2\n").brokers(2);
     refused(&mut rig, (ELR, 1, UPGRADE), "could not be set to 1 because it depends on metadata.version level 23");

@@ -14,10 +14,11 @@ use gregor_controller::{ControllerRequest, RequestId};
 use gregor_messages::{
     AlterPartitionReassignmentsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest, BrokerHeartbeatRequest,
     BrokerHeartbeatResponse, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, ElectLeadersRequest,
-    UnregisterBrokerRequest,
+    UnregisterBrokerRequest, UpdateFeaturesRequest,
     alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
     alter_partition_request::{BrokerState, PartitionData, TopicData},
     assign_replicas_to_dirs_request, create_partitions_request, elect_leaders_request,
+    update_features_request::FeatureUpdateKey,
 };
 use gregor_metadata::Partition;
 use gregor_types::{BrokerId, PartitionIndex, TopicId, Uuid};
@@ -81,7 +82,7 @@ impl World {
         let with_elr = level >= 23 && dice.percent(60);
         let rig = if with_elr { Rig::with_elr(level, &properties) } else { Rig::with(level, &properties) };
         let mut world = Self {
-            laws: Laws::new(&rig, with_elr),
+            laws: Laws::new(&rig),
             rig,
             dice,
             processes: (1..=BROKERS).map(|id| (id, Process::Dead { in_peace: false })).collect(),
@@ -259,6 +260,21 @@ impl World {
         self.ask(1, request);
     }
 
+    /// A user turns eligible leader replicas on or off.
+    fn keep_eligible_or_not(&mut self) {
+        if self.rig.level().level() >= 23 {
+            let max_version_level = i16::from(self.dice.percent(70));
+            let upgrade_type = if max_version_level < self.laws.elr_level() { 2 } else { 1 };
+            let update = FeatureUpdateKey {
+                feature: "eligible.leader.replicas.version".into(),
+                max_version_level,
+                upgrade_type,
+                ..Default::default()
+            };
+            self.ask(2, UpdateFeaturesRequest { feature_updates: vec![update], ..Default::default() });
+        }
+    }
+
     fn change_topics(&mut self) {
         let name = TOPICS[usize::try_from(self.dice.below(3)).unwrap()];
         match self.dice.below(4) {
@@ -334,7 +350,7 @@ impl World {
 
     fn step(&mut self) {
         let id = self.dice.broker();
-        match self.dice.below(32) {
+        match self.dice.below(33) {
             0..=7 => self.beat(id),
             8 => {
                 if self.is_running(id) {
@@ -377,6 +393,7 @@ impl World {
             27 => self.elect(),
             28 | 29 => self.configure(),
             30 => self.change_topics(),
+            31 => self.keep_eligible_or_not(),
             _ => self.change_directories(),
         }
     }

@@ -12,7 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use gregor_config::{BrokerConfig, Listener, Properties};
 use gregor_log::disk::RealDisk;
-use gregor_metadata::{KRAFT_VERSION_FEATURE, METADATA_VERSION_FEATURE, MetadataVersion, ServedFeature};
+use gregor_metadata::{
+    ELIGIBLE_LEADER_REPLICAS_FEATURE, KRAFT_VERSION_FEATURE, METADATA_VERSION_FEATURE, MetadataVersion, ServedFeature,
+};
 use gregor_raft::{Endpoint, ReplicaKey, Voter};
 use gregor_server::control::{FormatOptions, Formatted, InitialVoters, format_storage};
 use gregor_types::{BrokerId, ClusterId, DirectoryId, KString, Timestamp, Uuid};
@@ -66,7 +68,7 @@ pub struct FormatArguments {
     /// The release to format for, such as 4.3 or 4.3-IV0.
     #[arg(long, short, value_name = "RELEASE")]
     release_version: Option<String>,
-    /// The level of a feature, such as kraft.version=1. May be given several times.
+    /// The level of a feature, such as eligible.leader.replicas.version=0. May be given several times.
     #[arg(long, short, value_parser = feature, value_name = "NAME=LEVEL")]
     feature: Vec<(String, i16)>,
     /// The id of the metadata directory; a random one when left out.
@@ -409,6 +411,9 @@ fn ensure_storage(arguments: &EnsureArguments) -> Result<Option<Refusal>> {
     };
     let mut options = format_options(&config, arguments.cluster_id.as_str().into(), arguments.directory_id, voters)?;
     options.ignore_formatted = true;
+    // Who keeps them sets min.insync.replicas once, for all nodes. The operator has it in every node's server.properties, and
+    // raises it there with the number of brokers.
+    options.features.push((ELIGIBLE_LEADER_REPLICAS_FEATURE.to_owned(), 0));
     format_storage(&RealDisk, &options)?;
     Ok(None)
 }

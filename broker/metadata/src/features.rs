@@ -22,9 +22,10 @@ pub struct ServedFeature {
 }
 
 /// What ApiVersions, BrokerRegistration and ControllerRegistration advertise. A feature that is not listed is served at level 0 only.
-pub const SERVED_FEATURES: [ServedFeature; 2] = [
+pub const SERVED_FEATURES: [ServedFeature; 3] = [
     ServedFeature { name: METADATA_VERSION_FEATURE, min: 7, max: 33 },
     ServedFeature { name: KRAFT_VERSION_FEATURE, min: 0, max: 1 },
+    ServedFeature { name: ELIGIBLE_LEADER_REPLICAS_FEATURE, min: 0, max: 1 },
 ];
 
 /// A finalized feature level that this program does not serve.

@@ -110,6 +110,12 @@ impl MetadataVersion {
         self.0 >= 23
     }
 
+    /// KIP-966: whether a cluster that is formatted at this level keeps eligible leader replicas unless told otherwise
+    /// (`EligibleLeaderReplicasVersion.bootstrapMetadataVersion`).
+    pub const fn starts_with_eligible_leader_replicas(self) -> bool {
+        self.0 >= 26
+    }
+
     /// KIP-1066: whether a broker's log directories can be cordoned.
     pub const fn has_cordoned_directories(self) -> bool {
         self.0 >= 30

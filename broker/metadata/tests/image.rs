@@ -196,7 +196,8 @@ fn legacy_fencing_records_and_no_ops_replay() {
 
 #[test]
 fn finalized_levels_that_are_not_served_are_named() {
-    let served = image([feature("metadata.version", 30), feature("kraft.version", 1)]);
+    let elr = feature("eligible.leader.replicas.version", 1);
+    let served = image([feature("metadata.version", 30), feature("kraft.version", 1), elr]);
     assert_eq!(served.features().check_served(), Ok(()));
     let unserved = image([feature("metadata.version", 30), feature("transaction.version", 2)]);
     let error = unserved.features().check_served().unwrap_err().to_string();

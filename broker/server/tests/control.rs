@@ -18,6 +18,7 @@ use gregor_messages::{
     fetch_request::{FetchPartition, FetchTopic},
     vote_request,
 };
+use gregor_metadata::{ConfigResource, ELIGIBLE_LEADER_REPLICAS_FEATURE};
 use gregor_node::LifecycleConfig;
 use gregor_raft::{Endpoint, ReplicaKey, Voter};
 use gregor_server::control::{
@@ -405,6 +406,31 @@ fn a_directory_that_wants_more_than_is_served_is_refused_by_name() {
     assert!(!home.directory().exists(), "nothing is written before everything is checked");
     home.format();
     assert!(format_storage(&RealDisk, &home.format_options()).unwrap_err().to_string().contains("formatted already"));
+}
+
+#[tokio::test]
+async fn a_new_cluster_keeps_eligible_leader_replicas_where_apaches_would() {
+    let asked = |level: i16| vec![(ELIGIBLE_LEADER_REPLICAS_FEATURE.to_owned(), level)];
+    for (metadata_version, features, keeps) in
+        [(25, vec![], false), (25, asked(1), true), (26, vec![], true), (30, asked(0), false)]
+    {
+        let home = Home::new(Voting::Dynamic).with("min.insync.replicas", "2");
+        let mut options = home.format_options();
+        (options.metadata_version, options.features) = (metadata_version, features);
+        format_storage(&RealDisk, &options).unwrap();
+        let node = home.start().await;
+        let image = node.control.image();
+        assert_eq!(image.features().has_eligible_leader_replicas(), keeps, "at {metadata_version}");
+        let for_all = image.configs().get(&ConfigResource::all_brokers(), "min.insync.replicas").cloned();
+        assert_eq!(for_all.as_deref(), keeps.then_some("2"), "at {metadata_version}");
+        node.stop().await;
+    }
+    let home = Home::new(Voting::Dynamic);
+    let mut options = home.format_options();
+    (options.metadata_version, options.features) = (22, asked(1));
+    let error = format_storage(&RealDisk, &options).unwrap_err().to_string();
+    assert!(error.ends_with("it depends on metadata.version level 23"), "{error}");
+    assert!(!home.directory().exists(), "nothing is written before everything is checked");
 }
 
 #[test]

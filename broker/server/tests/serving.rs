@@ -391,11 +391,12 @@ fn api_versions_answers_any_version() {
     let names = |response: &ApiVersionsResponse| -> Vec<String> {
         response.supported_features.iter().map(|feature| feature.name.to_string()).collect()
     };
-    assert_eq!(names(&response), ["metadata.version", "kraft.version"]);
+    assert_eq!(names(&response), ["metadata.version", "kraft.version", "eligible.leader.replicas.version"]);
     assert_eq!(names(&client.call(3, &request)), ["metadata.version"], "KAFKA-17492");
     let finalized =
         |name: &str| response.finalized_features.iter().find(|one| one.name == name).unwrap().max_version_level;
     assert_eq!((finalized("metadata.version"), finalized("kraft.version")), (30, 1));
+    assert_eq!(finalized("eligible.leader.replicas.version"), 1);
     let stranger = ApiVersionsRequest { cluster_id: Some("another".into()), node_id: -1, ..request.clone() };
     assert_eq!(error(client.call(5, &stranger).error_code), ErrorCode::RebootstrapRequired);
     let nameless = ApiVersionsRequest { client_software_name: "".into(), ..request };

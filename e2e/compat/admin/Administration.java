@@ -143,6 +143,9 @@ public final class Administration {
         alter("broker needs a restart", BROKER, "node.id", "8", OpType.SET);
         alter("broker wrong", BROKER, "log.retention.ms", "x", OpType.SET);
         alter("broker unknown", BROKER, "custom.key", "x", OpType.SET);
+        alter("number in sync of a broker", BROKER, "min.insync.replicas", "2", OpType.SET);
+        alter("number in sync of all, removed", BROKERS, "min.insync.replicas", "", OpType.DELETE);
+        alter("number in sync of all", BROKERS, "min.insync.replicas", "2", OpType.SET);
         ConfigResource group = new ConfigResource(ConfigResource.Type.GROUP, "g");
         alter("group", group, "consumer.session.timeout.ms", "46000", OpType.SET);
         alter("group unknown", group, "no.such.key", "1", OpType.SET);

@@ -18,5 +18,4 @@ pub use tls_stores::TlsStores;
 
 /// Features that Apache finalizes by itself and Gregor does not serve yet: where both are to be in one cluster, or on one directory,
 /// it is formatted with them at level 0.
-pub const FEATURES_BEYOND_US: [&str; 5] =
-    ["eligible.leader.replicas.version", "group.version", "share.version", "streams.version", "transaction.version"];
+pub const FEATURES_BEYOND_US: [&str; 4] = ["group.version", "share.version", "streams.version", "transaction.version"];

@@ -13,9 +13,8 @@ use std::{
 use gregor_apache::{Broker, BrokerConfig, Jars, Release, compile, jars, java_program, java_tool};
 use gregor_compat::Gregor;
 
-/// Keys that depend on where a node runs, or on a feature that Apache Kafka finalizes and Gregor does not serve yet (KIP-966), and
-/// one that no table has.
-const OWN_KEYS: [&str; 4] = ["advertised.listeners", "custom.key", "log.dir", "min.insync.replicas"];
+/// Keys that depend on where a node runs, and one that no table has.
+const OWN_KEYS: [&str; 3] = ["advertised.listeners", "custom.key", "log.dir"];
 
 fn administer(jars: &Jars, classes: &Path, bootstrap: &str) -> Vec<String> {
     let output = java_program(jars, classes, "Administration", &[bootstrap]).unwrap().output().unwrap();
@@ -115,7 +114,7 @@ fn the_admin_client_is_answered_as_by_apache_kafka() {
 /// What `kafka-features` says and how it ends, for each of these in turn. The epoch of what is finalized is each cluster's own, and features that
 /// Gregor does not serve are left out.
 fn raise_and_lower(jars: &Jars, bootstrap: &str) -> Vec<(String, bool)> {
-    const STEPS: [&[&str]; 8] = [
+    const STEPS: [&[&str]; 10] = [
         &["describe"],
         &["upgrade", "--feature", "metadata.version=31", "--dry-run"],
         &["upgrade", "--feature", "metadata.version=31"],
@@ -123,13 +122,17 @@ fn raise_and_lower(jars: &Jars, bootstrap: &str) -> Vec<(String, bool)> {
         &["upgrade", "--feature", "metadata.version=33"],
         &["downgrade", "--feature", "metadata.version=31"],
         &["downgrade", "--unsafe", "--feature", "metadata.version=31"],
+        &["downgrade", "--feature", "eligible.leader.replicas.version=0"],
+        &["upgrade", "--feature", "eligible.leader.replicas.version=1"],
         &["describe"],
     ];
     let said = |step: &&[&str]| {
         let arguments = [&["--bootstrap-server", bootstrap][..], *step].concat();
         let output = java_tool(jars, "org.apache.kafka.tools.FeatureCommand", &arguments).unwrap().output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        let is_shared = |line: &&str| !line.starts_with("Feature: ") || line.starts_with("Feature: metadata.version");
+        let served = ["Feature: metadata.version", "Feature: eligible.leader.replicas.version"];
+        let is_shared =
+            |line: &&str| !line.starts_with("Feature: ") || served.iter().any(|name| line.starts_with(name));
         let without_epoch = |line: &str| line.split("Epoch:").next().unwrap_or_default().trim_end().to_owned();
         let lines: Vec<_> = text.lines().filter(is_shared).map(without_epoch).collect();
         (lines.join("\n"), output.status.success())

@@ -170,6 +170,8 @@ fn apaches_tools_read_our_metadata_log_and_its_snapshots() -> Result<()> {
         r#"KRaftVersion {"version":0,"kRaftVersion":1}"#,
         "KRaftVoters",
         r#""type":"FEATURE_LEVEL_RECORD","version":0,"data":{"name":"metadata.version","featureLevel":30}"#,
+        r#""type":"FEATURE_LEVEL_RECORD","version":0,"data":{"name":"eligible.leader.replicas.version","featureLevel":1}"#,
+        r#""type":"CONFIG_RECORD","version":0,"data":{"resourceType":4,"resourceName":"","name":"min.insync.replicas","value":"1"}"#,
         r#""type":"REGISTER_BROKER_RECORD","version":4"#,
         r#""type":"REGISTER_CONTROLLER_RECORD","version":0"#,
         r#""type":"TOPIC_RECORD","version":0,"data":{"name":"orders""#,

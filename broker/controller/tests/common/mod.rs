@@ -19,9 +19,7 @@ use gregor_messages::{
     create_topics_request::{CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig},
     incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
 };
-use gregor_metadata::{
-    ELIGIBLE_LEADER_REPLICAS_FEATURE, Image, MetadataVersion, Partition, ServedFeature, VersionedRecord,
-};
+use gregor_metadata::{Image, MetadataVersion, Partition, VersionedRecord};
 use gregor_state_records::metadata::{FeatureLevelRecord, MetadataRecord, NoOpRecord};
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionIndex, Uuid};
 
@@ -74,8 +72,7 @@ impl Rig {
             })
         };
         let bootstrap = features.iter().map(feature).collect();
-        let mut config = ControllerConfig::new("cluster".into(), &broker, bootstrap);
-        config.served.push(ServedFeature { name: ELIGIBLE_LEADER_REPLICAS_FEATURE, min: 0, max: 1 });
+        let config = ControllerConfig::new("cluster".into(), &broker, bootstrap);
         let mut rig = Self {
             controller: Controller::new(config),
             log: Vec::new(),

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gregor_metadata::{ConfigResource, Image, LeaderRecoveryState, Partition};
+use gregor_metadata::{ConfigResource, ELIGIBLE_LEADER_REPLICAS_FEATURE, Image, LeaderRecoveryState, Partition};
 use gregor_state_records::metadata::MetadataRecord;
 use gregor_types::{BrokerId, PartitionIndex, TopicId};
 
@@ -20,7 +20,10 @@ struct Data {
 }
 
 pub struct Laws {
-    with_elr: bool,
+    /// Whether eligible leader replicas were ever kept.
+    had_elr: bool,
+    /// Whether they ever were not.
+    lacked_elr: bool,
     default_min_isr: usize,
     image: Image,
     seen: usize,
@@ -39,9 +42,11 @@ pub struct Laws {
 }
 
 impl Laws {
-    pub fn new(rig: &Rig, with_elr: bool) -> Self {
+    pub fn new(rig: &Rig) -> Self {
+        let has_elr = rig.image.features().has_eligible_leader_replicas();
         Self {
-            with_elr,
+            had_elr: has_elr,
+            lacked_elr: !has_elr,
             default_min_isr: rig.min_isr,
             image: rig.image.clone(),
             seen: rig.log.len(),
@@ -58,6 +63,11 @@ impl Laws {
         }
     }
 
+    /// The level of the feature, as far as is decided.
+    pub fn elr_level(&self) -> i16 {
+        self.image.features().level(ELIGIBLE_LEADER_REPLICAS_FEATURE)
+    }
+
     /// What was not committed is gone.
     pub fn rolled_back(&mut self, rig: &Rig) {
         self.image = rig.image.clone();
@@ -67,7 +77,7 @@ impl Laws {
 
     /// A broker has a new process. One that died without a word may have lost what it had, where the controller is to know of that.
     pub fn restarted(&mut self, id: BrokerId, in_peace: bool) {
-        if self.with_elr && !in_peace {
+        if self.image.features().has_eligible_leader_replicas() && !in_peace {
             for data in self.data.values_mut().chain(self.committed_data.values_mut()) {
                 if let Some(has) = data.replicas.get_mut(&id) {
                     *has = 0;
@@ -92,6 +102,8 @@ impl Laws {
             assert_eq!(level.record_version(&record.record), Some(record.version), "{record:?}");
             let before = self.image.clone();
             self.image.apply(&record.record).unwrap();
+            self.had_elr |= self.elr_level() > 0;
+            self.lacked_elr |= self.elr_level() == 0;
             match &record.record {
                 MetadataRecord::RegisterBroker(broker) => {
                     let id = BrokerId(broker.broker_id);
@@ -158,8 +170,8 @@ impl Laws {
             if unclean || still_unclean {
                 self.unclean_elections += 1;
                 let allowed = self.unclean_by_request || allows_unclean(before, key.0);
-                let last = self.with_elr && was.last_known_elr == [leader] && was.elr.is_empty();
-                let died_last = self.with_elr && was.elr.len() + was.isr.len() <= 1;
+                let last = self.had_elr && was.last_known_elr == [leader] && was.elr.is_empty();
+                let died_last = self.had_elr && was.elr.len() + was.isr.len() <= 1;
                 assert!(allowed || last || died_last, "nobody allowed an unclean election: {picture}");
                 data.acknowledged = has;
                 data.replicas.values_mut().for_each(|other| *other = (*other).min(has));
@@ -191,14 +203,14 @@ impl Laws {
                 assert_eq!(partition.directories.len(), partition.replicas.len(), "{partition:?}");
                 assert!(partition.replicas.iter().any(|replica| !partition.removing.contains(replica)));
                 assert!(!partition.elr.iter().any(|member| partition.isr.contains(member)), "{partition:?}");
-                assert!(self.with_elr || !partition.isr.is_empty(), "{partition:?}");
-                assert!(self.with_elr || partition.elr.is_empty() && partition.last_known_elr.is_empty());
+                assert!(self.had_elr || !partition.isr.is_empty(), "{partition:?}");
+                assert!(self.had_elr || partition.elr.is_empty() && partition.last_known_elr.is_empty());
                 let can_lead = |broker: &BrokerId| {
                     let online = |directory| cluster.broker(*broker).unwrap().has_online_directory(directory);
                     cluster.is_active(*broker) && partition.directory_of(*broker).is_some_and(online)
                 };
                 // Without the feature the last in-sync replica stays, led by nobody.
-                let stays = !self.with_elr && partition.isr.len() == 1 && partition.leader.is_none();
+                let stays = self.lacked_elr && partition.isr.len() == 1 && partition.leader.is_none();
                 assert!(stays || partition.isr.iter().all(|member| cluster.is_active(*member)), "{partition:?}");
                 if let Some(leader) = partition.leader {
                     assert!(partition.isr.contains(&leader) && can_lead(&leader), "{partition:?}");

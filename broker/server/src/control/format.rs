@@ -3,11 +3,15 @@
 //!
 //! `gregor storage format` calls it, and `gregor dev` on an empty folder. It never touches a directory that has an identity already.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use gregor_log::{Disk, LogDirectory, LogError, MetaProperties, disk::replace_file};
 use gregor_metadata::{
-    KRAFT_VERSION_FEATURE, METADATA_VERSION_FEATURE, MetadataVersion, ServedFeature, VersionedRecord,
+    ELIGIBLE_LEADER_REPLICAS_FEATURE, KRAFT_VERSION_FEATURE, METADATA_VERSION_FEATURE, MetadataVersion, ServedFeature,
+    VersionedRecord,
 };
 use gregor_raft::{ReplicaKey, SnapshotId, Voter, VoterSet, snapshot};
 use gregor_state_records::metadata::{FeatureLevelRecord, MetadataRecord};
@@ -22,6 +26,8 @@ pub(super) const BOOTSTRAP_FILE: &str = "bootstrap.checkpoint";
 const LEVEL_OF_KIP_1170: i16 = 31;
 /// The lowest `metadata.version` that can run a dynamic quorum.
 const LEVEL_OF_KRAFT_1: i16 = 21;
+/// The lowest `metadata.version` that can hold eligible leader replicas.
+const LEVEL_OF_KIP_966: i16 = 23;
 
 /// What to format.
 #[derive(Debug, Clone)]
@@ -38,7 +44,7 @@ pub struct FormatOptions {
     pub voters: InitialVoters,
     /// `--release-version`, as a level; 30 (4.3-IV0) unless told otherwise.
     pub metadata_version: i16,
-    /// `--feature`: levels of other features.
+    /// `--feature`: levels of other features. One that is not named gets the level that Kafka's tool gives it.
     pub features: Vec<(String, i16)>,
     /// Leave directories that are formatted already as they are, instead of failing (`--ignore-formatted`).
     pub ignore_formatted: bool,
@@ -87,6 +93,13 @@ pub enum FormatError {
         /// What to do.
         why: &'static str,
     },
+    /// A feature that is not there yet at the `metadata.version`.
+    #[error(
+        "{feature} could not be set to {0} because it depends on metadata.version level {needed}",
+        feature = ELIGIBLE_LEADER_REPLICAS_FEATURE,
+        needed = LEVEL_OF_KIP_966
+    )]
+    EligibleLeaderReplicas(i16),
     /// The directory is taken.
     #[error("{} is formatted already; pass --ignore-formatted to leave it as it is", .0.display())]
     AlreadyFormatted(PathBuf),
@@ -157,6 +170,12 @@ fn check(options: &FormatOptions) -> Result<i16, FormatError> {
             return Err(FormatError::UnservedFeature { name: name.to_owned(), level, min, max });
         }
     }
+    if let Some(level) = asked(ELIGIBLE_LEADER_REPLICAS_FEATURE)
+        && level > 0
+        && options.metadata_version < LEVEL_OF_KIP_966
+    {
+        return Err(FormatError::EligibleLeaderReplicas(level));
+    }
     let dynamic = matches!(options.voters, InitialVoters::Dynamic(_));
     let level = asked(KRAFT_VERSION_FEATURE).unwrap_or(i16::from(dynamic));
     let why = match (level, dynamic) {
@@ -220,13 +239,13 @@ fn format_directory(
 /// a control record and never among them.
 fn first_records(options: &FormatOptions) -> Result<Vec<bytes::Bytes>, FormatError> {
     let level = MetadataVersion::from_level(options.metadata_version).unwrap_or(MetadataVersion::MINIMUM);
-    let mut features: Vec<_> = options.features.iter().filter(|(name, _)| name != KRAFT_VERSION_FEATURE).collect();
-    features.sort();
+    let eligible = i16::from(level.starts_with_eligible_leader_replicas());
+    let mut features = BTreeMap::from([(ELIGIBLE_LEADER_REPLICAS_FEATURE, eligible)]);
+    features.extend(options.features.iter().map(|(name, level)| (name.as_str(), *level)));
     let first = (METADATA_VERSION_FEATURE, options.metadata_version);
     let others = features
-        .iter()
-        .map(|(name, level)| (name.as_str(), *level))
-        .filter(|(name, level)| *level > 0 && *name != first.0);
+        .into_iter()
+        .filter(|(name, level)| *level > 0 && ![METADATA_VERSION_FEATURE, KRAFT_VERSION_FEATURE].contains(name));
     let mut records = Vec::new();
     for (name, feature_level) in std::iter::once(first).chain(others) {
         let record = FeatureLevelRecord { name: name.into(), feature_level, ..Default::default() };

@@ -13,7 +13,7 @@ use gregor_log::{
     Disk,
     disk::{Crash, FaultyDisk},
 };
-use gregor_metadata::{ELIGIBLE_LEADER_REPLICAS_FEATURE, ServedFeature};
+use gregor_metadata::ELIGIBLE_LEADER_REPLICAS_FEATURE;
 use gregor_raft::{Endpoint, Nanos, ReplicaKey, Voter};
 use gregor_server::control::{FormatOptions, InitialVoters, format_storage};
 use gregor_types::{BrokerId, DirectoryId, Uuid};
@@ -47,7 +47,7 @@ pub(super) struct Shape {
     pub(super) voters: usize,
     /// Whether the voters stand in every node's configuration, and never change (`kraft.version` 0).
     pub(super) is_static: bool,
-    /// Whether partitions keep eligible leader replicas (KIP-966), which takes a program that serves this feature.
+    /// Whether partitions keep eligible leader replicas (KIP-966).
     pub(super) keeps_eligible: bool,
     /// How far behind a follower in sync may be, in milliseconds: soon, and who is in sync changes often.
     lag_max_ms: u64,
@@ -108,8 +108,7 @@ impl Shape {
         let controllers = roles.iter().filter(|roles| roles.is_controller()).count();
         // A controller of a static quorum votes.
         let voters = if is_static { controllers } else { 3 };
-        let is_served = ServedFeature::of(ELIGIBLE_LEADER_REPLICAS_FEATURE).max > 0;
-        let keeps_eligible = random.chance(50) && is_served;
+        let keeps_eligible = random.chance(50);
         Self { roles, voters, is_static, keeps_eligible, lag_max_ms: *random.pick(&[1_500, 4_000]) }
     }
 

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Every kind of thing that goes wrong or is changed, as [`Outcome::counts`](super::Outcome::counts) names it. Over many seeds each happens.
-pub const FAULTS: [&str; 41] = [
+pub const FAULTS: [&str; 42] = [
     "message lost",
     "message doubled",
     "message late",
@@ -57,6 +57,7 @@ pub const FAULTS: [&str; 41] = [
     "truncation",
     "in-sync replicas changed",
     "leader elected",
+    "eligible leader elected",
     "leaderless",
     "topic created",
     "topic deleted",
