@@ -8,12 +8,18 @@ use std::time::{Duration, Instant};
 
 use gregor_channel::Channel;
 use gregor_messages::{
-    ApiVersionsRequest, CreateTopicsRequest, UpdateFeaturesRequest, UpdateFeaturesResponse,
-    create_topics_request::CreatableTopic, update_features_request::FeatureUpdateKey,
+    ApiVersionsRequest, CreateTopicsRequest, IncrementalAlterConfigsRequest, UpdateFeaturesRequest,
+    UpdateFeaturesResponse,
+    create_topics_request::CreatableTopic,
+    incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
+    update_features_request::FeatureUpdateKey,
 };
+use gregor_metadata::ConfigResource;
 use gregor_types::{BrokerId, ErrorCode, PartitionIndex};
 use support::controllers::{Cluster, DEADLINE, directory_id, until};
 
+const ELIGIBLE: &str = "eligible.leader.replicas.version";
+const MIN_IN_SYNC: &str = "min.insync.replicas";
 const UPGRADE: i8 = 1;
 const SAFE_DOWNGRADE: i8 = 2;
 
@@ -117,5 +123,43 @@ async fn nodes_register_anew_when_a_level_holds_more_of_them() {
         (1..=3).all(|id| partition.directory_of(BrokerId(id)) == Some(directory_id(id)))
     })
     .await;
+    cluster.abandon();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn eligible_leader_replicas_are_kept_once_asked_for_and_one_number_is_in_force_for_all_brokers() {
+    // 4.0 serves them, and clusters do not begin with them.
+    let mut cluster =
+        Cluster::at_level(25, 3, 0, false).with(MIN_IN_SYNC, "2").with("broker.session.timeout.ms", "3000");
+    cluster.combined = true;
+    cluster.start_together().await;
+    assert_eq!(finalized(&cluster.client(1), ELIGIBLE).await, None);
+    // Two of three brokers are not the controller, and forward it.
+    let answer = update(&cluster.client(2), ELIGIBLE, 1, UPGRADE).await;
+    assert_eq!(answer.error_code, 0, "{:?}", answer.error_message);
+    for id in 1..=3 {
+        until("every node to have heard of it", || {
+            let image = cluster.node(id).control().image();
+            let number = image.configs().get(&ConfigResource::all_brokers(), MIN_IN_SYNC);
+            image.features().has_eligible_leader_replicas() && number.is_some_and(|number| number == "2")
+        })
+        .await;
+        assert_eq!(finalized(&cluster.client(id), ELIGIBLE).await, Some(1), "node {id}");
+    }
+    let config = AlterableConfig { name: MIN_IN_SYNC.into(), value: Some("1".into()), ..Default::default() };
+    let resource = AlterConfigsResource {
+        resource_type: 4,
+        resource_name: "3".into(),
+        configs: vec![config],
+        ..Default::default()
+    };
+    let request = IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() };
+    let refused = cluster.client(3).call(&request).await.unwrap();
+    let refused = &refused.responses[0];
+    assert_eq!(ErrorCode::from(refused.error_code), ErrorCode::InvalidConfig, "{:?}", refused.error_message);
+    let answer = update(&cluster.client(3), ELIGIBLE, 0, SAFE_DOWNGRADE).await;
+    assert_eq!(answer.error_code, 0, "{:?}", answer.error_message);
+    let allowed = cluster.client(3).call(&request).await.unwrap();
+    assert_eq!(allowed.responses[0].error_code, 0, "{:?}", allowed.responses[0].error_message);
     cluster.abandon();
 }
