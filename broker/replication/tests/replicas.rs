@@ -15,7 +15,7 @@ fn chaos(brokers: i32, min_isr: usize, seed: u64) -> Story {
     let any = |dice: &mut Dice| ids[dice.below(ids.len() as u64) as usize];
     for _ in 0..100 {
         let index = dice.below(3) as usize;
-        match dice.below(25) {
+        match dice.below(26) {
             0 => world.kill(any(&mut dice)),
             1 | 2 => world.cut_power(any(&mut dice)),
             3..=6 => {
@@ -38,6 +38,7 @@ fn chaos(brokers: i32, min_isr: usize, seed: u64) -> Story {
                 world.cut_power(id);
                 world.start(id);
             }
+            25 => world.set_min_isr(1 + dice.below(3) as usize),
             12 => world.reassign(index, dice.below(3) as usize),
             13 => world.delete_old(index),
             _ => {

@@ -1,5 +1,6 @@
 //! A controller that never fails: registrations with epochs, sessions, elections from the in-sync replicas and then from
-//! those that KIP-966 keeps eligible, AlterPartition, reassignments. Each change makes a new version of the metadata.
+//! those that KIP-966 keeps eligible, AlterPartition, reassignments, another `min.insync.replicas`. Each change makes a new version of
+//! the metadata.
 
 use gregor_replication::{IsrProposal, ProposalAnswer};
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch};
@@ -28,13 +29,13 @@ pub struct Broker {
 pub struct Image {
     pub partitions: Vec<Partition>,
     pub brokers: Vec<Broker>,
+    pub min_isr: usize,
 }
 
 #[derive(Debug)]
 pub struct Controller {
     pub image: Image,
     pub versions: Vec<Image>,
-    pub min_isr: usize,
     pub elections: usize,
     pub last_heard: Vec<u64>,
 }
@@ -58,9 +59,10 @@ impl Controller {
         let image = Image {
             partitions: (0..partitions).map(partition).collect(),
             brokers: vec![Broker { epoch: 0, fenced: false }; brokers as usize],
+            min_isr,
         };
         let versions = vec![image.clone()];
-        Self { image, versions, min_isr, elections: 0, last_heard: vec![0; brokers as usize] }
+        Self { image, versions, elections: 0, last_heard: vec![0; brokers as usize] }
     }
 
     pub fn version(&self) -> usize {
@@ -142,6 +144,19 @@ impl Controller {
         }
     }
 
+    /// Another number has to be in sync from now on: who is eligible followed from the former one, but where nobody leads and nothing is
+    /// committed.
+    pub fn set_min_isr(&mut self, min_isr: usize) {
+        self.image.min_isr = min_isr;
+        for partition in &mut self.image.partitions {
+            if partition.leader.is_some() && !partition.elr.is_empty() {
+                partition.elr.clear();
+                partition.partition_epoch += 1;
+            }
+        }
+        self.publish();
+    }
+
     pub fn alter_partition(&mut self, from: BrokerId, epoch: i64, index: usize, asked: &IsrProposal) -> ProposalAnswer {
         let refused = ProposalAnswer::Refused;
         let sender = self.image.brokers[from.value() as usize];
@@ -220,7 +235,7 @@ impl Controller {
     /// KIP-966: who leaves while too few stay has all that is committed, and stays eligible.
     fn set_isr(&mut self, index: usize, isr: Vec<BrokerId>) {
         let partition = &mut self.image.partitions[index];
-        let needed = self.min_isr.min(partition.replicas.len());
+        let needed = self.image.min_isr.min(partition.replicas.len());
         if isr.len() >= needed {
             partition.elr.clear();
         } else {
@@ -253,7 +268,7 @@ impl Controller {
                 elr.extend(partition.isr.iter().copied());
                 elr.retain(|id| *id != eligible);
                 partition.isr = vec![eligible];
-                partition.elr = if self.min_isr.min(partition.replicas.len()) <= 1 { vec![] } else { elr };
+                partition.elr = if self.image.min_isr.min(partition.replicas.len()) <= 1 { vec![] } else { elr };
             }
             self.lead(index, chosen);
         }

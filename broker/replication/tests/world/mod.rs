@@ -167,7 +167,7 @@ impl World {
             !partition.isr.contains(&id) && !partition.elr.contains(&id) || members.any(|member| is_intact(&member))
         };
         let without_power = nodes.iter().filter(|node| node.lost_power || node.id == id).count();
-        if without_power >= self.controller.min_isr || !self.controller.image.partitions.iter().all(holds_all) {
+        if without_power >= self.controller.image.min_isr || !self.controller.image.partitions.iter().all(holds_all) {
             return;
         }
         let node = &mut self.nodes[id.value() as usize];
@@ -217,6 +217,15 @@ impl World {
 
     pub fn reassign(&mut self, index: usize, which: usize) {
         self.controller.reassign(index, which);
+    }
+
+    /// An administrator asks for another number of replicas in sync, though not while a machine that others count on may have lost
+    /// something that they do not know of.
+    pub fn set_min_isr(&mut self, min_isr: usize) {
+        if !self.nodes.iter().any(|node| node.lost_power) {
+            self.controller.set_min_isr(min_isr);
+            self.note_leaderships();
+        }
     }
 
     /// A record with acks=all at whoever takes itself for the leader.
@@ -380,8 +389,7 @@ impl World {
 
     fn apply(&mut self, id: BrokerId, version: usize) {
         let image = self.controller.versions[version].clone();
-        let min_isr = self.controller.min_isr;
-        let leads = self.nodes[id.value() as usize].apply(&image, version, min_isr, self.now);
+        let leads = self.nodes[id.value() as usize].apply(&image, version, self.now);
         for index in leads {
             let log = &self.nodes[id.value() as usize].replicas[&index].log;
             let epoch = image.partitions[index].leader_epoch;

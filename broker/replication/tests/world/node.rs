@@ -129,9 +129,14 @@ impl Node {
     }
 
     /// Takes over a version of the metadata. The partitions that it leads anew.
-    pub fn apply(&mut self, image: &Image, version: usize, min_isr: usize, now: u64) -> Vec<usize> {
+    pub fn apply(&mut self, image: &Image, version: usize, now: u64) -> Vec<usize> {
         self.version = version;
         self.brokers.clone_from(&image.brokers);
+        for replica in self.replicas.values_mut() {
+            if let Role::Leader(leader) = &mut replica.role {
+                leader.raise_min_isr(image.min_isr);
+            }
+        }
         let mut leads = Vec::new();
         for (index, partition) in image.partitions.iter().enumerate() {
             if !partition.replicas.contains(&self.id) {
@@ -141,11 +146,17 @@ impl Node {
             if !self.replicas.contains_key(&index) {
                 self.open(index);
             }
-            if self.set_role(index, partition, min_isr, now) {
+            if self.set_role(index, partition, image.min_isr, now) {
                 leads.push(index);
             }
         }
         let now = Timestamp(now as i64);
+        let limits = ReplicationLimits { min_isr: image.min_isr, max_lag_ms: MAX_LAG_MS };
+        for replica in self.replicas.values_mut() {
+            if let Role::Leader(leader) = &mut replica.role {
+                leader.on_limits(limits, now);
+            }
+        }
         for (id, broker) in image.brokers.iter().enumerate() {
             let id = BrokerId(id as i32);
             let epoch = if id == self.id { self.epoch.unwrap_or(-1) } else { broker.epoch };
