@@ -18,6 +18,7 @@ use gregor_messages::{
     list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic},
     produce_request::{PartitionProduceData, TopicProduceData},
 };
+use gregor_metadata::SERVED_FEATURES;
 use gregor_types::{ErrorCode, TopicId, Uuid};
 use support::{Client, DEADLINE, Home, Running, batch, error, fetch_request};
 
@@ -136,18 +137,18 @@ impl Stage {
 /// Registers the absent broker with the node's controller and has it unfenced; returns its epoch.
 fn register_absent(node: &Running) -> i64 {
     let listener = Listener { name: "PLAINTEXT".into(), host: "127.0.0.1".into(), port: NOWHERE, ..Default::default() };
-    let feature = Feature {
-        name: "metadata.version".into(),
-        min_supported_version: 7,
-        max_supported_version: 33,
+    let features = SERVED_FEATURES.map(|feature| Feature {
+        name: feature.name.into(),
+        min_supported_version: feature.min,
+        max_supported_version: feature.max,
         ..Default::default()
-    };
+    });
     let registration = BrokerRegistrationRequest {
         broker_id: ABSENT,
         cluster_id: "test-cluster".into(),
         incarnation_id: Uuid(0x9999_2222_3333_4444_8555_6666_7777_8888),
         listeners: vec![listener],
-        features: vec![feature],
+        features: features.into(),
         log_dirs: vec![Uuid(0x9999_2222_3333_4444_8555_6666_7777_9999)],
         ..Default::default()
     };
