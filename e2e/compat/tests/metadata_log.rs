@@ -162,6 +162,8 @@ fn apaches_tools_read_our_metadata_log_and_its_snapshots() -> Result<()> {
     }
     let committed = words.windows(2).find(|pair| pair[0] == "HighWatermark:").context("a high watermark")?[1];
     home.wait_for_snapshot_to(committed.parse()?)?;
+    // The last one of a running broker: whether there is one of its stop is chance.
+    let snapshot = home.newest_snapshot()?;
     gregor.stop()?;
 
     let log = dump(&jars, &home.metadata().join("00000000000000000000.log"))?;
@@ -181,7 +183,6 @@ fn apaches_tools_read_our_metadata_log_and_its_snapshots() -> Result<()> {
         assert!(log.contains(expected), "no {expected} in\n{log}");
     }
 
-    let snapshot = home.newest_snapshot()?;
     let dumped = dump(&jars, &snapshot)?;
     assert!(dumped.contains("SnapshotHeader") && dumped.contains("SnapshotFooter"), "{dumped}");
     let snapshot = snapshot.to_str().context("a path that is text")?;
@@ -199,6 +200,47 @@ fn apaches_tools_read_our_metadata_log_and_its_snapshots() -> Result<()> {
     };
     sees(["cat", "/image/topics/byName/orders/2"], &["replicas=[1]", "isr=[1]"])?;
     sees(["ls", "/image/topics/byName"], &["orders"])?;
+    Ok(())
+}
+
+/// What is decided about partitions of a metadata log after they were created, but for the topics' ids.
+fn partition_changes(jars: &Jars, metadata: &Path) -> Result<Vec<serde_json::Value>> {
+    let log = dump(jars, &metadata.join("00000000000000000000.log"))?;
+    let payloads = log.lines().filter_map(|line| line.split_once("payload: ")).map(|(_, payload)| payload);
+    let mut changes = Vec::new();
+    for payload in payloads.filter(|payload| payload.contains("\"PARTITION_CHANGE_RECORD\"")) {
+        let mut change: serde_json::Value = serde_json::from_str(payload)?;
+        change["data"].as_object_mut().context("a record with fields")?.remove("topicId");
+        changes.push(change);
+    }
+    // A stop goes through partitions in no order that anybody promises.
+    changes.sort_by_key(|change| change["data"]["partitionId"].as_i64());
+    Ok(changes)
+}
+
+/// KIP-966: nobody is in sync any more, nobody leads, and who left may lead next.
+#[test]
+fn the_last_replica_that_stops_stays_eligible_as_in_apaches_own_log() -> Result<()> {
+    let jars = jars(&Release::complete(Release::COMPLETE))?;
+    let create = ["--create", "--topic", "orders", "--partitions", "3"];
+    let home = Home::fixed("")?;
+    home.format(&[])?;
+    let gregor = home.start()?;
+    topics(&jars, gregor.bootstrap(), &create)?;
+    gregor.stop()?;
+    let ours = partition_changes(&jars, &home.metadata())?;
+
+    let folder = tempfile::tempdir()?;
+    let config = BrokerConfig::new(folder.path());
+    let apache = Broker::start(&jars, &config)?;
+    topics(&jars, &apache.bootstrap, &create)?;
+    apache.stop()?;
+    let theirs = partition_changes(&jars, &config.data().join("__cluster_metadata-0"))?;
+
+    assert_eq!(theirs.len(), 3, "{theirs:?}");
+    let left = &theirs[0]["data"];
+    assert_eq!((&left["isr"], &left["eligibleLeaderReplicas"]), (&serde_json::json!([]), &serde_json::json!([1])));
+    assert_eq!(ours, theirs);
     Ok(())
 }
 
