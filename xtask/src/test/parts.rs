@@ -56,7 +56,8 @@ pub fn steps(part: Part, full: bool) -> Vec<Step> {
         Part::Compat => {
             vec![
                 Step::new("program", 20, false, |_| Ok(workspace("build", &["--bin", "gregor"]))),
-                Step::new("compat", if full { 180 } else { 30 }, true, move |_| {
+                Step::new("compat", if full { 180 } else { 30 }, true, move |report| {
+                    packages::ensure(&[Need::new("kcat", "kcat"), Need::new("mvn", "maven")], report)?;
                     let mut command = cargo(&["test", "-p", "gregor-compat", "--no-fail-fast"]);
                     command.env("GREGOR_PROGRAM", paths::target().join("debug/gregor"));
                     command.env("GREGOR_COMPAT", if full { "full" } else { "1" });
