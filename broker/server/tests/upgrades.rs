@@ -116,6 +116,7 @@ async fn nodes_register_anew_when_a_level_holds_more_of_them() {
         })
         .await;
         assert_eq!(finalized(&cluster.client(id), "metadata.version").await, Some(30), "node {id}");
+        assert_eq!(finalized(&cluster.client(id), ELIGIBLE).await, None, "nobody asked for them");
     }
     until("the replicas to have been found in their directories", || {
         let image = cluster.node(1).control().image();
