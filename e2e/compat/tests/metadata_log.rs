@@ -360,15 +360,30 @@ fn an_apache_broker_follows_our_quorum_registers_and_is_let_in() -> Result<()> {
 #[test]
 fn formatting_writes_what_apaches_tool_writes_but_for_the_times() -> Result<()> {
     let jars = jars(&Release::complete(Release::COMPLETE))?;
+    // 4.0 serves eligible leader replicas, and from 4.1 on clusters begin with them.
+    let (kept, not_kept) = ("eligible.leader.replicas.version=1", "eligible.leader.replicas.version=0");
+    for asked in [
+        &[][..],
+        &["--release-version", "4.0"],
+        &["--release-version", "4.0", "--feature", kept],
+        &["--release-version", "4.1"],
+        &["--release-version", "4.1", "--feature", not_kept],
+    ] {
+        formatting_writes_the_same(&jars, asked).with_context(|| format!("asked for {asked:?}"))?;
+    }
+    Ok(())
+}
+
+fn formatting_writes_the_same(jars: &Jars, asked: &[&str]) -> Result<()> {
     let (ours, theirs) = (Home::dynamic("")?, Home::dynamic("")?);
     let voters = ["--initial-controllers", "1@controller.example:9093:aJ1wnXWNSda2GQ5ekap1FA"];
-    ours.format(&voters)?;
+    ours.format(&[&voters[..], asked].concat())?;
     let features: Vec<String> = FEATURES_BEYOND_US.iter().map(|feature| format!("{feature}=0")).collect();
     let features: Vec<&str> = features.iter().flat_map(|feature| ["--feature", feature.as_str()]).collect();
-    theirs.format_with_apache(&jars, &[voters.as_slice(), features.as_slice()].concat())?;
+    theirs.format_with_apache(jars, &[&voters[..], features.as_slice(), asked].concat())?;
     for file in ["bootstrap.checkpoint", "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint"] {
         let records = |home: &Home| -> Result<Vec<String>> {
-            let dumped = dump(&jars, &home.data().join(file))?;
+            let dumped = dump(jars, &home.data().join(file))?;
             let timeless = |line: &str| -> String {
                 let words = line.split_whitespace().filter(|word| word.parse::<u64>().is_err());
                 let words: Vec<&str> = words.map(|word| word.split("LogTimestamp").next().unwrap_or(word)).collect();
@@ -376,9 +391,11 @@ fn formatting_writes_what_apaches_tool_writes_but_for_the_times() -> Result<()> 
             };
             Ok(dumped.lines().filter(|line| !line.starts_with("Dumping")).map(timeless).collect())
         };
-        assert_eq!(records(&ours)?, records(&theirs)?, "{file}");
+        let (ours_says, theirs_says) = (records(&ours)?, records(&theirs)?);
+        ensure!(ours_says == theirs_says, "{file}: ours\n{ours_says:#?}\nApache's\n{theirs_says:#?}");
         let size = |home: &Home| std::fs::metadata(home.data().join(file)).map(|file| file.len());
-        assert_eq!(size(&ours)?, size(&theirs)?, "{file}");
+        let (ours_has, theirs_has) = (size(&ours)?, size(&theirs)?);
+        ensure!(ours_has == theirs_has, "{file}: {ours_has} bytes of ours, {theirs_has} of Apache's");
     }
     Ok(())
 }
