@@ -7,6 +7,7 @@
 //! are.
 
 mod cluster;
+mod eligible;
 mod images;
 mod replicas;
 mod trial;
@@ -80,6 +81,17 @@ fn brokers_of_both_kinds_have_replicas_of_each_others_partitions_whoever_is_the_
     let brokers = [(Role::Broker, Apache), (Role::Broker, Gregor)];
     for (controller, of) in [(Apache, OF_TOOLS), (Gregor, NEWEST)] {
         serves([&[(Role::Controller, controller)], &brokers[..]].concat(), of)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn who_may_lead_a_partition_next_is_the_same_whichever_kind_is_the_controller() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let tools = jars(&Release::complete(Release::COMPLETE))?;
+    for (controller, of) in [(Kind::Apache, OF_TOOLS), (Kind::Gregor, NEWEST)] {
+        let (jars, release) = release_of(of)?;
+        eligible::plays(controller, &tools, jars, release)?;
     }
     Ok(())
 }
