@@ -78,6 +78,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, patch, update, delete]
+# The certificates of clusters' nodes, with their keys. It neither watches nor deletes Secrets: they go with their cluster.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, create, update]
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch, delete]

@@ -81,6 +81,10 @@ pub struct KafkaClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub restarted_at: Option<String>,
+    /// The certificates with which the nodes know each other. Controllers and brokers reach each other by mutual TLS, always;
+    /// these are the few things about it that may be chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_connections: Option<NodeConnections>,
     /// Node ids whose disk is reported as DiskLost and whose data you give up: the node starts again with an empty disk. It
     /// counts once, for a loss that is reported at the moment; take the id out again afterwards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -94,6 +98,30 @@ pub struct KafkaClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128), inner(length(min = 1, max = 63), regex(pattern = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$")), extend("x-kubernetes-list-type" = "set"))]
     pub allowed_namespaces: Vec<String>,
+}
+
+/// The certificates with which the nodes know each other. The operator makes them, in Secrets of the cluster, and renews them
+/// when two thirds of their time are over, without a restart.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeConnections {
+    /// For how many days a node's certificate is made. Left out: 90.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 825))]
+    pub certificate_days: Option<i32>,
+    /// For how many days the authority that signs them is made. Left out: 1825.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 7300))]
+    pub authority_days: Option<i32>,
+    /// Any text; changing it renews the certificates of all nodes, one node after the other. A time is a good choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub certificates_renewed_at: Option<String>,
+    /// Any text; changing it makes a new authority, which every node trusts before any node's certificate is signed by it. A
+    /// time is a good choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub authority_renewed_at: Option<String>,
 }
 
 /// A group of nodes that are alike.
@@ -324,6 +352,9 @@ pub struct KafkaClusterStatus {
     /// Partitions with a replica that is not in sync; of clusters of several nodes, while the brokers can be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub under_replicated_partitions: Option<i32>,
+    /// How the nodes talk with each other, and how long their certificates are good for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_connections: Option<NodeConnectionsStatus>,
     /// Each listener's addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 17), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -332,6 +363,35 @@ pub struct KafkaClusterStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["nodeId"]))]
     pub nodes: Vec<NodeStatus>,
+}
+
+/// How the nodes of a cluster talk with each other.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum Encryption {
+    /// Not at all: the cluster was made by a release that did not do better, and stays as it is.
+    Plaintext,
+    /// By mutual TLS, with certificates of the cluster's own authority.
+    Tls,
+}
+
+/// The certificates with which the nodes know each other, as they were last seen.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeConnectionsStatus {
+    /// Tls, or Plaintext in a cluster of an older release.
+    pub encryption: Encryption,
+    /// When the authority that signs ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), extend("format" = "date-time"))]
+    pub authority_not_after: Option<String>,
+    /// When the first of the nodes' certificates ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), extend("format" = "date-time"))]
+    pub certificates_not_after: Option<String>,
+    /// What a renewal that is going on waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub waiting_for: Option<String>,
 }
 
 /// A listener's address.
@@ -364,4 +424,8 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub rack: Option<String>,
+    /// When its certificate for other nodes ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), extend("format" = "date-time"))]
+    pub certificate_not_after: Option<String>,
 }

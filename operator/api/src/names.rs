@@ -30,6 +30,11 @@ pub const DIRECTORY_ID: &str = "gregor.dev/directory-id";
 pub const FORMATTED: &str = "gregor.dev/formatted";
 /// On objects of nodes of a larger cluster: what the node does, as `broker,controller`, repeated from the identity.
 pub const ROLES: &str = "gregor.dev/roles";
+/// On claims and StatefulSets: how the cluster's nodes talk with each other, repeated from the identity; missing where that
+/// is plaintext.
+pub const NODE_CONNECTIONS: &str = "gregor.dev/node-connections";
+/// On Secrets with certificates: the nonce of `spec.nodeConnections` that they were last renewed for.
+pub const RENEWED_AT: &str = "gregor.dev/renewed-at";
 /// On pods: the rack that the operator read from the labels of the pod's Kubernetes node.
 pub const RACK: &str = "gregor.dev/rack";
 /// On StatefulSets' templates and pods: the hash of all that a restart would change.

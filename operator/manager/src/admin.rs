@@ -13,11 +13,14 @@ use gregor_client::{
     Client, ClientError, ClientOptions, ConfigChange, ConfigResource, ConfigSource, NewTopic, NewVoter,
     QuorumDescription, QuorumReplica,
 };
+use gregor_operator_plan::certificates::Served;
 use gregor_operator_plan::kafka::{KafkaSeen, PartitionSeen, QuorumSeen, ReplicaSeen};
 use gregor_operator_plan::quorum::VoterChange;
 use gregor_operator_plan::topic::{BrokerError, TopicSeen, TopicStep};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
+
+use crate::certificates;
 
 /// How long the brokers have for one question with all its tries.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -44,10 +47,13 @@ pub trait TopicAdmin: Send + Sync {
     ) -> BoxFuture<'a, Result<(), BrokerError>>;
 }
 
-/// Asks brokers about their cluster, and changes who votes in its quorum.
+/// Asks nodes about their cluster, and changes who votes in its quorum.
 pub trait ClusterAdmin: Send + Sync {
     /// The quorum, and after it the partitions.
     fn describe_cluster<'a>(&'a self, bootstrap: &'a str) -> BoxFuture<'a, Result<KafkaSeen, BrokerError>>;
+
+    /// What a node shows at a port where nodes talk with each other.
+    fn shown<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Result<Served, BrokerError>>;
 
     /// Changes one voter. Whether it happened all the same after an error, the next description tells.
     fn change_voters<'a>(
@@ -159,6 +165,10 @@ impl ClusterAdmin for KafkaAdmin {
     fn describe_cluster<'a>(&'a self, bootstrap: &'a str) -> BoxFuture<'a, Result<KafkaSeen, BrokerError>> {
         let cluster = |answer: Answer| if let Answer::Cluster(seen) = answer { seen } else { KafkaSeen::default() };
         self.put(bootstrap, Asked::Cluster).map(move |outcome| outcome.map(cluster)).boxed()
+    }
+
+    fn shown<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, Result<Served, BrokerError>> {
+        certificates::look(host, port).map(|outcome| outcome.map_err(BrokerError::Unavailable)).boxed()
     }
 
     fn change_voters<'a>(

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use gregor_operator_api::KafkaTopic;
 use gregor_operator_plan::Environment;
+use gregor_operator_plan::certificates::Served;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::runtime::events::{Recorder, Reporter};
@@ -24,7 +25,7 @@ pub const FIELD_MANAGER: &str = "gregor-operator";
 /// The field manager of statuses.
 pub const STATUS_MANAGER: &str = "gregor-operator-status";
 
-/// Objects that are remembered as stored otherwise; forgetting one costs one write.
+/// Objects that are remembered as stored otherwise, and pods by what they show; forgetting one costs one write, or one look.
 const SETTLED_MAX: usize = 10_000;
 
 /// What every reconcile needs.
@@ -45,6 +46,8 @@ pub struct Context {
     pub topics: RwLock<Vec<Store<KafkaTopic>>>,
     /// Objects that the API server stores otherwise than they were applied, by uid, with the hash of what was applied.
     settled: Mutex<HashMap<String, String>>,
+    /// What pods show that have read their newest Secrets, by their uid: they need not be looked at again.
+    shown: Mutex<HashMap<String, Served>>,
     /// How often in a row the work on an object has failed, by its uid.
     attempts: Mutex<HashMap<String, u32>>,
     chance: RandomState,
@@ -70,6 +73,7 @@ impl Context {
             gate: StatusGate::default(),
             topics: RwLock::default(),
             settled: Mutex::default(),
+            shown: Mutex::default(),
             attempts: Mutex::default(),
             chance: RandomState::new(),
             provider: rustls::crypto::aws_lc_rs::default_provider(),
@@ -89,6 +93,20 @@ impl Context {
     pub fn settled<'a>(&self, uids: impl Iterator<Item = &'a str>) -> BTreeMap<String, String> {
         let settled = self.settled.lock().expect("nothing panics while it holds this lock");
         uids.filter_map(|uid| Some((uid.to_owned(), settled.get(uid)?.clone()))).collect()
+    }
+
+    /// Remembers what a pod shows.
+    pub fn has_shown(&self, pod_uid: &str, shown: Served) {
+        let mut remembered = self.shown.lock().expect("nothing panics while it holds this lock");
+        if remembered.len() >= SETTLED_MAX {
+            remembered.clear();
+        }
+        remembered.insert(pod_uid.to_owned(), shown);
+    }
+
+    /// What a pod was last seen to show.
+    pub fn last_shown(&self, pod_uid: &str) -> Option<Served> {
+        self.shown.lock().expect("nothing panics while it holds this lock").get(pod_uid).cloned()
     }
 
     /// Counts a failed attempt and says how many there were in a row.

@@ -23,6 +23,14 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// A certificate that cannot be made, or a Secret that is not what it was when it was planned.
+    #[error("{doing}: {said}")]
+    Certificate {
+        /// What was being done.
+        doing: String,
+        /// What is wrong. No secret is in it.
+        said: String,
+    },
     /// The brokers did not do what they were asked.
     #[error("{doing}: {source}")]
     Broker {
@@ -44,6 +52,18 @@ impl Error {
     pub fn shape(doing: impl Into<String>) -> impl FnOnce(serde_json::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Shape { doing, source }
+    }
+
+    /// A certificate that cannot be made.
+    pub fn certificate(doing: impl Into<String>) -> impl FnOnce(rcgen::Error) -> Self {
+        let doing = doing.into();
+        move |error| Self::Certificate { doing, said: error.to_string() }
+    }
+
+    /// A Secret with other content than it should have.
+    pub fn secret(doing: impl Into<String>) -> impl FnOnce(String) -> Self {
+        let doing = doing.into();
+        move |said| Self::Certificate { doing, said }
     }
 
     /// The API server's own words, without ours.
@@ -92,6 +112,7 @@ impl Error {
         match self {
             Self::Kubernetes { .. } => "kubernetes",
             Self::Shape { .. } => "shape",
+            Self::Certificate { .. } => "certificate",
             Self::Broker { .. } => "broker",
         }
     }

@@ -5,6 +5,7 @@
 //! read again.
 
 pub mod admin;
+pub mod certificates;
 pub mod cli;
 pub mod cluster;
 pub mod context;

@@ -83,6 +83,7 @@ async fn a_cluster_that_cannot_be_served_is_refused_in_words() {
         (json!({"spec": {"config": {"a": [1]}}}), "config.a"),
         (json!({"spec": {"resources": {"requests": {"cpu": "lots"}}}}), "cpu"),
         (json!({"spec": {"acceptDataLoss": [-1]}}), "acceptDataLoss"),
+        (json!({"spec": {"nodeConnections": {"certificateDays": 0}}}), "certificateDays"),
     ];
     for (patch, words) in refused {
         let said = create::<KafkaCluster>(&client, CLUSTER, patch.clone()).await;
@@ -104,6 +105,7 @@ async fn what_a_person_would_write_is_taken() {
         json!({"spec": {"metadataVersion": "4.3", "version": "0.1.0", "image": "x/y:z", "restartedAt": "now", "acceptDataLoss": [0]}}),
         json!({"spec": {"podTemplate": {"spec": {"tolerations": [{"operator": "Exists"}]}}}}),
         json!({"spec": {"listeners": [{"name": "local", "port": 19092, "advertised": {"hostTemplate": "localhost", "portTemplate": "1909{nodeId}"}}]}}),
+        json!({"spec": {"nodeConnections": {"certificateDays": 30, "authorityDays": 365, "certificatesRenewedAt": "2026-01-01"}}}),
         json!({"spec": {"allowedNamespaces": ["*", "blue"], "deletionPolicy": "Delete"}}),
     ];
     for patch in taken {

@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 
 use gregor_operator_api::{KafkaCluster, KafkaClusterStatus, names};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
+use crate::certificates::{self, CertificatesSeen, Next};
 use crate::compare::{applied, differs};
 use crate::decision::{Decision, Stage};
 use crate::identity::{Identity, Mint, NodeIdentity};
@@ -40,6 +42,8 @@ pub struct ClusterObserved {
     pub settled: BTreeMap<String, String>,
     /// The labels of Kubernetes' nodes that pods of this cluster are on, by name, of those that could be read.
     pub kubernetes_nodes: BTreeMap<String, BTreeMap<String, String>>,
+    /// The certificates with which the nodes know each other; of clusters that have them.
+    pub certificates: CertificatesSeen,
     /// What the brokers say, read after everything else. Only clusters of several nodes are asked.
     pub kafka: Option<KafkaSeen>,
 }
@@ -97,6 +101,8 @@ pub struct ClusterPlan {
     pub progress: Progress,
     /// The stage of the cluster's life that this belongs to.
     pub stage: Stage,
+    /// What a renewal of certificates waits for, which nothing tells but looking again. The cluster may be at rest meanwhile.
+    pub renewal: Option<String>,
     /// The status as it should be.
     pub status: KafkaClusterStatus,
 }
@@ -142,12 +148,31 @@ impl NodeSeen<'_> {
 /// Plans a cluster. `now` is RFC 3339; `mint` gives random bytes for ids that do not exist yet.
 pub fn plan(observed: &ClusterObserved, environment: &Environment, now: &str, mint: Mint<'_>) -> ClusterPlan {
     let valid = ValidCluster::of(&observed.cluster, environment);
-    let decision = match &valid {
-        Ok(cluster) => decide(observed, cluster, environment, mint).unwrap_or_else(|early| early),
+    let seconds = now.parse::<Timestamp>().expect("whoever asks gives the time in RFC 3339").as_second();
+    let mut decision = match &valid {
+        Ok(cluster) => decide(observed, cluster, environment, seconds, mint).unwrap_or_else(|early| early),
         Err(invalid) => Decision::from(invalid.clone()),
     };
-    let status = status::status(observed, valid.as_ref().ok(), &decision.progress, now);
-    ClusterPlan { step: decision.step, progress: decision.progress, stage: decision.stage, status }
+    // Certificates end whatever a cluster waits for and whatever its manifest says.
+    let mut renewal = None;
+    if decision.step.is_none() {
+        match renew(observed, environment, seconds, mint) {
+            Next::Begin(writes) | Next::Renew(writes) => decision.step = Some(Step::WriteSecrets(writes)),
+            Next::Wait(why) | Next::Leaving(why) => renewal = Some(why),
+            Next::Refuse(_) | Next::Done => {}
+        }
+    }
+    let status = status::status(observed, valid.as_ref().ok(), &decision.progress, renewal.as_deref(), now);
+    ClusterPlan { step: decision.step, progress: decision.progress, stage: decision.stage, renewal, status }
+}
+
+/// What is to be done about the certificates of a cluster that is there.
+fn renew(observed: &ClusterObserved, environment: &Environment, now: i64, mint: Mint<'_>) -> Next {
+    let identity = observed.identity.as_ref().and_then(|config_map| Identity::parse(config_map).ok());
+    let stays = observed.cluster.metadata.deletion_timestamp.is_none();
+    identity
+        .filter(|_| stays)
+        .map_or(Next::Done, |identity| certificates::next(observed, &identity, &environment.cluster_domain, now, mint))
 }
 
 /// The early ways out are `Err`, so that `?` leaves by them.
@@ -155,6 +180,7 @@ fn decide(
     observed: &ClusterObserved,
     cluster: &ValidCluster,
     environment: &Environment,
+    now: i64,
     mint: Mint<'_>,
 ) -> Result<Decision, Decision> {
     if observed.cluster.metadata.deletion_timestamp.is_some() {
@@ -162,11 +188,18 @@ fn decide(
         return Err(Decision::wait(Stage::Manifest, progress));
     }
     let identity = identify(observed, cluster, mint)?;
+    if !identity.connections.are_tls() && observed.cluster.spec.node_connections.is_some() {
+        return Err(Decision::refuse(
+            Reason::EncryptionChangeRefused,
+            "an earlier release made this cluster, whose nodes talk in plaintext, and they cannot change that one after the other: take nodeConnections out of the manifest; a new KafkaCluster encrypts its nodes' connections",
+        ));
+    }
     let layout = placement::layout(cluster, &identity)?;
     let nodes = look(observed, cluster, &layout, &identity, environment);
     disks::record(observed, cluster, &identity, &nodes, mint)?;
     let candidates: Vec<Candidate<'_>> = nodes.iter().map(NodeSeen::candidate).collect();
     write_shared(observed, cluster, &layout, &identity, &nodes, holds(observed, &layout, &identity, &candidates))?;
+    certify(certificates::next(observed, &identity, &environment.cluster_domain, now, mint))?;
     let replace =
         |identity: &Identity| Step::ReplaceIdentity(objects::identity(cluster, identity, observed.identity.as_ref()));
     if !layout.moved.is_empty() {
@@ -214,6 +247,19 @@ fn decide(
         Turn::Nobody => {}
     }
     rest(observed, &layout, &nodes)
+}
+
+/// No node is made before its certificate. What else there is to do about certificates holds up nobody.
+fn certify(next: Next) -> Result<(), Decision> {
+    match next {
+        Next::Begin(writes) => {
+            let why = writes.why.clone();
+            Err(Decision::step(Stage::Certificates, Step::WriteSecrets(writes), Reason::Creating, why))
+        }
+        Next::Leaving(why) => Err(Decision::wait(Stage::Objects, Progress::working(Reason::Terminating, why))),
+        Next::Refuse(why) => Err(Decision::refuse(Reason::AuthorityUnusable, why)),
+        Next::Renew(_) | Next::Wait(_) | Next::Done => Ok(()),
+    }
 }
 
 fn no_controller() -> Progress {
@@ -288,7 +334,7 @@ fn look<'a>(
                 .clone()
                 .or_else(|| stateful_set.and_then(node::image).or(sibling).map(str::to_owned))
                 .unwrap_or_else(|| format!("{}:{}", environment.image_repository, environment.image_tag));
-            let config = node::config_map(cluster, layout, node);
+            let config = node::config_map(cluster, layout, node, identity);
             let (wanted_set, revision) =
                 node::stateful_set(cluster, layout, node, identity, environment, &image, &config.name);
             NodeSeen {
@@ -326,7 +372,7 @@ fn write_shared(
     nodes: &[NodeSeen<'_>],
     hold: bool,
 ) -> Result<(), Decision> {
-    let mut wanted = network::shared(cluster, layout, hold);
+    let mut wanted = network::shared(cluster, layout, identity.connections, hold);
     for node in nodes {
         wanted.push(storage::claim(cluster, node.node, identity, node.claim));
         wanted.push(storage::grant(cluster, node.node, identity));

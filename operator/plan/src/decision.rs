@@ -17,6 +17,8 @@ pub enum Stage {
     Objects,
     /// The identity learns which claim holds a disk.
     Claim,
+    /// An authority and certificates are made, which nodes cannot start without.
+    Certificates,
     /// A node's configuration is written.
     Configuration,
     /// A node's StatefulSet is made.
@@ -49,10 +51,11 @@ pub enum Stage {
 
 impl Stage {
     /// The stages of a new cluster of several nodes, in the order in which they begin.
-    pub const BOOTSTRAP: [Self; 11] = [
+    pub const BOOTSTRAP: [Self; 12] = [
         Self::Identity,
         Self::Objects,
         Self::Claim,
+        Self::Certificates,
         Self::Configuration,
         Self::Node,
         Self::Start,

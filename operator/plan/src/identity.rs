@@ -31,8 +31,42 @@ pub struct Identity {
     /// Which disk may be formatted as the first of the cluster. `None` once that has happened: every other empty disk is
     /// either new to a cluster that lives, or a disk that lost its data.
     pub standalone_grant: Option<Grant>,
+    /// How the nodes talk with each other. It is for ever: nodes that speak otherwise could not find each other while they are
+    /// restarted one by one.
+    #[serde(default, skip_serializing_if = "Connections::are_plaintext")]
+    pub connections: Connections,
     /// Every node that was ever given out and not taken back, by its id.
     pub nodes: BTreeMap<i32, NodeIdentity>,
+}
+
+/// How the nodes of a cluster talk with each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Connections {
+    /// In plaintext: an earlier release made the cluster.
+    #[default]
+    Plaintext,
+    /// By mutual TLS, with certificates of the cluster's own authority.
+    Tls,
+}
+
+impl Connections {
+    /// The word in the annotations that repeat it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plaintext => "Plaintext",
+            Self::Tls => "Tls",
+        }
+    }
+
+    /// Whether they are encrypted.
+    pub fn are_tls(self) -> bool {
+        self == Self::Tls
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+    fn are_plaintext(&self) -> bool {
+        *self == Self::Plaintext
+    }
 }
 
 /// The permission to format one disk standalone.
@@ -158,6 +192,7 @@ impl Identity {
             version: 1,
             cluster_id,
             standalone_grant: Some(Grant { node_id, directory_id: directory_id.clone() }),
+            connections: Connections::Tls,
             nodes: BTreeMap::from([(node_id, NodeIdentity::fresh(directory_id, placement))]),
         }
     }
@@ -215,13 +250,19 @@ impl Identity {
             else {
                 return Err(name.to_owned());
             };
+            let said = annotation(names::NODE_CONNECTIONS);
+            let connections = [Connections::Plaintext, Connections::Tls]
+                .into_iter()
+                .find(|connections| said.as_deref().unwrap_or(Connections::default().as_str()) == connections.as_str())
+                .ok_or_else(|| name.to_owned())?;
             let identity = identity.get_or_insert_with(|| Self {
                 version: 1,
                 cluster_id: cluster_id.clone(),
                 standalone_grant: None,
+                connections,
                 nodes: BTreeMap::new(),
             });
-            if identity.cluster_id != cluster_id {
+            if identity.cluster_id != cluster_id || identity.connections != connections {
                 return Err(name.to_owned());
             }
             let claim_uid = (object["kind"] == "PersistentVolumeClaim")

@@ -4,6 +4,7 @@
 //! for a KafkaTopic. Nothing here talks to anybody, reads a clock or rolls dice: the time and fresh ids come in as arguments.
 //! Every decision that could lose data is made here, so that it can be tested by the thousand.
 
+pub mod certificates;
 pub mod cluster;
 pub mod compare;
 mod decision;
@@ -22,16 +23,17 @@ mod status;
 pub mod topic;
 pub mod validate;
 
+use certificates::SecretWrites;
 use quorum::VoterChange;
 use serde_json::Value;
 
 pub use cluster::{ClusterObserved, ClusterPlan};
 pub use decision::Stage;
-pub use identity::Identity;
+pub use identity::{Connections, Identity};
 pub use kafka::KafkaSeen;
 pub use progress::{Progress, Reason};
 
-/// The kinds of objects that a cluster owns, beside its pods.
+/// The kinds of objects that a cluster owns, beside its pods and the Secrets with its certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// `v1 ConfigMap`.
@@ -109,6 +111,8 @@ pub enum Step {
     Create(Vec<Wanted>),
     /// Apply objects that differ, in this order.
     Apply(Vec<Wanted>),
+    /// Write Secrets with certificates, each at the version that was read; if one has changed by now, look again.
+    WriteSecrets(SecretWrites),
     /// Change who votes in the metadata quorum: one voter at a time.
     ChangeVoters(VoterChange),
     /// Tell a pod which rack its Kubernetes node is in, if it still is the one with this uid.

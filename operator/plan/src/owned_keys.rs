@@ -39,7 +39,9 @@ pub fn refusal(key: &str) -> Option<String> {
         ));
     }
     if UNSERVED_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
-        return Some(format!("{key} is not served by this release, whose listeners are plaintext: take it out"));
+        return Some(format!(
+            "{key} is not served by this release, whose listeners for clients are plaintext: take it out"
+        ));
     }
     None
 }

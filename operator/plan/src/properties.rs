@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use crate::identity::Connections;
 use crate::placement::Layout;
 use crate::validate::{Node, RackSource, ValidCluster};
 
@@ -10,8 +11,17 @@ use crate::validate::{Node, RackSource, ValidCluster};
 pub const INTERNAL_PORT: i32 = 9092;
 /// The port of the quorum's listener.
 pub const CONTROLLER_PORT: i32 = 9090;
+/// The port of the listener over which brokers reach each other, where they do not by the one that is always there.
+pub const REPLICATION_PORT: i32 = 9091;
 /// The port of `/livez`, `/readyz` and `/metrics`.
 pub const HEALTH_PORT: i32 = 9404;
+
+/// Where the Secret with the node's certificate is mounted, as a folder: only then do its files change with the Secret.
+pub const CERTIFICATES_FOLDER: &str = "/etc/gregor-certificates";
+/// The file and the key in the Secret with the node's private key and certificate.
+pub const KEY_STORE: &str = "keystore.pem";
+/// The file and the key in the Secret with the authorities that the node trusts.
+pub const TRUST_STORE: &str = "ca.crt";
 
 /// Where the node's disk is mounted, by the volume's name.
 pub fn mount_path(volume: &str) -> String {
@@ -38,7 +48,7 @@ fn defaults(brokers: usize) -> [(&'static str, usize); 5] {
 }
 
 /// The whole file.
-pub fn render(cluster: &ValidCluster, layout: &Layout, node: &Node) -> String {
+pub fn render(cluster: &ValidCluster, layout: &Layout, node: &Node, connections: Connections) -> String {
     let mut text = String::from("# Written by gregor-operator; a change here is overwritten.\n");
     let mut line = |key: &str, value: &str| {
         writeln!(text, "{key}={}", escape(value)).expect("writing to a String cannot fail");
@@ -48,10 +58,19 @@ pub fn render(cluster: &ValidCluster, layout: &Layout, node: &Node) -> String {
         layout.controllers().map(|controller| format!("{}:{CONTROLLER_PORT}", controller.host)).collect();
     let mut listeners = Vec::new();
     let mut advertised = Vec::new();
-    let mut protocols = vec!["INTERNAL:PLAINTEXT".to_owned(), "CONTROLLER:PLAINTEXT".to_owned()];
+    let among_nodes = if connections.are_tls() {
+        ["INTERNAL:PLAINTEXT", "REPLICATION:SSL", "CONTROLLER:SSL"].as_slice()
+    } else {
+        &["INTERNAL:PLAINTEXT", "CONTROLLER:PLAINTEXT"]
+    };
+    let mut protocols: Vec<String> = among_nodes.iter().map(ToString::to_string).collect();
     if node.is_broker() {
         listeners.push(format!("INTERNAL://:{INTERNAL_PORT}"));
         advertised.push(format!("INTERNAL://{host}:{INTERNAL_PORT}"));
+    }
+    if node.is_broker() && connections.are_tls() {
+        listeners.push(format!("REPLICATION://:{REPLICATION_PORT}"));
+        advertised.push(format!("REPLICATION://{host}:{REPLICATION_PORT}"));
     }
     if node.is_controller() {
         listeners.push(format!("CONTROLLER://:{CONTROLLER_PORT}"));
@@ -68,12 +87,25 @@ pub fn render(cluster: &ValidCluster, layout: &Layout, node: &Node) -> String {
     line("controller.listener.names", "CONTROLLER");
     line("controller.quorum.bootstrap.servers", &controllers.join(","));
     if node.is_broker() {
-        line("inter.broker.listener.name", "INTERNAL");
+        line("inter.broker.listener.name", if connections.are_tls() { "REPLICATION" } else { "INTERNAL" });
     }
     line("listener.security.protocol.map", &protocols.join(","));
     line("listeners", &listeners.join(","));
     line("advertised.listeners", &advertised.join(","));
     line("log.dirs", &log_dir(&node.volume.name));
+    if connections.are_tls() {
+        // A broker has no controllers' listener of its own, and dials those of others by its keys.
+        let among_nodes = [("controller", true), ("replication", node.is_broker())];
+        for (listener, _) in among_nodes.into_iter().filter(|(_, is_used)| *is_used) {
+            let mut of_listener = |key: &str, value: &str| line(&format!("listener.name.{listener}.ssl.{key}"), value);
+            of_listener("client.auth", "required");
+            of_listener("enabled.protocols", "TLSv1.3");
+            of_listener("keystore.type", "PEM");
+            of_listener("keystore.location", &format!("{CERTIFICATES_FOLDER}/{KEY_STORE}"));
+            of_listener("truststore.type", "PEM");
+            of_listener("truststore.location", &format!("{CERTIFICATES_FOLDER}/{TRUST_STORE}"));
+        }
+    }
     // A rack that comes from the Kubernetes node is known only when the pod has one: it is an argument of the pod.
     if let Some(RackSource::Named(rack)) = node.rack.as_ref().filter(|_| node.is_broker()) {
         line("broker.rack", rack);

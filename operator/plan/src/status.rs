@@ -1,7 +1,8 @@
 //! The status of a KafkaCluster: derived from what was read and decided, and never read by the plan again.
 
 use gregor_operator_api::KafkaClusterStatus;
-use gregor_operator_api::cluster::{ListenerStatus, NodeStatus};
+use gregor_operator_api::cluster::{Encryption, ListenerStatus, NodeConnectionsStatus, NodeStatus};
+use k8s_openapi::jiff::Timestamp;
 
 use crate::cluster::ClusterObserved;
 use crate::identity::Identity;
@@ -19,6 +20,7 @@ pub(crate) fn status(
     observed: &ClusterObserved,
     cluster: Option<&ValidCluster>,
     progress: &Progress,
+    renewal: Option<&str>,
     now: &str,
 ) -> KafkaClusterStatus {
     let generation = observed.cluster.metadata.generation.unwrap_or_default();
@@ -37,6 +39,7 @@ pub(crate) fn status(
         cluster_id: identity.as_ref().map(|identity| identity.cluster_id.clone()),
         ..KafkaClusterStatus::default()
     };
+    status.node_connections = identity.as_ref().map(|identity| connections(observed, identity, renewal));
     let Some(cluster) = cluster else { return status };
     status.node_count = i32::try_from(cluster.node_count()).unwrap_or(i32::MAX);
     status.bootstrap_servers = Some(cluster.bootstrap_servers(INTERNAL_PORT));
@@ -62,6 +65,7 @@ pub(crate) fn status(
             ready: pod.as_ref().is_some_and(|pod| pod.state == PodState::Ready),
             directory_id: recorded.directory_id.clone(),
             rack: pod.as_ref().and_then(|pod| pod.rack.clone()),
+            certificate_not_after: certificate_end(observed, *id).and_then(time),
         });
         status.image = pod.and_then(|pod| pod.image).or(status.image);
     }
@@ -69,6 +73,28 @@ pub(crate) fn status(
         status.listeners.extend(cluster.listeners.iter().filter_map(|listener| addresses(layout, &listener.name)));
     }
     status
+}
+
+/// How the nodes talk with each other, and until when they can.
+fn connections(observed: &ClusterObserved, identity: &Identity, renewal: Option<&str>) -> NodeConnectionsStatus {
+    let authority = observed.certificates.authority.as_ref().and_then(|seen| seen.content.as_ref().ok());
+    let first = identity.nodes.keys().filter_map(|id| certificate_end(observed, *id)).min();
+    NodeConnectionsStatus {
+        encryption: if identity.connections.are_tls() { Encryption::Tls } else { Encryption::Plaintext },
+        authority_not_after: authority.and_then(|authority| time(authority.current.not_after)),
+        certificates_not_after: first.and_then(time),
+        waiting_for: renewal.map(|why| truncate(why, 500)),
+    }
+}
+
+fn certificate_end(observed: &ClusterObserved, node_id: i32) -> Option<i64> {
+    let content = observed.certificates.nodes.get(&node_id)?.content.as_ref().ok()?;
+    Some(content.certificate.not_after)
+}
+
+/// A time in RFC 3339.
+fn time(seconds: i64) -> Option<String> {
+    Timestamp::from_second(seconds).ok().map(|time| time.to_string())
 }
 
 /// Where clients begin with a listener: its brokers' addresses, as many as there is room for.

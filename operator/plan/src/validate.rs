@@ -216,7 +216,7 @@ impl ValidCluster {
     /// The node with this id, in this pool.
     pub fn node(&self, id: i32, pool: &ValidPool) -> Result<Node, Invalid> {
         let name = format!("{}-{id}", self.name);
-        let host = format!("{name}-0.{}.{}.svc.{}", self.headless_service(), self.namespace, self.cluster_domain);
+        let host = node_host(&self.name, &self.namespace, &self.cluster_domain, id);
         let listeners = if pool.roles.contains(&Role::Broker) { self.listeners.as_slice() } else { &[] };
         let listeners = listeners
             .iter()
@@ -280,7 +280,7 @@ impl ValidCluster {
 
     /// The name of the Service that gives pods their DNS names.
     pub fn headless_service(&self) -> String {
-        format!("{}-nodes", self.name)
+        headless_service(&self.name)
     }
 
     /// The name of the Service that clients begin at.
@@ -297,6 +297,15 @@ impl ValidCluster {
     pub fn bootstrap_servers(&self, port: i32) -> String {
         format!("{}.{}.svc.{}:{port}", self.bootstrap_service(), self.namespace, self.cluster_domain)
     }
+}
+
+fn headless_service(cluster: &str) -> String {
+    format!("{cluster}-nodes")
+}
+
+/// The DNS name of a node's pod, by which other nodes dial it.
+pub fn node_host(cluster: &str, namespace: &str, domain: &str, id: i32) -> String {
+    format!("{cluster}-{id}-0.{}.{namespace}.svc.{domain}", headless_service(cluster))
 }
 
 fn valid_pool(pool: &NodePool, cluster: &KafkaCluster) -> Result<ValidPool, Invalid> {

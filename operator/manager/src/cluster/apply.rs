@@ -11,6 +11,7 @@ use kube::core::Status;
 use serde_json::{Value, json};
 
 use super::dereference::{self, resource};
+use crate::certificates;
 use crate::context::{Context, FIELD_MANAGER};
 use crate::error::Error;
 use crate::metrics::StepLabel;
@@ -47,6 +48,11 @@ pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -
                 }
             }
             "apply"
+        }
+        Step::WriteSecrets(writes) => {
+            certificates::carry_out(context, namespace, writes).await?;
+            status::tell(context, cluster, false, "CertificatesRenewed", &writes.why).await;
+            "write_secrets"
         }
         Step::ChangeVoters(change) => {
             let bootstrap = dereference::bootstrap(context, namespace, &cluster.name_any());
@@ -102,7 +108,7 @@ pub fn verdict(step: &Step, error: &Error) -> Option<Progress> {
     let said = error.api_message().map_or_else(|| error.to_string(), str::to_owned);
     if error.is_already_exists() {
         return match step {
-            Step::Create(_) => Some(Progress::stalled(
+            Step::Create(_) | Step::WriteSecrets(_) => Some(Progress::stalled(
                 Reason::NameTaken,
                 format!("{said}, and it does not belong to this cluster: rename or delete it"),
             )),

@@ -1,27 +1,32 @@
 //! The only reads of a cluster's reconcile: the KafkaCluster, its identity, everything that carries its label, the labels of
-//! Kubernetes' nodes where racks come from them, and last what the brokers say. They go to the API server and not to a cache,
-//! because the plan decides about data.
+//! Kubernetes' nodes where racks come from them, certificates with what nodes show of them, and last what the brokers say. They
+//! go to the API server and not to a cache, because the plan decides about data.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::future::join_all;
 use gregor_operator_api::{KafkaCluster, names};
+use gregor_operator_plan::certificates::{CertificatesSeen, Port, Served};
 use gregor_operator_plan::properties::INTERNAL_PORT;
 use gregor_operator_plan::{ClusterObserved, KafkaSeen, Kind};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt as _;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::ApiResource;
 use serde_json::Value;
 
+use crate::certificates;
 use crate::context::Context;
 use crate::error::Error;
 
 /// How long the brokers have to say how their cluster is. What they do not say in time is not known, and nothing is taken away
 /// from a cluster of which it is not known.
 const BROKERS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Nodes whose ports are looked at at the same time.
+const PORTS_AT_ONCE: usize = 16;
 
 /// The API of a kind.
 pub fn resource(kind: Kind) -> ApiResource {
@@ -81,17 +86,60 @@ pub async fn read(context: &Context, namespace: &str, name: &str) -> Result<Opti
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let pods = pods.list(&labelled).await.map_err(Error::kubernetes(format!("listing pods of {name}")))?.items;
     let settled = context.settled(objects.values().filter_map(|object: &Value| object["metadata"]["uid"].as_str()));
-    let mut observed =
-        ClusterObserved { cluster, identity, objects, pods, settled, kubernetes_nodes: BTreeMap::new(), kafka: None };
+    let mut observed = ClusterObserved {
+        cluster,
+        identity,
+        objects,
+        pods,
+        settled,
+        kubernetes_nodes: BTreeMap::new(),
+        certificates: CertificatesSeen::default(),
+        kafka: None,
+    };
     for node in observed.asks_kubernetes_nodes() {
         if let Some(labels) = kubernetes_node(context, &node).await? {
             observed.kubernetes_nodes.insert(node, labels);
+        }
+    }
+    if observed.asks_secrets() {
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let secrets =
+            secrets.list(&labelled).await.map_err(Error::kubernetes(format!("listing Secrets of {name}")))?.items;
+        observed.certificates = certificates::seen(secrets, name);
+        let ports = observed.asks_ports(&context.environment.cluster_domain);
+        // What is not seen in time is not known; what was seen once is not looked at again.
+        let looks = look_at(context, &ports, &mut observed.certificates.served);
+        if tokio::time::timeout(BROKERS_TIMEOUT, looks).await.is_err() {
+            tracing::debug!(cluster = name, namespace, "not every node shows its certificate in time");
         }
     }
     if observed.asks_brokers() {
         observed.kafka = ask_brokers(context, namespace, name).await;
     }
     Ok(Some(observed))
+}
+
+/// What nodes show at their ports.
+async fn look_at(context: &Context, ports: &[Port], served: &mut BTreeMap<i32, Served>) {
+    let mut unknown = Vec::new();
+    for port in ports {
+        match context.last_shown(&port.pod_uid) {
+            Some(shown) if port.expected.as_ref() == Some(&shown) => drop(served.insert(port.node_id, shown)),
+            _ => unknown.push(port),
+        }
+    }
+    for some in unknown.chunks(PORTS_AT_ONCE) {
+        let shown = join_all(some.iter().map(|port| context.admin.shown(&port.host, port.port))).await;
+        for (port, shown) in some.iter().zip(shown) {
+            match shown {
+                Ok(shown) => {
+                    context.has_shown(&port.pod_uid, shown.clone());
+                    served.insert(port.node_id, shown);
+                }
+                Err(error) => tracing::debug!("node {} does not show its certificate: {error}", port.node_id),
+            }
+        }
+    }
 }
 
 /// The labels of a Kubernetes node; `None` if it is gone or the operator has no right to read it, which the plan says.

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use gregor_operator_api::{KafkaCluster, KafkaClusterStatus, condition};
 use gregor_operator_plan::cluster::plan;
-use gregor_operator_plan::{ClusterPlan, Progress, Reason};
+use gregor_operator_plan::{ClusterObserved, ClusterPlan, Progress, Reason, Step};
 use kube::ResourceExt as _;
 use kube::api::Api;
 use kube::runtime::controller::Action;
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::metrics::{KindLabel, OutcomeLabel};
+use crate::metrics::{CertificateEnds, KindLabel, OutcomeLabel};
 use crate::status;
 
 const KIND: &str = "KafkaCluster";
@@ -27,6 +27,8 @@ const WAITING: Duration = Duration::from_secs(30);
 /// brokers know.
 const WAITING_FOR_BROKERS: Duration = Duration::from_secs(2);
 const ASKING_AT_REST: Duration = Duration::from_secs(30);
+/// How often a cluster is looked at whose certificates are being renewed: nothing tells when a kubelet has come to a Secret.
+const RENEWING: Duration = Duration::from_secs(5);
 /// How soon the next step follows one that was carried out.
 const NEXT_STEP: Duration = Duration::from_millis(50);
 
@@ -59,16 +61,22 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
     let name = cluster.name_any();
     let Some(observed) = dereference::read(context, &namespace, &name).await? else {
         context.gate.forget(&cluster.uid().unwrap_or_default());
+        context.metrics.note_certificates(&cluster.uid().unwrap_or_default(), CertificateEnds::default());
         return Ok((None, Action::await_change()));
     };
     let asked = observed.kafka.is_some();
+    context.metrics.note_certificates(&observed.cluster.uid().unwrap_or_default(), certificate_ends(&observed));
     let mut mint = || context.random();
     let now = Context::now();
     let mut planned = plan(&observed, &context.environment, &now, &mut mint);
     let uid = observed.cluster.uid().unwrap_or_default();
     let mut stepped = false;
     if let Some(step) = planned.step.take() {
-        tracing::info!(cluster = name, namespace, "{}", planned.progress.message());
+        let doing = match &step {
+            Step::WriteSecrets(writes) => writes.why.as_str(),
+            _ => planned.progress.message(),
+        };
+        tracing::info!(cluster = name, namespace, "{doing}");
         match apply::carry_out(context, &observed.cluster, &step).await {
             Ok(()) => stepped = true,
             Err(error) => match apply::verdict(&step, &error) {
@@ -99,8 +107,19 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
         (Progress::Working { reason, .. }, false) if only_brokers_know(*reason) => context.around(WAITING_FOR_BROKERS),
         (Progress::Working { .. } | Progress::Stalled { .. }, false) => context.around(WAITING),
     };
+    let next = if planned.renewal.is_some() { next.min(context.around(RENEWING)) } else { next };
     let next = if stepped { next } else { wait.map_or(next, |wait| next.min(wait)) };
     Ok((Some(reason), Action::requeue(next)))
+}
+
+/// When the cluster's certificates end.
+fn certificate_ends(observed: &ClusterObserved) -> CertificateEnds {
+    let authority = observed.certificates.authority.as_ref().and_then(|seen| seen.content.as_ref().ok());
+    let nodes = observed.certificates.nodes.values().filter_map(|seen| seen.content.as_ref().ok());
+    CertificateEnds {
+        authority: authority.map(|authority| authority.current.not_after),
+        nodes: nodes.map(|node| node.certificate.not_after).min(),
+    }
 }
 
 /// Whether what is waited for shows on no object of Kubernetes.

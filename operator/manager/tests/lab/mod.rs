@@ -12,15 +12,17 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use gregor_operator::admin::{Admin, ClusterAdmin, TopicAdmin};
+use gregor_operator::certificates;
 use gregor_operator::context::Context;
 use gregor_operator::metrics::Metrics;
 use gregor_operator::run::work;
 use gregor_operator_api::{KafkaCluster, KafkaTopic, condition, crds, names, yaml};
+use gregor_operator_plan::certificates::Served;
 use gregor_operator_plan::kafka::{PartitionSeen, QuorumSeen, ReplicaSeen};
 use gregor_operator_plan::quorum::VoterChange;
 use gregor_operator_plan::topic::{BrokerError, TopicSeen, TopicStep};
 use gregor_operator_plan::{Environment, KafkaSeen};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
@@ -51,6 +53,8 @@ pub struct Brokers {
     /// Every node that runs, with its directory.
     pub running: Mutex<BTreeMap<i32, String>>,
     pub under_replicated: Mutex<Vec<PartitionSeen>>,
+    /// What pods show by their names: what was in their Secrets when the kubelet last came to them.
+    pub shown: Mutex<BTreeMap<String, Served>>,
     counter: Mutex<u32>,
 }
 
@@ -79,6 +83,15 @@ impl ClusterAdmin for Brokers {
                 voters: seen,
             };
             Ok(KafkaSeen { quorum, under_replicated: self.under_replicated.lock().unwrap().clone() })
+        }
+        .boxed()
+    }
+
+    fn shown<'a>(&'a self, host: &'a str, _: u16) -> BoxFuture<'a, Result<Served, BrokerError>> {
+        async move {
+            let pod = host.split('.').next().unwrap();
+            let shown = self.shown.lock().unwrap().get(pod).cloned();
+            shown.ok_or_else(|| BrokerError::Unavailable(format!("{host} shows nothing")))
         }
         .boxed()
     }
@@ -351,6 +364,9 @@ async fn kubelet(client: Client, namespace: String, disks: Arc<Mutex<Disks>>, br
         let Ok(list) = pods.list(&ListParams::default().labels(names::NODE_ID_LABEL)).await else { continue };
         let present: Vec<i32> = list.items.iter().filter_map(node_id).collect();
         brokers.running.lock().unwrap().retain(|id, _| present.contains(id));
+        for pod in &list.items {
+            mount(&client, &namespace, pod, &brokers).await;
+        }
         for pod in list {
             if is_done(&pod) || pod.metadata.deletion_timestamp.is_some() {
                 continue;
@@ -368,6 +384,16 @@ async fn kubelet(client: Client, namespace: String, disks: Arc<Mutex<Disks>>, br
             }
         }
     }
+}
+
+/// Has a pod show what is in its Secret by now, as soon as its Secret is there.
+async fn mount(client: &Client, namespace: &str, pod: &Pod, brokers: &Brokers) -> Option<()> {
+    let volumes = pod.spec.as_ref()?.volumes.as_ref()?;
+    let name = volumes.iter().find_map(|volume| volume.secret.as_ref()?.secret_name.as_ref())?;
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let content = certificates::node(&secrets.get_opt(name).await.ok()??).ok()?;
+    brokers.shown.lock().unwrap().insert(pod.name_any(), content.shown());
+    Some(())
 }
 
 fn node_id(pod: &Pod) -> Option<i32> {

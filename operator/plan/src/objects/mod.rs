@@ -34,11 +34,16 @@ pub(crate) fn node_labels(cluster: &str, node_id: i32, pool: &str) -> Map<String
 
 /// The reference that makes Kubernetes delete an object with its KafkaCluster.
 pub(crate) fn owner(cluster: &ValidCluster) -> Value {
+    owner_of(&cluster.name, &cluster.uid)
+}
+
+/// The same by the name and the uid of the KafkaCluster.
+pub(crate) fn owner_of(name: &str, uid: &str) -> Value {
     json!([{
         "apiVersion": "gregor.dev/v1beta1",
         "kind": "KafkaCluster",
-        "name": cluster.name,
-        "uid": cluster.uid,
+        "name": name,
+        "uid": uid,
         "controller": true,
         "blockOwnerDeletion": true,
     }])

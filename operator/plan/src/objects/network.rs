@@ -5,15 +5,20 @@ use gregor_operator_api::names;
 use serde_json::{Value, json};
 
 use super::{labels, node_labels, owner, wanted};
+use crate::identity::Connections;
 use crate::placement::Layout;
-use crate::properties::{CONTROLLER_PORT, INTERNAL_PORT};
+use crate::properties::{CONTROLLER_PORT, INTERNAL_PORT, REPLICATION_PORT};
 use crate::validate::{Node, NodeListener, ValidCluster};
 use crate::{Kind, Wanted};
 
 /// Everything of a cluster that no disk hangs on. While `hold` says so, no pod may be evicted.
-pub fn shared(cluster: &ValidCluster, layout: &Layout, hold: bool) -> Vec<Wanted> {
-    let mut all =
-        vec![service_account(cluster), headless(cluster), bootstrap(cluster, layout), budget(cluster, layout, hold)];
+pub fn shared(cluster: &ValidCluster, layout: &Layout, connections: Connections, hold: bool) -> Vec<Wanted> {
+    let mut all = vec![
+        service_account(cluster),
+        headless(cluster, connections),
+        bootstrap(cluster, layout),
+        budget(cluster, layout, hold),
+    ];
     for node in layout.nodes.values() {
         let outside = node.listeners.iter().filter(|listener| listener.type_ == ListenerType::NodePort);
         all.extend(outside.map(|listener| node_port(cluster, node, listener)));
@@ -58,9 +63,12 @@ fn client_ports(cluster: &ValidCluster) -> Vec<Value> {
 }
 
 /// Gives every pod its name, before it is ready: a quorum forms only among nodes that find each other.
-fn headless(cluster: &ValidCluster) -> Wanted {
+fn headless(cluster: &ValidCluster, connections: Connections) -> Wanted {
     let mut ports = client_ports(cluster);
     ports.push(port("controller", CONTROLLER_PORT));
+    if connections.are_tls() {
+        ports.push(port("replication", REPLICATION_PORT));
+    }
     let body = json!({
         "metadata": {"labels": labels(&cluster.name), "ownerReferences": owner(cluster)},
         "spec": {

@@ -14,11 +14,12 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::{Map, Value, json};
 
 use super::{node_labels, owner, storage, wanted};
+use crate::certificates;
 use crate::compare::{hash, hash_text};
 use crate::identity::Identity;
 use crate::placement::Layout;
 use crate::pods::{FORMAT_CONTAINER, NODE_CONTAINER};
-use crate::properties::{self, CONTROLLER_PORT, HEALTH_PORT, INTERNAL_PORT};
+use crate::properties::{self, CERTIFICATES_FOLDER, CONTROLLER_PORT, HEALTH_PORT, INTERNAL_PORT, REPLICATION_PORT};
 use crate::validate::{Node, RackSource, ValidCluster};
 use crate::{Environment, Kind, Wanted};
 
@@ -29,12 +30,15 @@ const USER: i64 = 65532;
 /// Seconds that a node has to hand over its partitions and mark a clean shutdown.
 const GRACE_SECONDS: i64 = 120;
 
+/// The volume with the node's certificate; longer than the name of any disk may be.
+const CERTIFICATES_VOLUME: &str = "node-certificates";
+
 /// The variable with the rack that the operator wrote to the pod.
 const RACK_VARIABLE: &str = "GREGOR_RACK";
 
 /// The ConfigMap with `server.properties`.
-pub fn config_map(cluster: &ValidCluster, layout: &Layout, node: &Node) -> Wanted {
-    let text = properties::render(cluster, layout, node);
+pub fn config_map(cluster: &ValidCluster, layout: &Layout, node: &Node, identity: &Identity) -> Wanted {
+    let text = properties::render(cluster, layout, node, identity.connections);
     let name = format!("{}-{}", node.name, hash_text(&text));
     let body = json!({
         "metadata": {"labels": node_labels(&cluster.name, node.id, &node.pool), "ownerReferences": owner(cluster)},
@@ -59,7 +63,7 @@ pub fn stateful_set(
     template["metadata"]["annotations"][names::REVISION] = json!(revision);
     let directory_id = identity.nodes.get(&node.id).map(|node| node.directory_id.clone());
     let mut annotations = json!({names::CLUSTER_ID: identity.cluster_id, names::DIRECTORY_ID: directory_id});
-    storage::note_roles(&mut annotations, identity, node);
+    storage::repeat_identity(&mut annotations, identity, node);
     let body = json!({
         "metadata": {
             "labels": node_labels(&cluster.name, node.id, &node.pool),
@@ -143,6 +147,10 @@ fn template(
     if node.is_broker() {
         ports.push(port("internal", INTERNAL_PORT));
     }
+    let is_tls = identity.connections.are_tls();
+    if node.is_broker() && is_tls {
+        ports.push(port("replication", REPLICATION_PORT));
+    }
     if node.is_controller() {
         ports.push(port("controller", CONTROLLER_PORT));
     }
@@ -158,6 +166,18 @@ fn template(
         {"name": node.volume.name, "mountPath": properties::mount_path(&node.volume.name)},
         {"name": "tmp", "mountPath": "/tmp"},
     ]);
+    let mut node_mounts = mounts.clone();
+    let mut volumes = json!([
+        {"name": "config", "configMap": {"name": config_map}},
+        {"name": node.volume.name, "persistentVolumeClaim": {"claimName": storage::claim_name(node)}},
+        {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+    ]);
+    if let (true, Value::Array(mounts), Value::Array(volumes)) = (is_tls, &mut node_mounts, &mut volumes) {
+        // The node's own key and no other; the container that looks at the disk has no use for it.
+        mounts.push(json!({"name": CERTIFICATES_VOLUME, "mountPath": CERTIFICATES_FOLDER, "readOnly": true}));
+        let secret = json!({"secretName": certificates::node_secret(&cluster.name, node.id), "defaultMode": 0o440});
+        volumes.push(json!({"name": CERTIFICATES_VOLUME, "secret": secret}));
+    }
     let grant = json!({"configMapKeyRef": {"name": storage::grant_name(node), "key": directory_id}});
     let mut format_env = vec![json!({"name": "GREGOR_FORMAT_GRANT", "valueFrom": grant})];
     let mut format_args = vec![
@@ -236,7 +256,7 @@ fn template(
                 "ports": ports,
                 "resources": node.resources,
                 "securityContext": container_security,
-                "volumeMounts": mounts,
+                "volumeMounts": node_mounts,
                 "terminationMessagePolicy": "FallbackToLogsOnError",
                 // Alive is the process; recovery may take as long as it takes, so nothing finite waits for its end.
                 "livenessProbe": {
@@ -253,11 +273,7 @@ fn template(
                     "failureThreshold": 3,
                 },
             }],
-            "volumes": [
-                {"name": "config", "configMap": {"name": config_map}},
-                {"name": node.volume.name, "persistentVolumeClaim": {"claimName": storage::claim_name(node)}},
-                {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
-            ],
+            "volumes": volumes,
         },
     })
 }

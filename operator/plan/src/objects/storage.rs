@@ -45,7 +45,7 @@ pub fn claim(cluster: &ValidCluster, node: &Node, identity: &Identity, seen: Opt
         names::DIRECTORY_ID: recorded.map(|node| node.directory_id.as_str()),
         names::FORMATTED: recorded.is_some_and(|node| node.formatted).to_string(),
     });
-    note_roles(&mut annotations, identity, node);
+    repeat_identity(&mut annotations, identity, node);
     let body = json!({
         "metadata": {
             "labels": labels,
@@ -57,10 +57,13 @@ pub fn claim(cluster: &ValidCluster, node: &Node, identity: &Identity, seen: Opt
     wanted(Kind::PersistentVolumeClaim, &claim_name(node), body)
 }
 
-/// Repeats where a node belongs, for the day on which the identity has to be put together again.
-pub(super) fn note_roles(annotations: &mut Value, identity: &Identity, node: &Node) {
+/// Repeats where a node belongs and how it talks with others, for the day on which the identity has to be put together again.
+pub(super) fn repeat_identity(annotations: &mut Value, identity: &Identity, node: &Node) {
     if let Some(placement) = identity.nodes.get(&node.id).and_then(|recorded| recorded.placement.as_ref()) {
         annotations[names::ROLES] = json!(roles_text(&placement.roles));
+    }
+    if identity.connections.are_tls() {
+        annotations[names::NODE_CONNECTIONS] = json!(identity.connections.as_str());
     }
 }
 

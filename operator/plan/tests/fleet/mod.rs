@@ -3,14 +3,18 @@
 //! could still be formatted, that voters and restarts leave a majority and every partition's other replicas.
 #![allow(clippy::unwrap_used, dead_code)] // a test that cannot go on may panic, and each test uses its part
 
+#[path = "../secrets/mod.rs"]
+pub mod secrets;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use gregor_operator_api::{KafkaCluster, names, yaml};
 use gregor_operator_plan::cluster::{ClusterObserved, ClusterPlan, plan};
 use gregor_operator_plan::kafka::{PartitionSeen, QuorumSeen, ReplicaSeen};
 use gregor_operator_plan::quorum::VoterChange;
-use gregor_operator_plan::{Environment, Identity, KafkaSeen, Kind, Reason, Stage, Step, Wanted};
+use gregor_operator_plan::{Connections, Environment, Identity, KafkaSeen, Kind, Reason, Stage, Step, Wanted};
 use k8s_openapi::api::core::v1::Pod;
+use secrets::Secrets;
 use serde_json::{Value, json};
 
 pub const COMBINED: &str = "
@@ -62,6 +66,7 @@ pub struct Fleet {
     pub cluster: KafkaCluster,
     pub identity: Option<Value>,
     pub objects: BTreeMap<(Kind, String), Value>,
+    pub secrets: Secrets,
     pub pods: BTreeMap<i32, Pod>,
     /// By the claim's uid.
     pub disks: BTreeMap<String, Option<Formatted>>,
@@ -92,6 +97,7 @@ impl Fleet {
             cluster,
             identity: None,
             objects: BTreeMap::new(),
+            secrets: Secrets::default(),
             pods: BTreeMap::new(),
             disks: BTreeMap::new(),
             quorum: None,
@@ -110,6 +116,17 @@ impl Fleet {
 
     pub fn settled(manifest: &str) -> Self {
         let mut fleet = Self::new(manifest);
+        fleet.settle();
+        assert_eq!(fleet.reason(), Some(Reason::Ready), "{:?}", fleet.last);
+        fleet
+    }
+
+    /// The same of a cluster that was made by a release whose nodes talk in plaintext.
+    pub fn of_an_older_release(manifest: &str) -> Self {
+        let mut fleet = Self::new(manifest);
+        fleet.reconcile();
+        let identity = Identity { connections: Connections::Plaintext, ..fleet.identity().unwrap() };
+        fleet.identity.as_mut().unwrap()["data"]["identity.json"] = json!(identity.text());
         fleet.settle();
         assert_eq!(fleet.reason(), Some(Reason::Ready), "{:?}", fleet.last);
         fleet
@@ -161,6 +178,7 @@ impl Fleet {
             pods: self.pods.values().cloned().collect(),
             settled: BTreeMap::new(),
             kubernetes_nodes: BTreeMap::new(),
+            certificates: self.secrets.observed(self.pods.keys().copied().filter(|id| self.is_ready(*id))),
             kafka: None,
         };
         for node in observed.asks_kubernetes_nodes() {
@@ -230,7 +248,7 @@ impl Fleet {
             bytes[8..].copy_from_slice(&counter.to_be_bytes());
             bytes
         };
-        let planned = plan(&observed, &environment, "2026-01-01T00:00:00Z", &mut mint);
+        let planned = plan(&observed, &environment, &self.secrets.time(), &mut mint);
         self.counter = counter;
         self.cluster.status = Some(planned.status.clone());
         self.stages.insert(planned.stage);
@@ -269,6 +287,7 @@ impl Fleet {
                 }
             }
             Step::Apply(all) => all.into_iter().for_each(|wanted| self.put(wanted)),
+            Step::WriteSecrets(writes) => self.secrets.write(writes),
             Step::ChangeVoters(change) => self.change_voters(change),
             Step::TellRack { pod, uid, rack } => {
                 let pod = self.pods.values_mut().find(|seen| seen.metadata.name.as_ref() == Some(&pod)).unwrap();
@@ -379,6 +398,14 @@ impl Fleet {
         if kind == Kind::PersistentVolumeClaim {
             self.disks.entry(uid).or_default();
         }
+        if kind == Kind::StatefulSet && !self.objects.contains_key(&(kind, name.clone())) {
+            let volumes = body["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
+            let secret = volumes.iter().find_map(|volume| volume["secret"]["secretName"].as_str());
+            assert!(
+                secret.is_none_or(|secret| self.secrets.metadata(secret).is_some()),
+                "no node before its certificate"
+            );
+        }
         self.objects.insert((kind, name), body);
     }
 
@@ -392,13 +419,18 @@ impl Fleet {
                 (set["metadata"]["labels"][names::NODE_ID_LABEL].as_str().unwrap().parse().unwrap(), set.clone())
             })
             .collect();
-        let mut changed = false;
+        let mut changed = self.secrets.refresh(self.pods.keys().copied());
         for (id, set) in sets {
             if !self.pods.contains_key(&id) {
                 let mut pod = set["spec"]["template"].clone();
                 pod["metadata"]["name"] = json!(format!("demo-{id}-0"));
                 pod["metadata"]["uid"] = json!(self.uid());
                 pod["spec"]["nodeName"] = json!("kube-1");
+                if pod["spec"]["volumes"].as_array().unwrap().iter().any(|volume| volume["secret"].is_object())
+                    && !self.secrets.mount(id)
+                {
+                    continue;
+                }
                 self.pods.insert(id, serde_json::from_value(pod).unwrap());
                 // It starts with the next turn: a pod that does not run yet is a state that the plan meets.
                 changed = true;

@@ -2,12 +2,16 @@
 //! collects what belongs to a deleted KafkaCluster. It asserts on the way that no disk is formatted that must not be.
 #![allow(clippy::unwrap_used, dead_code)] // each test binary uses its part
 
+#[path = "../secrets/mod.rs"]
+pub mod secrets;
+
 use std::collections::BTreeMap;
 
 use gregor_operator_api::{KafkaCluster, condition, names, yaml};
 use gregor_operator_plan::cluster::{ClusterObserved, ClusterPlan, plan};
 use gregor_operator_plan::{Environment, Identity, Kind, Reason, Step, Wanted};
 use k8s_openapi::api::core::v1::Pod;
+use secrets::Secrets;
 use serde_json::{Value, json};
 
 pub const MANIFEST: &str = "
@@ -40,6 +44,7 @@ pub struct World {
     pub cluster: Option<KafkaCluster>,
     pub identity: Option<Value>,
     pub objects: BTreeMap<(Kind, String), Value>,
+    pub secrets: Secrets,
     pub pod: Option<Pod>,
     /// By the claim's uid.
     pub disks: BTreeMap<String, Option<Formatted>>,
@@ -64,6 +69,7 @@ impl World {
             cluster: None,
             identity: None,
             objects: BTreeMap::new(),
+            secrets: Secrets::default(),
             pod: None,
             disks: BTreeMap::new(),
             environment: environment(),
@@ -128,6 +134,7 @@ impl World {
             pods: self.pod.iter().cloned().collect(),
             settled: BTreeMap::new(),
             kubernetes_nodes: BTreeMap::new(),
+            certificates: self.secrets.observed(self.pod.iter().map(|_| 0)),
             kafka: None,
         })
     }
@@ -145,7 +152,7 @@ impl World {
             bytes[0] = 0x41;
             bytes
         };
-        let plan = plan(&observed, &self.environment, "2026-01-01T00:00:00Z", &mut mint);
+        let plan = plan(&observed, &self.environment, &self.secrets.time(), &mut mint);
         self.counter = counter;
         if let Some(cluster) = &mut self.cluster {
             cluster.status = Some(plan.status.clone());
@@ -202,6 +209,7 @@ impl World {
                 }
             }
             Step::Apply(all) => all.into_iter().for_each(|wanted| self.put(wanted)),
+            Step::WriteSecrets(writes) => self.secrets.write(writes),
             Step::DeletePod { name, uid } => {
                 let pod = self.pod.take().unwrap();
                 assert_eq!((pod.metadata.name.unwrap(), pod.metadata.uid.unwrap()), (name, uid));
@@ -252,10 +260,14 @@ impl World {
             let mut pod = stateful_set["spec"]["template"].clone();
             pod["metadata"]["name"] = json!("demo-0-0");
             pod["metadata"]["uid"] = json!(self.uid());
+            if pod["spec"]["volumes"].as_array().unwrap().iter().any(|volume| volume["secret"].is_object()) {
+                assert!(self.secrets.mount(0), "no node is made before its certificate");
+            }
             self.pod = Some(serde_json::from_value(pod).unwrap());
             self.pods_started += 1;
             changed = true;
         }
+        changed |= self.secrets.refresh(std::iter::once(0));
         let before = self.pod.clone();
         let pod = self.pod.clone().unwrap();
         let formatted = pod
@@ -316,6 +328,7 @@ impl World {
             let kept = |object: &Value| object["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty);
             self.objects.retain(|_, object| kept(object));
             self.identity = self.identity.take().filter(kept);
+            self.secrets.collect();
             self.pod = None;
             self.last = None;
         }
