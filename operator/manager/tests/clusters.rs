@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use gregor_operator::context::FIELD_MANAGER;
 use gregor_operator_api::KafkaCluster;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Api, DeleteParams, ListParams};
@@ -63,6 +63,7 @@ async fn written(lab: &Lab) -> BTreeMap<String, Value> {
         PersistentVolumeClaim,
         Pod,
         PodDisruptionBudget,
+        Secret,
         Service,
         ServiceAccount,
         StatefulSet
@@ -361,4 +362,112 @@ async fn pools_become_one_cluster_that_is_restarted_one_node_at_a_time() {
     assert_eq!(after.len(), 5);
     assert!(before.iter().all(|(name, uid)| after[name] != *uid), "every node was restarted: {after:?}");
     assert_eq!(lab.formats(), 1);
+}
+
+const THREE: &str = "
+apiVersion: gregor.dev/v1beta1
+kind: KafkaCluster
+metadata: {name: demo}
+spec:
+  nodePools: [{name: combined, replicas: 3}]
+  storage: {volumes: [{name: data, size: 1Gi}]}
+";
+
+/// The serial numbers that the pods show.
+fn serials(lab: &Lab) -> BTreeMap<String, String> {
+    lab.brokers.shown.lock().unwrap().iter().map(|(pod, shown)| (pod.clone(), shown.serial.clone())).collect()
+}
+
+/// Everything that anybody may read who may not read Secrets.
+async fn readable(lab: &Lab) -> String {
+    macro_rules! list {
+        ($($kind:ty),*) => {{
+            let mut all = String::new();
+            $(for object in lab.api::<$kind>().list(&ListParams::default()).await.unwrap() {
+                all.push_str(&serde_json::to_string(&object).unwrap());
+            })*
+            all
+        }};
+    }
+    list!(ConfigMap, Event, KafkaCluster, Pod, StatefulSet)
+}
+
+#[tokio::test]
+async fn certificates_are_renewed_without_a_restart_and_keys_stay_in_their_secrets() {
+    let Some(lab) = Lab::start("certificates").await else { return };
+    let operator = lab.operator();
+    lab.create::<KafkaCluster>(THREE).await;
+    let status = lab.cluster_says("demo", "Ready").await.status.unwrap();
+    let connections = status.node_connections.unwrap();
+    assert_eq!(connections.encryption, gregor_operator_api::cluster::Encryption::Tls);
+    assert!(operator.metrics.text().contains("certificate_end_seconds{holder=\"node\"}"));
+    let uids = async || {
+        let pods = lab.api::<Pod>().list(&ListParams::default()).await.unwrap().items;
+        pods.into_iter().map(|pod| (pod.name_any(), pod.uid().unwrap())).collect::<BTreeMap<_, _>>()
+    };
+    let (pods, before) = (uids().await, serials(&lab));
+    assert_eq!(before.len(), 3);
+
+    let renewed = |before: &BTreeMap<String, String>| {
+        let now = serials(&lab);
+        now.iter().all(|(pod, serial)| before[pod] != *serial).then_some(now)
+    };
+    let patch = json!({"spec": {"nodeConnections": {"certificatesRenewedAt": "once"}}});
+    lab.patch::<KafkaCluster>("demo", patch).await;
+    let before = wait_until("every node shows a new certificate", async || renewed(&before)).await;
+
+    let trusted = || {
+        let shown = lab.brokers.shown.lock().unwrap();
+        let all: std::collections::BTreeSet<String> =
+            shown.values().flat_map(|shown| shown.trusted.iter().cloned()).collect();
+        all
+    };
+    let old = trusted();
+    assert_eq!(old.len(), 1);
+    lab.patch::<KafkaCluster>("demo", json!({"spec": {"nodeConnections": {"authorityRenewedAt": "once"}}})).await;
+    wait_until("every node trusts a new authority alone", async || {
+        let now = trusted();
+        (now.len() == 1 && now != old && renewed(&before).is_some()).then_some(())
+    })
+    .await;
+    assert_eq!(uids().await, pods, "no pod was restarted");
+    wait_until("an event says so", async || {
+        let events = lab.api::<Event>().list(&ListParams::default()).await.unwrap();
+        events.into_iter().any(|event| event.reason.as_deref() == Some("CertificatesRenewed")).then_some(())
+    })
+    .await;
+
+    let secrets = lab.api::<Secret>().list(&ListParams::default()).await.unwrap().items;
+    let readable = readable(&lab).await;
+    let texts = secrets.iter().flat_map(|secret| secret.data.iter().flatten()).filter(|(key, _)| *key != "ca.crt");
+    let mut keys = 0;
+    for (key, value) in texts {
+        let text = std::str::from_utf8(&value.0).unwrap();
+        let Some((_, private)) = text.split_once("-----BEGIN PRIVATE KEY-----") else { continue };
+        keys += 1;
+        let line = private.trim_start().lines().next().unwrap();
+        assert!(line.len() > 40 && !readable.contains(line), "a private key in {key} is told elsewhere");
+    }
+    assert_eq!(keys, 4, "one of the authority, one of each node, and none of what was before");
+}
+
+#[tokio::test]
+async fn a_deleted_secret_is_made_again_and_all_go_with_their_cluster() {
+    let Some(lab) = Lab::start("secrets").await else { return };
+    let _operator = lab.operator();
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    let before = lab.api::<Secret>().get("demo-0-tls").await.unwrap();
+    lab.delete::<Secret>("demo-0-tls").await;
+    lab.patch::<KafkaCluster>("demo", json!({"metadata": {"labels": {"looked": "at"}}})).await;
+    let after =
+        wait_until("it is there again", async || lab.api::<Secret>().get_opt("demo-0-tls").await.unwrap()).await;
+    assert_ne!((after.uid(), &after.data), (before.uid(), &before.data));
+    lab.cluster_says("demo", "Ready").await;
+    lab.delete::<KafkaCluster>("demo").await;
+    lab.gone::<Secret>("demo-0-tls").await;
+    lab.gone::<Secret>("demo-authority").await;
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+    assert_eq!(lab.api::<Secret>().list(&ListParams::default()).await.unwrap().items.len(), 2);
 }
