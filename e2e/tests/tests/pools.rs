@@ -1,8 +1,10 @@
-//! A cluster of three nodes on a real Kubernetes: its restarts, a drain and the death of a Kubernetes node, under producers that
-//! wait for all replicas and consumers that check every byte.
+//! A cluster of three nodes on a real Kubernetes: its restarts, new certificates, a drain and the death of a Kubernetes node, under
+//! producers that wait for all replicas and consumers that check every byte.
 //!
 //! The tests tell one story in order, on one cluster. They need a Kubernetes and images on its nodes, so `cargo xtask test
 //! e2e` runs them, which prepares both and sets `GREGOR_E2E`; elsewhere they are skipped.
+
+mod handshake;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,6 +21,7 @@ use gregor_e2e::{
     story::{self, Story},
 };
 use gregor_kubernetes::{Cluster, Helm, NodeFault, process};
+use handshake::{Shown, look};
 use serde_json::json;
 
 const NAMESPACE: &str = "pools";
@@ -41,6 +44,11 @@ spec: {clusterRef: {name: pools}, partitions: 3}
 ---
 apiVersion: gregor.dev/v1beta1
 kind: KafkaTopic
+metadata: {name: renewal}
+spec: {clusterRef: {name: pools}, partitions: 3}
+---
+apiVersion: gregor.dev/v1beta1
+kind: KafkaTopic
 metadata: {name: drain}
 spec: {clusterRef: {name: pools}, partitions: 3}
 ---
@@ -51,8 +59,13 @@ spec: {clusterRef: {name: pools}, partitions: 3}
 ";
 
 fn main() -> ExitCode {
+    if let Some(outcome) = handshake::asked() {
+        return outcome;
+    }
     let mut story = Story::new(&[NAMESPACE, install::OPERATOR_NAMESPACE]);
     story.tell("three_nodes_become_one_cluster", become_one_cluster);
+    story.tell("who_shows_no_certificate_reaches_no_node_as_nodes_do", strangers_reach_nobody);
+    story.tell("a_new_authority_and_new_certificates_restart_nobody", certificates_are_renewed);
     story.tell("a_changed_manifest_restarts_one_node_at_a_time_though_the_operator_is_killed", restarts_one_at_a_time);
     story.tell("a_drained_kubernetes_node_gives_its_broker_up_and_nobody_else", a_drain_takes_one);
     story.tell("a_wiped_disk_is_reported_lost_and_joins_again_on_a_word", wiped_disks_join_on_a_word);
@@ -105,7 +118,7 @@ fn become_one_cluster(cluster: &Cluster) -> Result<()> {
         cluster.kubectl_command()?.args(["-n", NAMESPACE, "apply", "-f", "-"]),
         MANIFESTS.as_bytes(),
     )?;
-    for object in ["gk/pools", "gkt/restarts", "gkt/drain", "gkt/death"] {
+    for object in ["gk/pools", "gkt/restarts", "gkt/renewal", "gkt/drain", "gkt/death"] {
         story::wait_until_ready(cluster, NAMESPACE, object)?;
     }
     whole(cluster)?;
@@ -164,6 +177,75 @@ fn under_load(cluster: &Cluster, topic: &str, disturb: impl FnOnce() -> Result<(
     let ended = producer.end().and_then(|()| consumer.end());
     disturbed?;
     ended.with_context(|| format!("topic {topic}"))
+}
+
+/// What the nodes show each other, at the controllers' port and at that of the brokers.
+fn shown(cluster: &Cluster) -> Result<BTreeMap<(u32, u16), Shown>> {
+    let ports = (0..3).flat_map(|id| [(id, 9090), (id, 9091)]);
+    ports.map(|(id, port)| Ok(((id, port), look(cluster, NAMESPACE, &format!("pools-{id}-0"), port)?))).collect()
+}
+
+fn strangers_reach_nobody(cluster: &Cluster) -> Result<()> {
+    whole(cluster)?;
+    for ((id, port), shown) in shown(cluster)? {
+        ensure!(!shown.answers, "port {port} of node {id} answers whoever comes");
+        ensure!(
+            shown.authorities.len() == 1,
+            "port {port} of node {id} asks for certificates of {:?}",
+            shown.authorities
+        );
+    }
+    let clients = clients(cluster)?;
+    let dial = |port: u16| {
+        let script = format!("exec timeout 20 kcat -L -m 5 -b pools-0-0.pools-nodes:{port}");
+        clients.output("reader", &script)
+    };
+    ensure!(dial(9092)?.contains("broker 0"), "a client reaches the listener for clients");
+    for port in [9090, 9091] {
+        ensure!(dial(port).is_err(), "port {port} takes plaintext");
+    }
+    Ok(())
+}
+
+/// A new authority: everybody trusts it, then one node after the other shows a certificate of it, then the old one is forgotten.
+fn certificates_are_renewed(cluster: &Cluster) -> Result<()> {
+    whole(cluster)?;
+    let (pods_before, before) = (pods(cluster)?, shown(cluster)?);
+    let restarts = || {
+        kubectl(
+            cluster,
+            &[
+                "get",
+                "pods",
+                "-l",
+                "gregor.dev/cluster=pools",
+                "-o",
+                "jsonpath={.items[*].status.containerStatuses[*].restartCount}",
+            ],
+        )
+    };
+    let restarts_before = restarts()?;
+    under_load(cluster, "renewal", || {
+        let patch = json!({"spec": {"nodeConnections": {"authorityRenewedAt": "once"}}}).to_string();
+        kubectl(cluster, &["patch", "gk", "pools", "--type=merge", "-p", &patch])?;
+        let mut touches = 0;
+        process::wait_until("every node shows a certificate of the new authority, and trusts no other", MINUTES, || {
+            // A kubelet comes to the Secrets of a pod at once when the pod has changed, and else within a minute or two.
+            touches += 1;
+            let touch = format!("gregor.dev/touched={touches}");
+            kubectl(cluster, &["annotate", "pods", "-l", "gregor.dev/cluster=pools", "--overwrite", &touch])?;
+            let now = shown(cluster)?;
+            let authorities: BTreeSet<&String> = now.values().flat_map(|shown| &shown.authorities).collect();
+            let renewed = now.iter().all(|(place, shown)| {
+                shown.serial != before[place].serial && shown.authorities != before[place].authorities
+            });
+            Ok(renewed && authorities.len() == 1)
+        })
+    })?;
+    ensure!(pods(cluster)? == pods_before && restarts()? == restarts_before, "somebody was restarted");
+    let end = status(cluster, "nodeConnections.certificatesNotAfter")?;
+    ensure!(!end.is_empty(), "the status says when the certificates end");
+    whole(cluster)
 }
 
 fn restarts_one_at_a_time(cluster: &Cluster) -> Result<()> {
