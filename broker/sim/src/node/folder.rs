@@ -111,7 +111,8 @@ impl LogFolder {
         Ok(due.into_iter().try_for_each(|(_, deleted)| deleted.remove())?)
     }
 
-    /// Writes a checkpoint of the logs that are held, each with its high watermark. On a full disk the one before stays.
+    /// Writes a checkpoint of the logs that are held, each with its high watermark, and of those that nobody has asked for yet what the one
+    /// before says, as the server does. On a full disk the one before stays.
     pub(crate) fn checkpoint<'a>(
         &self,
         kind: CheckpointKind,
@@ -126,13 +127,15 @@ impl LogFolder {
             };
             (offset > Offset::ZERO).then(|| (log.topic_partition().clone(), offset))
         };
-        match self.directory.write_checkpoint(kind, held.filter_map(entry)) {
+        let resting = self.found.keys().filter_map(|name| Some((name.clone(), self.directory.checkpoint(kind, name)?)));
+        match self.directory.write_checkpoint(kind, held.filter_map(entry).chain(resting)) {
             Err(error) if !error.is_disk_full() => Err(error.into()),
             _ => Ok(()),
         }
     }
 
-    /// Closes every log that is held, each with its high watermark, and the directory: a clean stop.
+    /// Closes every log that is held, each with its high watermark, and the directory: a clean stop. Where logs lie in it that the last stop left
+    /// torn, and that were not opened since, it is none, as in the server.
     pub(crate) fn close(self, epoch: BrokerEpoch, mut held: Vec<(&mut PartitionLog, Offset)>) -> Result<(), Death> {
         for kind in [CheckpointKind::LogStart, CheckpointKind::HighWatermark] {
             self.checkpoint(kind, held.iter().map(|(log, high_watermark)| (&**log, *high_watermark)))?;
@@ -145,7 +148,10 @@ impl LogFolder {
             CheckpointKind::RecoveryPoint,
             held.iter().map(|(log, high_watermark)| (&**log, *high_watermark)),
         )?;
-        Ok(self.directory.finish_clean_shutdown(epoch)?)
+        if self.found.is_empty() || self.directory.was_clean() {
+            self.directory.finish_clean_shutdown(epoch)?;
+        }
+        Ok(())
     }
 }
 
