@@ -6,7 +6,10 @@ use gregor_messages::{
 };
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch};
 
-use crate::{Effects, Endpoint, LogView, Now, Quorum, Rng, Role, peers::Asked, time::Countdown};
+use crate::{
+    Effects, Endpoint, LogView, Now, Quorum, Rng, Role, candidate::Prospective, follower::Follower, peers::Asked,
+    quorum::Unattached, time::Countdown,
+};
 
 /// The answer to the [`Outgoing`](crate::Outgoing) request of the same name.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,6 +140,31 @@ impl Quorum {
         let leader = leader.filter(|leader| *leader != self.config.local.key.id);
         if epoch > self.epoch() || (epoch == self.epoch() && leader.is_some() && self.may_follow()) {
             self.transition(epoch, leader, endpoints, now, rng, effects);
+        } else if epoch == self.epoch() && leader.is_some() && leader == self.leader_id() {
+            self.find_leader(endpoints);
+        }
+    }
+
+    /// Somebody says where the present leader listens. A node that was started anew knows only who it is, and may have lost, or never had, the
+    /// records by which it became a voter.
+    fn find_leader(&mut self, endpoints: Vec<Endpoint>) {
+        if endpoints.is_empty() {
+            return;
+        }
+        match &mut self.role {
+            Role::Follower(Follower { endpoints: known, .. })
+            | Role::Prospective(Prospective { endpoints: known, .. })
+                if known.is_empty() =>
+            {
+                *known = endpoints;
+            }
+            Role::Unattached(Unattached { election, .. }) => {
+                let election = *election;
+                if let Some(leader) = election.leader {
+                    self.follow(election, leader, endpoints);
+                }
+            }
+            _ => {}
         }
     }
 

@@ -9,8 +9,8 @@ use gregor_messages::{
 use gregor_types::{BrokerId, LeaderEpoch, planted::planted};
 
 use crate::{
-    Effect, Effects, ElectionState, LogView, METADATA_TOPIC, Now, Outgoing, Quorum, ReplicaKey, Rng, Role, VoterSet,
-    effects::Write, peers::Asked, time::Countdown,
+    Effect, Effects, ElectionState, Endpoint, LogView, METADATA_TOPIC, Now, Outgoing, Quorum, ReplicaKey, Rng, Role,
+    VoterSet, effects::Write, peers::Asked, time::Countdown,
 };
 
 /// See [`Role::Prospective`].
@@ -18,6 +18,8 @@ use crate::{
 pub struct Prospective {
     /// What this node knew of its epoch before; a leader that it lost sight of may still be one.
     pub(crate) election: ElectionState,
+    /// Where that leader listens, if it said so itself.
+    pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) votes: Votes,
     pub(crate) timeout: Countdown,
 }
@@ -77,9 +79,10 @@ impl Quorum {
     /// Asks the other voters whether they would vote for this node, without an epoch being raised.
     pub(crate) fn become_prospective(&mut self, now: Now, rng: &mut dyn Rng, effects: &mut Effects) {
         let election = self.election();
+        let endpoints = self.leader_endpoints().to_vec();
         self.leave_leadership(now, effects);
         let timeout = Countdown::new(rng.spread(self.config.election_timeout));
-        self.role = Role::Prospective(Prospective { election, votes: Votes::default(), timeout });
+        self.role = Role::Prospective(Prospective { election, endpoints, votes: Votes::default(), timeout });
     }
 
     /// Stands for election in the next epoch. A vote counts, also one's own, once it is on disk.
@@ -121,12 +124,16 @@ impl Quorum {
         }
     }
 
-    /// An election that would not be won: back to the leader that was known, or to waiting for one.
+    /// An election that would not be won: back to the leader that was known, or to waiting for one. One of which nobody has said where it
+    /// listens cannot be followed: it may be a voter since after what this node has of the log.
     fn give_way(&mut self, rng: &mut dyn Rng) {
-        let Role::Prospective(role) = &self.role else { return };
-        let election = role.election;
+        let Role::Prospective(role) = &mut self.role else { return };
+        let (election, endpoints) = (role.election, std::mem::take(&mut role.endpoints));
+        let is_found = |leader| !endpoints.is_empty() || self.history.voters().voter(leader).is_some();
         match election.leader {
-            Some(leader) if leader != self.config.local.key.id => self.follow(election, leader, Vec::new()),
+            Some(leader) if leader != self.config.local.key.id && is_found(leader) => {
+                self.follow(election, leader, endpoints);
+            }
             _ => {
                 let timeout = Countdown::new(rng.spread(self.config.election_timeout));
                 self.role = Role::Unattached(crate::quorum::Unattached { election, timeout });

@@ -248,10 +248,11 @@ impl Quorum {
         &self.history
     }
 
-    /// Where the leader that this node follows listens, if it said so; else the voter set knows.
+    /// Where the leader that this node follows, or has lost sight of, listens, if it said so; else the voter set knows.
     pub fn leader_endpoints(&self) -> &[Endpoint] {
         match &self.role {
             Role::Follower(role) => &role.endpoints,
+            Role::Prospective(role) => &role.endpoints,
             _ => &[],
         }
     }

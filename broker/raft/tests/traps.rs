@@ -252,6 +252,31 @@ fn a_voter_that_knows_no_leader_asks_every_bootstrap_server_too() {
 }
 
 #[test]
+fn a_voter_finds_out_where_a_leader_listens_that_its_own_log_does_not_know() {
+    let (fourth, epoch) = (BrokerId(4), LeaderEpoch(4));
+    // Its log was lost or cut before the record by which the fourth became a voter; who leads it remembers.
+    let mut rig = Rig::with(Paper::default(), ElectionState::elected(epoch, fourth), true, 1);
+    let stands_in_vain = |rig: &mut Rig| {
+        let sent: Vec<_> = std::mem::take(&mut rig.sent).into_iter().map(|(to, _)| to).collect();
+        sent.into_iter().for_each(|from| rig.step(Input::Response { from, response: None }));
+        rig.pass(2_000);
+        assert!(matches!(rig.quorum.role(), Role::Prospective(_)), "{:?}", rig.quorum.role());
+        rig.sent.clear();
+        [OTHER, THIRD].into_iter().for_each(|voter| rig.vote_of(voter, false));
+    };
+    stands_in_vain(&mut rig);
+    let asked = rig.sent.iter().find(|(_, request)| matches!(request, Outgoing::Fetch(_))).map(|(to, _)| *to);
+    let Some(asked) = asked.filter(|asked| *asked != fourth) else { panic!("it asks nobody: {:?}", rig.sent) };
+    rig.says_who_leads(asked, fourth);
+    let listens = |rig: &Rig| rig.quorum.leader_endpoints().first().map(|endpoint| endpoint.port);
+    assert!(matches!(rig.quorum.role(), Role::Follower(_)), "{:?}", rig.quorum.role());
+    assert_eq!((rig.quorum.leader_id(), listens(&rig)), (Some(fourth), Some(4)));
+    stands_in_vain(&mut rig);
+    assert!(matches!(rig.quorum.role(), Role::Follower(_)), "{:?}", rig.quorum.role());
+    assert_eq!(listens(&rig), Some(4), "it does not forget it when it loses sight of the leader");
+}
+
+#[test]
 fn a_follower_takes_whole_batches_and_only_those_that_begin_where_its_log_ends() {
     let mut rig = Rig::following();
     let batch = |base, values: &[&'static [u8]]| {

@@ -220,6 +220,11 @@ impl Rig {
 
     /// The second voter answers what it was asked, a vote or whether it would give one.
     pub fn vote(&mut self, granted: bool) {
+        self.vote_of(OTHER, granted);
+    }
+
+    /// The same of any voter.
+    pub fn vote_of(&mut self, from: BrokerId, granted: bool) {
         let data = vote_response::PartitionData {
             leader_id: -1,
             leader_epoch: self.quorum.epoch().value(),
@@ -232,7 +237,24 @@ impl Rig {
             ..Default::default()
         };
         let response = Response::Vote(VoteResponse { topics: vec![topic], ..Default::default() });
-        self.step(Input::Response { from: OTHER, response: Some(response) });
+        self.step(Input::Response { from, response: Some(response) });
+    }
+
+    /// Who was asked for records leads not, and says who does, and where that one listens.
+    pub fn says_who_leads(&mut self, from: BrokerId, leader: BrokerId) {
+        let error_code = ErrorCode::NotLeaderOrFollower.code();
+        let mut data = fetch_response::PartitionData { error_code, ..Default::default() };
+        data.current_leader.leader_id = leader.value();
+        data.current_leader.leader_epoch = self.quorum.epoch().value();
+        let topic = FetchableTopicResponse { partitions: vec![data], ..Default::default() };
+        let node = fetch_response::NodeEndpoint {
+            node_id: leader.value(),
+            host: "node".into(),
+            port: leader.value(),
+            ..Default::default()
+        };
+        let response = FetchResponse { responses: vec![topic], node_endpoints: vec![node], ..Default::default() };
+        self.step(Input::Response { from, response: Some(Response::Fetch(response)) });
     }
 
     /// The leader answers with records.
