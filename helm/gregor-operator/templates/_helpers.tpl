@@ -78,10 +78,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, patch, update, delete]
-# The certificates of clusters' nodes, with their keys. It neither watches nor deletes Secrets: they go with their cluster.
+# The certificates of clusters' nodes, with their keys, each by its name: it neither lists nor watches Secrets. Nor does it delete
+# them: they go with their cluster.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, list, create, update]
+  verbs: [get, create, update]
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch, delete]

@@ -6,9 +6,11 @@ use std::fmt::Write as _;
 use gregor_operator_api::names;
 use gregor_operator_plan::certificates::{
     AuthoritySeen, Certificate, CertificatesSeen, NodeCertificateSeen, SecretSeen, Trusted, authority_secret,
+    node_secret,
 };
 use gregor_operator_plan::properties::{KEY_STORE, TRUST_STORE};
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt as _;
 use rcgen::{KeyPair, PublicKeyData as _};
 use rustls::pki_types::CertificateDer;
@@ -32,20 +34,33 @@ const TRUSTED_MAX: usize = 64;
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 const END: &str = "-----END CERTIFICATE-----";
 
-/// What the Secrets of a cluster say.
+/// What the Secrets of a cluster say. One that has the name of ours and is somebody else's counts as none: making ours is refused
+/// then, and nothing is overwritten.
 pub fn seen(secrets: Vec<Secret>, cluster: &str) -> CertificatesSeen {
     let mut seen = CertificatesSeen::default();
-    for secret in secrets {
-        let node_id = secret.labels().get(names::NODE_ID_LABEL).and_then(|id| id.parse::<i32>().ok());
-        match node_id {
-            Some(id) => drop(seen.nodes.insert(id, SecretSeen { content: node(&secret), metadata: metadata(secret) })),
-            None if secret.name_any() == authority_secret(cluster) => {
-                seen.authority = Some(SecretSeen { content: authority(&secret), metadata: metadata(secret) });
-            }
-            None => {}
+    for secret in secrets.into_iter().filter(|secret| is_of(secret, cluster)) {
+        let name = secret.name_any();
+        if name == authority_secret(cluster) {
+            seen.authority = Some(SecretSeen { content: authority(&secret), metadata: metadata(secret) });
+        } else if let Some(id) = node_id(&name, cluster) {
+            seen.nodes.insert(id, SecretSeen { content: node(&secret), metadata: metadata(secret) });
         }
     }
     seen
+}
+
+/// Whether a Secret says that it belongs to a KafkaCluster of this name: by its label, which somebody may have taken off, or by its
+/// owner, which a restored one may not have.
+fn is_of(secret: &Secret, cluster: &str) -> bool {
+    let is_owner = |owner: &OwnerReference| owner.kind == "KafkaCluster" && owner.name == cluster;
+    secret.labels().get(names::CLUSTER_LABEL).is_some_and(|label| label == cluster)
+        || secret.owner_references().iter().any(is_owner)
+}
+
+/// Whose Secret this is, by its name.
+fn node_id(name: &str, cluster: &str) -> Option<i32> {
+    let id = name.strip_prefix(cluster)?.strip_prefix('-')?.strip_suffix("-tls")?.parse().ok()?;
+    (node_secret(cluster, id) == name).then_some(id)
 }
 
 fn metadata(secret: Secret) -> Value {

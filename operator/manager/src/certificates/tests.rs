@@ -4,18 +4,21 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use gregor_operator_api::names;
 use gregor_operator_plan::certificates::{SecretChange, Served, ToMake, Trusted};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::write::content;
-use super::{authority, look, node};
+use super::{authority, look, node, seen};
 
 /// From the start of 2026 on, for two thousand years.
 const VALID: (i64, i64) = (1_767_225_600, 64_000_000_000);
@@ -168,6 +171,33 @@ fn a_secret_that_cannot_be_used_says_why() {
     let other = ToMake { issuer: "theirs".to_owned(), ..to_make(1, "one", "theirs", &[]) };
     let change = SecretChange::Node { authority: "authority".to_owned(), certificate: other, trusted: Vec::new() };
     assert!(changed(&Secret::default(), &change, Some(&ours)).unwrap_err().contains("another authority by now"));
+}
+
+#[test]
+fn a_copy_of_a_secret_is_nobody_s_and_neither_is_one_that_somebody_else_made() {
+    let ours = authority_secret("ours");
+    let trusted = authority(&ours).unwrap().trusted;
+    let named = |name: &str, metadata: serde_json::Value, secret: Secret| {
+        let mut metadata: ObjectMeta = serde_json::from_value(metadata).unwrap();
+        metadata.name = Some(name.to_owned());
+        Secret { metadata, ..secret }
+    };
+    let label = json!({"labels": {names::CLUSTER_LABEL: "demo", names::NODE_ID_LABEL: "0"}});
+    let owner = json!({"ownerReferences": [{"apiVersion": "v", "kind": "KafkaCluster", "name": "demo", "uid": "u"}]});
+    let node = |serial: u8| node_secret(serial, "one", &ours, trusted.clone());
+    let secrets = vec![
+        named("demo-authority", owner.clone(), ours.clone()),
+        named("demo-0-tls", label.clone(), node(1)),
+        named("demo-0-tls-before", label.clone(), node(2)),
+        named("demo-00-tls", label, node(3)),
+        named("demo-1-tls", json!({"labels": {names::CLUSTER_LABEL: "another"}}), node(4)),
+        named("demo-2-tls", json!({}), node(5)),
+        named("demo-3-tls", owner, node(6)),
+    ];
+    let seen = seen(secrets, "demo");
+    assert!(seen.authority.is_some(), "whoever takes a label off takes no authority away");
+    let serials = seen.nodes.iter().map(|(id, seen)| (*id, seen.content.as_ref().unwrap().certificate.serial.as_str()));
+    assert_eq!(serials.collect::<Vec<_>>(), [(0, "01".repeat(16).as_str()), (3, "06".repeat(16).as_str())]);
 }
 
 #[tokio::test]

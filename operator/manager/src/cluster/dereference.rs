@@ -25,8 +25,8 @@ use crate::error::Error;
 /// How long the brokers have to say how their cluster is. What they do not say in time is not known, and nothing is taken away
 /// from a cluster of which it is not known.
 const BROKERS_TIMEOUT: Duration = Duration::from_secs(5);
-/// Nodes whose ports are looked at at the same time.
-const PORTS_AT_ONCE: usize = 16;
+/// Nodes whose Secrets are read, or whose ports are looked at, at the same time.
+const AT_ONCE: usize = 16;
 
 /// The API of a kind.
 pub fn resource(kind: Kind) -> ApiResource {
@@ -101,11 +101,9 @@ pub async fn read(context: &Context, namespace: &str, name: &str) -> Result<Opti
             observed.kubernetes_nodes.insert(node, labels);
         }
     }
-    if observed.asks_secrets() {
-        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-        let secrets =
-            secrets.list(&labelled).await.map_err(Error::kubernetes(format!("listing Secrets of {name}")))?.items;
-        observed.certificates = certificates::seen(secrets, name);
+    let names = observed.asks_secrets();
+    if !names.is_empty() {
+        observed.certificates = certificates::seen(secrets(context, namespace, &names).await?, name);
         let ports = observed.asks_ports(&context.environment.cluster_domain);
         // What is not seen in time is not known; what was seen once is not looked at again.
         let looks = look_at(context, &ports, &mut observed.certificates.served);
@@ -119,6 +117,19 @@ pub async fn read(context: &Context, namespace: &str, name: &str) -> Result<Opti
     Ok(Some(observed))
 }
 
+/// The Secrets of these names that are there. Each is read by its name: the operator need not see what other Secrets there are.
+async fn secrets(context: &Context, namespace: &str, names: &[String]) -> Result<Vec<Secret>, Error> {
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
+    let mut found = Vec::new();
+    for some in names.chunks(AT_ONCE) {
+        let read = join_all(some.iter().map(|name| api.get_opt(name))).await;
+        for (name, secret) in some.iter().zip(read) {
+            found.extend(secret.map_err(Error::kubernetes(format!("reading Secret {name}")))?);
+        }
+    }
+    Ok(found)
+}
+
 /// What nodes show at their ports.
 async fn look_at(context: &Context, ports: &[Port], served: &mut BTreeMap<i32, Served>) {
     let mut unknown = Vec::new();
@@ -128,7 +139,7 @@ async fn look_at(context: &Context, ports: &[Port], served: &mut BTreeMap<i32, S
             _ => unknown.push(port),
         }
     }
-    for some in unknown.chunks(PORTS_AT_ONCE) {
+    for some in unknown.chunks(AT_ONCE) {
         let shown = join_all(some.iter().map(|port| context.admin.shown(&port.host, port.port))).await;
         for (port, shown) in some.iter().zip(shown) {
             match shown {

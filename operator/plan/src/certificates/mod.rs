@@ -241,9 +241,12 @@ impl ClusterObserved {
         ports.collect()
     }
 
-    /// Whether the cluster has certificates at all.
-    pub fn asks_secrets(&self) -> bool {
+    /// The names of the Secrets with the cluster's certificates; none of a cluster that has no certificates at all.
+    pub fn asks_secrets(&self) -> Vec<String> {
         let identity = self.identity.as_ref().and_then(|config_map| Identity::parse(config_map).ok());
-        identity.is_some_and(|identity| identity.connections.are_tls())
+        let Some(identity) = identity.filter(|identity| identity.connections.are_tls()) else { return Vec::new() };
+        let cluster = self.cluster.metadata.name.as_deref().unwrap_or_default();
+        let nodes = identity.nodes.keys().map(|id| node_secret(cluster, *id));
+        std::iter::once(authority_secret(cluster)).chain(nodes).collect()
     }
 }
