@@ -258,11 +258,15 @@ fn a_voter_finds_out_where_a_leader_listens_that_its_own_log_does_not_know() {
     let mut rig = Rig::with(Paper::default(), ElectionState::elected(epoch, fourth), true, 1);
     let stands_in_vain = |rig: &mut Rig| {
         let sent: Vec<_> = std::mem::take(&mut rig.sent).into_iter().map(|(to, _)| to).collect();
-        sent.into_iter().for_each(|from| rig.step(Input::Response { from, response: None }));
+        for from in sent {
+            rig.step(Input::Response { from, response: None });
+        }
         rig.pass(2_000);
         assert!(matches!(rig.quorum.role(), Role::Prospective(_)), "{:?}", rig.quorum.role());
         rig.sent.clear();
-        [OTHER, THIRD].into_iter().for_each(|voter| rig.vote_of(voter, false));
+        for voter in [OTHER, THIRD] {
+            rig.vote_of(voter, false);
+        }
     };
     stands_in_vain(&mut rig);
     let asked = rig.sent.iter().find(|(_, request)| matches!(request, Outgoing::Fetch(_))).map(|(to, _)| *to);
