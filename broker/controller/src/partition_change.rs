@@ -102,7 +102,7 @@ impl<'a> PartitionChange<'a> {
         self.keep_eligible();
         let leader = self.install_leader();
         let enough = self.rules.min_isr.map_or(leader.is_some(), |min_isr| self.isr.len() >= min_isr);
-        if enough {
+        if enough && !planted("eligible-while-enough") {
             self.elr.clear();
         }
         self.remember_leader(leader);

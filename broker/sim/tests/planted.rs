@@ -42,6 +42,8 @@ fn find_each(bugs: Bugs, play: Play) {
     println!("GREGOR_PLANTED_SEED={chosen}");
     let mut random = Random::new(chosen);
     let ranges: Vec<u64> = (0..variable("GREGOR_PLANTED_RANGES").unwrap_or(1)).map(|_| random.bits()).collect();
+    let only = std::env::var("GREGOR_PLANTED_BUG").ok();
+    let bugs: Vec<_> = bugs.iter().filter(|(bug, _)| only.as_deref().is_none_or(|only| only == *bug)).collect();
     let tries: Vec<_> = ranges.iter().flat_map(|from| bugs.iter().map(move |(bug, _)| (*bug, *from))).collect();
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

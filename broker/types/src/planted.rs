@@ -31,7 +31,7 @@ pub const BUGS: [(&str, &str); 23] = [
 ];
 
 /// Every bug of clusters that can be planted, likewise: of the quorum, of the controller, and of leaders and followers.
-pub const CLUSTER_BUGS: [(&str, &str); 23] = [
+pub const CLUSTER_BUGS: [(&str, &str); 24] = [
     ("vote-before-persist", "a vote is answered before it is on the disk"),
     ("two-votes-in-an-epoch", "a voter gives its vote to a second candidate of an epoch"),
     ("shorter-log-elected", "a voter does not look whether a candidate has all that it has itself"),
@@ -54,6 +54,10 @@ pub const CLUSTER_BUGS: [(&str, &str); 23] = [
     ("shrinks-by-itself", "a leader drops a follower from the in-sync replicas before the controller has agreed"),
     ("committed-behind-the-end", "a follower takes for committed what it does not have yet"),
     ("cut-to-high-watermark", "a follower of another leader cuts its log to the high watermark that it knows"),
+    (
+        "eligible-while-enough",
+        "who left the in-sync replicas stays eligible to lead though enough are left to go on without it",
+    ),
     ("cut-epochs-kept", "the leader epochs of records stay although the log was cut before them"),
 ];
 
