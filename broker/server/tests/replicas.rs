@@ -344,6 +344,8 @@ async fn a_replica_of_a_topic_that_was_made_anew_meanwhile_is_set_aside() {
     let request = DeleteTopicsRequest { topic_names: vec!["t".into()], timeout_ms: 20_000, ..Default::default() };
     let deleted = brokers.at(1, move |client| client.call(5, &request)).await;
     assert_eq!(error(deleted.responses[0].error_code), ErrorCode::None);
+    // Until its leader has heard of that, what names the topic goes to the old one, as with Kafka.
+    until("the old topic is gone from its leader", || !brokers.folders(1).contains(&"t-0".to_owned())).await;
     brokers.create("t", 1, &[1, 3]).await;
     assert_eq!(brokers.at(1, |client| produce(client, "t", "new")).await, 0);
     brokers.0.start(2).await;
