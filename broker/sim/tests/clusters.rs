@@ -20,7 +20,7 @@ const WORLDS_WITH_ALL_FAULTS: u64 = 200;
 
 #[test]
 fn every_cluster_loses_nothing_and_comes_to_rest_when_all_is_well_again() {
-    // More, on demand, in a release build: GREGOR_SIM_CLUSTERS=1000.
+    // More, on demand, in a release build: GREGOR_SIM_CLUSTERS=5000.
     let seeds = std::env::var("GREGOR_SIM_CLUSTERS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(3);
     let (next, counts) = (AtomicU64::new(0), Mutex::new(BTreeMap::<&str, u64>::new()));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

@@ -114,7 +114,7 @@ fn sim(full: bool) -> Vec<Step> {
         })
     };
     let (crashes, cases, rounds) = if full { ("100000", "20000", "200000") } else { ("1500", "1000", "500") };
-    let (worlds, clusters) = if full { ("1000", "1000") } else { ("40", "40") };
+    let (worlds, clusters) = if full { ("1000", "5000") } else { ("40", "200") };
     let mut steps = vec![
         with("simulated worlds", "worlds", "GREGOR_SIM_SEEDS", worlds),
         optimized("simulated clusters", "clusters", "GREGOR_SIM_CLUSTERS", clusters),
