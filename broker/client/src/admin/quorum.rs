@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 
 use gregor_messages::{
-    AddRaftVoterRequest, DescribeQuorumRequest, RemoveRaftVoterRequest, Request, add_raft_voter_request,
+    AddRaftVoterRequest, DescribeQuorumRequest, RemoveRaftVoterRequest, add_raft_voter_request,
     describe_quorum_request::{PartitionData, TopicData},
     describe_quorum_response,
 };
 use gregor_types::{BrokerId, DirectoryId, ErrorCode, KString, LeaderEpoch};
 
 use super::Admin;
-use crate::{BrokerError, ClientError, Endpoint, route::Purpose};
+use crate::{BrokerError, ClientError, Endpoint};
 
 /// The topic that stands for the metadata log.
 const METADATA_TOPIC: &str = "__cluster_metadata";
@@ -91,8 +91,8 @@ impl Admin {
             .await
     }
 
-    /// Makes a controller a voter, and waits until that is committed. It is tried once: whether it happened all the same after
-    /// an error, [`describe_quorum`](Self::describe_quorum) tells.
+    /// Makes a controller a voter, and waits until that is committed. Any broker passes it on to the quorum's leader, whose listener
+    /// may take nobody but nodes. Whether it happened all the same after an error, [`describe_quorum`](Self::describe_quorum) tells.
     pub async fn add_voter(&self, voter: &NewVoter) -> Result<(), ClientError> {
         let listeners = voter.listeners.iter().map(|(name, host, port)| add_raft_voter_request::Listener {
             name: name.clone(),
@@ -109,11 +109,11 @@ impl Admin {
             ack_when_committed: true,
             ..Default::default()
         };
-        let response = self.call_quorum_leader(request).await?;
+        let response = self.client.call(&request).await?;
         refused(response.error_code, response.error_message.as_ref())
     }
 
-    /// Has a voter vote no more, and waits until that is committed. It is tried once, as [`add_voter`](Self::add_voter) is.
+    /// Has a voter vote no more, and waits until that is committed; as [`add_voter`](Self::add_voter).
     pub async fn remove_voter(&self, id: BrokerId, directory: DirectoryId) -> Result<(), ClientError> {
         let request = RemoveRaftVoterRequest {
             cluster_id: self.client.cluster().cluster_id.clone(),
@@ -121,21 +121,8 @@ impl Admin {
             voter_directory_id: directory,
             ..Default::default()
         };
-        let response = self.call_quorum_leader(request).await?;
+        let response = self.client.call(&request).await?;
         refused(response.error_code, response.error_message.as_ref())
-    }
-
-    async fn call_quorum_leader<R: Request>(&self, request: R) -> Result<R::Response, ClientError> {
-        let described = self.describe_quorum().await?;
-        let leader = described.leader.and_then(|leader| described.controllers.get(&leader));
-        let Some(leader) = leader else {
-            let message = "it is not known where the leader of the quorum is reached";
-            return Err(error(ErrorCode::LeaderNotAvailable, Some(message)));
-        };
-        let channel = self.client.channel(leader.address(), Purpose::General);
-        let wait = self.client.options().request_timeout;
-        let (_, response) = channel.call_with(R::VERSIONS, wait, |_| request).await?;
-        Ok(response)
     }
 }
 
