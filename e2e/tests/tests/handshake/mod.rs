@@ -7,7 +7,7 @@ use std::{
     env,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Child, ChildStdout, Command, ExitCode, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -72,12 +72,16 @@ pub fn asked() -> Option<ExitCode> {
 }
 
 /// A port of a pod at a port of this machine, as long as this lives.
-struct Forward(Child);
+struct Forward {
+    kubectl: Child,
+    /// Held, as kubectl ends where nobody could read what it says of each connection.
+    said: BufReader<ChildStdout>,
+}
 
 impl Drop for Forward {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.kubectl.kill();
+        let _ = self.kubectl.wait();
     }
 }
 
@@ -86,10 +90,12 @@ fn look_here(place: &str) -> Result<Value> {
     let [namespace, pod, port] = words[..] else { bail!("{LOOK} is {place:?}") };
     let mut command = Command::new("kubectl");
     command.args(["-n", namespace, "port-forward", &format!("pod/{pod}"), &format!(":{port}")]);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("kubectl cannot be started")?;
-    let mut forward = Forward(child);
+    let mut kubectl =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("kubectl cannot be started")?;
+    let said = BufReader::new(kubectl.stdout.take().context("kubectl says nothing")?);
+    let mut forward = Forward { kubectl, said };
     let mut line = String::new();
-    BufReader::new(forward.0.stdout.take().context("kubectl says nothing")?).read_line(&mut line)?;
+    forward.said.read_line(&mut line)?;
     // Forwarding from 127.0.0.1:40001 -> 9090
     let address = line.split(' ').find(|word| word.starts_with("127.0.0.1:")).context(line.clone())?;
     let socket = TcpStream::connect(address)?;
