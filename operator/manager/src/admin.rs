@@ -400,7 +400,6 @@ mod tests {
             high_watermark: 7,
             voters: vec![replica(1, 100_000), replica(2, 99_500), replica(3, -1)],
             observers: vec![replica(4, 90_000)],
-            controllers: std::collections::BTreeMap::new(),
         };
         let seen = quorum_seen(&described);
         let behind: Vec<i64> = seen.voters.iter().chain(&seen.observers).map(|replica| replica.behind_ms).collect();

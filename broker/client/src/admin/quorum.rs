@@ -1,8 +1,6 @@
 //! The metadata quorum: who leads, who votes, how far each is, and changes of who votes (KIP-595, KIP-853).
 //!
-//! Brokers answer what the quorum is, and forward that; a change goes to the listener of the controller that leads.
-
-use std::collections::BTreeMap;
+//! Any broker is asked, and forwards it to the controller that leads.
 
 use gregor_messages::{
     AddRaftVoterRequest, DescribeQuorumRequest, RemoveRaftVoterRequest, add_raft_voter_request,
@@ -12,7 +10,7 @@ use gregor_messages::{
 use gregor_types::{BrokerId, DirectoryId, ErrorCode, KString, LeaderEpoch};
 
 use super::Admin;
-use crate::{BrokerError, ClientError, Endpoint};
+use crate::{BrokerError, ClientError};
 
 /// The topic that stands for the metadata log.
 const METADATA_TOPIC: &str = "__cluster_metadata";
@@ -30,8 +28,6 @@ pub struct QuorumDescription {
     pub voters: Vec<QuorumReplica>,
     /// Who only reads.
     pub observers: Vec<QuorumReplica>,
-    /// Where voters are reached by other controllers; empty from brokers before 3.9.
-    pub controllers: BTreeMap<BrokerId, Endpoint>,
 }
 
 /// A replica of the metadata.
@@ -70,12 +66,6 @@ impl Admin {
             .retry(|| async {
                 let response = self.client.call(&request).await?;
                 refused(response.error_code, response.error_message.as_ref())?;
-                let controllers = response.nodes.iter().filter_map(|node| {
-                    let listener = node.listeners.first()?;
-                    let (host, port) = (listener.host.compact(), i32::from(listener.port));
-                    Some((BrokerId(node.node_id), Endpoint { host, port, rack: None }))
-                });
-                let controllers = controllers.collect();
                 let partition = response.topics.first().and_then(|topic| topic.partitions.first());
                 let Some(partition) = partition else { return Err(error(ErrorCode::UnknownServerError, None)) };
                 refused(partition.error_code, partition.error_message.as_ref())?;
@@ -85,7 +75,6 @@ impl Admin {
                     high_watermark: partition.high_watermark,
                     voters: partition.current_voters.iter().map(replica).collect(),
                     observers: partition.observers.iter().map(replica).collect(),
-                    controllers,
                 })
             })
             .await
