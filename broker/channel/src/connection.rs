@@ -1,4 +1,5 @@
-//! A live connection, plain or in TLS: one task writes, one reads and hands each response to the caller who waits for it.
+//! A live connection, plain or in TLS: callers write, one after the other, and a task reads and hands each response to the caller
+//! who waits for it.
 //!
 //! [`Channel`](crate::Channel) opens it. A connection never comes back: once closed, every caller is told, and a new one is made.
 
@@ -12,19 +13,19 @@ use std::{
     },
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use gregor_messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, Request};
 use gregor_types::{ErrorCode, KString};
 use gregor_wire::Message as _;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, oneshot},
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{ChannelError, ChannelOptions, TlsFailure, api_name, frame, tls};
+use crate::{ChannelError, ChannelOptions, TlsFailure, api_name, end::End, frame, reader::FrameReader, tls};
 
 /// A response's frame behind its length.
 type Answer = Result<Bytes, ChannelError>;
@@ -35,47 +36,15 @@ pub(crate) struct Connection {
     served: Mutex<HashMap<i16, RangeInclusive<i16>>>,
     next_correlation: AtomicI32,
     in_flight: Arc<Semaphore>,
-    outgoing: mpsc::Sender<Bytes>,
+    write: AsyncMutex<Box<dyn AsyncWrite + Send + Unpin>>,
     state: Arc<Mutex<State>>,
-    tasks: [JoinHandle<()>; 2],
+    reader: JoinHandle<()>,
 }
 
 struct State {
     waiting: HashMap<i32, Waiting>,
     /// Why the connection ended, once it has.
     closed: Option<End>,
-}
-
-/// Why a connection ended.
-#[derive(Clone)]
-enum End {
-    Tls(TlsFailure),
-    Other(String),
-}
-
-impl End {
-    fn error(self, address: &str) -> ChannelError {
-        let address = address.to_owned();
-        match self {
-            Self::Tls(failure) => ChannelError::Tls { address, failure },
-            Self::Other(reason) => ChannelError::Disconnected { address, reason },
-        }
-    }
-
-    /// What a failed read or write means.
-    fn of(error: &io::Error, address: &str) -> Self {
-        match tls::failure(error, tls::host_of(address)) {
-            Some(failure) => Self::Tls(failure),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::Other("the peer closed it".to_owned()),
-            None => Self::Other(error.to_string()),
-        }
-    }
-}
-
-impl From<&str> for End {
-    fn from(reason: &str) -> Self {
-        Self::Other(reason.to_owned())
-    }
 }
 
 struct Waiting {
@@ -94,12 +63,14 @@ impl Connection {
             .map_err(refused)?;
         stream.set_nodelay(true).map_err(refused)?;
         let state = Arc::new(Mutex::new(State { waiting: HashMap::new(), closed: None }));
-        let (outgoing, queue) = mpsc::channel(options.in_flight_max.max(1));
         let security = options.security.now();
-        let tasks = match &security {
+        let (reader, write) = match &security {
             None => {
                 let (read, write) = stream.into_split();
-                spawn(read, write, queue, &state, address, options.frame_bytes_max)
+                (
+                    spawn(read, &state, address, options.frame_bytes_max),
+                    Box::new(write) as Box<dyn AsyncWrite + Send + Unpin>,
+                )
             }
             Some(config) => {
                 let stream = timeout_at(deadline, tls::connect(config, address, stream))
@@ -107,7 +78,7 @@ impl Connection {
                     .map_err(|_| refused(io::ErrorKind::TimedOut.into()))?
                     .map_err(|failure| ChannelError::Tls { address: address.to_owned(), failure })?;
                 let (read, write) = tokio::io::split(stream);
-                spawn(read, write, queue, &state, address, options.frame_bytes_max)
+                (spawn(read, &state, address, options.frame_bytes_max), Box::new(write) as _)
             }
         };
         let connection = Arc::new(Self {
@@ -116,9 +87,9 @@ impl Connection {
             served: Mutex::new(HashMap::new()),
             next_correlation: AtomicI32::new(0),
             in_flight: Arc::new(Semaphore::new(options.in_flight_max.max(1))),
-            outgoing,
+            write: AsyncMutex::new(write),
             state,
-            tasks,
+            reader,
         });
         let served = connection.negotiate(deadline).await.map_err(|error| match (error, &security) {
             // The alert that says why can be lost when the peer resets the connection.
@@ -184,7 +155,7 @@ impl Connection {
         deadline: Instant,
     ) -> Result<(), ChannelError> {
         let bytes = self.encode(request, version, self.correlation())?;
-        self.queue(bytes, deadline, api_name(R::KEY)).await
+        self.write(&bytes, deadline, api_name(R::KEY)).await
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -194,7 +165,7 @@ impl Connection {
     /// Ends the connection; whoever waits on it is told why.
     pub(crate) fn close(&self, reason: &str) {
         close(&self.state, &self.address, &reason.into());
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.reader.abort();
     }
 
     /// KIP-511: ask in our newest version. A peer that does not know it answers in version 0 with `UNSUPPORTED_VERSION`
@@ -244,7 +215,7 @@ impl Connection {
             }
             state.waiting.insert(correlation, Waiting { answer, _place: place });
         }
-        self.queue(bytes, deadline, api).await?;
+        self.write(&bytes, deadline, api).await?;
         match timeout_at(deadline, response).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(dropped().error(&self.address)),
@@ -264,16 +235,33 @@ impl Connection {
         })
     }
 
-    async fn queue(&self, bytes: Bytes, deadline: Instant, api: &'static str) -> Result<(), ChannelError> {
-        match timeout_at(deadline, self.outgoing.send(bytes)).await {
+    /// Writes a whole frame. A connection that part of one was written to takes no other: it is closed, also where the caller gives up.
+    async fn write(&self, bytes: &[u8], deadline: Instant, api: &'static str) -> Result<(), ChannelError> {
+        let timed_out = || ChannelError::TimedOut { address: self.address.clone(), api };
+        let mut write = timeout_at(deadline, self.write.lock()).await.map_err(|_| timed_out())?;
+        if let Some(end) = &self.lock().closed {
+            return Err(end.clone().error(&self.address));
+        }
+        let mut unfinished = Unfinished { connection: Some(self) };
+        let all = async {
+            write.write_all(bytes).await?;
+            // TLS may hold back the end of what it was given until it is told that no more comes; TCP does nothing here.
+            write.flush().await
+        };
+        let written = timeout_at(deadline, all).await;
+        unfinished.connection = None;
+        match written {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => {
-                let end = self.lock().closed.clone();
-                Err(end.unwrap_or_else(dropped).error(&self.address))
+            // The reader meets what the peer said before it closed, which tells more than that it closed.
+            Ok(Err(error)) if is_gone(&error) => Ok(()),
+            Ok(Err(error)) => {
+                let end = End::of(&error, &self.address);
+                close(&self.state, &self.address, &end);
+                Err(end.error(&self.address))
             }
             Err(_) => {
                 self.close("a request could not be written in time");
-                Err(ChannelError::TimedOut { address: self.address.clone(), api })
+                Err(timed_out())
             }
         }
     }
@@ -315,54 +303,36 @@ fn close(state: &Mutex<State>, address: &str, end: &End) {
     }
 }
 
-/// The two tasks of a connection: its writer and its reader.
+/// A frame that is being written.
+struct Unfinished<'a> {
+    connection: Option<&'a Connection>,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection {
+            connection.close("a request was given up half-way");
+        }
+    }
+}
+
+/// The task that reads.
 fn spawn(
     read: impl AsyncRead + Unpin + Send + 'static,
-    write: impl AsyncWrite + Unpin + Send + 'static,
-    queue: mpsc::Receiver<Bytes>,
     state: &Arc<Mutex<State>>,
     address: &str,
     frame_bytes_max: usize,
-) -> [JoinHandle<()>; 2] {
-    [
-        tokio::spawn(write_frames(write, queue, Arc::clone(state), address.to_owned())),
-        tokio::spawn(read_frames(read, Arc::clone(state), address.to_owned(), frame_bytes_max)),
-    ]
-}
-
-async fn write_frames(
-    mut write: impl AsyncWrite + Unpin,
-    mut queue: mpsc::Receiver<Bytes>,
-    state: Arc<Mutex<State>>,
-    address: String,
-) {
-    while let Some(bytes) = queue.recv().await {
-        // TLS may hold back the end of what it was given until it is told that no more comes; TCP does nothing here.
-        let written = match write.write_all(&bytes).await {
-            Ok(()) => write.flush().await,
-            failed => failed,
-        };
-        match written {
-            Ok(()) => {}
-            // The reader meets what the peer said before it closed, which tells more than that it closed.
-            Err(error) if is_gone(&error) => return,
-            Err(error) => return close(&state, &address, &End::of(&error, &address)),
-        }
-    }
+) -> JoinHandle<()> {
+    tokio::spawn(read_frames(FrameReader::new(read, frame_bytes_max), Arc::clone(state), address.to_owned()))
 }
 
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
-async fn read_frames(
-    mut read: impl AsyncRead + Unpin,
-    state: Arc<Mutex<State>>,
-    address: String,
-    frame_bytes_max: usize,
-) {
+async fn read_frames(mut read: FrameReader<impl AsyncRead + Unpin>, state: Arc<Mutex<State>>, address: String) {
     let end = loop {
-        match read_frame(&mut read, frame_bytes_max, &address).await {
+        match read.next(&address).await {
             Ok(frame) => {
                 let correlation = frame::correlation_of(&frame);
                 let waiting = {
@@ -382,24 +352,4 @@ async fn read_frames(
     let shown = end.clone().error(&address);
     tracing::debug!(error = %shown, "connection ended");
     close(&state, &address, &end);
-}
-
-/// One response behind its length. Memory grows as bytes arrive, never by what the length claims.
-async fn read_frame(read: &mut (impl AsyncRead + Unpin), frame_bytes_max: usize, address: &str) -> Result<Bytes, End> {
-    let failed = |error: io::Error| End::of(&error, address);
-    let length = read.read_i32().await.map_err(failed)?;
-    let length = usize::try_from(length).ok().filter(|length| (4..=frame_bytes_max).contains(length)).ok_or_else(|| {
-        let bounds = format!("outside 4 to {frame_bytes_max}");
-        End::Other(format!(
-            "a response claims {length} bytes, {bounds}: this is no Kafka listener, or it wants TLS (security.protocol=SSL)"
-        ))
-    })?;
-    let mut body = BytesMut::with_capacity(length.min(64 << 10));
-    let mut limited = read.take(length as u64);
-    while body.len() < length {
-        if limited.read_buf(&mut body).await.map_err(failed)? == 0 {
-            return Err("the peer closed it within a response".into());
-        }
-    }
-    Ok(body.freeze())
 }

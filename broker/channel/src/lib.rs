@@ -7,8 +7,10 @@
 
 mod backoff;
 mod connection;
+mod end;
 mod error;
 mod frame;
+mod reader;
 mod tls;
 
 use std::{

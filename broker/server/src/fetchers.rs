@@ -7,6 +7,7 @@ mod link;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod worker;
 
 use std::{
@@ -27,6 +28,7 @@ use tokio::{runtime::Handle, sync::watch};
 use crate::{partition::Partition, partitions::TopicIds, throttles::Throttles};
 
 pub(crate) use link::{Leader, Network};
+use threads::Threads;
 use worker::{Command, Follow, Inbox, Lane, Worker};
 
 /// How a fetcher reaches a leader at `host:port`.
@@ -37,6 +39,7 @@ pub(crate) type Connect = Box<dyn Fn(&str) -> Arc<dyn Leader> + Send + Sync>;
 pub(crate) struct Fetchers {
     shared: Arc<Shared>,
     state: Mutex<State>,
+    threads: Threads,
 }
 
 /// What every fetcher knows.
@@ -50,7 +53,6 @@ struct Shared {
     topic_ids: OnceLock<Arc<TopicIds>>,
     connect: Connect,
     stopped: watch::Receiver<bool>,
-    runtime: Handle,
 }
 
 #[derive(Debug)]
@@ -77,7 +79,7 @@ impl fmt::Debug for Shared {
 }
 
 impl Fetchers {
-    /// Follows nothing yet. Its tasks run on `runtime` until `stopped` says true.
+    /// Follows nothing yet. Its tasks run until `stopped` says true, on `runtime` where there are no threads of their own to be had.
     pub(crate) fn new(
         config: &Arc<BrokerConfig>,
         connect: Connect,
@@ -92,7 +94,6 @@ impl Fetchers {
             topic_ids: OnceLock::new(),
             connect,
             stopped,
-            runtime,
         };
         let state = State {
             per_leader: config.num_replica_fetchers,
@@ -101,7 +102,7 @@ impl Fetchers {
             addresses: HashMap::new(),
             assignments: 0,
         };
-        Self { shared: Arc::new(shared), state: Mutex::new(state) }
+        Self { shared: Arc::new(shared), state: Mutex::new(state), threads: Threads::new(runtime) }
     }
 
     /// How fast replicas out of sync are replicated.
@@ -193,7 +194,7 @@ impl Fetchers {
     fn start(&self, lane: Lane, address: Option<&String>) -> Arc<Inbox> {
         let inbox = Arc::<Inbox>::default();
         inbox.set_address(address);
-        self.shared.runtime.spawn(Worker::new(Arc::clone(&self.shared), Arc::clone(&inbox), lane).run());
+        self.threads.spawn(Worker::new(Arc::clone(&self.shared), Arc::clone(&inbox), lane).run());
         inbox
     }
 

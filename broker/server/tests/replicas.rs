@@ -11,10 +11,11 @@ use std::{
 };
 
 use gregor_messages::{
-    AlterPartitionReassignmentsRequest, CreateTopicsRequest, DeleteTopicsRequest, FindCoordinatorRequest,
-    IncrementalAlterConfigsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
+    AlterPartitionReassignmentsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    FindCoordinatorRequest, IncrementalAlterConfigsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
     alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
     create_topics_request::{CreatableReplicaAssignment, CreatableTopic},
+    delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
     fetch_response::PartitionData,
     incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
     offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
@@ -24,7 +25,7 @@ use gregor_types::{BrokerId, ErrorCode, PartitionIndex, TopicId};
 use support::{
     Client, DEADLINE, batch,
     certificates::Authority,
-    controllers::{BROKER_PORT, Cluster, PORT, until},
+    controllers::{BROKER_PORT, Cluster, PORT, copy_folder, until},
     error, fetch_request, http, produce_request,
 };
 
@@ -357,6 +358,44 @@ async fn a_replica_of_a_topic_that_was_made_anew_meanwhile_is_set_aside() {
     let followers = brokers.at(2, |client| fetch(client, "t", 0, "")).await;
     assert_eq!(bytes(&followers), bytes(&leaders), "it follows the new one");
     assert!(brokers.folders(2).iter().any(|name| name.ends_with("-stray")));
+    brokers.0.abandon();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_new_topics_records_stay_though_the_log_of_another_of_its_name_began_later() {
+    const START: i64 = 15;
+    let mut brokers = Brokers::start(|cluster| cluster).await;
+    brokers.create("t", 1, &[1, 2]).await;
+    for _ in 0..=START {
+        brokers.at(1, |client| produce(client, "t", "of the old topic")).await;
+    }
+    let partitions = vec![DeleteRecordsPartition { offset: START, ..Default::default() }];
+    let topics = vec![DeleteRecordsTopic { name: "t".into(), partitions, ..Default::default() }];
+    let request = DeleteRecordsRequest { topics, timeout_ms: 20_000, ..Default::default() };
+    let deleted = brokers.at(1, move |client| client.call(2, &request)).await;
+    assert_eq!(error(deleted.topics[0].partitions[0].error_code), ErrorCode::None);
+    brokers.0.stop(2).await;
+    let directory = brokers.0.directory(2);
+    let starts = std::fs::read_to_string(directory.join("log-start-offset-checkpoint")).unwrap();
+    assert!(starts.contains(&format!("t 0 {START}")), "{starts}");
+    let request = DeleteTopicsRequest { topic_names: vec!["t".into()], timeout_ms: 20_000, ..Default::default() };
+    let deleted = brokers.at(1, move |client| client.call(5, &request)).await;
+    assert_eq!(error(deleted.responses[0].error_code), ErrorCode::None);
+    brokers.0.start(2).await;
+    until("the old replica is set aside", || brokers.folders(2).iter().any(|name| name.ends_with("-stray"))).await;
+    brokers.create("t", 1, &[2]).await;
+    assert_eq!(brokers.at(2, |client| produce(client, "t", "new")).await, 0);
+    let before = brokers.at(2, |client| fetch(client, "t", 0, "")).await;
+    // A copy of the files as they are now is what a kill leaves.
+    let copy = tempfile::tempdir().unwrap();
+    copy_folder(&directory, copy.path());
+    brokers.0.stop(2).await;
+    std::fs::remove_dir_all(&directory).unwrap();
+    std::fs::create_dir(&directory).unwrap();
+    copy_folder(copy.path(), &directory);
+    brokers.0.start(2).await;
+    let after = brokers.at(2, |client| fetch_so_much(client, "t", 1)).await;
+    assert_eq!(after, bytes(&before), "what was acknowledged is there");
     brokers.0.abandon();
 }
 

@@ -29,7 +29,7 @@ use crate::{
 const START_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Which broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// Ours.
     Gregor,

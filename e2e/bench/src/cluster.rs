@@ -21,7 +21,7 @@ use gregor_messages::{
     metadata_request::MetadataRequestTopic,
 };
 use gregor_types::ErrorCode;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     attic::Attic,
@@ -47,8 +47,10 @@ const LED_DEADLINE: Duration = Duration::from_mins(10);
 const COMMON: &str = "process.roles=broker,controller\ncontroller.listener.names=CONTROLLER\n\
      auto.create.topics.enable=false\ndefault.replication.factor=3\nmin.insync.replicas=2\n\
      offsets.topic.replication.factor=3\nauto.leader.rebalance.enable=false\n";
-/// Files that a node may have open; where this program may not say so, each has what it has.
+/// Files that a node may have open, where this program may say so.
 const DESCRIPTORS: u64 = 1 << 20;
+/// Of them, those that are no partition's.
+const OTHER_DESCRIPTORS: u64 = 2_000;
 
 /// How soon a broker that is gone is missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,9 +82,7 @@ pub struct Partition {
 impl Kind {
     /// A formatted cluster that serves.
     pub fn prepare_cluster(self, gregor: &Path, processor: Option<usize>, session: Session) -> Result<Cluster> {
-        let limit = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
-        // Tens of thousands of partitions need more than a shell's limit; a node says so itself if it has too few.
-        let _ = setrlimit(Resource::Nofile, limit);
+        raise_descriptor_limit();
         let network = Loopback::new();
         let host = |id: i32| network.host(id as u8);
         let voters = (1..=NODES).map(|id| format!("{id}@{}:{CONTROLLER_PORT}", host(id)));
@@ -285,6 +285,22 @@ impl Cluster {
             thread::park_timeout(Duration::from_millis(5));
         }
     }
+}
+
+/// Tens of thousands of partitions need more open files than a shell's limit.
+fn raise_descriptor_limit() {
+    let limit = Rlimit { current: Some(DESCRIPTORS), maximum: Some(DESCRIPTORS) };
+    if setrlimit(Resource::Nofile, limit).is_err() {
+        // What an administrator has set cannot be passed: nodes and their partitions have what there is.
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+}
+
+/// Partitions that a node can have here, each of which has a file open.
+pub fn partitions_max() -> i32 {
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(DESCRIPTORS);
+    i32::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(i32::MAX)
 }
 
 /// A topic's partitions as a node knows them; those that it does not know yet are missing.

@@ -56,6 +56,9 @@ struct Arguments {
     /// The workloads of three nodes of each kind, which are left out of a run of all; they take about an hour.
     #[arg(long)]
     cluster: bool,
+    /// Measure this broker alone, as one does while changing it: no ratios, and nothing is written.
+    #[arg(long, value_enum, conflicts_with = "docs")]
+    only: Option<Kind>,
     /// A quick look: one round with less of everything, and no ballast. Its figures say little.
     #[arg(long)]
     quick: bool,
@@ -113,8 +116,8 @@ fn list() {
 fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale) -> Result<()> {
     let of_clusters = chosen.iter().any(|workload| workload.is_of_clusters());
     ensure!(
-        !(of_clusters && arguments.docs),
-        "--docs writes the page of one node: leave out --cluster and the workloads that begin with cluster-"
+        !arguments.docs || chosen.iter().all(|workload| workload.is_of_clusters() == of_clusters),
+        "--docs writes one table: that of one node, or that of clusters"
     );
     let rounds = arguments.rounds.unwrap_or(if of_clusters { ROUNDS_OF_CLUSTERS } else { ROUNDS });
     let rounds = if arguments.quick { 1 } else { rounds.max(1) };
@@ -150,7 +153,9 @@ fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale
     let begun = Instant::now();
     for round in 1..=rounds {
         results.probe(Probe::take()?);
-        for kind in [Kind::Gregor, Kind::Apache] {
+        for kind in
+            [Kind::Gregor, Kind::Apache].into_iter().filter(|kind| arguments.only.is_none_or(|only| only == *kind))
+        {
             let mut broker: Option<Broker> = None;
             for workload in due(round) {
                 eprint!("{:>6.0?} round {round}/{rounds}  {kind:7}  {:18}", begun.elapsed(), workload.name);
@@ -174,16 +179,20 @@ fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale
                 }
                 eprintln!();
                 results.add(workload, kind, &values);
+                if arguments.only.is_none() && kind == Kind::Apache {
+                    // What is there is kept, should the run be cut off.
+                    results.write(&arguments.results, of_clusters)?;
+                }
             }
             broker.map_or(Ok(()), |broker| broker.retire(&attic))?;
         }
-        // What is there is kept, should the run be cut off.
-        results.write(&arguments.results, of_clusters)?;
         if arguments.docs {
-            results.write_docs(Path::new("docs"))?;
+            results.write_docs(Path::new("docs"), of_clusters)?;
         }
     }
-    println!("{}", results.table());
+    if arguments.only.is_none() {
+        println!("{}", results.table());
+    }
     Ok(())
 }
 

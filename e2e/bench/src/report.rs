@@ -12,7 +12,9 @@ use crate::{
     workloads::{Row, Workload},
 };
 
+/// What stands before the table of one node in the page, and before that of clusters.
 const BEGIN: &str = "<!-- figures: written by `cargo xtask bench -- --docs` -->";
+const BEGIN_OF_CLUSTERS: &str = "<!-- figures of clusters: written by `cargo xtask bench -- --cluster --docs` -->";
 const END: &str = "<!-- end of figures -->";
 
 /// All that was measured in a run.
@@ -93,16 +95,20 @@ impl Results {
         self.write_plots(folder, prefix)
     }
 
-    /// Puts table and plots into `docs/performance.md`, in place of those that are there.
-    pub fn write_docs(&self, docs: &Path) -> Result<()> {
+    /// Puts table and plots of one node, or of clusters, into `docs/performance.md`, in place of those that are there.
+    pub fn write_docs(&self, docs: &Path, of_clusters: bool) -> Result<()> {
+        let (begin, prefix) =
+            if of_clusters { (BEGIN_OF_CLUSTERS, "performance-cluster-") } else { (BEGIN, "performance-") };
         let page = docs.join("performance.md");
         let text = fs::read_to_string(&page)?;
-        let (before, rest) = text.split_once(BEGIN).with_context(|| format!("{} has no {BEGIN}", page.display()))?;
+        let (before, rest) = text.split_once(begin).with_context(|| format!("{} has no {begin}", page.display()))?;
         let (_, after) = rest.split_once(END).with_context(|| format!("{} has no {END}", page.display()))?;
-        self.write_plots(docs, "performance-")?;
-        let plots = "![How many times less Gregor takes than Apache Kafka.](performance-ratios.svg)\n\n\
-                     ![Latency of both brokers.](performance-latency.svg)\n";
-        fs::write(&page, format!("{before}{BEGIN}\n{}\n{plots}{END}{after}", self.table()))?;
+        self.write_plots(docs, prefix)?;
+        let plots = format!(
+            "![How many times less Gregor takes than Apache Kafka.]({prefix}ratios.svg)\n\n\
+             ![Latency of both brokers.]({prefix}latency.svg)\n"
+        );
+        fs::write(&page, format!("{before}{begin}\n{}\n{plots}{END}{after}", self.table()))?;
         Ok(())
     }
 
@@ -255,12 +261,18 @@ mod tests {
     fn the_page_keeps_what_stands_around_the_figures() {
         let folder = tempfile::tempdir().unwrap();
         let page = folder.path().join("performance.md");
-        fs::write(&page, format!("before\n{BEGIN}\nold\n{END}\nafter\n")).unwrap();
+        let both = format!("before\n{BEGIN}\nold\n{END}\nbetween\n{BEGIN_OF_CLUSTERS}\nolder\n{END}\nafter\n");
+        fs::write(&page, both).unwrap();
         for _ in 0..2 {
-            results().write_docs(folder.path()).unwrap();
+            results().write_docs(folder.path(), false).unwrap();
         }
         let text = fs::read_to_string(&page).unwrap();
-        assert!(text.starts_with("before\n") && text.ends_with("\nafter\n") && !text.contains("old"), "{text}");
+        assert!(text.starts_with("before\n") && text.ends_with("\nafter\n") && !text.contains("old\n"), "{text}");
         assert!(text.contains("**1/4.00**") && folder.path().join("performance-ratios.svg").exists());
+        assert!(text.contains("\nbetween\n") && text.contains("\nolder\n"), "{text}");
+        results().write_docs(folder.path(), true).unwrap();
+        let text = fs::read_to_string(&page).unwrap();
+        assert!(!text.contains("older") && text.matches("**1/4.00**").count() == 2, "{text}");
+        assert!(folder.path().join("performance-cluster-ratios.svg").exists());
     }
 }

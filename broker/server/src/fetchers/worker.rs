@@ -1,4 +1,5 @@
-//! A fetcher's tasks, each of which asks its leader, and has what follows done to the logs on a thread that may wait for the disk.
+//! A fetcher's tasks, each of which asks its leader, and has what follows done to the logs: at once where that is a write of a few
+//! microseconds, else on a thread that may wait for the disk.
 
 use std::{
     collections::HashMap,
@@ -14,7 +15,7 @@ use tokio::sync::Notify;
 use super::{Leader, Shared, name, requests};
 use crate::{
     clock::{now, steady},
-    partition::{Assignment, Partition},
+    partition::{Assignment, Partition, QUICK_BYTES_MAX},
 };
 
 /// Slept at most before the clock is looked at again.
@@ -179,7 +180,12 @@ impl Worker {
                     };
                     if let Some(response) = response {
                         self.topic_ids_written(&work, &response).await;
-                        aside(work, move |work| work.take_answer(plan.number, &response)).await
+                        if work.is_quickly_taken(&response) {
+                            work.take_answer(plan.number, &response);
+                            Some(work)
+                        } else {
+                            aside(work, move |work| work.take_answer(plan.number, &response)).await
+                        }
                     } else {
                         work.fetcher.on_request_failed(plan.number, steady());
                         Some(work)
@@ -279,6 +285,24 @@ impl Work {
                 self.partitions.remove(&id);
             }
         }
+    }
+
+    /// Whether all that an answer asks for is to append a little, where appends are fast. Two threads more would have to wake up
+    /// otherwise, which costs more than the append.
+    fn is_quickly_taken(&self, response: &FetchResponse) -> bool {
+        let mut bytes = 0;
+        response.responses.iter().all(|topic| {
+            topic.partitions.iter().all(|answered| {
+                let answer = requests::answer(answered);
+                let id =
+                    FollowedPartition { topic_id: topic.topic_id, partition: PartitionIndex(answered.partition_index) };
+                bytes += answered.records.as_ref().map_or(0, |records| records.len());
+                answer.error == ErrorCode::None
+                    && answer.diverging.is_none()
+                    && bytes <= QUICK_BYTES_MAX
+                    && self.partitions.get(&id).is_none_or(|(partition, _)| partition.appends_quickly())
+            })
+        })
     }
 
     fn take_answer(&mut self, number: u64, response: &FetchResponse) {

@@ -1,6 +1,6 @@
 //! A partition as a follower of another broker's: appends what its fetcher fetched, cuts what its leader does not have.
 //!
-//! `fetchers/` calls it, on a thread that may wait for the disk. Each step is done only while the leadership that it was decided
+//! `fetchers/` calls it, on a thread that may wait for the disk where more than a quick append is to be done. Each step is done only while the leadership that it was decided
 //! under is the partition's, and by the fetcher that took the partition over last, which is looked at under the same lock.
 
 use std::sync::{Arc, atomic::Ordering};
@@ -12,6 +12,9 @@ use gregor_wire::batch::split_batches;
 
 use super::{Partition, Role, State};
 use crate::storage::Flush;
+
+/// More records are not written in a moment.
+pub(crate) const QUICK_BYTES_MAX: usize = 256 << 10;
 
 /// By what a fetcher follows a partition: the higher one counts, where two think that the partition is theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -59,6 +62,16 @@ impl Partition {
             self.check_online().ok()?;
         }
         self.with_log(|log, high_watermark| (position(log), high_watermark))
+    }
+
+    /// Whether an append of no more than [`QUICK_BYTES_MAX`] is made in a moment: nothing of its log has to be read before, nor synced
+    /// afterwards, and its directory is not slow.
+    pub(crate) fn appends_quickly(&self) -> bool {
+        if self.home.load().appends.is_slow() {
+            return false;
+        }
+        let mut state = self.lock();
+        state.log.opened_mut().is_some() && !state.settings.syncs_before_acknowledging()
     }
 
     /// Whether it is among `follower.replication.throttled.replicas`.
@@ -163,7 +176,10 @@ impl Partition {
         match step {
             FollowerStep::Append { from, leader, .. } if from == log.end_offset() => {
                 let bytes = u32::try_from(records.len()).unwrap_or(u32::MAX);
+                let home = self.home.load();
+                let timed = (1..=QUICK_BYTES_MAX).contains(&records.len()).then(|| home.appends.time());
                 let appended = append(log, leader_epoch, records, now)?;
+                drop(timed);
                 if appended > 0 {
                     let (records, since) = unflushed.unwrap_or((0, now));
                     *unflushed = Some((records.saturating_add(appended), since));

@@ -40,6 +40,7 @@ impl Partitions {
             unmade: BTreeSet::new(),
             topics: HashMap::new(),
             counts: None,
+            is_outdated: true,
         };
         let survey = self.storage.survey(threads, &|| self.is_stopping());
         self.add_leftovers(survey.leftovers);
@@ -124,6 +125,8 @@ impl Partitions {
             }
             let delay_ms = log.config().file_delete_delay_ms;
             self.delete_log(&directory, HeldLog::Open(Box::new(log)), delay_ms);
+            directory.settle(&name);
+            work.is_outdated = true;
             // A topic of the same name may have come in the meantime; its folder's name is free now.
             if let Some(replica) = named.and_then(|topic| self.replica(topic, name.partition)) {
                 self.hold(&mut map, &replica, work);
@@ -174,24 +177,20 @@ impl Partitions {
             topic.partitions.values().for_each(|one| one.expect_limits(limits));
         }
         let mut map = PartitionMap::clone(&self.map.load());
-        let mut forgets = false;
+        let mut deletes = false;
         for action in partition_actions(self.node_id, previous, &image, changes) {
             match action {
                 PartitionAction::Delete { topic_id, index, .. } => {
                     self.delete(&mut map, topic_id, index);
-                    forgets = true;
+                    (deletes, work.is_outdated) = (true, true);
                 }
                 PartitionAction::Hold { topic_id, topic, index, role, partition } => {
-                    // A new log of the same name must not inherit what the checkpoints say of the old one.
-                    if std::mem::take(&mut forgets) {
-                        self.forget_deleted();
-                    }
                     self.hold(&mut map, &Replica { topic_id, topic, index, role, state: &partition }, work);
                 }
             }
         }
-        if forgets {
-            self.forget_deleted();
+        if deletes {
+            self.forget_gone(work);
         }
         self.publish(map, work);
         self.tell_registrations(changes, &image);

@@ -11,7 +11,7 @@ use std::{
 use gregor_log::{CheckpointKind, DeletedPartition, FlushToken};
 use gregor_types::{Offset, Timestamp, TopicPartition};
 
-use super::Partitions;
+use super::{Partitions, Work};
 use crate::{
     clock::now,
     held_log::HeldLog,
@@ -40,10 +40,12 @@ impl Partitions {
         }
     }
 
-    /// The checkpoints say nothing more of logs that are gone.
-    pub(super) fn forget_deleted(&self) {
-        self.checkpoint(CheckpointKind::RecoveryPoint);
-        self.checkpoint(CheckpointKind::LogStart);
+    /// The checkpoints say nothing more of logs that are gone: a new one of the same name would begin where the old one did, and
+    /// lose its records at the next start.
+    pub(super) fn forget_gone(&self, work: &mut Work) {
+        if std::mem::take(&mut work.is_outdated) {
+            CheckpointKind::ALL.into_iter().for_each(|kind| self.checkpoint(kind));
+        }
     }
 
     /// Closes every log: syncs, writes producer snapshots, then the checkpoints.

@@ -96,6 +96,7 @@ impl Partitions {
         let wish = self.moves.take_wish(name).filter(|wish| self.storage.online().any(|one| one.id == *wish));
         let directory = self.directory_for(map, wish.unwrap_or(assigned), work)?;
         let config = Arc::clone(&work.topic(replica, &self.metrics).settings.log);
+        self.forget_gone(work);
         let created = directory.create(name.clone(), replica.topic_id, config, now());
         if let Some(counts) = &mut work.counts {
             *counts.entry(directory.id).or_default() += 1;

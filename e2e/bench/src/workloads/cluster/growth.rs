@@ -5,14 +5,18 @@ use std::{thread, time::Instant};
 use anyhow::Result;
 
 use super::{Scale, controllers::fill, replicas};
-use crate::{cluster::Cluster, open_loop::percentile_ms};
+use crate::{
+    cluster::{self, Cluster},
+    open_loop::percentile_ms,
+};
 
 /// For each step: the idle nodes' CPU, and CPU and p99 of a steady load on few partitions that are there from the beginning.
 pub fn growth(cluster: &mut Cluster, scale: &Scale) -> Result<Vec<f64>> {
     let led = replicas::leaders(cluster, "steady")?;
     let mut there = replicas::PARTITIONS;
     let mut figures = Vec::new();
-    for (step, partitions) in scale.growth.into_iter().enumerate() {
+    let most = cluster::partitions_max();
+    for (step, partitions) in scale.growth.into_iter().map(|partitions| partitions.min(most)).enumerate() {
         fill(cluster, &format!("growth-{step}"), partitions - there)?;
         there = there.max(partitions);
         thread::park_timeout(scale.settle);
