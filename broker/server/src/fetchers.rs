@@ -3,6 +3,7 @@
 //! The partitions' thread says whom to follow, as the metadata has it; a task for each fetcher (`fetchers/worker.rs`) asks the
 //! leader and does what `gregor_replication`'s `Fetcher` decides. Nothing here knows how a log is cut or appended to.
 
+mod inbox;
 mod link;
 mod requests;
 #[cfg(test)]
@@ -25,11 +26,16 @@ use gregor_replication::{FetcherConfig, FetcherId, FollowedPartition, fetcher_in
 use gregor_types::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionIndex, TopicId};
 use tokio::{runtime::Handle, sync::watch};
 
-use crate::{partition::Partition, partitions::TopicIds, throttles::Throttles};
+use crate::{
+    partition::{Assignment, Partition},
+    partitions::TopicIds,
+    throttles::Throttles,
+};
 
+use inbox::{Command, Follow, Inbox};
 pub(crate) use link::{Leader, Network};
 use threads::Threads;
-use worker::{Command, Follow, Inbox, Lane, Worker};
+use worker::{Lane, Worker};
 
 /// How a fetcher reaches a leader at `host:port`.
 pub(crate) type Connect = Box<dyn Fn(&str) -> Arc<dyn Leader> + Send + Sync>;
@@ -186,7 +192,8 @@ impl Fetchers {
         state.assignments += 1;
         let State { inboxes, addresses, followed, assignments, .. } = state;
         let inbox = inboxes.entry(by).or_insert_with(|| self.start(Lane::Main, addresses.get(&leader)));
-        let follow = Follow { partition: Arc::clone(partition), leader_epoch, number: *assignments };
+        let number = Assignment { number: *assignments, turn: 0 };
+        let follow = Follow { partition: Arc::clone(partition), leader_epoch, by: number };
         inbox.follow(follow, |address| self.start(Lane::Newcomers, address));
         followed.insert(name(partition), Followed { by, partition: Arc::clone(partition), leader_epoch });
     }

@@ -1,6 +1,7 @@
 //! Brokers in one process, each with its own partitions and folder, that replicate to each other: leaders, followers, fetchers
 //! and changes of in-sync replicas as in a server, with images and a controller made by hand.
 
+mod behind;
 mod consumers;
 mod full_disk;
 mod isr;
@@ -69,6 +70,8 @@ struct Cluster {
     /// Whether fetches that may wait for long do, whatever comes; and how many have begun to.
     holds_fetches: Mutex<bool>,
     held: Mutex<usize>,
+    /// The same of those that may not: of newcomers, and of those that are behind.
+    holds_others: Mutex<bool>,
 }
 
 struct World {
@@ -345,9 +348,11 @@ impl InProcess {
 impl Leader for InProcess {
     fn fetch(&self, request: FetchRequest) -> BoxFuture<'_, Option<FetchResponse>> {
         async move {
-            if request.max_wait_ms >= LONG_WAIT_MS && *locked(&self.cluster.holds_fetches) {
-                *locked(&self.cluster.held) += 1;
-                while *locked(&self.cluster.holds_fetches) {
+            let Cluster { holds_fetches, holds_others, held, .. } = &*self.cluster;
+            let holds = if request.max_wait_ms >= LONG_WAIT_MS { holds_fetches } else { holds_others };
+            if *locked(holds) {
+                *locked(held) += 1;
+                while *locked(holds) {
                     sleep(Duration::from_millis(5)).await;
                 }
             }

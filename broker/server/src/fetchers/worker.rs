@@ -1,72 +1,38 @@
 //! A fetcher's tasks, each of which asks its leader, and has what follows done to the logs: at once where that is a write of a few
 //! microseconds, else on a thread that may wait for the disk.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use gregor_messages::{FetchResponse, ListOffsetsResponse, fetch_response::PartitionData};
 use gregor_replication::{Fetcher, FollowedPartition, FollowerStep, NextRequest, OffsetLookUp};
-use gregor_types::{ErrorCode, LeaderEpoch, PartitionIndex, Timestamp};
-use tokio::sync::Notify;
+use gregor_types::{ErrorCode, PartitionIndex, Timestamp};
 
-use super::{Leader, Shared, name, requests};
+use super::{
+    Leader, Shared,
+    inbox::{Command, Follow, Inbox},
+    requests,
+};
 use crate::{
     clock::{now, steady},
-    partition::{Assignment, Partition, QUICK_BYTES_MAX},
+    partition::{Partition, QUICK_BYTES_MAX},
 };
 
 /// Slept at most before the clock is looked at again.
 const SLEEP_MAX: Duration = Duration::from_mins(1);
 
-/// How long a leader may wait for records of newcomers: they move on when the fetch that they came too late for is answered.
-const NEWCOMERS_WAIT_MS: i32 = 20;
-/// More newcomers than these are no small thing to fetch apart.
-const NEWCOMERS_MAX: usize = 500;
-
-/// What a fetcher is told.
+/// How long a leader may wait for records of those that the main task does not follow: newcomers move on when the fetch that they
+/// came too late for is answered, and who is behind gets records at once.
+const OTHERS_WAIT_MS: i32 = 20;
+/// Which of a fetcher's tasks.
 #[derive(Debug, Clone)]
-pub(super) enum Command {
-    Follow(Follow),
-    Unfollow(FollowedPartition),
-    Throttle(FollowedPartition, bool),
-}
-
-/// A partition to follow.
-#[derive(Debug, Clone)]
-pub(super) struct Follow {
-    pub(super) partition: Arc<Partition>,
-    pub(super) leader_epoch: LeaderEpoch,
-    /// Counts what all fetchers of the broker are given to follow.
-    pub(super) number: u64,
-}
-
-/// Which of a fetcher's two tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
-    /// It fetches all partitions of the fetcher, and takes them from the other.
+    /// It fetches all partitions of the fetcher but those that it lends, and takes them from the others.
     Main,
     /// It fetches those that came while the main one waits for the leader, until that looks.
     Newcomers,
-}
-
-/// What the fetcher's task has not read yet.
-#[derive(Debug, Default)]
-pub(super) struct Inbox {
-    post: Mutex<Post>,
-    address: Mutex<Option<String>>,
-    arrived: Notify,
-    /// That of the newcomers' task, once there was one.
-    newcomers: OnceLock<Arc<Inbox>>,
-}
-
-#[derive(Debug, Default)]
-struct Post {
-    commands: Vec<Command>,
-    /// Whether the task may look again only when a leader has answered.
-    is_away: bool,
+    /// It fetches those that are far behind, for the main one, which has this inbox: who is in sync does not wait for their records.
+    Behind(Arc<Inbox>),
 }
 
 pub(super) struct Worker {
@@ -80,52 +46,12 @@ pub(super) struct Worker {
 /// What goes to the thread that may wait, and comes back.
 struct Work {
     shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
     lane: Lane,
     fetcher: Fetcher,
-    partitions: HashMap<FollowedPartition, (Arc<Partition>, Assignment)>,
-}
-
-impl Inbox {
-    /// Has the partition followed. One that would wait for the fetch under way is fetched apart until that is answered: `start`
-    /// begins the task that does so.
-    pub(super) fn follow(&self, follow: Follow, start: impl FnOnce(Option<&String>) -> Arc<Self>) {
-        let mut post = self.lock();
-        if post.is_away && post.commands.len() < NEWCOMERS_MAX {
-            // Before the main task can know of it, which has it dropped there again.
-            let address = self.address.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let newcomers = self.newcomers.get_or_init(|| start(address.as_ref()));
-            newcomers.send(Command::Follow(follow.clone()));
-        }
-        post.commands.push(Command::Follow(follow));
-        drop(post);
-        self.arrived.notify_one();
-    }
-
-    /// Tells the task, and that of the newcomers.
-    pub(super) fn send(&self, command: Command) {
-        if let Some(newcomers) = self.newcomers.get() {
-            newcomers.send(command.clone());
-        }
-        self.lock().commands.push(command);
-        self.arrived.notify_one();
-    }
-
-    pub(super) fn set_address(&self, address: Option<&String>) {
-        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address.cloned();
-        if let Some(newcomers) = self.newcomers.get() {
-            newcomers.set_address(address);
-        }
-    }
-
-    fn take(&self) -> Vec<Command> {
-        let mut post = self.lock();
-        post.is_away = true;
-        std::mem::take(&mut post.commands)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Post> {
-        self.post.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    partitions: HashMap<FollowedPartition, Follow>,
+    /// Partitions that another task follows until they have caught up, and the number that they were lent under.
+    lent: HashMap<FollowedPartition, u64>,
 }
 
 impl Worker {
@@ -145,23 +71,16 @@ impl Worker {
     async fn work(&mut self) {
         let mut work = Work {
             shared: Arc::clone(&self.shared),
-            lane: self.lane,
+            inbox: Arc::clone(&self.inbox),
+            lane: self.lane.clone(),
             fetcher: Fetcher::new(self.shared.fetcher_config()),
             partitions: HashMap::new(),
+            lent: HashMap::new(),
         };
         loop {
             let commands = self.inbox.take();
             if !commands.is_empty() {
-                let newcomers = self.inbox.newcomers.get().cloned();
-                let take = move |work: &mut Work| {
-                    for command in commands {
-                        if let (Some(newcomers), Command::Follow(follow)) = (&newcomers, &command) {
-                            newcomers.send(Command::Unfollow(name(&follow.partition)));
-                        }
-                        work.take(command);
-                    }
-                };
-                let taken = aside(work, take);
+                let taken = aside(work, |work| commands.into_iter().for_each(|command| work.take(command)));
                 let Some(back) = taken.await else { return };
                 work = back;
             }
@@ -204,7 +123,7 @@ impl Worker {
         let is_awaited = |topic_id, answered: &PartitionData| {
             let id = FollowedPartition { topic_id, partition: PartitionIndex(answered.partition_index) };
             let has_records = answered.records.as_ref().is_some_and(|records| !records.is_empty());
-            has_records && work.partitions.get(&id).is_some_and(|(partition, _)| partition.is_topic_id_awaited())
+            has_records && work.partitions.get(&id).is_some_and(|followed| followed.partition.is_topic_id_awaited())
         };
         let is_any_awaited = || {
             let mut topics = response.responses.iter();
@@ -214,7 +133,7 @@ impl Worker {
     }
 
     async fn look_up(&mut self, work: Work, asked: Vec<OffsetLookUp>) -> Option<Work> {
-        let topic_of = |partition| work.partitions.get(&partition).map(|(partition, _)| partition.topic.clone());
+        let topic_of = |partition| work.partitions.get(&partition).map(|followed| followed.partition.topic.clone());
         let request = requests::look_up(&self.shared, &asked, topic_of);
         let response = match self.leader() {
             Some(leader) => leader.list_offsets(request).await,
@@ -227,19 +146,17 @@ impl Worker {
         let pause = until.map_or(SLEEP_MAX, |until| {
             Duration::from_millis(u64::try_from(until.since(steady())).unwrap_or(0)).min(SLEEP_MAX)
         });
-        self.inbox.lock().is_away = false;
-        // Who comes too late is told at the next turn: the notification is kept.
-        let _ = tokio::time::timeout(pause, self.inbox.arrived.notified()).await;
+        let _ = tokio::time::timeout(pause, self.inbox.arrival()).await;
     }
 
     fn max_wait_ms(&self) -> i32 {
         let all = self.shared.config.replica_fetch_wait_max_ms;
-        if self.lane == Lane::Main { all } else { all.min(NEWCOMERS_WAIT_MS) }
+        if matches!(self.lane, Lane::Main) { all } else { all.min(OTHERS_WAIT_MS) }
     }
 
     /// The leader where the metadata says that it is now.
     fn leader(&mut self) -> Option<Arc<dyn Leader>> {
-        let address = self.inbox.address.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let address = self.inbox.address()?;
         match &self.leader {
             Some((known, leader)) if *known == address => Some(Arc::clone(leader)),
             _ => {
@@ -249,6 +166,14 @@ impl Worker {
             }
         }
     }
+}
+
+/// Begins the task for the partitions of a fetcher that are far behind.
+fn start_for_those_behind(shared: &Arc<Shared>, main: &Arc<Inbox>, address: Option<&String>) -> Arc<Inbox> {
+    let inbox = Arc::<Inbox>::default();
+    inbox.set_address(address);
+    tokio::spawn(Worker::new(Arc::clone(shared), Arc::clone(&inbox), Lane::Behind(Arc::clone(main))).run());
+    inbox
 }
 
 /// Runs something where the disk may be waited for; nothing comes back of what panicked.
@@ -263,27 +188,73 @@ async fn aside(mut work: Work, act: impl FnOnce(&mut Work) + Send + 'static) -> 
 impl Work {
     fn take(&mut self, command: Command) {
         match command {
-            Command::Follow(Follow { partition, leader_epoch, number }) => {
-                let id = name(&partition);
-                // The main task's counts for more.
-                let by = Assignment(2 * number + u64::from(self.lane == Lane::Main));
-                // A log that is gone has nothing to follow with; who has it anew is told anew.
-                let Some((log, high_watermark)) = partition.followed_from(by, now()) else { return };
-                let is_throttled = partition.follows_throttled();
-                self.partitions.insert(id, (partition, by));
-                let step = self.fetcher.follow(id, leader_epoch, log, high_watermark);
-                self.fetcher.set_throttled(id, is_throttled);
-                self.act(id, step, &[]);
+            Command::Follow(follow) => {
+                self.inbox.tell_newcomers(Command::Unfollow(follow.id()));
+                self.take_back(follow.id());
+                self.follow(follow);
+            }
+            Command::Return(follow) => {
+                // Meanwhile it may be another's, or follow another leadership.
+                if self.lent.get(&follow.id()) == Some(&follow.by.number) {
+                    self.lent.remove(&follow.id());
+                    self.follow(follow);
+                }
             }
             Command::Throttle(id, is_throttled) => {
                 if self.partitions.contains_key(&id) {
                     self.fetcher.set_throttled(id, is_throttled);
+                } else if self.lent.contains_key(&id) {
+                    self.inbox.tell_behind(Command::Throttle(id, is_throttled));
                 }
             }
             Command::Unfollow(id) => {
+                self.take_back(id);
                 self.fetcher.unfollow(id);
                 self.partitions.remove(&id);
             }
+        }
+    }
+
+    fn follow(&mut self, follow: Follow) {
+        let (id, leader_epoch) = (follow.id(), follow.leader_epoch);
+        // A log that is gone has nothing to follow with; who has it anew is told anew.
+        let Some((log, high_watermark)) = follow.partition.followed_from(follow.by, now()) else { return };
+        let is_throttled = follow.partition.follows_throttled();
+        self.partitions.insert(id, follow);
+        let step = self.fetcher.follow(id, leader_epoch, log, high_watermark);
+        self.fetcher.set_throttled(id, is_throttled);
+        self.act(id, step, &[]);
+    }
+
+    /// A partition that was lent is not the other task's any more.
+    fn take_back(&mut self, id: FollowedPartition) {
+        if self.lent.remove(&id).is_some() {
+            self.inbox.tell_behind(Command::Unfollow(id));
+        }
+    }
+
+    /// Whether the partition, of which an answer had so many bytes, is another task's to follow from now on.
+    fn is_anothers(&self, id: FollowedPartition, bytes: usize) -> bool {
+        let lag = self.fetcher.lag(id);
+        match self.lane {
+            // Behind what is committed: it is not in sync.
+            Lane::Main => bytes > QUICK_BYTES_MAX && lag.is_some_and(|lag| lag > 0) && self.partitions.len() > 1,
+            Lane::Behind(_) => lag == Some(0),
+            Lane::Newcomers => false,
+        }
+    }
+
+    fn hand_over(&mut self, id: FollowedPartition) {
+        let Some(follow) = self.partitions.remove(&id) else { return };
+        self.fetcher.unfollow(id);
+        let follow = follow.by_another();
+        match &self.lane {
+            Lane::Main => {
+                self.lent.insert(id, follow.by.number);
+                self.inbox.lend(follow, |address| start_for_those_behind(&self.shared, &self.inbox, address));
+            }
+            Lane::Behind(main) => main.send(Command::Return(follow)),
+            Lane::Newcomers => {}
         }
     }
 
@@ -296,11 +267,11 @@ impl Work {
                 let answer = requests::answer(answered);
                 let id =
                     FollowedPartition { topic_id: topic.topic_id, partition: PartitionIndex(answered.partition_index) };
-                bytes += answered.records.as_ref().map_or(0, |records| records.len());
+                bytes += answered.records.as_ref().map_or(0, Bytes::len);
                 answer.error == ErrorCode::None
                     && answer.diverging.is_none()
                     && bytes <= QUICK_BYTES_MAX
-                    && self.partitions.get(&id).is_none_or(|(partition, _)| partition.appends_quickly())
+                    && self.partitions.get(&id).is_none_or(|followed| followed.partition.appends_quickly())
             })
         })
     }
@@ -318,7 +289,7 @@ impl Work {
             return;
         }
         for (id, answered) in partitions() {
-            let Some((partition, _)) = self.partitions.get(&id).cloned() else { continue };
+            let Some(partition) = self.partition(id) else { continue };
             let answer = requests::answer(answered);
             let step = self.fetcher.on_answer(id, &answer, &*partition, steady());
             let records = answered.records.as_deref().unwrap_or_default();
@@ -326,20 +297,27 @@ impl Work {
                 self.shared.throttles.follower.record(records.len() as u64, steady());
             }
             self.act(id, step, records);
+            if self.is_anothers(id, records.len()) {
+                self.hand_over(id);
+            }
         }
     }
 
     fn take_looked_up(&mut self, asked: &[OffsetLookUp], response: Option<&ListOffsetsResponse>) {
         for asked in asked {
-            let Some((partition, _)) = self.partitions.get(&asked.partition).cloned() else { continue };
+            let Some(partition) = self.partition(asked.partition) else { continue };
             let answer = requests::looked_up(response, Some(&partition.topic), asked);
             let step = self.fetcher.on_looked_up(asked, answer, &*partition, steady());
             self.act(asked.partition, step, &[]);
         }
     }
 
+    fn partition(&self, id: FollowedPartition) -> Option<Arc<Partition>> {
+        self.partitions.get(&id).map(|followed| Arc::clone(&followed.partition))
+    }
+
     fn act(&mut self, id: FollowedPartition, step: FollowerStep, records: &[u8]) {
-        let Some((partition, by)) = self.partitions.get(&id) else { return };
+        let Some(Follow { partition, by, .. }) = self.partitions.get(&id) else { return };
         if step == FollowerStep::Nothing {
             return;
         }

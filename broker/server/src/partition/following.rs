@@ -18,7 +18,12 @@ pub(crate) const QUICK_BYTES_MAX: usize = 256 << 10;
 
 /// By what a fetcher follows a partition: the higher one counts, where two think that the partition is theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct Assignment(pub(crate) u64);
+pub(crate) struct Assignment {
+    /// Counts what all fetchers of the broker are given to follow.
+    pub(crate) number: u64,
+    /// Counts by which of a fetcher's tasks it was followed since.
+    pub(crate) turn: u64,
+}
 
 /// What a step fails with.
 enum Failed {

@@ -44,7 +44,9 @@ impl Partitions {
     /// lose its records at the next start.
     pub(super) fn forget_gone(&self, work: &mut Work) {
         if std::mem::take(&mut work.is_outdated) {
-            CheckpointKind::ALL.into_iter().for_each(|kind| self.checkpoint(kind));
+            for kind in CheckpointKind::ALL {
+                self.checkpoint(kind);
+            }
         }
     }
 

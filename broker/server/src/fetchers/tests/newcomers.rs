@@ -45,7 +45,7 @@ async fn what_a_fetcher_does_to_a_log_that_another_took_over_is_not_done() {
         let step = FollowerStep::Truncate { leader_epoch: LeaderEpoch(0), to: Offset(0) };
         follower.follow_step(step, by, &[], now()).unwrap().end
     };
-    let (later, latest) = (Assignment(1_000), Assignment(1_001));
+    let (later, latest) = (Assignment { number: 1_000, turn: 9 }, Assignment { number: 1_001, turn: 0 });
     assert!(follower.followed_from(latest, now()).is_some());
     assert!(follower.followed_from(later, now()).is_none(), "a later one has it");
     assert_eq!(cut(later), Offset(1));
