@@ -259,6 +259,11 @@ impl BrokerConfig {
                 "node {node_id} is a controller and is not among controller.quorum.voters"
             )));
         }
+        if !roles.controller && voters.iter().any(|voter| voter.id.value() == node_id) {
+            return Err(ConfigError::Contradiction(format!(
+                "node {node_id} is no controller (process.roles=broker) and must not be among controller.quorum.voters"
+            )));
+        }
         let cordoned_log_dirs = cordoned(&log_dirs, read.text("cordoned.log.dirs"))?;
         let move_threads = match read.set("num.replica.alter.log.dirs.threads") {
             Some(_) => read.number::<usize>("num.replica.alter.log.dirs.threads")?.max(1),
@@ -452,6 +457,10 @@ mod tests {
             ("listeners=PLAINTEXT://:9092\n", "controller.listener.names"),
             ("listeners=CONTROLLER://:9093\n", "no listener for clients"),
             ("controller.quorum.voters=1@a:1\n", "not among controller.quorum.voters"),
+            (
+                "process.roles=broker\nlisteners=PLAINTEXT://:9092\ncontroller.quorum.voters=7@a:1\n",
+                "must not be among controller.quorum.voters",
+            ),
             ("inter.broker.listener.name=CONTROLLER\n", "inter.broker.listener.name"),
             ("inter.broker.listener.name=PLAINTEXT\nsecurity.inter.broker.protocol=PLAINTEXT\n", "keep one"),
             ("security.inter.broker.protocol=SSL\n", "asks for a listener of that name"),

@@ -126,10 +126,12 @@ impl Leader {
         self.replicas.iter().map(|(key, progress)| (*key, *progress))
     }
 
-    /// A replica that has everything before `end` asks for more.
-    pub(crate) fn on_fetched(&mut self, replica: ReplicaKey, end: Offset) {
+    /// A replica that has everything before `end` asks for more. Of too many, the observer that is silent for longest is forgotten, and
+    /// never a voter: whoever invents observers must not bring the leader down.
+    pub(crate) fn on_fetched(&mut self, replica: ReplicaKey, end: Offset, voters: &VoterSet) {
         if !self.replicas.contains_key(&replica) && self.replicas.len() >= OBSERVERS_MAX {
-            let silent = self.replicas.iter().max_by_key(|(_, progress)| progress.fetched.nanos()).map(|(key, _)| *key);
+            let observers = self.replicas.iter().filter(|(key, _)| voters.iter().all(|voter| voter.key != **key));
+            let silent = observers.max_by_key(|(_, progress)| progress.fetched.nanos()).map(|(key, _)| *key);
             silent.map(|key| self.replicas.remove(&key));
         }
         let before = self.replicas.get(&replica).copied();

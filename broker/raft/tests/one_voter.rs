@@ -277,14 +277,15 @@ fn an_observer_waits_for_records_and_is_listed_with_its_end() {
 fn snapshots_are_served_in_pieces_and_the_one_of_formatting_never() {
     let mut node = Node::new(true, 1);
     node.settle();
-    let piece = |offset, epoch, position| {
+    let of = |max_bytes, offset, epoch, position| {
         let snapshot_id = SnapshotIdField { end_offset: offset, epoch, ..Default::default() };
         let partition =
             PartitionSnapshot { partition: 0, current_leader_epoch: 1, snapshot_id, position, ..Default::default() };
         let topic =
             TopicSnapshot { name: "__cluster_metadata".into(), partitions: vec![partition], ..Default::default() };
-        Request::FetchSnapshot(FetchSnapshotRequest { max_bytes: 50, topics: vec![topic], ..Default::default() })
+        Request::FetchSnapshot(FetchSnapshotRequest { max_bytes, topics: vec![topic], ..Default::default() })
     };
+    let piece = |offset, epoch, position| of(50, offset, epoch, position);
     let answer = |node: &mut Node, request| {
         node.request(1, 1, request);
         match node.replies.pop() {
@@ -299,6 +300,10 @@ fn snapshots_are_served_in_pieces_and_the_one_of_formatting_never() {
     node.log.snapshot = Some((OffsetAndEpoch::new(Offset(3), LeaderEpoch(1)), 100));
     let (error, read) = answer(&mut node, piece(3, 1, 50));
     assert_eq!((error, read.unwrap().position), (ErrorCode::None, 50));
+    for (asked, given) in [(50, 50), (-1, 0), (i32::MAX, 8 << 20)] {
+        let (_, read) = answer(&mut node, of(asked, 3, 1, 0));
+        assert_eq!(read.unwrap().max_bytes, given, "nobody has a node read more at once than it sends");
+    }
     assert_eq!(answer(&mut node, piece(3, 1, 100)).0, ErrorCode::PositionOutOfRange);
     node.request(1, 17, fetch(0, 0, 1, 0));
     assert_eq!(last_fetch(&node).snapshot_id.end_offset, 3, "an empty log is filled from a snapshot");

@@ -7,10 +7,13 @@ mod lone_voter;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use gregor_messages::FetchRequest;
+use gregor_messages::{
+    BeginQuorumEpochRequest, DescribeQuorumRequest, EndQuorumEpochRequest, FetchRequest, begin_quorum_epoch_request,
+    describe_quorum_request, end_quorum_epoch_request,
+};
 use gregor_raft::{
     AppendError, Batch, ElectionState, Input, LogView as _, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Outgoing, Quorum,
-    Reply, Request, Role, SnapshotId, StartError,
+    Reply, Request, RequestId, Role, SnapshotId, StartError,
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp, Uuid};
 use lone_voter::{OTHER, Paper, Rig, THIRD, ballot, config, error_of_piece, fetch, fetched, history, piece, verdict};
@@ -140,6 +143,14 @@ fn who_does_not_lead_says_who_does_and_where_and_never_that_it_does_itself() {
     assert_eq!((endpoint.node_id, endpoint.host.as_str(), endpoint.port), (2, "node", 2));
     let reply = rig.ask(1, piece(0, SnapshotId::new(Offset(5), LeaderEpoch(1)), 4));
     assert_eq!(error_of_piece(&reply), ErrorCode::NotLeaderOrFollower, "nor does it serve snapshots");
+    // An Apache node that is told of a leader, and not where it is, ends.
+    for (version, endpoints) in [(0, Vec::new()), (1, vec![(2, "node".to_owned(), 2)])] {
+        for request in [Request::Vote(ballot(3, 2, false)), begins(THIRD, 3), ends(THIRD, 3)] {
+            let (error, leader, told) = verdict_and_leader(rig.ask(version, request));
+            assert_eq!((error, leader), (ErrorCode::FencedLeaderEpoch, (2, 4)));
+            assert_eq!(told, endpoints, "in version {version}");
+        }
+    }
     // A candidate has voted for itself, which makes it no leader.
     let mut rig = Rig::new(Paper::default(), ElectionState::INITIAL);
     rig.pass(2_000);
@@ -319,8 +330,11 @@ fn what_is_committed_stays_so_when_more_vote_and_have_it_not() {
     rig.says_it_runs(fourth, Some((0, 1)));
     rig.sync();
     assert_eq!((rig.quorum.history().voters().len(), rig.log.end().offset), (4, Offset(end + 1)));
-    // The new voter lost what it had: of four, two have all.
-    rig.ask(17, Request::Fetch(fetch(fourth, 0, 0, epoch)));
+    // The new voter lost what it had, and another never had it: of four, two have all, and a majority the first record.
+    assert!(end > 1, "there is more than the first record of the epoch");
+    for behind in [THIRD, fourth] {
+        rig.ask(17, Request::Fetch(fetch(behind, 1, epoch, epoch)));
+    }
     assert_eq!(rig.high_watermark, Some(Offset(end)));
     let answer = fetched(rig.ask(17, Request::Fetch(fetch(OTHER, end, epoch, epoch))));
     assert_eq!(answer.responses[0].partitions[0].high_watermark, end, "and so it is told to others");
@@ -328,4 +342,175 @@ fn what_is_committed_stays_so_when_more_vote_and_have_it_not() {
     assert_eq!(rig.high_watermark, Some(Offset(end)), "three of four have to have the change itself");
     rig.ask(17, Request::Fetch(fetch(THIRD, end + 1, epoch, epoch)));
     assert_eq!(rig.high_watermark, Some(Offset(end + 1)));
+}
+
+/// A voter says that it leads an epoch.
+fn begins(leader: BrokerId, epoch: i32) -> Request {
+    let partition = begin_quorum_epoch_request::PartitionData {
+        leader_id: leader.value(),
+        leader_epoch: epoch,
+        ..Default::default()
+    };
+    let topic = begin_quorum_epoch_request::TopicData {
+        topic_name: "__cluster_metadata".into(),
+        partitions: vec![partition],
+        ..Default::default()
+    };
+    Request::BeginQuorumEpoch(BeginQuorumEpochRequest { topics: vec![topic], voter_id: -1, ..Default::default() })
+}
+
+/// A voter says that it leads an epoch no more.
+fn ends(leader: BrokerId, epoch: i32) -> Request {
+    let partition = end_quorum_epoch_request::PartitionData {
+        leader_id: leader.value(),
+        leader_epoch: epoch,
+        ..Default::default()
+    };
+    let topic = end_quorum_epoch_request::TopicData {
+        topic_name: "__cluster_metadata".into(),
+        partitions: vec![partition],
+        ..Default::default()
+    };
+    Request::EndQuorumEpoch(EndQuorumEpochRequest { topics: vec![topic], ..Default::default() })
+}
+
+/// An answer's error, the leader and the epoch that it names, and where nodes are.
+fn verdict_and_leader(reply: Reply) -> (ErrorCode, (i32, i32), Vec<(i32, String, u16)>) {
+    match reply {
+        Reply::Vote(answer) => {
+            let data = &answer.topics[0].partitions[0];
+            let nodes = answer.node_endpoints.iter().map(|node| (node.node_id, node.host.to_string(), node.port));
+            (ErrorCode::from(data.error_code), (data.leader_id, data.leader_epoch), nodes.collect())
+        }
+        Reply::BeginQuorumEpoch(answer) => {
+            let data = &answer.topics[0].partitions[0];
+            let nodes = answer.node_endpoints.iter().map(|node| (node.node_id, node.host.to_string(), node.port));
+            (ErrorCode::from(data.error_code), (data.leader_id, data.leader_epoch), nodes.collect())
+        }
+        Reply::EndQuorumEpoch(answer) => {
+            let data = &answer.topics[0].partitions[0];
+            let nodes = answer.node_endpoints.iter().map(|node| (node.node_id, node.host.to_string(), node.port));
+            (ErrorCode::from(data.error_code), (data.leader_id, data.leader_epoch), nodes.collect())
+        }
+        other => panic!("no answer to a vote or to a leader, but {other:?}"),
+    }
+}
+
+/// What a description of a partition says: the error of the whole, and that of each partition.
+fn described(rig: &mut Rig, topic: &str, partition: i32) -> (i16, Vec<ErrorCode>) {
+    let partition = describe_quorum_request::PartitionData { partition_index: partition, ..Default::default() };
+    let topic = describe_quorum_request::TopicData {
+        topic_name: topic.into(),
+        partitions: vec![partition],
+        ..Default::default()
+    };
+    let request = DescribeQuorumRequest { topics: vec![topic], ..Default::default() };
+    match rig.ask(2, Request::DescribeQuorum(request)) {
+        Reply::DescribeQuorum(answer) => {
+            let errors = answer.topics.iter().flat_map(|topic| &topic.partitions);
+            (answer.error_code, errors.map(|partition| ErrorCode::from(partition.error_code)).collect())
+        }
+        other => panic!("no description, but {other:?}"),
+    }
+}
+
+#[test]
+fn inventing_observers_costs_no_voter_its_place() {
+    let mut rig = Rig::leading(Paper::default(), false);
+    let (epoch, end) = (rig.quorum.epoch().value(), rig.log.end().offset.value());
+    rig.ask(17, Request::Fetch(fetch(OTHER, end, epoch, epoch)));
+    rig.ask(17, Request::Fetch(fetch(THIRD, end, epoch, epoch)));
+    rig.pass(500);
+    for invented in 1_000..2_100 {
+        rig.ask(17, Request::Fetch(fetch(BrokerId(invented), end, epoch, epoch)));
+    }
+    rig.pass(100);
+    assert!(matches!(rig.quorum.role(), Role::Leader(_)), "{:?}", rig.quorum.role());
+    rig.step(Input::Append { epoch: LeaderEpoch(epoch), base: Offset(end), records: vec![Bytes::from_static(b"x")] });
+    rig.sync();
+    rig.ask(17, Request::Fetch(fetch(OTHER, end + 1, epoch, epoch)));
+    assert_eq!(rig.high_watermark, Some(Offset(end + 1)));
+}
+
+#[test]
+fn a_topic_that_is_not_the_metadata_gets_apaches_error() {
+    let named = |name: &str, partition: i32| {
+        let mut requests = [Request::Vote(ballot(5, 2, false)), begins(OTHER, 4), ends(OTHER, 4)];
+        match &mut requests {
+            [Request::Vote(vote), Request::BeginQuorumEpoch(begin), Request::EndQuorumEpoch(end)] => {
+                vote.topics[0].topic_name = name.into();
+                vote.topics[0].partitions[0].partition_index = partition;
+                begin.topics[0].topic_name = name.into();
+                begin.topics[0].partitions[0].partition_index = partition;
+                end.topics[0].topic_name = name.into();
+                end.topics[0].partitions[0].partition_index = partition;
+            }
+            _ => unreachable!(),
+        }
+        requests
+    };
+    for (name, partition) in [("t", 0), ("__cluster_metadata", 1)] {
+        let mut rig = Rig::following();
+        let (role, epoch) = (format!("{:?}", rig.quorum.role()), rig.quorum.epoch());
+        for request in named(name, partition) {
+            let (top, topics) = match rig.ask(1, request) {
+                Reply::Vote(answer) => (answer.error_code, answer.topics.len()),
+                Reply::BeginQuorumEpoch(answer) => (answer.error_code, answer.topics.len()),
+                Reply::EndQuorumEpoch(answer) => (answer.error_code, answer.topics.len()),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((ErrorCode::from(top), topics), (ErrorCode::InvalidRequest, 0));
+        }
+        assert_eq!((format!("{:?}", rig.quorum.role()), rig.quorum.epoch()), (role, epoch), "and changes nothing");
+        assert_eq!(described(&mut rig, name, partition), (0, vec![ErrorCode::UnknownTopicOrPartition]));
+    }
+    let mut rig = Rig::following();
+    assert_eq!(described(&mut rig, "__cluster_metadata", 0), (0, vec![ErrorCode::NotLeaderOrFollower]));
+}
+
+#[test]
+fn who_hears_its_leader_refuses_even_to_say_that_it_would_vote() {
+    let mut rig = Rig::following();
+    let end = rig.log.end();
+    let mut question = ballot(4, end.epoch.value(), true);
+    question.topics[0].partitions[0].last_offset = end.offset.value() + 10;
+    assert_eq!(verdict(rig.ask(2, Request::Vote(question.clone()))), (ErrorCode::None, true), "it has not fetched yet");
+    let sent = rig.sent.len();
+    rig.records(Bytes::new(), 0);
+    rig.sync();
+    assert!(rig.sent.len() > sent, "it goes on fetching");
+    assert_eq!(
+        verdict(rig.ask(2, Request::Vote(question))),
+        (ErrorCode::None, false),
+        "with a log that is good enough"
+    );
+}
+
+#[test]
+fn a_leader_that_means_another_replica_is_told_so() {
+    for (voter, disk) in [(3, Uuid::ZERO), (-1, Uuid(99))] {
+        let mut rig = Rig::following();
+        let mut request = begins(OTHER, 4);
+        if let Request::BeginQuorumEpoch(begin) = &mut request {
+            begin.voter_id = voter;
+            begin.topics[0].partitions[0].voter_directory_id = disk;
+        }
+        assert_eq!(verdict_and_leader(rig.ask(1, request)).0, ErrorCode::InvalidVoterKey);
+    }
+}
+
+#[test]
+fn a_vote_is_for_one_disk_of_a_candidate() {
+    let mut rig = Rig::new(Paper::default(), ElectionState::unknown_leader(LeaderEpoch(3)));
+    let of = |disk| {
+        let mut ballot = ballot(4, 2, false);
+        ballot.topics[0].partitions[0].replica_directory_id = disk;
+        Request::Vote(ballot)
+    };
+    for (disk, granted) in [(Uuid(7), true), (Uuid(7), true), (Uuid(8), false)] {
+        rig.step(Input::Request { id: RequestId(1), version: 2, request: of(disk) });
+        rig.sync();
+        let reply = rig.replies.pop().expect("an answer once it is on the disk");
+        assert_eq!(verdict(reply), (ErrorCode::None, granted), "on the disk {disk:?}");
+    }
 }

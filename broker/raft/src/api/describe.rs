@@ -1,25 +1,24 @@
 //! DescribeQuorum: who leads, who votes, who watches, and how far each is (KIP-595, KIP-836, KIP-853).
 
 use gregor_messages::{
-    DescribeQuorumRequest, DescribeQuorumResponse,
+    DescribeQuorumRequest, DescribeQuorumResponse, describe_quorum_request,
     describe_quorum_response::{Listener, Node, PartitionData, ReplicaState, TopicData},
 };
 use gregor_types::{ErrorCode, Offset, Timestamp};
 
-use crate::{METADATA_TOPIC, Now, Quorum, ReplicaKey, Role, leader::Progress, time::Age};
+use super::is_metadata;
+use crate::{Now, Quorum, ReplicaKey, Role, leader::Progress, time::Age};
 
 impl Quorum {
     pub(crate) fn on_describe(&self, request: &DescribeQuorumRequest, now: Now) -> DescribeQuorumResponse {
-        let failed = |error: ErrorCode| DescribeQuorumResponse { error_code: error.code(), ..Default::default() };
-        let [topic] = request.topics.as_slice() else { return failed(ErrorCode::InvalidRequest) };
-        let [partition] = topic.partitions.as_slice() else { return failed(ErrorCode::InvalidRequest) };
-        let data = if topic.topic_name != METADATA_TOPIC || partition.partition_index != 0 {
-            partition_error(partition.partition_index, ErrorCode::UnknownTopicOrPartition)
-        } else {
-            match &self.role {
-                Role::Leader(_) => self.describe_as_leader(now),
-                _ => partition_error(0, ErrorCode::NotLeaderOrFollower),
-            }
+        let [topic] = request.topics.as_slice() else { return describe_nothing(request) };
+        let [partition] = topic.partitions.as_slice() else { return describe_nothing(request) };
+        if !is_metadata(&topic.topic_name, partition.partition_index) {
+            return describe_nothing(request);
+        }
+        let data = match &self.role {
+            Role::Leader(_) => self.describe_as_leader(now),
+            _ => partition_error(0, ErrorCode::NotLeaderOrFollower),
         };
         let nodes = if data.error_code == 0 { self.nodes() } else { Vec::new() };
         let topic = TopicData { topic_name: topic.topic_name.clone(), partitions: vec![data], ..Default::default() };
@@ -73,6 +72,16 @@ impl Quorum {
         };
         self.voters().iter().map(node).collect()
     }
+}
+
+/// The answer to who asks for anything but the metadata.
+fn describe_nothing(request: &DescribeQuorumRequest) -> DescribeQuorumResponse {
+    let topic = |topic: &describe_quorum_request::TopicData| {
+        let unknown = |index: i32| partition_error(index, ErrorCode::UnknownTopicOrPartition);
+        let partitions = topic.partitions.iter().map(|partition| unknown(partition.partition_index)).collect();
+        TopicData { topic_name: topic.topic_name.clone(), partitions, ..Default::default() }
+    };
+    DescribeQuorumResponse { topics: request.topics.iter().map(topic).collect(), ..Default::default() }
 }
 
 fn partition_error(index: i32, error: ErrorCode) -> PartitionData {

@@ -6,14 +6,19 @@ use gregor_messages::{
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Uuid};
 
+use super::is_metadata;
 use crate::{
-    Effects, Endpoint, METADATA_TOPIC, Nanos, Now, Quorum, ReplicaKey, Rng, Role, Token, candidate::Prospective,
-    quorum::Unattached, time::Countdown,
+    Effects, Endpoint, Nanos, Now, Quorum, ReplicaKey, Rng, Role, Token, candidate::Prospective, quorum::Unattached,
+    time::Countdown,
 };
+
+/// From this version on an answer says where the leader listens that it names.
+const VERSION_OF_ENDPOINTS: i16 = 1;
 
 impl Quorum {
     pub(crate) fn on_begin_epoch(
         &mut self,
+        version: i16,
         request: &BeginQuorumEpochRequest,
         now: Now,
         rng: &mut dyn Rng,
@@ -26,23 +31,22 @@ impl Quorum {
         }
         let [topic] = request.topics.as_slice() else { return failed(ErrorCode::InvalidRequest) };
         let [partition] = topic.partitions.as_slice() else { return failed(ErrorCode::InvalidRequest) };
+        if !is_metadata(&topic.topic_name, partition.partition_index) {
+            return failed(ErrorCode::InvalidRequest);
+        }
         let mut after = None;
-        let error = if topic.topic_name != METADATA_TOPIC || partition.partition_index != 0 {
-            ErrorCode::UnknownTopicOrPartition
-        } else {
-            let endpoints = request.leader_endpoints.iter().map(|endpoint| Endpoint {
-                name: endpoint.name.clone(),
-                host: endpoint.host.clone(),
-                port: endpoint.port,
-            });
-            let (leader, epoch) = (BrokerId(partition.leader_id), LeaderEpoch(partition.leader_epoch));
-            match self.hear_of_leader(leader, epoch, endpoints.collect(), now, rng, effects) {
-                Err(error) => error,
-                Ok(token) => {
-                    after = token;
-                    let addressee = self.check_addressee(BrokerId(request.voter_id), partition.voter_directory_id);
-                    addressee.err().unwrap_or(ErrorCode::None)
-                }
+        let endpoints = request.leader_endpoints.iter().map(|endpoint| Endpoint {
+            name: endpoint.name.clone(),
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+        });
+        let (leader, epoch) = (BrokerId(partition.leader_id), LeaderEpoch(partition.leader_epoch));
+        let error = match self.hear_of_leader(leader, epoch, endpoints.collect(), now, rng, effects) {
+            Err(error) => error,
+            Ok(token) => {
+                after = token;
+                let addressee = self.check_addressee(BrokerId(request.voter_id), partition.voter_directory_id);
+                addressee.err().unwrap_or(ErrorCode::None)
             }
         };
         let data = begin_quorum_epoch_response::PartitionData {
@@ -57,11 +61,20 @@ impl Quorum {
             partitions: vec![data],
             ..Default::default()
         };
-        (BeginQuorumEpochResponse { topics: vec![topic], ..Default::default() }, after)
+        let endpoint = self.leader_endpoint().filter(|_| version >= VERSION_OF_ENDPOINTS);
+        let node_endpoints = endpoint.map(|(id, endpoint)| begin_quorum_epoch_response::NodeEndpoint {
+            node_id: id.value(),
+            host: endpoint.host,
+            port: endpoint.port,
+            ..Default::default()
+        });
+        let node_endpoints = node_endpoints.into_iter().collect();
+        (BeginQuorumEpochResponse { topics: vec![topic], node_endpoints, ..Default::default() }, after)
     }
 
     pub(crate) fn on_end_epoch(
         &mut self,
+        version: i16,
         request: &EndQuorumEpochRequest,
         now: Now,
         rng: &mut dyn Rng,
@@ -74,26 +87,24 @@ impl Quorum {
         }
         let [topic] = request.topics.as_slice() else { return failed(ErrorCode::InvalidRequest) };
         let [partition] = topic.partitions.as_slice() else { return failed(ErrorCode::InvalidRequest) };
+        if !is_metadata(&topic.topic_name, partition.partition_index) {
+            return failed(ErrorCode::InvalidRequest);
+        }
         let mut after = None;
-        let error = if topic.topic_name != METADATA_TOPIC || partition.partition_index != 0 {
-            ErrorCode::UnknownTopicOrPartition
-        } else {
-            let (leader, epoch) = (BrokerId(partition.leader_id), LeaderEpoch(partition.leader_epoch));
-            match self.hear_of_leader(leader, epoch, Vec::new(), now, rng, effects) {
-                Err(error) => error,
-                Ok(token) => {
-                    after = token;
-                    let by_key: Vec<_> = partition
-                        .preferred_candidates
-                        .iter()
-                        .map(|info| ReplicaKey::new(BrokerId(info.candidate_id), info.candidate_directory_id))
-                        .collect();
-                    let by_id =
-                        partition.preferred_successors.iter().map(|id| ReplicaKey::new(BrokerId(*id), Uuid::ZERO));
-                    let candidates = if by_key.is_empty() { by_id.collect() } else { by_key };
-                    self.look_for_another_leader(leader, &candidates, rng);
-                    ErrorCode::None
-                }
+        let (leader, epoch) = (BrokerId(partition.leader_id), LeaderEpoch(partition.leader_epoch));
+        let error = match self.hear_of_leader(leader, epoch, Vec::new(), now, rng, effects) {
+            Err(error) => error,
+            Ok(token) => {
+                after = token;
+                let by_key: Vec<_> = partition
+                    .preferred_candidates
+                    .iter()
+                    .map(|info| ReplicaKey::new(BrokerId(info.candidate_id), info.candidate_directory_id))
+                    .collect();
+                let by_id = partition.preferred_successors.iter().map(|id| ReplicaKey::new(BrokerId(*id), Uuid::ZERO));
+                let candidates = if by_key.is_empty() { by_id.collect() } else { by_key };
+                self.look_for_another_leader(leader, &candidates, rng);
+                ErrorCode::None
             }
         };
         let data = end_quorum_epoch_response::PartitionData {
@@ -108,7 +119,15 @@ impl Quorum {
             partitions: vec![data],
             ..Default::default()
         };
-        (EndQuorumEpochResponse { topics: vec![topic], ..Default::default() }, after)
+        let endpoint = self.leader_endpoint().filter(|_| version >= VERSION_OF_ENDPOINTS);
+        let node_endpoints = endpoint.map(|(id, endpoint)| end_quorum_epoch_response::NodeEndpoint {
+            node_id: id.value(),
+            host: endpoint.host,
+            port: endpoint.port,
+            ..Default::default()
+        });
+        let node_endpoints = node_endpoints.into_iter().collect();
+        (EndQuorumEpochResponse { topics: vec![topic], node_endpoints, ..Default::default() }, after)
     }
 
     /// Follows whoever says that it leads, or led, an epoch. Two leaders of one epoch there cannot be: then nothing changes.

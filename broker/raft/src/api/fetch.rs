@@ -19,7 +19,7 @@ const VERSION_OF_TOPIC_IDS: i16 = 13;
 /// The version from which an answer can name the leader's address.
 const VERSION_OF_ENDPOINTS: i16 = 17;
 /// The most bytes of records in one answer (`KafkaRaftClient.MAX_FETCH_SIZE_BYTES`).
-const MAX_FETCH_BYTES: i32 = 8 * 1024 * 1024;
+pub(super) const MAX_FETCH_BYTES: i32 = 8 * 1024 * 1024;
 
 /// What is left of a valid fetch while it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -137,7 +137,7 @@ impl Quorum {
         // Static voters have no directory in the set.
         let voter = self.voters().voter(node).filter(|_| self.voters().contains(key)).map(|voter| voter.key);
         if let Role::Leader(leader) = &mut self.role {
-            leader.on_fetched(voter.unwrap_or(key), from);
+            leader.on_fetched(voter.unwrap_or(key), from, self.history.voters());
             if voter.is_some() {
                 leader.followed_by.insert(node);
             }

@@ -8,6 +8,7 @@ use gregor_messages::{
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 
+use super::fetch::MAX_FETCH_BYTES;
 use crate::{LogView, METADATA_TOPIC, OffsetAndEpoch, Quorum, ReplicaKey, Role, api::SnapshotRead};
 
 /// The version from which an answer can name the leader's address.
@@ -62,7 +63,7 @@ impl Quorum {
                 Some(SnapshotRead {
                     id,
                     position: partition.position as u64,
-                    max_bytes: request.max_bytes.max(0) as u32,
+                    max_bytes: request.max_bytes.clamp(0, MAX_FETCH_BYTES) as u32,
                 })
             }
         };

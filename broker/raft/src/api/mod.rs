@@ -15,7 +15,7 @@ use gregor_messages::{
 };
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, Uuid};
 
-use crate::{Effects, Endpoint, LogView, Now, Quorum, RequestId, Rng, Role, SnapshotId};
+use crate::{Effects, Endpoint, LogView, METADATA_TOPIC, Now, Quorum, RequestId, Rng, Role, SnapshotId};
 
 pub(crate) use fetch::FetchPlan;
 
@@ -127,15 +127,15 @@ impl Quorum {
                 effects.reply(None, id, Reply::FetchSnapshot(response, read));
             }
             Request::Vote(request) => {
-                let (response, after) = self.on_vote(&request, log, now, rng, effects);
+                let (response, after) = self.on_vote(version, &request, log, now, rng, effects);
                 effects.reply(after, id, Reply::Vote(response));
             }
             Request::BeginQuorumEpoch(request) => {
-                let (response, after) = self.on_begin_epoch(&request, now, rng, effects);
+                let (response, after) = self.on_begin_epoch(version, &request, now, rng, effects);
                 effects.reply(after, id, Reply::BeginQuorumEpoch(response));
             }
             Request::EndQuorumEpoch(request) => {
-                let (response, after) = self.on_end_epoch(&request, now, rng, effects);
+                let (response, after) = self.on_end_epoch(version, &request, now, rng, effects);
                 effects.reply(after, id, Reply::EndQuorumEpoch(response));
             }
             Request::DescribeQuorum(request) => {
@@ -178,4 +178,9 @@ impl Quorum {
     fn leader_or_none(&self) -> i32 {
         self.leader_id().map_or(-1, i32::from)
     }
+}
+
+/// Whether a request means the metadata, the only partition of the quorum.
+fn is_metadata(topic: &KString, partition: i32) -> bool {
+    *topic == METADATA_TOPIC && partition == 0
 }

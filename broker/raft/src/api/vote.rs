@@ -3,18 +3,22 @@
 use gregor_messages::{
     VoteRequest, VoteResponse,
     vote_request::PartitionData as Ballot,
-    vote_response::{PartitionData, TopicData},
+    vote_response::{NodeEndpoint, PartitionData, TopicData},
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, planted::planted};
 
+use super::is_metadata;
 use crate::{
-    Effect, Effects, ElectionState, LogView, METADATA_TOPIC, Now, OffsetAndEpoch, Quorum, ReplicaKey, Rng, Role, Token,
-    effects::Write,
+    Effect, Effects, ElectionState, LogView, Now, OffsetAndEpoch, Quorum, ReplicaKey, Rng, Role, Token, effects::Write,
 };
+
+/// From this version on an answer says where the leader listens that it names.
+const VERSION_OF_ENDPOINTS: i16 = 1;
 
 impl Quorum {
     pub(crate) fn on_vote(
         &mut self,
+        version: i16,
         request: &VoteRequest,
         log: &dyn LogView,
         now: Now,
@@ -27,12 +31,11 @@ impl Quorum {
         }
         let [topic] = request.topics.as_slice() else { return failed(ErrorCode::InvalidRequest) };
         let [ballot] = topic.partitions.as_slice() else { return failed(ErrorCode::InvalidRequest) };
+        if !is_metadata(&topic.topic_name, ballot.partition_index) {
+            return failed(ErrorCode::InvalidRequest);
+        }
         let mut after = None;
-        let verdict = if topic.topic_name != METADATA_TOPIC || ballot.partition_index != 0 {
-            Err(ErrorCode::UnknownTopicOrPartition)
-        } else {
-            self.vote(BrokerId(request.voter_id), ballot, log, now, rng, effects, &mut after)
-        };
+        let verdict = self.vote(BrokerId(request.voter_id), ballot, log, now, rng, effects, &mut after);
         let data = PartitionData {
             partition_index: ballot.partition_index,
             error_code: verdict.err().unwrap_or(ErrorCode::None).code(),
@@ -42,7 +45,15 @@ impl Quorum {
             ..Default::default()
         };
         let topic = TopicData { topic_name: topic.topic_name.clone(), partitions: vec![data], ..Default::default() };
-        (VoteResponse { topics: vec![topic], ..Default::default() }, after)
+        let endpoint = self.leader_endpoint().filter(|_| version >= VERSION_OF_ENDPOINTS);
+        let node_endpoints = endpoint.map(|(id, endpoint)| NodeEndpoint {
+            node_id: id.value(),
+            host: endpoint.host,
+            port: endpoint.port,
+            ..Default::default()
+        });
+        let node_endpoints = node_endpoints.into_iter().collect();
+        (VoteResponse { topics: vec![topic], node_endpoints, ..Default::default() }, after)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the context of a step, passed on once")]
