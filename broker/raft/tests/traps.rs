@@ -418,8 +418,12 @@ fn described(rig: &mut Rig, topic: &str, partition: i32) -> (i16, Vec<ErrorCode>
 fn inventing_observers_costs_no_voter_its_place() {
     let mut rig = Rig::leading(Paper::default(), false);
     let (epoch, end) = (rig.quorum.epoch().value(), rig.log.end().offset.value());
-    rig.ask(17, Request::Fetch(fetch(OTHER, end, epoch, epoch)));
-    rig.ask(17, Request::Fetch(fetch(THIRD, end, epoch, epoch)));
+    // Long enough for the grace to be over that a new leader has.
+    for _ in 0..5 {
+        rig.pass(1_000);
+        rig.ask(17, Request::Fetch(fetch(OTHER, end, epoch, epoch)));
+        rig.ask(17, Request::Fetch(fetch(THIRD, end, epoch, epoch)));
+    }
     rig.pass(500);
     for invented in 1_000..2_100 {
         rig.ask(17, Request::Fetch(fetch(BrokerId(invented), end, epoch, epoch)));
