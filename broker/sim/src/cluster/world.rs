@@ -1,18 +1,18 @@
 //! The world of a cluster: time that jumps from event to event, machines, the network between them, clients, and what they are held to.
 //!
-//! `world/lives.rs` has how nodes start and end. One thread, one queue of events, one seed. Every event is a line of the trace; the same seed gives the same lines.
+//! `world/lives.rs` has how nodes start and end, `world/healing.rs` how all ends well. One thread, one queue of events, one seed. Every event is a line of the trace; the same seed gives the same lines.
 
+mod healing;
 mod lives;
 
 use std::collections::BTreeMap;
 
-use gregor_log::disk::Crash;
 use gregor_raft::Nanos;
 use gregor_server::control::InitialVoters;
 use gregor_types::{BrokerId, LeaderEpoch};
 
 use super::{
-    audit::{Machines, audit_in_sync, audit_metadata, audit_moved, audit_records, unrest, votes},
+    audit::{Machines, audit_in_sync, audit_metadata, audit_moved},
     clients::{Admin, Client, Producer, Reader, View, VoterAdmin},
     durability::{audit_answer, audit_question},
     ledger::Ledger,
@@ -31,14 +31,8 @@ use crate::{
     trace::Trace,
 };
 
-/// How long things go wrong: longer where hardly anything could be written meanwhile, up to a limit.
+/// How long things go wrong, or longer where hardly anything could be written meanwhile.
 const TROUBLE: Nanos = 120 * SECOND;
-const TROUBLE_MAX: Nanos = 600 * SECOND;
-const ACKNOWLEDGED_MIN: u64 = 1_000;
-/// How long the cluster has then to come to rest.
-const HEALING: Nanos = 60 * SECOND;
-/// How long it is watched at rest: without a reason, nobody else comes to lead the quorum.
-const RESTING: Nanos = 5 * SECOND;
 /// Before anything goes wrong.
 const CALM: Nanos = 5 * SECOND;
 /// How long a client waits for an answer.
@@ -299,61 +293,6 @@ impl World {
             }
             Event::Heal => self.heal(),
             Event::Look => self.look(),
-        }
-    }
-
-    /// From now on nothing goes wrong.
-    fn heal(&mut self) {
-        let acknowledged = self.ledger.acknowledged;
-        if acknowledged < ACKNOWLEDGED_MIN && self.now < TROUBLE_MAX {
-            return self.after(SECOND, Event::Heal);
-        }
-        if acknowledged < ACKNOWLEDGED_MIN {
-            let seconds = TROUBLE_MAX / SECOND;
-            self.ledger.violated(format!("only {acknowledged} records were acknowledged in {seconds} s"));
-        }
-        self.trace.note(format_args!("all goes well from now on"));
-        self.healing_since = Some(self.now);
-        self.wire.heal();
-        let ids: Vec<BrokerId> = self.machines.keys().copied().collect();
-        for id in ids {
-            self.relieve(Relief::Disk(id));
-            // A machine that was to go off does so now, with all the others: the cluster comes back from nothing.
-            if self.machines[&id].process.is_some() {
-                self.go_down(id, Crash::KeepAll, "for the last time");
-            } else {
-                let pause = self.downtime();
-                self.after(pause, Event::Start(id));
-            }
-        }
-        self.after(LOOK_EVERY, Event::Look);
-    }
-
-    fn look(&mut self) {
-        let since = self.healing_since.unwrap_or(self.now);
-        let Some((leader, epoch, _)) = self.controller else { return self.after(LOOK_EVERY, Event::Look) };
-        let removals = self.ledger.counts.get("voter removed").copied().unwrap_or(0);
-        let has_to_go = |rest: Rest| rest.removals < removals || !votes(&self.machines, rest.leader);
-        match (unrest(&self.machines, &self.ledger), self.rested) {
-            (_, Some(rest)) if rest.epoch != epoch && !has_to_go(rest) => {
-                self.ledger.violated(format!("{leader} leads the quorum in {epoch}, for no reason: {rest:?}"));
-            }
-            (None, None) => {
-                self.rested = Some(Rest { since: self.now, leader, epoch, removals });
-                self.after(RESTING, Event::Look);
-            }
-            (None, Some(_)) => {
-                for machine in self.machines.values() {
-                    audit_metadata(machine, &mut self.ledger);
-                }
-                audit_records(&mut self.machines, &mut self.ledger);
-                self.is_over = true;
-            }
-            (Some(why), _) if self.now > since + HEALING + RESTING => {
-                self.ledger.violated(format!("the cluster does not come to rest within {} s: {why}", HEALING / SECOND));
-            }
-            // Leadership of partitions may go back to whom it is preferred at.
-            (Some(_), _) => self.after(LOOK_EVERY, Event::Look),
         }
     }
 
