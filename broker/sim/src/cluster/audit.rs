@@ -18,7 +18,7 @@ const DECOMPRESSED_BYTES_MAX: usize = 1 << 20;
 pub(super) type Machines = BTreeMap<BrokerId, Machine>;
 
 /// Why a cluster is not at rest yet, if it is not: every node runs, all know one leader and the same metadata, and every replica of
-/// every partition is in sync and has all that is committed.
+/// every partition is in sync and has all that is committed, of which something was written after all was well again.
 pub(super) fn unrest(machines: &Machines, ledger: &Ledger) -> Option<String> {
     let mut processes = Vec::new();
     for (id, machine) in machines {
@@ -57,6 +57,9 @@ pub(super) fn unrest(machines: &Machines, ledger: &Ledger) -> Option<String> {
                 return Some(format!("{name} is being moved"));
             }
             let id = FollowedPartition { topic_id: topic.id, partition: index };
+            if !ledger.is_alive(id) && !ledger.may_be_gone(topic.id) {
+                return Some(format!("{name} has taken nothing since all is well"));
+            }
             let replicas = partition.replicas.iter().map(|broker| replica(&processes, *broker, id));
             let ends: Vec<_> =
                 replicas.map(|replica| Some((replica?.high_watermark(), replica?.log.end_offset()))).collect();

@@ -59,6 +59,8 @@ pub(super) struct Ledger {
     /// Topics that were created for sure, and those whose deletion was asked for.
     created: BTreeSet<String>,
     leaving: BTreeSet<String>,
+    /// Partitions that have taken a batch that was made after all was well again.
+    alive: BTreeSet<FollowedPartition>,
     /// The ids of topics whose names are known.
     names: BTreeMap<TopicId, String>,
     /// How many records were acknowledged.
@@ -230,6 +232,16 @@ impl Ledger {
         for (offset, value) in (base.value()..).map(Offset).zip(values) {
             self.stands(place, offset, *value, "an acknowledgement");
         }
+    }
+
+    /// A partition has taken a batch that was made after all was well again.
+    pub(super) fn lives(&mut self, place: FollowedPartition) {
+        self.alive.insert(place);
+    }
+
+    /// Whether it has.
+    pub(super) fn is_alive(&self, place: FollowedPartition) -> bool {
+        self.alive.contains(&place)
     }
 
     /// A record stands at an offset, says an acknowledgement or a read.

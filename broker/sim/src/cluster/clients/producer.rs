@@ -1,4 +1,5 @@
-//! An idempotent producer with acks=all: one batch at a time, the same again until it is answered.
+//! An idempotent producer with acks=all: one batch at a time, the same again until it is answered. Once nothing goes wrong any more it writes
+//! to what has taken nothing since, and then no more.
 
 use bytes::Bytes;
 use gregor_replication::FollowedPartition;
@@ -37,12 +38,14 @@ struct Session {
 struct Batch {
     sequence: i32,
     values: Vec<Value>,
+    /// Whether nothing went wrong any more when it was made.
+    is_late: bool,
     bytes: Bytes,
     call: Option<CallId>,
 }
 
 impl Session {
-    fn batch(&mut self, values: Vec<Value>) -> Batch {
+    fn batch(&mut self, values: Vec<Value>, is_late: bool) -> Batch {
         let sequence = self.next_sequence;
         self.next_sequence += values.len() as i32;
         let producer = ProducerStamp { id: self.id, epoch: ProducerEpoch(0), base_sequence: sequence };
@@ -51,7 +54,7 @@ impl Session {
         for value in &values {
             builder.append(TIMESTAMP, None, Some(value.to_string().as_bytes()), &[]);
         }
-        Batch { sequence, values, bytes: builder.build(), call: None }
+        Batch { sequence, values, is_late, bytes: builder.build(), call: None }
     }
 }
 
@@ -66,8 +69,12 @@ impl Client for Producer {
             let partitions = image.topics().iter().flat_map(|topic| {
                 topic.partitions().map(move |(partition, _)| FollowedPartition { topic_id: topic.id, partition })
             });
-            let places: Vec<_> = partitions.filter(|place| !view.ledger.may_be_gone(place.topic_id)).collect();
-            if !places.is_empty() && !view.healing {
+            let is_wanted = |place: &FollowedPartition| {
+                let has_taken = view.healing && view.ledger.is_alive(*place);
+                !has_taken && !view.ledger.may_be_gone(place.topic_id)
+            };
+            let places: Vec<_> = partitions.filter(is_wanted).collect();
+            if !places.is_empty() {
                 self.sessions += 1;
                 self.session = Some(Session {
                     id: ProducerId(view.me as i64 * 10_000 + self.sessions),
@@ -79,8 +86,9 @@ impl Client for Producer {
             }
             return;
         };
-        if session.in_flight.is_none() && !view.healing {
-            if view.random.chance(3) {
+        if session.in_flight.is_none() {
+            let is_done = if view.healing { view.ledger.is_alive(session.place) } else { view.random.chance(3) };
+            if is_done {
                 self.session = None;
                 return;
             }
@@ -89,7 +97,7 @@ impl Client for Producer {
                 Value { client: view.me, number: self.next_number }
             });
             let values = values.collect();
-            session.in_flight = Some(session.batch(values));
+            session.in_flight = Some(session.batch(values, view.healing));
         }
         let place = session.place;
         let leader = image.topics().partition(place.topic_id, place.partition).and_then(|partition| partition.leader);
@@ -106,6 +114,9 @@ impl Client for Producer {
         match answer {
             Some(Answer::Produced(base, epoch)) => {
                 view.ledger.acknowledged(session.place, base, &batch.values);
+                if batch.is_late {
+                    view.ledger.lives(session.place);
+                }
                 session.in_flight = None;
                 session.acknowledged_in = epoch;
             }
