@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Every kind of thing that goes wrong or is changed, as [`Outcome::counts`](super::Outcome::counts) names it. Over many seeds each happens.
-pub const FAULTS: [&str; 42] = [
+pub const FAULTS: [&str; 43] = [
     "message lost",
     "message doubled",
     "message late",
@@ -44,6 +44,7 @@ pub const FAULTS: [&str; 42] = [
     "died at records",
     "died at a checkpoint",
     "all nodes down",
+    "power lost everywhere",
     "stopped cleanly",
     "disk error",
     "disk full",
@@ -111,9 +112,13 @@ impl World {
             }
             17 if self.random.chance(30) => {
                 self.trace.note(format_args!("all nodes go down"));
-                self.ledger.count("all nodes down");
+                self.ledger.count(if self.loses_power { "power lost everywhere" } else { "all nodes down" });
                 for id in &ids {
-                    self.kill(*id);
+                    if self.loses_power {
+                        self.lose_power(*id);
+                    } else {
+                        self.kill(*id);
+                    }
                 }
             }
             18 | 19 => self.die_at_a_token(id),
