@@ -64,8 +64,18 @@ impl Admin {
                 synced: view.synced,
             });
         }
-        let name = view.random.pick(&topics).clone();
         let image = view.image.clone()?;
+        // Who may lead what nobody leads depends on how many have to be in sync: that is changed just then, too.
+        let is_led = |name: &String| {
+            let mut partitions = image.topics().by_name(name).into_iter().flat_map(|topic| topic.partitions());
+            partitions.all(|(_, partition)| partition.leader.is_some())
+        };
+        if let Some(name) = topics.iter().find(|name| !is_led(name))
+            && view.random.chance(30)
+        {
+            return Some(Asked::MinIsr { name: name.clone(), min_isr: view.random.between(1, 4) as usize });
+        }
+        let name = view.random.pick(&topics).clone();
         let partitions = image.topics().by_name(&name)?.partition_count();
         let index = view.random.below(partitions.max(1) as u64) as i32;
         match view.random.below(12) {
@@ -83,7 +93,7 @@ impl Admin {
                 Some(Asked::Move { name, index, to })
             }
             5..8 => Some(Asked::Elect { name, index }),
-            8 => Some(Asked::MinIsr { name, min_isr: view.random.between(1, 3) as usize }),
+            8 => Some(Asked::MinIsr { name, min_isr: view.random.between(1, 4) as usize }),
             _ => None,
         }
     }
