@@ -1,7 +1,9 @@
-//! What every image of the metadata keeps to, whatever happens: the controller's part of what a cluster is held to.
+//! What every image of the metadata keeps to, and every step from one to the next, whatever happens: the controller's part of what a cluster is held to.
 
-use gregor_metadata::{Image, LeaderRecoveryState, Partition};
-use gregor_types::BrokerId;
+use gregor_metadata::{ConfigResource, Image, LeaderRecoveryState, Partition, Topic};
+use gregor_types::{BrokerId, PartitionIndex};
+
+const MIN_IN_SYNC_REPLICAS: &str = "min.insync.replicas";
 
 /// The first law that an image breaks, if it breaks any.
 pub(super) fn broken_law(image: &Image) -> Option<String> {
@@ -14,12 +16,59 @@ pub(super) fn broken_law(image: &Image) -> Option<String> {
     })
 }
 
+/// The first law that what became of a partition between two images breaks, where one change led from the one to the other: with fewer in
+/// sync than a record needs to be acknowledged, whoever had everything still has, and may lead (KIP-966).
+pub(super) fn broken_passage(before: &Image, after: &Image) -> Option<String> {
+    if !before.features().has_eligible_leader_replicas() || !after.features().has_eligible_leader_replicas() {
+        return None;
+    }
+    after.topics().iter().find_map(|topic| {
+        // Where that is changed the controller forgets who is eligible, also where it comes to the same number of replicas.
+        let wanted = min_isr(after, topic).filter(|wanted| Some(*wanted) == min_isr(before, topic))?;
+        // As Kafka does, the controller takes all partitions to have as many replicas as the first one.
+        let wanted = wanted.min(topic.partition(PartitionIndex(0))?.replicas.len());
+        topic.partitions().find_map(|(index, now)| {
+            let then = before.topics().partition(topic.id, index)?;
+            let forgotten = forgotten(then, now, wanted, &|broker| {
+                let registered = |image: &Image| image.cluster().broker(broker).map(|registered| registered.epoch);
+                registered(before) == registered(after)
+            })?;
+            let Topic { name, .. } = &**topic;
+            Some(format!("{forgotten} has all of {name}-{index}, and is not eligible: {then:?} became {now:?}"))
+        })
+    })
+}
+
+/// How many have to be in sync, where the topic says so.
+fn min_isr(image: &Image, topic: &Topic) -> Option<usize> {
+    let wanted = image.configs().get(&ConfigResource::topic(topic.name.clone()), MIN_IN_SYNC_REPLICAS)?;
+    wanted.trim().parse().ok()
+}
+
+/// Who had everything before the one change that made a partition what it is now, and should be eligible, and is not.
+fn forgotten(
+    then: &Partition,
+    now: &Partition,
+    min_isr: usize,
+    is_same_life: &dyn Fn(BrokerId) -> bool,
+) -> Option<BrokerId> {
+    let is_clean = now.leader_recovery == LeaderRecoveryState::Recovered;
+    if now.partition_epoch != then.partition_epoch + 1 || now.isr.len() >= min_isr || !is_clean {
+        return None;
+    }
+    let mut had_everything = then.isr.iter().chain(&then.elr).copied();
+    had_everything.find(|broker| {
+        let may_lead = now.isr.contains(broker) || now.elr.contains(broker);
+        now.replicas.contains(broker) && is_same_life(*broker) && !may_lead
+    })
+}
+
 fn broken_by(
     partition: &Partition,
     keeps_eligible: bool,
     is_active: &dyn Fn(&BrokerId) -> bool,
 ) -> Option<&'static str> {
-    let Partition { replicas, isr, elr, adding, removing, .. } = partition;
+    let Partition { replicas, isr, elr, last_known_elr, adding, removing, .. } = partition;
     let are_replicas = |brokers: &[BrokerId]| {
         let is_new_replica =
             |(place, broker): (usize, &BrokerId)| replicas.contains(broker) && !brokers[..place].contains(broker);
@@ -33,6 +82,9 @@ fn broken_by(
     }
     if isr.is_empty() && !keeps_eligible {
         return Some("has nobody in sync");
+    }
+    if isr.is_empty() && elr.is_empty() && last_known_elr.is_empty() {
+        return Some("can be led by nobody ever again");
     }
     // Without eligible leader replicas the last in-sync replica stays one, led by nobody.
     let stays = !keeps_eligible && isr.len() == 1 && partition.leader.is_none();

@@ -9,7 +9,10 @@ use gregor_types::{BrokerId, DirectoryId, LeaderEpoch, Offset};
 use gregor_wire::batch::BatchView;
 
 use super::{Ledger, Seal, Shown, count_elections};
-use crate::cluster::{laws::broken_law, process::Process};
+use crate::cluster::{
+    laws::{broken_law, broken_passage},
+    process::Process,
+};
 
 impl Ledger {
     /// Looks at what a node's control thread shows.
@@ -137,6 +140,9 @@ impl Ledger {
         if is_newest {
             if let Some((_, (_, before))) = newest {
                 count_elections(&mut self.counts, before, &image.image);
+                if let Some(law) = broken_passage(before, &image.image) {
+                    return Err(format!("the metadata at {at}: {law}"));
+                }
             }
             if let Some(law) = broken_law(&image.image) {
                 return Err(format!("the metadata at {at}: {law}"));
