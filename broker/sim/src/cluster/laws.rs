@@ -1,7 +1,10 @@
 //! What every image of the metadata keeps to, and every step from one to the next, whatever happens: the controller's part of what a cluster is held to.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use gregor_metadata::{ConfigResource, Image, LeaderRecoveryState, Partition, Topic};
-use gregor_types::{BrokerId, PartitionIndex};
+use gregor_replication::FollowedPartition;
+use gregor_types::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionIndex};
 
 const MIN_IN_SYNC_REPLICAS: &str = "min.insync.replicas";
 
@@ -35,6 +38,31 @@ pub(super) fn broken_passage(before: &Image, after: &Image) -> Option<String> {
             })?;
             let Topic { name, .. } = &**topic;
             Some(format!("{forgotten} has all of {name}-{index}, and is not eligible: {then:?} became {now:?}"))
+        })
+    })
+}
+
+/// Who is to be in sync, by what leaders have proposed on a state of a partition: which life of which broker.
+pub(super) type Proposed = BTreeMap<(FollowedPartition, LeaderEpoch, i32), BTreeSet<(BrokerId, BrokerEpoch)>>;
+
+/// A broker that has joined the in-sync replicas of a leader that stays, and in another life than the leader has proposed: it may have lost
+/// meanwhile what made it in sync (KIP-903).
+pub(super) fn joined_in_another_life(before: &Image, after: &Image, proposed: &Proposed) -> Option<String> {
+    after.topics().iter().find_map(|topic| {
+        topic.partitions().find_map(|(partition, now)| {
+            let then = before.topics().partition(topic.id, partition)?;
+            let is_one_change = now.partition_epoch == then.partition_epoch + 1 && now.leader == then.leader;
+            let place = FollowedPartition { topic_id: topic.id, partition };
+            let lives = proposed.get(&(place, then.leader_epoch, then.partition_epoch));
+            let is_known = |broker: &BrokerId| {
+                let registered = |image: &Image| image.cluster().broker(*broker).map(|registered| registered.epoch);
+                let mut lived = [before, after].into_iter().filter_map(registered);
+                lived.any(|life| lives.is_some_and(|lives| lives.contains(&(*broker, life))))
+            };
+            let mut joined = now.isr.iter().filter(|broker| !then.isr.contains(broker));
+            let stranger = joined.find(|broker| is_one_change && now.leader.is_some() && !is_known(broker))?;
+            let name = &topic.name;
+            Some(format!("{stranger} has joined {name}-{partition} in another life than was proposed: {lives:?}"))
         })
     })
 }

@@ -10,11 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gregor_metadata::Image;
 use gregor_raft::VoterSet;
-use gregor_replication::FollowedPartition;
+use gregor_replication::{FollowedPartition, IsrProposal};
 use gregor_types::{BrokerId, DirectoryId, LeaderEpoch, Offset, TopicId};
 use gregor_wire::batch::{BatchView, split_batches};
 
-use super::replica::{Replica, Role};
+use super::{
+    laws::Proposed,
+    replica::{Replica, Role},
+};
 use crate::promises::Value;
 
 /// A batch as it stands in a log: what its checksum does not cover, and the checksum.
@@ -46,6 +49,8 @@ pub(super) struct Ledger {
     shown: BTreeMap<BrokerId, Shown>,
     /// Who votes, and the `kraft.version`, as of each offset at which a node has shown metadata.
     voters: BTreeMap<Offset, (i16, VoterSet)>,
+    /// Whom leaders have proposed for in sync.
+    proposed: Proposed,
     /// Whether metadata was shown that is newer than what was looked at.
     is_newer: bool,
     /// Partitions of which more is committed since their in-sync replicas were looked at, or that a replica of was cut.
@@ -169,6 +174,12 @@ impl Ledger {
         if let Some(wrong) = wrong {
             self.violated(wrong);
         }
+    }
+
+    /// A leader proposes who is to be in sync.
+    pub(super) fn proposes(&mut self, place: FollowedPartition, proposal: &IsrProposal) {
+        let state = (place, proposal.leader_epoch, proposal.partition_epoch);
+        self.proposed.entry(state).or_default().extend(&proposal.isr);
     }
 
     /// Compares a replica's batches from an offset on with those that are known to be committed.

@@ -341,6 +341,9 @@ impl World {
     /// Sends what a life of a node asks and answers.
     fn transmit(&mut self, id: BrokerId, boot: u64, (sent, answers): (Vec<Sent>, Vec<(Return, Answer)>)) {
         for sent in sent {
+            if let Purpose::Isr(place, proposal) = &sent.purpose {
+                self.ledger.proposes(*place, proposal);
+            }
             self.next_call += 1;
             let back = Return { call: self.next_call, to: Party::Node(id) };
             let call = Call { from: back.to, boot, to: sent.to, purpose: Some(sent.purpose) };

@@ -10,7 +10,7 @@ use gregor_wire::batch::BatchView;
 
 use super::{Ledger, Seal, Shown, count_elections};
 use crate::cluster::{
-    laws::{broken_law, broken_passage},
+    laws::{broken_law, broken_passage, joined_in_another_life},
     process::Process,
 };
 
@@ -140,7 +140,8 @@ impl Ledger {
         if is_newest {
             if let Some((_, (_, before))) = newest {
                 count_elections(&mut self.counts, before, &image.image);
-                if let Some(law) = broken_passage(before, &image.image) {
+                let joined = joined_in_another_life(before, &image.image, &self.proposed);
+                if let Some(law) = broken_passage(before, &image.image).or(joined) {
                     return Err(format!("the metadata at {at}: {law}"));
                 }
             }
