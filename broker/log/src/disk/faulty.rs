@@ -4,9 +4,13 @@
 //! of each folder's unsynced changes likewise. Any operation can be made to fail, and the disk can fill up. After a sync that
 //! failed, what it was to write is gone from what a later sync writes, though it reads back until the machine goes down: so
 //! does Linux.
+//!
+//! Names, contents and what is pending are shared with copies of the disk until either side changes them: a look at a copy is cheap.
+
+mod names;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     fmt,
     io::{self, IoSlice},
     os::fd::BorrowedFd,
@@ -15,6 +19,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use self::names::{NameChange, Names, parent};
 use super::{DirectoryEntry, Disk, DiskFile, FileLock, SharedFile, SyncToken};
 
 /// What a crash leaves of what was not synced.
@@ -53,12 +58,10 @@ pub struct FaultyDisk(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    nodes: HashMap<u64, Node>,
+    nodes: Arc<HashMap<u64, Node>>,
     next_node: u64,
-    names: BTreeMap<PathBuf, u64>,
-    folders: BTreeSet<PathBuf>,
-    durable_names: BTreeMap<PathBuf, u64>,
-    durable_folders: BTreeSet<PathBuf>,
+    names: Arc<Names>,
+    durable_names: Arc<Names>,
     /// Changes of names that no sync of their folder has made durable.
     pending: Vec<(PathBuf, NameChange)>,
     locked: BTreeSet<PathBuf>,
@@ -74,25 +77,16 @@ struct State {
 
 #[derive(Default, Clone)]
 struct Node {
-    content: Vec<u8>,
-    durable: Vec<u8>,
+    content: Arc<Vec<u8>>,
+    durable: Arc<Vec<u8>>,
     pending: Vec<ContentChange>,
     modified_ms: u64,
 }
 
 #[derive(Clone)]
 enum ContentChange {
-    Write(u64, Vec<u8>),
+    Write(u64, Arc<[u8]>),
     Truncate(u64),
-}
-
-#[derive(Clone)]
-enum NameChange {
-    Folder(PathBuf),
-    Set(PathBuf, u64),
-    Remove(PathBuf),
-    RemoveFolder(PathBuf),
-    Rename(PathBuf, PathBuf),
 }
 
 #[derive(Debug)]
@@ -156,7 +150,7 @@ impl FaultyDisk {
     /// Whether nothing that was written to a file is in memory only.
     pub fn is_synced(&self, path: &Path) -> bool {
         let state = self.state();
-        state.names.get(path).is_none_or(|node| state.nodes[node].pending.is_empty())
+        state.names.file(path).is_none_or(|node| state.node(node).pending.is_empty())
     }
 
     /// A copy to look at: what is done to it is not done to this disk. Nothing in it fails.
@@ -164,12 +158,10 @@ impl FaultyDisk {
     pub fn fork(&self) -> Self {
         let state = self.state();
         Self(Arc::new(Mutex::new(State {
-            nodes: state.nodes.clone(),
+            nodes: Arc::clone(&state.nodes),
             next_node: state.next_node,
-            names: state.names.clone(),
-            folders: state.folders.clone(),
-            durable_names: state.durable_names.clone(),
-            durable_folders: state.durable_folders.clone(),
+            names: Arc::clone(&state.names),
+            durable_names: Arc::clone(&state.durable_names),
             pending: state.pending.clone(),
             mutations: state.mutations,
             boots: state.boots,
@@ -185,10 +177,10 @@ impl FaultyDisk {
     /// Flips bits of a byte that is on the disk, unseen by anybody.
     pub fn corrupt(&self, path: &Path, position: u64, flip: u8) {
         let mut state = self.state();
-        let node = *state.names.get(path).expect("the file to corrupt exists");
-        let node = state.nodes.get_mut(&node).expect("a name has a node");
-        node.content[position as usize] ^= flip;
-        if let Some(byte) = node.durable.get_mut(position as usize) {
+        let node = state.names.file(path).expect("the file to corrupt exists");
+        let node = state.node_mut(node);
+        Arc::make_mut(&mut node.content)[position as usize] ^= flip;
+        if let Some(byte) = Arc::make_mut(&mut node.durable).get_mut(position as usize) {
             *byte ^= flip;
         }
     }
@@ -206,8 +198,12 @@ impl fmt::Debug for FaultyDisk {
 
 impl Node {
     fn make_durable(&mut self) {
-        for change in std::mem::take(&mut self.pending) {
-            change.apply(&mut self.durable);
+        if self.pending.is_empty() {
+            return;
+        }
+        let durable = Arc::make_mut(&mut self.durable);
+        for change in self.pending.drain(..) {
+            change.apply(durable);
         }
     }
 }
@@ -242,23 +238,22 @@ impl State {
     }
 
     fn name(&mut self, folder: &Path, change: NameChange) -> io::Result<()> {
-        apply(&mut self.names, &mut self.folders, &change);
+        Arc::make_mut(&mut self.names).apply(&change);
         self.pending.push((folder.to_owned(), change));
         self.changed()
     }
 
-    fn node(&mut self, id: u64) -> &mut Node {
-        self.nodes.get_mut(&id).expect("an open file's node stays")
+    fn node(&self, id: u64) -> &Node {
+        self.nodes.get(&id).expect("a node stays")
+    }
+
+    fn node_mut(&mut self, id: u64) -> &mut Node {
+        Arc::make_mut(&mut self.nodes).get_mut(&id).expect("a node stays")
     }
 
     fn sync_folder(&mut self, folder: &Path) {
-        let pending = std::mem::take(&mut self.pending);
-        for (of, change) in pending {
-            if of == folder {
-                apply(&mut self.durable_names, &mut self.durable_folders, &change);
-            } else {
-                self.pending.push((of, change));
-            }
+        for (_, change) in self.pending.extract_if(.., |(of, _)| of == folder) {
+            Arc::make_mut(&mut self.durable_names).apply(&change);
         }
     }
 
@@ -287,96 +282,51 @@ impl State {
         for (_, count) in folders {
             *count = if crash == Crash::LoseUnsynced { 0 } else { below(*count + 1) };
         }
+        let durable_names = Arc::make_mut(&mut self.durable_names);
         for (folder, change) in pending {
             let left = kept.get_mut(&folder).expect("every folder was counted");
             if *left > 0 {
                 *left -= 1;
-                apply(&mut self.durable_names, &mut self.durable_folders, &change);
+                durable_names.apply(&change);
             }
         }
-        let mut ids: Vec<_> = self.nodes.keys().copied().collect();
+        durable_names.forget_unreached();
+        self.names = Arc::clone(&self.durable_names);
+        let nodes = Arc::make_mut(&mut self.nodes);
+        let mut ids: Vec<_> = nodes.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
-            let node = self.nodes.get_mut(&id).expect("it was just listed");
+            let node = nodes.get_mut(&id).expect("it was just listed");
             let changes = std::mem::take(&mut node.pending);
             let through = if crash == Crash::LoseUnsynced { 0 } else { below(changes.len() as u64 + 1) };
             for (index, change) in changes.into_iter().take(through as usize).enumerate() {
+                let durable = Arc::make_mut(&mut node.durable);
                 match change {
                     ContentChange::Write(at, bytes) if index as u64 + 1 == through => {
                         let len = below(bytes.len() as u64 + 1) as usize;
-                        write(&mut node.durable, at, &bytes[..len]);
+                        write(durable, at, &bytes[..len]);
                     }
-                    change => change.apply(&mut node.durable),
+                    change => change.apply(durable),
                 }
             }
-            node.content = node.durable.clone();
+            node.content = Arc::clone(&node.durable);
         }
-        // What was synced in a folder of which the name was not is on the disk, and nobody comes to it any more. A folder of the
-        // root is where a disk is mounted.
-        let root = Path::new("/");
-        let is_mount = |folder: &Path| folder == root || parent(folder) == root;
-        let mut reached = BTreeSet::new();
-        for folder in &self.durable_folders {
-            if is_mount(parent(folder)) || reached.contains(parent(folder)) {
-                reached.insert(folder.clone());
-            }
-        }
-        self.durable_names.retain(|name, _| is_mount(parent(name)) || reached.contains(parent(name)));
-        self.durable_folders = reached;
-        self.names = self.durable_names.clone();
-        self.folders = self.durable_folders.clone();
     }
 
     fn used(&self) -> u64 {
-        self.names.values().map(|id| self.nodes[id].content.len() as u64).sum()
-    }
-}
-
-fn apply(names: &mut BTreeMap<PathBuf, u64>, folders: &mut BTreeSet<PathBuf>, change: &NameChange) {
-    match change {
-        NameChange::Folder(path) => {
-            folders.insert(path.clone());
-        }
-        NameChange::Set(path, node) => {
-            names.insert(path.clone(), *node);
-        }
-        NameChange::Remove(path) => {
-            names.remove(path);
-        }
-        NameChange::RemoveFolder(path) => {
-            names.retain(|name, _| !name.starts_with(path));
-            folders.retain(|folder| !folder.starts_with(path));
-        }
-        NameChange::Rename(from, to) => {
-            if let Some(node) = names.remove(from) {
-                names.insert(to.clone(), node);
-            }
-            let moved = |path: &PathBuf| path.strip_prefix(from).map(|rest| to.join(rest)).ok();
-            let inside: Vec<_> = names.keys().filter_map(|name| moved(name).map(|new| (name.clone(), new))).collect();
-            for (old, new) in inside {
-                if let Some(node) = names.remove(&old) {
-                    names.insert(new, node);
-                }
-            }
-            let inside: Vec<_> = folders.iter().filter_map(|name| moved(name).map(|new| (name.clone(), new))).collect();
-            for (old, new) in inside {
-                folders.remove(&old);
-                folders.insert(new);
-            }
-        }
+        self.names.nodes().map(|id| self.node(id).content.len() as u64).sum()
     }
 }
 
 fn write(content: &mut Vec<u8>, at: u64, bytes: &[u8]) {
     let end = at as usize + bytes.len();
+    if at == content.len() as u64 {
+        return content.extend_from_slice(bytes);
+    }
     if content.len() < end {
         content.resize(end, 0);
     }
     content[at as usize..end].copy_from_slice(bytes);
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("/"))
 }
 
 fn not_found(path: &Path) -> io::Error {
@@ -387,25 +337,26 @@ impl Disk for FaultyDisk {
     fn open(&self, path: &Path) -> io::Result<SharedFile> {
         let mut state = self.state();
         state.check(Operation::Open, path)?;
-        let node = *state.names.get(path).ok_or_else(|| not_found(path))?;
+        let node = state.names.file(path).ok_or_else(|| not_found(path))?;
         Ok(Arc::new(FaultyFile { disk: self.clone(), path: path.to_owned(), node, boot: state.boots }))
     }
 
     fn create(&self, path: &Path) -> io::Result<SharedFile> {
         let mut state = self.state();
         state.check(Operation::Create, path)?;
-        if parent(path) != Path::new("/") && !state.folders.contains(parent(path)) {
+        if parent(path) != Path::new("/") && !state.names.has_folder(parent(path)) {
             return Err(not_found(parent(path)));
         }
-        let node = if let Some(node) = state.names.get(path).copied() {
-            state.node(node).content.clear();
-            state.node(node).pending.push(ContentChange::Truncate(0));
+        let node = if let Some(id) = state.names.file(path) {
+            let node = state.node_mut(id);
+            node.content = Arc::default();
+            node.pending.push(ContentChange::Truncate(0));
             state.changed()?;
-            node
+            id
         } else {
             let node = state.next_node;
             state.next_node += 1;
-            state.nodes.insert(node, Node::default());
+            Arc::make_mut(&mut state.nodes).insert(node, Node::default());
             state.name(parent(path), NameChange::Set(path.to_owned(), node))?;
             node
         };
@@ -415,7 +366,7 @@ impl Disk for FaultyDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.check(Operation::Rename, from)?;
-        if !state.names.contains_key(from) && !state.folders.contains(from) {
+        if state.names.file(from).is_none() && !state.names.has_folder(from) {
             return Err(not_found(from));
         }
         state.name(parent(from), NameChange::Rename(from.to_owned(), to.to_owned()))
@@ -424,7 +375,7 @@ impl Disk for FaultyDisk {
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.check(Operation::Remove, path)?;
-        if !state.names.contains_key(path) {
+        if state.names.file(path).is_none() {
             return Err(not_found(path));
         }
         state.name(parent(path), NameChange::Remove(path.to_owned()))
@@ -433,7 +384,7 @@ impl Disk for FaultyDisk {
     fn remove_directory(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.check(Operation::Remove, path)?;
-        if !state.folders.contains(path) {
+        if !state.names.has_folder(path) {
             return Err(not_found(path));
         }
         state.name(parent(path), NameChange::RemoveFolder(path.to_owned()))
@@ -442,7 +393,7 @@ impl Disk for FaultyDisk {
     fn create_directory(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.check(Operation::Create, path)?;
-        let missing: Vec<_> = path.ancestors().filter(|folder| !state.folders.contains(*folder)).collect();
+        let missing: Vec<_> = path.ancestors().filter(|folder| !state.names.has_folder(folder)).collect();
         for folder in missing.into_iter().rev().filter(|folder| *folder != Path::new("/")) {
             state.name(parent(folder), NameChange::Folder(folder.to_owned()))?;
         }
@@ -452,17 +403,20 @@ impl Disk for FaultyDisk {
     fn list(&self, path: &Path) -> io::Result<Vec<DirectoryEntry>> {
         let mut state = self.state();
         state.check(Operation::List, path)?;
-        if !state.folders.contains(path) {
+        if !state.names.has_folder(path) {
             return Err(not_found(path));
         }
         let name = |entry: &Path| entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let files = state.names.iter().filter(|(file, _)| parent(file) == path).map(|(file, node)| DirectoryEntry {
+        let files = state.names.files_in(path).map(|(file, node)| DirectoryEntry {
             name: name(file),
             is_directory: false,
-            len: state.nodes[node].content.len() as u64,
+            len: state.node(node).content.len() as u64,
         });
-        let folders = state.folders.iter().filter(|folder| parent(folder) == path);
-        let folders = folders.map(|folder| DirectoryEntry { name: name(folder), is_directory: true, len: 0 });
+        let folders = state.names.folders_in(path).map(|folder| DirectoryEntry {
+            name: name(folder),
+            is_directory: true,
+            len: 0,
+        });
         Ok(files.chain(folders).collect())
     }
 
@@ -487,17 +441,15 @@ impl Disk for FaultyDisk {
             if state.boots != boot {
                 return Err(io::Error::other("the machine went off in between"));
             }
-            state.nodes.values_mut().for_each(Node::make_durable);
+            Arc::make_mut(&mut state.nodes).values_mut().for_each(Node::make_durable);
             state.pending.clear();
-            let state = &mut *state;
-            state.durable_names.clone_from(&state.names);
-            state.durable_folders.clone_from(&state.folders);
+            state.durable_names = Arc::clone(&state.names);
             state.changed()
         })
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<FileLock>> {
-        if !self.state().names.contains_key(path) {
+        if self.state().names.file(path).is_none() {
             self.create(path)?;
         }
         if !self.state().locked.insert(path.to_owned()) {
@@ -527,7 +479,10 @@ impl FaultyFile {
 impl DiskFile for FaultyFile {
     fn write_all_at(&self, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
         let mut state = self.state(Operation::Write)?;
-        let mut bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+        for slice in slices.iter() {
+            bytes.extend_from_slice(slice);
+        }
         let grows = (position + bytes.len() as u64).saturating_sub(state.node(self.node).content.len() as u64);
         let room = state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used()));
         let full = grows > room;
@@ -535,16 +490,16 @@ impl DiskFile for FaultyFile {
             bytes.truncate(bytes.len().saturating_sub((grows - room) as usize));
         }
         let mutations = state.mutations;
-        let node = state.node(self.node);
-        write(&mut node.content, position, &bytes);
+        let node = state.node_mut(self.node);
+        write(Arc::make_mut(&mut node.content), position, &bytes);
         node.modified_ms = mutations;
-        node.pending.push(ContentChange::Write(position, bytes));
+        node.pending.push(ContentChange::Write(position, bytes.into()));
         state.changed()?;
         if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        let mut state = self.state(Operation::Read)?;
+        let state = self.state(Operation::Read)?;
         let content = &state.node(self.node).content;
         let start = (position as usize).min(content.len());
         let len = buffer.len().min(content.len() - start);
@@ -562,14 +517,14 @@ impl DiskFile for FaultyFile {
 
     fn set_modified(&self, time: SystemTime) -> io::Result<()> {
         let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.state(Operation::Read)?.node(self.node).modified_ms = since_epoch.as_millis() as u64;
+        self.state(Operation::Read)?.node_mut(self.node).modified_ms = since_epoch.as_millis() as u64;
         Ok(())
     }
 
     fn truncate(&self, len: u64) -> io::Result<()> {
         let mut state = self.state(Operation::Truncate)?;
-        let node = state.node(self.node);
-        node.content.resize(len as usize, 0);
+        let node = state.node_mut(self.node);
+        Arc::make_mut(&mut node.content).resize(len as usize, 0);
         node.pending.push(ContentChange::Truncate(len));
         state.changed()
     }
@@ -580,12 +535,12 @@ impl DiskFile for FaultyFile {
             let mut state = self.disk.state();
             if let Err(error) = checked {
                 if state.boots == self.boot {
-                    state.node(self.node).pending.clear();
+                    state.node_mut(self.node).pending.clear();
                     state.lost_writes = true;
                 }
                 return Err(error);
             }
-            state.node(self.node).make_durable();
+            state.node_mut(self.node).make_durable();
             state.changed()
         })
     }
