@@ -1,9 +1,11 @@
 //! The world of a cluster: time that jumps from event to event, machines, the network between them, clients, and what they are held to.
 //!
-//! `world/lives.rs` has how nodes start and end, `world/healing.rs` how all ends well. One thread, one queue of events, one seed. Every event is a line of the trace; the same seed gives the same lines.
+//! `world/lives.rs` has how nodes start and end, `world/queue.rs` what happens next, `world/healing.rs` how all ends well. One thread, one
+//! queue of events, one seed. Every event is a line of the trace; the same seed gives the same lines.
 
 mod healing;
 mod lives;
+mod queue;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +13,7 @@ use gregor_raft::Nanos;
 use gregor_server::control::InitialVoters;
 use gregor_types::{BrokerId, LeaderEpoch};
 
+use self::queue::{Call, Calls, Queue};
 use super::{
     audit::{Machines, audit_in_sync, audit_metadata, audit_moved},
     clients::{Admin, Client, Producer, Reader, View, VoterAdmin},
@@ -96,16 +99,6 @@ pub(super) enum Event {
     Look,
 }
 
-/// A question that was neither answered nor given up.
-#[derive(Debug)]
-struct Call {
-    from: Party,
-    boot: u64,
-    to: BrokerId,
-    /// Why, where a node asks.
-    purpose: Option<Purpose>,
-}
-
 /// The cluster is at rest.
 #[derive(Debug, Clone, Copy)]
 struct Rest {
@@ -122,12 +115,10 @@ struct Rest {
 pub(super) struct World {
     now: Nanos,
     pub(super) random: Random,
-    /// Boxed, as the tree moves what stands in it.
-    queue: BTreeMap<(Nanos, u64), Box<Event>>,
-    next_event: u64,
+    queue: Queue,
     pub(super) machines: Machines,
     pub(super) wire: Wire,
-    calls: BTreeMap<CallId, Call>,
+    calls: Calls,
     next_call: CallId,
     clients: Vec<Box<dyn Client>>,
     pub(super) ledger: Ledger,
@@ -189,11 +180,10 @@ impl World {
         let mut world = Self {
             now: 0,
             random,
-            queue: BTreeMap::new(),
-            next_event: 0,
+            queue: Queue::default(),
             machines,
             wire: Wire::new(),
-            calls: BTreeMap::new(),
+            calls: Calls::default(),
             next_call: 0,
             clients,
             ledger: Ledger::default(),
@@ -222,10 +212,10 @@ impl World {
     }
 
     fn live(&mut self) -> Result<(), String> {
-        while let Some(((at, _), event)) = self.queue.pop_first() {
+        while let Some((at, event)) = self.queue.pop(&self.calls) {
             self.now = at;
             self.trace.at(at);
-            self.happen(*event);
+            self.happen(event);
             if let Some(violation) = self.ledger.violation() {
                 let violation = violation.to_owned();
                 self.trace.note(format_args!("BROKEN: {violation}"));
@@ -239,8 +229,12 @@ impl World {
     }
 
     pub(super) fn after(&mut self, nanos: Nanos, event: Event) {
-        self.next_event += 1;
-        self.queue.insert((self.now + nanos, self.next_event), Box::new(event));
+        self.queue.push(self.now + nanos, event);
+    }
+
+    /// Somebody gives up a question after so long, if it is not answered before.
+    fn give_up_after(&mut self, nanos: Nanos, call: CallId) {
+        self.queue.wait(self.now, nanos, call);
     }
 
     /// Whether nothing goes wrong any more.
@@ -258,6 +252,10 @@ impl World {
             Event::Step(id) => {
                 let now = self.now;
                 let machine = self.machine(id);
+                // It was woken earlier than this was meant to: else each such one would come again for ever.
+                if machine.woken_at != now {
+                    return;
+                }
                 machine.woken_at = Nanos::MAX;
                 if now >= machine.step_at {
                     self.step_node(id);
@@ -348,7 +346,7 @@ impl World {
             let back = Return { call: self.next_call, to: Party::Node(id) };
             let call = Call { from: back.to, boot, to: sent.to, purpose: Some(sent.purpose) };
             self.calls.insert(back.call, call);
-            self.after(sent.patience, Event::NoAnswer(back.call));
+            self.give_up_after(sent.patience, back.call);
             if self.next_call.is_multiple_of(QUESTIONS_PER_AUDIT) || sent.question.is_vote() {
                 audit_question(&self.machines[&id], &sent.question, &mut self.ledger);
             }
@@ -356,7 +354,7 @@ impl World {
         }
         for (back, answer) in answers {
             answer.count(&mut self.ledger);
-            if let Some(asked) = self.calls.get(&back.call).and_then(|call| call.purpose.as_ref()) {
+            if let Some(asked) = self.calls.get(back.call).and_then(|call| call.purpose.as_ref()) {
                 audit_answer(&self.machines[&id], asked, &answer, &mut self.ledger);
             }
             let way = (Party::Node(id), back.to);
@@ -396,7 +394,7 @@ impl World {
         };
         if !is_open {
             if !self.wire.is_cut(Party::Node(to), back.to) {
-                self.after(REFUSED, Event::NoAnswer(back.call));
+                self.give_up_after(REFUSED, back.call);
             }
             return;
         }
@@ -415,7 +413,7 @@ impl World {
     }
 
     fn hear(&mut self, number: CallId, answer: Option<Answer>) {
-        let Some(call) = self.calls.remove(&number) else { return };
+        let Some(call) = self.calls.remove(number) else { return };
         let (asker, asked) = (call.from, call.to);
         let numbers = [asker.number(), number, asked.value() as u64];
         match &answer {
@@ -484,7 +482,7 @@ impl World {
         for (number, to, question) in outbox {
             let back = Return { call: number, to: Party::Client(index) };
             self.calls.insert(number, Call { from: back.to, boot: 0, to, purpose: None });
-            self.after(CLIENT_PATIENCE, Event::NoAnswer(number));
+            self.give_up_after(CLIENT_PATIENCE, number);
             self.carry(back, 0, to, question);
         }
         if let Some(id) = replaces {

@@ -50,13 +50,11 @@ impl World {
             Crash::Tear(_) => self.ledger.count("write torn"),
         }
         self.machine(id).crash(crash);
-        self.calls.retain(|_, call| call.from != Party::Node(id));
+        self.calls.forget(Party::Node(id));
         // Its connections are gone, which who asked it hears of, unless nothing comes through.
-        let asked: Vec<_> =
-            self.calls.iter().filter(|(_, call)| call.to == id).map(|(call, at)| (*call, at.from)).collect();
-        for (call, from) in asked {
+        for (call, from) in self.calls.asked(id) {
             if !self.wire.is_cut(Party::Node(id), from) {
-                self.after(REFUSED, Event::NoAnswer(call));
+                self.give_up_after(REFUSED, call);
             }
         }
         let pause = self.downtime();
