@@ -18,5 +18,9 @@ mod random;
 mod trace;
 mod world;
 
+/// What it plays is small things that come and go: the system's allocator is slower at them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub use random::Random;
 pub use world::{Finding, Options, Outcome, run};
