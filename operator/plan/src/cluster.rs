@@ -23,8 +23,8 @@ use crate::placement::{self, Layout};
 use crate::pods::{PodSeen, PodState};
 use crate::progress::{Progress, Reason};
 use crate::roll::{Candidate, Turn};
-use crate::validate::{Node, RackSource, ValidCluster};
-use crate::{Environment, Kind, Step, Wanted, disks, quorum, roll, status};
+use crate::validate::{Node, ValidCluster};
+use crate::{Environment, Kind, Step, Wanted, disks, quorum, racks, roll, status};
 
 /// All that was read of a cluster.
 #[derive(Debug, Clone)]
@@ -97,6 +97,9 @@ impl ClusterObserved {
 pub struct ClusterPlan {
     /// The step, if there is one.
     pub step: Option<Step>,
+    /// What is carried out before the step, whatever becomes of either: certificates that are due, and the racks of pods. They
+    /// hold up nobody, and a step that Kubernetes keeps refusing does not hold them up.
+    pub beside: Vec<Step>,
     /// How far the cluster is.
     pub progress: Progress,
     /// The stage of the cluster's life that this belongs to.
@@ -149,29 +152,39 @@ impl NodeSeen<'_> {
 pub fn plan(observed: &ClusterObserved, environment: &Environment, now: &str, mint: Mint<'_>) -> ClusterPlan {
     let valid = ValidCluster::of(&observed.cluster, environment);
     let seconds = now.parse::<Timestamp>().expect("whoever asks gives the time in RFC 3339").as_second();
-    let mut decision = match &valid {
-        Ok(cluster) => decide(observed, cluster, environment, seconds, mint).unwrap_or_else(|early| early),
+    let certificates = renew(observed, environment, seconds, mint);
+    let decision = match &valid {
+        Ok(cluster) => decide(observed, cluster, environment, &certificates, mint).unwrap_or_else(|early| early),
         Err(invalid) => Decision::from(invalid.clone()),
     };
-    // Certificates end whatever a cluster waits for and whatever its manifest says.
+    let mut beside = Vec::new();
     let mut renewal = None;
-    if decision.step.is_none() {
-        match renew(observed, environment, seconds, mint) {
-            Next::Begin(writes) | Next::Renew(writes) => decision.step = Some(Step::WriteSecrets(writes)),
-            Next::Wait(why) | Next::Leaving(why) => renewal = Some(why),
-            Next::Refuse(_) | Next::Done => {}
-        }
+    match certificates {
+        // Which nodes there are is written down first.
+        Next::Begin(_) | Next::Renew(_) if matches!(decision.step, Some(Step::ReplaceIdentity(_))) => {}
+        // Certificates end whatever a cluster waits for and whatever its manifest says.
+        Next::Begin(writes) | Next::Renew(writes) => beside.push(Step::WriteSecrets(writes)),
+        Next::Wait(why) | Next::Leaving(why) => renewal = Some(why),
+        Next::Refuse(_) | Next::Done => {}
+    }
+    let identity = recorded(observed);
+    if identity.is_some() {
+        let layout = valid.as_ref().ok().zip(identity).and_then(|(valid, it)| placement::layout(valid, &it).ok());
+        beside.extend(racks::tell(observed, layout.as_ref()));
     }
     let status = status::status(observed, valid.as_ref().ok(), &decision.progress, renewal.as_deref(), now);
-    ClusterPlan { step: decision.step, progress: decision.progress, stage: decision.stage, renewal, status }
+    ClusterPlan { step: decision.step, beside, progress: decision.progress, stage: decision.stage, renewal, status }
+}
+
+/// The identity, if there is one of a cluster that stays.
+fn recorded(observed: &ClusterObserved) -> Option<Identity> {
+    let stays = observed.cluster.metadata.deletion_timestamp.is_none();
+    observed.identity.as_ref().filter(|_| stays).and_then(|config_map| Identity::parse(config_map).ok())
 }
 
 /// What is to be done about the certificates of a cluster that is there.
 fn renew(observed: &ClusterObserved, environment: &Environment, now: i64, mint: Mint<'_>) -> Next {
-    let identity = observed.identity.as_ref().and_then(|config_map| Identity::parse(config_map).ok());
-    let stays = observed.cluster.metadata.deletion_timestamp.is_none();
-    identity
-        .filter(|_| stays)
+    recorded(observed)
         .map_or(Next::Done, |identity| certificates::next(observed, &identity, &environment.cluster_domain, now, mint))
 }
 
@@ -180,7 +193,7 @@ fn decide(
     observed: &ClusterObserved,
     cluster: &ValidCluster,
     environment: &Environment,
-    now: i64,
+    certificates: &Next,
     mint: Mint<'_>,
 ) -> Result<Decision, Decision> {
     if observed.cluster.metadata.deletion_timestamp.is_some() {
@@ -199,7 +212,7 @@ fn decide(
     disks::record(observed, cluster, &identity, &nodes, mint)?;
     let candidates: Vec<Candidate<'_>> = nodes.iter().map(NodeSeen::candidate).collect();
     write_shared(observed, cluster, &layout, &identity, &nodes, holds(observed, &layout, &identity, &candidates))?;
-    certify(certificates::next(observed, &identity, &environment.cluster_domain, now, mint))?;
+    certify(certificates)?;
     let replace =
         |identity: &Identity| Step::ReplaceIdentity(objects::identity(cluster, identity, observed.identity.as_ref()));
     if !layout.moved.is_empty() {
@@ -212,7 +225,7 @@ fn decide(
         ));
     }
     start(observed, &nodes)?;
-    tell_racks(observed, &nodes)?;
+    racks::known(observed, &nodes)?;
     let turn = roll::next(&candidates, observed.kafka.as_ref());
     // Who serves nothing is put right before anything is waited for: it may be what is waited for.
     if let Turn::Take(id) = turn
@@ -250,13 +263,11 @@ fn decide(
 }
 
 /// No node is made before its certificate. What else there is to do about certificates holds up nobody.
-fn certify(next: Next) -> Result<(), Decision> {
+fn certify(next: &Next) -> Result<(), Decision> {
+    let waits = |stage: Stage, reason: Reason, why: &str| Err(Decision::wait(stage, Progress::working(reason, why)));
     match next {
-        Next::Begin(writes) => {
-            let why = writes.why.clone();
-            Err(Decision::step(Stage::Certificates, Step::WriteSecrets(writes), Reason::Creating, why))
-        }
-        Next::Leaving(why) => Err(Decision::wait(Stage::Objects, Progress::working(Reason::Terminating, why))),
+        Next::Begin(writes) => waits(Stage::Certificates, Reason::Creating, &writes.why),
+        Next::Leaving(why) => waits(Stage::Objects, Reason::Terminating, why),
         Next::Refuse(why) => Err(Decision::refuse(Reason::AuthorityUnusable, why)),
         Next::Renew(_) | Next::Wait(_) | Next::Done => Ok(()),
     }
@@ -453,32 +464,6 @@ fn restart(observed: &ClusterObserved, node: &NodeSeen<'_>) -> Result<(), Decisi
     let step = Step::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
     let message = format!("restarting node {} with its new configuration", node.node.id);
     Err(Decision::step(Stage::Roll, step, Reason::Restarting, message))
-}
-
-/// Tells pods the racks that they are in, where those come from the Kubernetes nodes. They wait for it.
-fn tell_racks(observed: &ClusterObserved, nodes: &[NodeSeen<'_>]) -> Result<(), Decision> {
-    for node in nodes {
-        let Some(RackSource::Label(key)) = node.node.rack.as_ref().filter(|_| node.node.is_broker()) else { continue };
-        let Some(pod) = node.pod.as_ref().filter(|pod| pod.rack.is_none() && pod.state != PodState::Terminating) else {
-            continue;
-        };
-        let Some(kubernetes_node) = &pod.kubernetes_node else { continue };
-        let labels = observed.kubernetes_nodes.get(kubernetes_node);
-        let Some(rack) = labels.and_then(|labels| labels.get(key)).filter(|rack| !rack.is_empty()) else {
-            let why = match labels {
-                None => {
-                    "cannot be read: give the operator the right to read nodes (rbac.nodes of its chart)".to_owned()
-                }
-                Some(_) => format!("has no label {key}: give it one, or name the rack in the pool"),
-            };
-            let message = format!("node {} waits for its rack: Kubernetes' node {kubernetes_node} {why}", node.node.id);
-            return Err(Decision::wait(Stage::Racks, Progress::working(Reason::RackUnknown, message)));
-        };
-        let step = Step::TellRack { pod: pod.name.clone(), uid: pod.uid.clone(), rack: rack.clone() };
-        let message = format!("telling node {} that it is in rack {rack}", node.node.id);
-        return Err(Decision::step(Stage::Racks, step, Reason::Creating, message));
-    }
-    Ok(())
 }
 
 /// The next change of the voters, once every disk is recorded.

@@ -18,6 +18,7 @@ pub mod pods;
 pub mod progress;
 pub mod properties;
 pub mod quorum;
+mod racks;
 pub mod roll;
 mod status;
 pub mod topic;

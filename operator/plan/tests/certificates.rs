@@ -322,6 +322,30 @@ fn certificates_are_renewed_whatever_else_the_cluster_waits_for() {
 }
 
 #[test]
+fn certificates_are_renewed_although_kubernetes_refuses_the_step_that_comes_next() {
+    for refused in [Kind::StatefulSet, Kind::Service] {
+        let mut fleet = Fleet::settled(COMBINED);
+        fleet.refuses = Some(refused);
+        fleet.spec(|cluster| cluster.spec.restarted_at = Some("now".to_owned()));
+        fleet.objects.get_mut(&(Kind::Service, "demo-nodes".to_owned())).unwrap()["spec"]["ports"] = Value::Null;
+        settle(&mut fleet);
+        assert!(fleet.last.as_ref().unwrap().step.is_some(), "it is tried again and again");
+        let before = fleet.secrets.serials();
+        fleet.secrets.now += 60 * DAY;
+        settle(&mut fleet);
+        let now = fleet.secrets.serials();
+        assert!(ALL.iter().all(|id| now[id] != before[id]), "{refused:?}: {:?}", fleet.secrets.writes);
+        // What nodes cannot start without is made again too.
+        fleet.secrets.seen.nodes.remove(&1);
+        settle(&mut fleet);
+        assert!(fleet.secrets.seen.nodes.contains_key(&1), "{refused:?}");
+        fleet.refuses = None;
+        fleet.settle();
+        assert_eq!((fleet.reason(), fleet.restarts.len()), (Some(Reason::Ready), 3));
+    }
+}
+
+#[test]
 fn secrets_of_a_deleted_kafkacluster_are_waited_for_and_not_taken() {
     let mut fleet = Fleet::settled(COMBINED);
     fleet.cluster.metadata.uid = Some("another".to_owned());

@@ -348,6 +348,49 @@ fn racks_come_from_kubernetes_nodes_before_a_broker_starts() {
     assert!(nodes.iter().all(|node| node.rack.as_deref() == Some("a")), "{nodes:?}");
 }
 
+/// Combined nodes whose racks come from Kubernetes' nodes.
+fn in_racks() -> Fleet {
+    let mut fleet = Fleet::new(COMBINED);
+    let key = "topology.kubernetes.io/zone".to_owned();
+    fleet.kubernetes_labels = Some(BTreeMap::from([(key.clone(), "a".to_owned())]));
+    fleet.cluster.spec.node_pools[0].rack = Some(Rack { name: None, topology_key: Some(key) });
+    fleet
+}
+
+#[test]
+fn a_pod_gets_its_rack_while_another_disk_is_lost_or_the_manifest_is_refused() {
+    let mut fleet = in_racks();
+    fleet.settle();
+    fleet.wipe(1);
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    fleet.kill(2);
+    fleet.settle();
+    assert!(fleet.is_ready(2), "it waits for its rack: {}", fleet.message());
+    fleet.spec(|cluster| cluster.spec.accept_data_loss = vec![1]);
+    fleet.settle();
+    assert_eq!((fleet.reason(), voters(&fleet)), (Some(Reason::Ready), vec![0, 1, 2]), "{}", fleet.message());
+
+    let refusals: [(Reason, fn(&mut gregor_operator_api::KafkaCluster)); 2] = [
+        (Reason::InvalidConfig, |cluster| drop(cluster.spec.config.insert("node.id".to_owned(), "7".into()))),
+        (Reason::NodeRemovalRefused, |cluster| cluster.spec.node_pools[0].replicas = Some(2)),
+    ];
+    for (reason, change) in refusals {
+        let manifest = fleet.cluster.clone();
+        fleet.spec(change);
+        fleet.kill(2);
+        fleet.settle();
+        assert_eq!((fleet.reason(), fleet.is_ready(2)), (Some(reason), true), "{}", fleet.message());
+        fleet.cluster = manifest;
+    }
+    // Nor does a step that Kubernetes keeps refusing keep it from its rack.
+    fleet.refuses = Some(Kind::StatefulSet);
+    fleet.objects.get_mut(&(Kind::StatefulSet, "demo-0".to_owned())).unwrap()["spec"]["replicas"] = 0.into();
+    fleet.kill(2);
+    fleet.settle();
+    assert!(fleet.last.as_ref().unwrap().step.is_some() && fleet.is_ready(2), "{}", fleet.message());
+}
+
 #[test]
 fn a_cluster_of_one_node_that_an_older_release_made_is_left_as_it_is_letter_for_letter() {
     let fleet = Fleet::of_an_older_release(ONE);

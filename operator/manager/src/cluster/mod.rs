@@ -71,20 +71,28 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
     let mut planned = plan(&observed, &context.environment, &now, &mut mint);
     let uid = observed.cluster.uid().unwrap_or_default();
     let mut stepped = false;
-    if let Some(step) = planned.step.take() {
-        let doing = match &step {
-            Step::WriteSecrets(writes) => writes.why.as_str(),
-            _ => planned.progress.message(),
-        };
-        tracing::info!(cluster = name, namespace, "{doing}");
-        match apply::carry_out(context, &observed.cluster, &step).await {
+    let mut failed = None;
+    let steps: Vec<Step> = std::mem::take(&mut planned.beside).into_iter().chain(planned.step.take()).collect();
+    for step in &steps {
+        match step {
+            Step::WriteSecrets(writes) => tracing::info!(cluster = name, namespace, "{}", writes.why),
+            Step::TellRack { pod, rack, .. } => {
+                tracing::info!(cluster = name, namespace, "telling pod {pod} that it is in rack {rack}");
+            }
+            _ => tracing::info!(cluster = name, namespace, "{}", planned.progress.message()),
+        }
+        // None of them waits for another's success: the plan made each of them possible by itself.
+        match apply::carry_out(context, &observed.cluster, step).await {
             Ok(()) => stepped = true,
-            Err(error) => match apply::verdict(&step, &error) {
+            Err(error) => match apply::verdict(step, &error) {
                 // A person has to see it, and looking again changes nothing: it becomes the status.
                 Some(progress) => say(&mut planned, progress, &observed.cluster, &now),
-                None => return Err(error),
+                None => drop(failed.get_or_insert(error)),
             },
         }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     if matches!(planned.progress, Progress::Ready { .. } | Progress::Working { .. }) {
         context.succeeded(&uid);

@@ -80,6 +80,8 @@ pub struct Fleet {
     pub poison: Option<String>,
     /// Labels of the one Kubernetes node that all pods are on.
     pub kubernetes_labels: Option<BTreeMap<String, String>>,
+    /// Objects of this kind are neither made nor changed: a quota or an admission policy stands in the way.
+    pub refuses: Option<Kind>,
     pub last: Option<ClusterPlan>,
     pub stages: BTreeSet<Stage>,
     /// Nodes in the order in which their pods were deleted while they were ready.
@@ -106,6 +108,7 @@ impl Fleet {
             blind: false,
             poison: None,
             kubernetes_labels: None,
+            refuses: None,
             last: None,
             stages: BTreeSet::new(),
             restarts: Vec::new(),
@@ -252,12 +255,17 @@ impl Fleet {
         self.counter = counter;
         self.cluster.status = Some(planned.status.clone());
         self.stages.insert(planned.stage);
-        let step = planned.step.clone();
+        let refused = |step: &Step| match step {
+            Step::Create(all) | Step::Apply(all) => all.iter().any(|wanted| Some(wanted.kind) == self.refuses),
+            _ => false,
+        };
+        let steps = planned.beside.iter().chain(&planned.step).filter(|step| !refused(step));
+        let steps: Vec<Step> = steps.cloned().collect();
         self.last = Some(planned);
-        let Some(step) = step else { return false };
-        self.writes += 1;
-        self.carry_out(step, &observed);
-        true
+        self.writes += steps.len();
+        let works = !steps.is_empty();
+        steps.into_iter().for_each(|step| self.carry_out(step, &observed));
+        works
     }
 
     fn carry_out(&mut self, step: Step, observed: &ClusterObserved) {

@@ -170,10 +170,15 @@ impl World {
             Reason::Ready => self.loss_reported = false,
             _ => {}
         }
-        let step = plan.step.clone();
+        let steps: Vec<Step> = plan.beside.iter().chain(&plan.step).cloned().collect();
         self.last = Some(plan);
-        let Some(step) = step else { return false };
-        self.writes += 1;
+        self.writes += steps.len();
+        let works = !steps.is_empty();
+        steps.into_iter().for_each(|step| self.carry_out(step, no_trace));
+        works
+    }
+
+    fn carry_out(&mut self, step: Step, no_trace: bool) {
         match step {
             Step::ChangeVoters(_) | Step::TellRack { .. } => panic!("a cluster of one node needs nothing like it"),
             Step::CreateIdentity(identity) => {
@@ -219,7 +224,6 @@ impl World {
                 assert_eq!(gone["metadata"]["uid"], uid);
             }
         }
-        true
     }
 
     fn set_identity(&mut self, mut identity: Value) {
