@@ -228,6 +228,30 @@ fn a_new_authority_signs_when_every_node_is_seen_to_trust_it_and_the_old_one_is_
 }
 
 #[test]
+fn an_authority_that_ended_before_all_trusted_it_is_followed_by_another() {
+    let mut fleet = Fleet::settled(COMBINED);
+    let old = fleet.secrets.authority().current.subject.clone();
+    ask(&mut fleet, |connections| {
+        connections.authority_days = Some(1);
+        connections.authority_renewed_at = Some("today".to_owned());
+    });
+    fleet.secrets.slow = BTreeSet::from([2]);
+    settle(&mut fleet);
+    let ended = fleet.secrets.authority().next.as_ref().unwrap().subject.clone();
+    fleet.secrets.slow.clear();
+    ask(&mut fleet, |connections| connections.authority_days = None);
+    fleet.secrets.now += 2 * DAY;
+    settle(&mut fleet);
+    let new = fleet.secrets.authority().current.subject.clone();
+    assert!(new != old && new != ended && fleet.secrets.authority().next.is_none(), "{:?}", fleet.secrets.writes);
+    assert!(
+        ALL.iter()
+            .all(|id| subjects(&fleet, *id) == [new.as_str()] && fleet.secrets.node(*id).certificate.issuer == new)
+    );
+    assert_eq!((fleet.reason(), waits(&fleet)), (Some(Reason::Ready), String::new()));
+}
+
+#[test]
 fn in_seven_years_nobody_notices_that_anything_was_renewed() {
     let mut fleet = Fleet::settled(COMBINED);
     let pods = uids(&fleet);

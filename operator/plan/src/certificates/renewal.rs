@@ -37,9 +37,16 @@ impl Certificate {
 }
 
 impl AuthoritySeen {
+    /// The authority that is to follow. One that has ended is none: it was not trusted by all in time.
+    fn successor(&self, now: i64) -> Option<&Certificate> {
+        self.next.as_ref().filter(|next| !next.is_over(now))
+    }
+
     /// Whether no authority is on its way in or out.
-    fn is_settled(&self) -> bool {
-        self.next.is_none() && subjects(&self.trusted) == BTreeSet::from([self.current.subject.clone()])
+    fn is_settled(&self, now: i64) -> bool {
+        let ended = self.next.as_ref().map(|next| next.subject.as_str());
+        let mut others = self.trusted.iter().map(|trusted| trusted.subject.as_str());
+        self.successor(now).is_none() && others.all(|subject| subject == self.current.subject || Some(subject) == ended)
     }
 }
 
@@ -168,7 +175,7 @@ impl Plan<'_> {
             Next::Done => {}
             next => return next,
         }
-        let waits = self.members.iter().find(|member| !member.is_proven() && !authority.is_settled());
+        let waits = self.members.iter().find(|member| !member.is_proven() && !authority.is_settled(self.now));
         waits.map_or(Next::Done, |member| {
             Next::Wait(format!("waiting until node {} shows that it has read its Secret", member.id))
         })
@@ -194,7 +201,7 @@ impl Plan<'_> {
 
     fn renew_authority(&self, secret: &SecretSeen<AuthoritySeen>, authority: &AuthoritySeen, mint: Mint<'_>) -> Next {
         let write = |change: SecretChange, why: String| self.authority(Some(&secret.metadata), change, why);
-        if let Some(next) = authority.next.as_ref().filter(|next| !next.is_over(self.now)) {
+        if let Some(next) = authority.successor(self.now) {
             let all_have_secrets = self.members.iter().all(|member| member.content().is_some());
             if authority.current.is_over(self.now) || (all_have_secrets && self.all_trust(&next.subject)) {
                 let why = "the new authority signs the nodes' certificates from now on".to_owned();
@@ -221,8 +228,10 @@ impl Plan<'_> {
             let why = "the authority of certificates that nodes show goes on being trusted".to_owned();
             return Next::Renew(write(SecretChange::Trust(trusted), why));
         }
-        if authority.is_settled() {
-            let asked = is_asked(self.settings.authority_renewed_at.as_ref(), &secret.metadata);
+        if authority.is_settled(self.now) {
+            // What asked for a successor that came to nothing asks for another.
+            let asked =
+                authority.next.is_some() || is_asked(self.settings.authority_renewed_at.as_ref(), &secret.metadata);
             if asked || authority.current.is_due(self.now) {
                 let why = "making the authority that is to sign the nodes' certificates next".to_owned();
                 return Next::Renew(write(SecretChange::NextAuthority(self.new_authority(mint)), why));
@@ -232,7 +241,7 @@ impl Plan<'_> {
         let signed = |member: &Member<'_>| {
             member.content().is_some_and(|content| content.certificate.issuer == authority.current.subject)
         };
-        if authority.next.is_none() && self.members.iter().all(|member| signed(member) && member.is_proven()) {
+        if self.members.iter().all(|member| signed(member) && member.is_proven()) {
             let own = authority.trusted.iter().filter(|trusted| trusted.subject == authority.current.subject);
             let why = "no node shows a certificate of the former authority: it is not trusted any more".to_owned();
             return Next::Renew(write(SecretChange::Trust(own.cloned().collect()), why));
@@ -263,7 +272,8 @@ impl Plan<'_> {
     fn renew_nodes(&self, authority: &AuthoritySeen, mint: Mint<'_>) -> Next {
         let signer = &authority.current.subject;
         // Everybody trusts the only one that there was until now, or will when it starts.
-        let trusted = authority.is_settled() || authority.next.is_some() || self.all_trust(signer);
+        let trusted =
+            authority.is_settled(self.now) || authority.successor(self.now).is_some() || self.all_trust(signer);
         let mut at_once = Vec::new();
         let mut begins = false;
         let mut reasons = BTreeSet::new();
