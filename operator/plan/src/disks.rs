@@ -25,6 +25,7 @@ pub(crate) fn record(
 ) -> Result<(), Decision> {
     for node in nodes {
         belongs(identity, node)?;
+        keeps_name(observed, node)?;
     }
     let replace =
         |identity: &Identity| Step::ReplaceIdentity(objects::identity(cluster, identity, observed.identity.as_ref()));
@@ -93,6 +94,21 @@ fn belongs(identity: &Identity, node: &NodeSeen<'_>) -> Result<(), Decision> {
         identity.cluster_id
     );
     Err(Decision::refuse(Reason::ForeignVolume, message))
+}
+
+/// The disk of a node is there, under the name that its volume had before: nothing is lost but the name.
+fn keeps_name(observed: &ClusterObserved, node: &NodeSeen<'_>) -> Result<(), Decision> {
+    let Some(uid) = node.recorded.claim_uid.as_deref().filter(|uid| node.claim_uid() != Some(*uid)) else {
+        return Ok(());
+    };
+    let mut others = observed.objects.iter().filter(|((kind, _), _)| *kind == Kind::PersistentVolumeClaim);
+    let Some(((_, claim), _)) = others.find(|(_, object)| object["metadata"]["uid"] == *uid) else { return Ok(()) };
+    let Some(former) = claim.strip_prefix(&format!("{}-", node.node.name)) else { return Ok(()) };
+    let message = format!(
+        "the disk of node {} is the claim {claim}, and the manifest calls its volume {}: a volume keeps its name, write name: {former} in storage.volumes",
+        node.node.id, node.node.volume.name
+    );
+    Err(Decision::refuse(Reason::InvalidSpec, message))
 }
 
 /// A disk that was seen formatted: from now on an empty one is a lost one.

@@ -1,7 +1,7 @@
 //! Keys of `server.properties` that a manifest may not set, and why: the validation asks before any node is built.
 
 /// Keys that the operator sets itself or that contradict what it does.
-const OWNED_KEYS: [&str; 20] = [
+const OWNED_KEYS: [&str; 21] = [
     "advertised.listeners",
     "auto.include.jmx.reporter",
     "broker.id",
@@ -10,6 +10,7 @@ const OWNED_KEYS: [&str; 20] = [
     "config.providers",
     "control.plane.listener.name",
     "controller.listener.names",
+    "controller.quorum.auto.join.enable",
     "early.start.listeners",
     "inter.broker.listener.name",
     "listener.security.protocol.map",

@@ -141,6 +141,27 @@ fn an_empty_claim_in_the_place_of_the_recorded_one_is_not_formatted() {
 }
 
 #[test]
+fn a_volume_with_another_name_is_refused_and_its_disk_is_not_lost() {
+    let mut world = settled();
+    let rename = |world: &mut World, name: &str| {
+        world.spec(|cluster| name.clone_into(&mut cluster.spec.storage.as_mut().unwrap().volumes[0].name));
+        world.settle();
+    };
+    let writes = world.writes;
+    rename(&mut world, "disk");
+    let message = world.last.as_ref().unwrap().progress.message().to_owned();
+    assert_eq!((world.reason(), world.writes), (Some(Reason::InvalidSpec), writes), "{message}");
+    assert!(message.contains("demo-0-data") && message.contains("write name: data"), "{message}");
+    // Nor is it given up on a word.
+    world.accept(true);
+    world.settle();
+    assert_eq!((world.reason(), world.writes), (Some(Reason::InvalidSpec), writes));
+    world.accept(false);
+    rename(&mut world, "data");
+    assert_eq!((world.reason(), world.formats), (Some(Reason::Ready), 1));
+}
+
+#[test]
 fn a_restored_claim_with_the_data_is_taken_back() {
     let mut world = settled();
     let data = world.disks.values().next().unwrap().clone();
@@ -346,6 +367,12 @@ fn a_manifest_that_cannot_work_is_refused_in_words_and_touches_nothing() {
         }
     };
     refused(&config("node.id", ConfigValue::Integer(3)), Reason::InvalidConfig, "node.id");
+    // Who votes is the operator's to say: controllers that join by themselves would pass by its order.
+    refused(
+        &config("controller.quorum.auto.join.enable", ConfigValue::Boolean(true)),
+        Reason::InvalidConfig,
+        "auto.join",
+    );
     refused(&config("ssl.keystore.location", "x".into()), Reason::InvalidConfig, "plaintext");
     refused(&config("a", "x\ny".into()), Reason::InvalidConfig, "line break");
     refused(&config("a", ConfigValue::Unsupported(json!({}))), Reason::InvalidConfig, "not text");
