@@ -10,7 +10,7 @@ use crate::placement::{self, Layout};
 use crate::pods::PodState;
 use crate::progress::{Progress, truncate};
 use crate::properties::INTERNAL_PORT;
-use crate::validate::{NodeListener, ValidCluster};
+use crate::validate::{Node, NodeListener, RackSource, ValidCluster};
 
 /// The longest list of addresses that a status carries: a client needs a few to begin with.
 const ADDRESSES_BYTES_MAX: usize = 512;
@@ -64,7 +64,7 @@ pub(crate) fn status(
             pool: node.map(|node| node.pool.clone()).or(recorded_pool).or_else(first_pool).unwrap_or_default(),
             ready: pod.as_ref().is_some_and(|pod| pod.state == PodState::Ready),
             directory_id: recorded.directory_id.clone(),
-            rack: pod.as_ref().and_then(|pod| pod.rack.clone()),
+            rack: pod.as_ref().and_then(|pod| pod.rack.clone()).or_else(|| node.and_then(named_rack)),
             certificate_not_after: certificate_end(observed, *id).and_then(time),
         });
         status.image = pod.and_then(|pod| pod.image).or(status.image);
@@ -73,6 +73,14 @@ pub(crate) fn status(
         status.listeners.extend(cluster.listeners.iter().filter_map(|listener| addresses(layout, &listener.name)));
     }
     status
+}
+
+/// The rack that the manifest names for a broker.
+fn named_rack(node: &Node) -> Option<String> {
+    match node.rack.as_ref().filter(|_| node.is_broker())? {
+        RackSource::Named(rack) => Some(rack.clone()),
+        RackSource::Label(_) => None,
+    }
 }
 
 /// How the nodes talk with each other, and until when they can.

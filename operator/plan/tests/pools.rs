@@ -64,14 +64,23 @@ fn one_disk_starts_the_quorum_and_everybody_else_joins() {
 
 #[test]
 fn a_disk_that_is_wiped_at_any_step_of_the_beginning_joins_or_is_lost_and_there_is_one_quorum() {
-    for manifest in [COMBINED, POOLS] {
-        let whole = Fleet::settled(manifest);
+    // A node that is on its way waits for its rack first, and each time that it is looked at.
+    let with_racks = Stage::BOOTSTRAP.map(|stage| if stage == Stage::Start { Stage::Racks } else { stage });
+    let beginnings = [
+        (Fleet::new(COMBINED), &Stage::BOOTSTRAP[..]),
+        (Fleet::new(POOLS), &Stage::BOOTSTRAP),
+        (in_racks(), &with_racks),
+    ];
+    for (mut young, beginning) in beginnings {
+        let beginning: BTreeSet<Stage> = beginning.iter().copied().collect();
+        let mut whole = young.clone();
+        whole.settle();
+        assert_eq!(whole.reason(), Some(Reason::Ready), "{}", whole.message());
         // A stage that the plan goes through and that is not listed, or the other way round, is one that nobody thought of here.
-        assert_eq!(whole.stages, BTreeSet::from(Stage::BOOTSTRAP), "the stages of a beginning");
+        assert_eq!(whole.stages, beginning, "the stages of a beginning");
         let all: Vec<i32> = whole.identity().unwrap().nodes.keys().copied().collect();
         let mut tried = BTreeSet::new();
         let mut outcomes = BTreeSet::new();
-        let mut young = Fleet::new(manifest);
         let mut reconciles = true;
         while young.last.as_ref().is_none_or(|plan| plan.stage != Stage::Rest) {
             if reconciles {
@@ -104,7 +113,7 @@ fn a_disk_that_is_wiped_at_any_step_of_the_beginning_joins_or_is_lost_and_there_
             }
         }
         let stages: BTreeSet<Stage> = tried.iter().map(|(stage, ..)| *stage).collect();
-        assert_eq!(stages, BTreeSet::from(Stage::BOOTSTRAP), "each stage had its disks wiped");
+        assert_eq!(stages, beginning, "each stage had its disks wiped");
         assert_eq!(outcomes, BTreeSet::from([Reason::Ready, Reason::DiskLost]), "both ends were seen");
     }
 }
@@ -346,6 +355,35 @@ fn racks_come_from_kubernetes_nodes_before_a_broker_starts() {
     assert!(!fleet.properties(2).contains("broker.rack"), "the argument is its only source");
     let nodes = &fleet.last.as_ref().unwrap().status.nodes;
     assert!(nodes.iter().all(|node| node.rack.as_deref() == Some("a")), "{nodes:?}");
+}
+
+#[test]
+fn a_rack_that_a_pool_names_is_its_brokers_and_is_shown() {
+    let mut fleet = Fleet::new(POOLS);
+    for pool in &mut fleet.cluster.spec.node_pools {
+        pool.rack = Some(Rack { name: Some("cellar".to_owned()), topology_key: None });
+    }
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
+    for node in &fleet.last.as_ref().unwrap().status.nodes {
+        let is_broker = node.node_id >= 10;
+        assert_eq!(node.rack.as_deref(), is_broker.then_some("cellar"), "node {}", node.node_id);
+        let text = fleet.properties(node.node_id);
+        assert_eq!(text.contains("\nbroker.rack=cellar\n"), is_broker, "{text}");
+    }
+}
+
+#[test]
+fn the_status_names_who_is_behind() {
+    let mut fleet = Fleet::settled(COMBINED);
+    fleet.kill(2);
+    fleet.reconcile();
+    let status = fleet.last.as_ref().unwrap().status.clone();
+    assert_eq!((status.quorum_leader, status.lagging_voters), (Some(0), vec![2]));
+    assert_eq!(status.under_replicated_partitions, Some(1));
+    fleet.settle();
+    let status = fleet.last.as_ref().unwrap().status.clone();
+    assert_eq!((status.lagging_voters, status.under_replicated_partitions), (vec![], Some(0)));
 }
 
 /// Combined nodes whose racks come from Kubernetes' nodes.
