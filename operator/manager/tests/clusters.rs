@@ -258,11 +258,13 @@ async fn a_disk_that_cannot_grow_holds_nothing_else_up() {
     lab.create::<KafkaCluster>(CLUSTER).await;
     lab.cluster_says("demo", "Ready").await;
     // The claim is not bound, so Kubernetes refuses to resize it.
-    let patch = json!({"spec": {"storage": {"volumes": [{"name": "data", "size": "2Gi"}]}, "config": {"log.retention.hours": 1}}});
+    let patch = json!({"spec": {"storage": {"volumes": [{"name": "data", "size": "2Gi"}]}, "config": {"log.retention.hours": 1}, "deletionPolicy": "Delete"}});
     let pod = lab.pod_uid().await;
     lab.patch::<KafkaCluster>("demo", patch).await;
     lab.cluster_says("demo", "Ready").await;
     assert_ne!(lab.pod_uid().await, pod, "the configuration came through");
+    let claim = lab.api::<PersistentVolumeClaim>().get("demo-0-data").await.unwrap();
+    assert_eq!(claim.metadata.owner_references.map_or(0, |owners| owners.len()), 1, "and so did the rest of the claim");
     wait_until("an event says why", async || {
         let events = lab.api::<Event>().list(&ListParams::default()).await.unwrap();
         events.into_iter().any(|event| event.reason.as_deref() == Some("VolumeUnchanged")).then_some(())

@@ -84,7 +84,8 @@ pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -
     Ok(())
 }
 
-/// A claim that Kubernetes does not let grow stays as it is: everything else of the cluster must not wait for it.
+/// A claim that Kubernetes does not let grow keeps its size and gets the rest: it repeats the identity, and everything else of the
+/// cluster must not wait for it.
 async fn leave_claim(
     context: &Context,
     namespace: &str,
@@ -93,8 +94,17 @@ async fn leave_claim(
     error: &Error,
 ) -> Result<(), Error> {
     let api: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
-    let seen =
-        api.get_metadata(&wanted.name).await.map_err(Error::kubernetes(format!("reading claim {}", wanted.name)))?;
+    let seen = api.get(&wanted.name).await.map_err(Error::kubernetes(format!("reading claim {}", wanted.name)))?;
+    let mut rest = wanted.clone();
+    let requests = seen.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
+    if let Some(size) = requests.and_then(|requests| requests.get("storage")) {
+        rest.body["spec"]["resources"]["requests"]["storage"] = json!(size.0);
+    }
+    match apply(context, namespace, &rest).await {
+        // It is not the size that is refused: it stays as it is altogether.
+        Err(error) if error.is_invalid() || error.is_forbidden() => {}
+        outcome => outcome?,
+    }
     let hash = applied(&wanted.body).unwrap_or_default().to_owned();
     context.settle(seen.uid().unwrap_or_default(), hash);
     let said = error.api_message().unwrap_or("no reason given");
@@ -106,6 +116,10 @@ async fn leave_claim(
 /// What an error of a step means for the cluster, where trying the same again is no answer.
 pub fn verdict(step: &Step, error: &Error) -> Option<Progress> {
     let said = error.api_message().map_or_else(|| error.to_string(), str::to_owned);
+    if let (Step::ChangeVoters(_), Error::Broker { source, .. }) = (step, error) {
+        let message = format!("changing who votes in the metadata quorum goes on being tried: {source}");
+        return Some(Progress::working(Reason::ChangingVoters, message));
+    }
     if error.is_already_exists() {
         return match step {
             Step::Create(_) | Step::WriteSecrets(_) => Some(Progress::stalled(

@@ -87,7 +87,7 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
             Err(error) => match apply::verdict(step, &error) {
                 // A person has to see it, and looking again changes nothing: it becomes the status.
                 Some(progress) => say(&mut planned, progress, &observed.cluster, &now),
-                None => drop(failed.get_or_insert(error)),
+                None => failed = failed.or(Some(error)),
             },
         }
     }
@@ -132,7 +132,10 @@ fn certificate_ends(observed: &ClusterObserved) -> CertificateEnds {
 
 /// Whether what is waited for shows on no object of Kubernetes.
 fn only_brokers_know(reason: Reason) -> bool {
-    matches!(reason, Reason::WaitingForReplicas | Reason::WaitingForQuorum | Reason::ClusterUnreachable)
+    matches!(
+        reason,
+        Reason::ChangingVoters | Reason::WaitingForReplicas | Reason::WaitingForQuorum | Reason::ClusterUnreachable
+    )
 }
 
 fn says_the_same(before: &KafkaClusterStatus, after: &KafkaClusterStatus) -> bool {
