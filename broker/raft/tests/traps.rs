@@ -374,8 +374,11 @@ fn ends(leader: BrokerId, epoch: i32) -> Request {
     Request::EndQuorumEpoch(EndQuorumEpochRequest { topics: vec![topic], ..Default::default() })
 }
 
+/// Nodes and where they listen.
+type Nodes = Vec<(i32, String, u16)>;
+
 /// An answer's error, the leader and the epoch that it names, and where nodes are.
-fn verdict_and_leader(reply: Reply) -> (ErrorCode, (i32, i32), Vec<(i32, String, u16)>) {
+fn verdict_and_leader(reply: Reply) -> (ErrorCode, (i32, i32), Nodes) {
     match reply {
         Reply::Vote(answer) => {
             let data = &answer.topics[0].partitions[0];

@@ -397,6 +397,7 @@ fn in_racks() -> Fleet {
 
 #[test]
 fn a_pod_gets_its_rack_while_another_disk_is_lost_or_the_manifest_is_refused() {
+    type Change = fn(&mut gregor_operator_api::KafkaCluster);
     let mut fleet = in_racks();
     fleet.settle();
     fleet.wipe(1);
@@ -409,7 +410,7 @@ fn a_pod_gets_its_rack_while_another_disk_is_lost_or_the_manifest_is_refused() {
     fleet.settle();
     assert_eq!((fleet.reason(), voters(&fleet)), (Some(Reason::Ready), vec![0, 1, 2]), "{}", fleet.message());
 
-    let refusals: [(Reason, fn(&mut gregor_operator_api::KafkaCluster)); 2] = [
+    let refusals: [(Reason, Change); 2] = [
         (Reason::InvalidConfig, |cluster| drop(cluster.spec.config.insert("node.id".to_owned(), "7".into()))),
         (Reason::NodeRemovalRefused, |cluster| cluster.spec.node_pools[0].replicas = Some(2)),
     ];

@@ -264,7 +264,9 @@ impl Fleet {
         self.last = Some(planned);
         self.writes += steps.len();
         let works = !steps.is_empty();
-        steps.into_iter().for_each(|step| self.carry_out(step, &observed));
+        for step in steps {
+            self.carry_out(step, &observed);
+        }
         works
     }
 

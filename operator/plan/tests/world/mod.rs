@@ -174,7 +174,9 @@ impl World {
         self.last = Some(plan);
         self.writes += steps.len();
         let works = !steps.is_empty();
-        steps.into_iter().for_each(|step| self.carry_out(step, no_trace));
+        for step in steps {
+            self.carry_out(step, no_trace);
+        }
         works
     }
 

@@ -35,8 +35,8 @@ async fn who_is_in_sync_does_not_wait_for_those_that_are_behind() {
     until("it is fetched with the others", || {
         *locked(&world.cluster.holds_others) = true;
         append(&behind_at_leader, "more", false).unwrap();
-        let deadline = std::time::Instant::now() + Duration::from_millis(200);
-        while end_of(&behind) < end_of(&behind_at_leader) && std::time::Instant::now() < deadline {
+        let deadline = Instant::now() + Duration::from_millis(200);
+        while end_of(&behind) < end_of(&behind_at_leader) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
         *locked(&world.cluster.holds_others) = false;
