@@ -20,7 +20,7 @@ use gregor_wire::Message as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
-    sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, OwnedSemaphorePermit, Semaphore, oneshot},
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
@@ -36,10 +36,13 @@ pub(crate) struct Connection {
     served: Mutex<HashMap<i16, RangeInclusive<i16>>>,
     next_correlation: AtomicI32,
     in_flight: Arc<Semaphore>,
-    write: AsyncMutex<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// None once it is closed on this side, so that the peer sees it.
+    write: AsyncMutex<Option<Writing>>,
     state: Arc<Mutex<State>>,
     reader: JoinHandle<()>,
 }
+
+type Writing = Box<dyn AsyncWrite + Send + Unpin>;
 
 struct State {
     waiting: HashMap<i32, Waiting>,
@@ -87,7 +90,7 @@ impl Connection {
             served: Mutex::new(HashMap::new()),
             next_correlation: AtomicI32::new(0),
             in_flight: Arc::new(Semaphore::new(options.in_flight_max.max(1))),
-            write: AsyncMutex::new(write),
+            write: AsyncMutex::new(Some(write)),
             state,
             reader,
         });
@@ -166,6 +169,10 @@ impl Connection {
     pub(crate) fn close(&self, reason: &str) {
         close(&self.state, &self.address, &reason.into());
         self.reader.abort();
+        // Who is writing closes it afterwards.
+        if let Ok(mut write) = self.write.try_lock() {
+            *write = None;
+        }
     }
 
     /// KIP-511: ask in our newest version. A peer that does not know it answers in version 0 with `UNSUPPORTED_VERSION`
@@ -238,31 +245,34 @@ impl Connection {
     /// Writes a whole frame. A connection that part of one was written to takes no other: it is closed, also where the caller gives up.
     async fn write(&self, bytes: &[u8], deadline: Instant, api: &'static str) -> Result<(), ChannelError> {
         let timed_out = || ChannelError::TimedOut { address: self.address.clone(), api };
-        let mut write = timeout_at(deadline, self.write.lock()).await.map_err(|_| timed_out())?;
+        let write = timeout_at(deadline, self.write.lock()).await.map_err(|_| timed_out())?;
         if let Some(end) = &self.lock().closed {
             return Err(end.clone().error(&self.address));
         }
-        let mut unfinished = Unfinished { connection: Some(self) };
+        let mut unfinished = Unfinished { connection: self, write, is_over: false };
+        let Some(write) = &mut *unfinished.write else { return Err(dropped().error(&self.address)) };
         let all = async {
             write.write_all(bytes).await?;
             // TLS may hold back the end of what it was given until it is told that no more comes; TCP does nothing here.
             write.flush().await
         };
         let written = timeout_at(deadline, all).await;
-        unfinished.connection = None;
         match written {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                unfinished.is_over = true;
+                Ok(())
+            }
             // The reader meets what the peer said before it closed, which tells more than that it closed.
-            Ok(Err(error)) if is_gone(&error) => Ok(()),
+            Ok(Err(error)) if is_gone(&error) => {
+                unfinished.is_over = true;
+                Ok(())
+            }
             Ok(Err(error)) => {
                 let end = End::of(&error, &self.address);
                 close(&self.state, &self.address, &end);
                 Err(end.error(&self.address))
             }
-            Err(_) => {
-                self.close("a request could not be written in time");
-                Err(timed_out())
-            }
+            Err(_) => Err(timed_out()),
         }
     }
 
@@ -303,15 +313,20 @@ fn close(state: &Mutex<State>, address: &str, end: &End) {
     }
 }
 
-/// A frame that is being written.
+/// A frame that is being written, which nobody else writes into.
 struct Unfinished<'a> {
-    connection: Option<&'a Connection>,
+    connection: &'a Connection,
+    write: AsyncMutexGuard<'a, Option<Writing>>,
+    is_over: bool,
 }
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection {
-            connection.close("a request was given up half-way");
+        if !self.is_over {
+            self.connection.close("a request could not be written as a whole");
+        }
+        if self.connection.is_closed() {
+            *self.write = None;
         }
     }
 }
