@@ -70,10 +70,7 @@ impl Connection {
         let (reader, write) = match &security {
             None => {
                 let (read, write) = stream.into_split();
-                (
-                    spawn(read, &state, address, options.frame_bytes_max),
-                    Box::new(write) as Box<dyn AsyncWrite + Send + Unpin>,
-                )
+                (spawn(read, &state, address, options.frame_bytes_max), Box::new(write) as Writing)
             }
             Some(config) => {
                 let stream = timeout_at(deadline, tls::connect(config, address, stream))

@@ -6,14 +6,11 @@ use gregor_messages::{
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Uuid};
 
-use super::is_metadata;
+use super::{VERSION_OF_ENDPOINTS, is_metadata};
 use crate::{
     Effects, Endpoint, Nanos, Now, Quorum, ReplicaKey, Rng, Role, Token, candidate::Prospective, quorum::Unattached,
     time::Countdown,
 };
-
-/// From this version on an answer says where the leader listens that it names.
-const VERSION_OF_ENDPOINTS: i16 = 1;
 
 impl Quorum {
     pub(crate) fn on_begin_epoch(

@@ -8,11 +8,8 @@ use gregor_messages::{
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 
-use super::fetch::MAX_FETCH_BYTES;
+use super::{VERSION_OF_ENDPOINTS, fetch::MAX_FETCH_BYTES};
 use crate::{LogView, METADATA_TOPIC, OffsetAndEpoch, Quorum, ReplicaKey, Role, api::SnapshotRead};
-
-/// The version from which an answer can name the leader's address.
-const VERSION_OF_ENDPOINTS: i16 = 1;
 
 impl Quorum {
     pub(crate) fn on_fetch_snapshot(

@@ -19,6 +19,9 @@ use crate::{Effects, Endpoint, LogView, METADATA_TOPIC, Now, Quorum, RequestId, 
 
 pub(crate) use fetch::FetchPlan;
 
+/// From this version on an answer says where the leader listens that it names; Fetch has one of its own.
+const VERSION_OF_ENDPOINTS: i16 = 1;
+
 /// A request of another node or of a tool, decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Request {

@@ -7,13 +7,10 @@ use gregor_messages::{
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, planted::planted};
 
-use super::is_metadata;
+use super::{VERSION_OF_ENDPOINTS, is_metadata};
 use crate::{
     Effect, Effects, ElectionState, LogView, Now, OffsetAndEpoch, Quorum, ReplicaKey, Rng, Role, Token, effects::Write,
 };
-
-/// From this version on an answer says where the leader listens that it names.
-const VERSION_OF_ENDPOINTS: i16 = 1;
 
 impl Quorum {
     pub(crate) fn on_vote(

@@ -1,7 +1,8 @@
 //! A partition as a follower of another broker's: appends what its fetcher fetched, cuts what its leader does not have.
 //!
-//! `fetchers/` calls it, on a thread that may wait for the disk where more than a quick append is to be done. Each step is done only while the leadership that it was decided
-//! under is the partition's, and by the fetcher that took the partition over last, which is looked at under the same lock.
+//! `fetchers/` calls it, on a thread that may wait for the disk where more than a quick append is to be done. Each step is done only
+//! while the leadership that it was decided under is the partition's, and by the fetcher that took the partition over last,
+//! which is looked at under the same lock.
 
 use std::sync::{Arc, atomic::Ordering};
 
