@@ -127,6 +127,10 @@ impl Connection {
         match row.handler {
             Handler::Produce => {
                 let reused = std::mem::take(&mut self.response);
+                if self.context.broker.partitions.is_behind() {
+                    self.send_unsent().await?;
+                    Box::pin(produce::partitions_led(&self.context, &body)).await;
+                }
                 if self.context.broker.partitions.are_topic_ids_awaited() {
                     self.send_unsent().await?;
                     Box::pin(produce::topic_ids_written(&self.context, &body)).await;

@@ -12,7 +12,10 @@ mod topic_ids;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -58,6 +61,8 @@ pub(crate) struct Partitions {
     deleted_topics: Mutex<Vec<KString>>,
     /// The offset of the newest image that is applied.
     applied: watch::Sender<Offset>,
+    /// Whether there is an image that is published and not applied.
+    is_behind: AtomicBool,
     /// Folders that are renamed and wait for `file.delete.delay.ms`; the housekeeper removes them.
     deleted: Mutex<Vec<(gregor_types::Timestamp, DeletedPartition)>>,
     topic_ids: Arc<TopicIds>,
@@ -148,6 +153,7 @@ impl MetadataListener for Publisher {
         let mut inbox = self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         inbox.changes = if inbox.image.is_none() { Some(update.changes) } else { None };
         inbox.image = Some(update.image);
+        self.0.is_behind.store(true, Ordering::Release);
         self.0.arrived.notify_one();
     }
 }
@@ -192,6 +198,7 @@ impl Partitions {
             arrived: Condvar::new(),
             deleted_topics: Mutex::default(),
             applied: watch::Sender::new(Offset::NONE),
+            is_behind: AtomicBool::new(false),
             deleted: Mutex::default(),
             topic_ids,
             checkpoints: Mutex::default(),
@@ -217,6 +224,18 @@ impl Partitions {
     /// Wakes when an image is applied: partitions then have the roles that it gives them.
     pub(crate) fn applied(&self) -> watch::Receiver<Offset> {
         self.applied.subscribe()
+    }
+
+    /// Whether partitions may not have the roles yet that clients are told of.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::Acquire)
+    }
+
+    /// Waits for as long as images are to be applied and what it asks is so.
+    pub(crate) async fn wait_while_behind(&self, is_awaited: impl Fn() -> bool) {
+        // Before it is looked at, so that nothing is missed in between.
+        let mut applied = self.applied();
+        while self.is_behind() && is_awaited() && applied.changed().await.is_ok() {}
     }
 
     /// The directories that get no new replicas, where the finalized level knows of such (KIP-1066).

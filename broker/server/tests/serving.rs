@@ -12,6 +12,7 @@ use gregor_messages::{
     delete_topics_request::DeleteTopicState,
     describe_producers_request::TopicRequest,
     incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
+    metadata_request::MetadataRequestTopic,
     offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic},
 };
 use gregor_types::{ErrorCode, Uuid};
@@ -467,6 +468,25 @@ fn a_deleted_topic_is_gone_and_its_name_begins_anew() {
     client.create_topic("phoenix", 1, &[]);
     assert_eq!(client.list_offset("phoenix", 0, -1).offset, 0);
     assert_eq!(client.produce("phoenix", 0, batch(&["new"])).base_offset, 0);
+    node.stop();
+}
+
+#[test]
+fn a_partition_takes_records_as_soon_as_clients_are_told_of_it() {
+    const PARTITIONS: i32 = 50;
+    let home = Home::new();
+    let node = home.start();
+    let mut client = node.client();
+    for round in 0..10 {
+        let topic = format!("new-{round}");
+        client.ask_for_topic(&topic, PARTITIONS, &[]);
+        let named = MetadataRequestTopic { name: Some(topic.as_str().into()), ..Default::default() };
+        let request = MetadataRequest { topics: Some(vec![named]), ..Default::default() };
+        until("clients are told of the topic", || client.call(12, &request).topics[0].error_code == 0);
+        // The last of them, which is made last.
+        let produced = client.produce(&topic, PARTITIONS - 1, batch(&["at once"]));
+        assert_eq!(error(produced.error_code), ErrorCode::None, "round {round}");
+    }
     node.stop();
 }
 

@@ -113,6 +113,32 @@ pub(crate) fn slow_directory(context: &Context, body: &[u8]) -> Option<Arc<Appen
     })
 }
 
+/// Waits for partitions that clients are told this broker leads, until it does, for as long as the request may take: refused and sent again, its
+/// batches could end up behind later ones.
+pub(crate) async fn partitions_led(context: &Context, body: &[u8]) {
+    let Ok(request) = ProduceView::parse(body, context.api_version) else { return };
+    let is_any_awaited = || {
+        let image = context.broker.image();
+        request
+            .topics()
+            .any(|topic| topic.partitions().any(|partition| is_yet_to_be_led(context, &image, topic, partition.index)))
+    };
+    let awaited = context.broker.partitions.wait_while_behind(is_any_awaited);
+    // Whoever waits in vain is refused as ever.
+    let _ = tokio::time::timeout_at(context.received_at + timeout(&request), awaited).await;
+}
+
+fn is_yet_to_be_led(context: &Context, image: &MetadataImage, topic: ProduceTopic<'_>, index: i32) -> bool {
+    let partitions = &context.broker.partitions;
+    let me = partitions.node_id();
+    let Some((leader, epoch)) = leader_of(image, topic.name, topic.topic_id, index) else { return false };
+    let is_led = |of: Arc<Partition>| {
+        let (leader, led) = of.leadership(me);
+        leader == Some(me) && led >= epoch
+    };
+    leader == me && !find(context, topic, index).is_some_and(is_led)
+}
+
 /// Waits until the topics' ids are written of all new partitions that a request appends to: many at once are faster than each
 /// by its first append, which would hold up this thread besides.
 pub(crate) async fn topic_ids_written(context: &Context, body: &[u8]) {
@@ -121,19 +147,26 @@ pub(crate) async fn topic_ids_written(context: &Context, body: &[u8]) {
 }
 
 /// What is found first of the partitions here that a request appends to.
-fn find_map<T>(context: &Context, body: &[u8], find: impl Fn(&Partition) -> Option<T>) -> Option<T> {
+fn find_map<T>(context: &Context, body: &[u8], look: impl Fn(&Partition) -> Option<T>) -> Option<T> {
     let request = ProduceView::parse(body, context.api_version).ok()?;
+    request
+        .topics()
+        .find_map(|topic| topic.partitions().find_map(|partition| look(&*find(context, topic, partition.index)?)))
+}
+
+/// A partition that is here.
+fn find(context: &Context, topic: ProduceTopic<'_>, index: i32) -> Option<Arc<Partition>> {
     let partitions = &context.broker.partitions;
-    request.topics().find_map(|topic| {
-        topic.partitions().find_map(|partition| {
-            let of = if context.api_version >= FIRST_VERSION_BY_ID {
-                partitions.get_by_id(topic.topic_id, partition.index)
-            } else {
-                partitions.get(topic.name, partition.index)
-            };
-            find(&*of?)
-        })
-    })
+    if context.api_version >= FIRST_VERSION_BY_ID {
+        partitions.get_by_id(topic.topic_id, index)
+    } else {
+        partitions.get(topic.name, index)
+    }
+}
+
+/// How long a request may wait.
+fn timeout(request: &ProduceView<'_>) -> Duration {
+    Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0))
 }
 
 /// Appends what the request carries. The response lies in the memory of `reused`; `None` where none is due.
@@ -173,11 +206,10 @@ pub(crate) fn begin(context: &Context, body: &[u8], reused: BytesMut) -> Result<
     if acks == 0 {
         return failure.map_or(Ok(None), |error| Err(Close::UnacknowledgedProduce(error)));
     }
-    let timeout = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
     Ok(Some(Pending {
         response: finish(response, &leaders)?,
         received_at: context.received_at,
-        deadline: context.received_at + timeout,
+        deadline: context.received_at + timeout(&request),
         waiting: (!waits.is_empty()).then(|| Waiting::begin(Arc::clone(&context.broker), version, waits)),
     }))
 }

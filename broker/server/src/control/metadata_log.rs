@@ -174,9 +174,14 @@ impl MetadataLog {
         Ok(())
     }
 
-    /// A log that does not have its newest snapshot's end is of no use: a follower crashed between taking the snapshot and cutting its log.
+    /// A log that does not have its newest snapshot's end is of no use: a follower crashed between taking the snapshot and cutting its log, or
+    /// before the epochs of what it cut off were gone from the disk, too.
     fn start_at_newest_snapshot(&mut self, now: Timestamp) -> Result<(), MetadataLogError> {
-        if let Some(id) = self.latest_snapshot().filter(|id| *id != SnapshotId::BOOTSTRAP && !id.is_end_in(self)) {
+        let is_lost = |id: &SnapshotId| {
+            let is_all = self.log.start_offset() == self.log.end_offset() && self.log.end_offset() == id.offset;
+            *id != SnapshotId::BOOTSTRAP && (!id.is_end_in(self) || is_all && self.end() != *id)
+        };
+        if let Some(id) = self.latest_snapshot().filter(is_lost) {
             let log_end = self.log.end_offset();
             tracing::warn!(snapshot = %snapshot::file_name(id), %log_end, "the metadata log does not have its newest snapshot's end: it starts again there");
             self.start_at(id, now)?;
@@ -485,14 +490,24 @@ mod tests {
         (Arc::new(FaultyDisk::new()), PathBuf::from("/data/__cluster_metadata-0"), config)
     }
 
+    /// Appends one record, of epoch 1.
+    fn append(log: &mut MetadataLog, base: i64) {
+        let batch = Batch::Data(vec![Bytes::from_static(b"record")]);
+        log.append(&batch, Offset(base), LeaderEpoch(1), Timestamp(1)).unwrap();
+    }
+
+    /// What a leader sent under this name.
+    fn receive(log: &mut MetadataLog, id: SnapshotId) {
+        let bytes = SnapshotWriter::new(id.epoch, Timestamp(1), Timestamp(2), None).finish().concat();
+        let file = log.disk.create(&log.partition.join(snapshot::file_name(id))).unwrap();
+        file.write_all_at(&mut [IoSlice::new(&bytes)], 0).unwrap();
+        log.add_snapshot(id).unwrap();
+    }
+
     #[test]
     fn what_a_process_did_not_live_to_sync_is_on_the_disk_once_the_next_has_opened_the_log() {
         let (disk, partition, config) = rig();
         let open = || MetadataLog::open(disk.clone(), partition.clone(), &config, Timestamp(1)).unwrap();
-        let append = |log: &mut MetadataLog, base: i64| {
-            let batch = Batch::Data(vec![Bytes::from_static(b"record")]);
-            log.append(&batch, Offset(base), LeaderEpoch(1), Timestamp(1)).unwrap();
-        };
         let mut log = open();
         append(&mut log, 0);
         log.flush().unwrap();
@@ -509,13 +524,26 @@ mod tests {
         const ID: SnapshotId = SnapshotId::new(Offset(12), LeaderEpoch(3));
         let (disk, partition, config) = rig();
         let mut log = MetadataLog::open(disk.clone(), partition.clone(), &config, Timestamp(1)).unwrap();
-        let bytes = SnapshotWriter::new(ID.epoch, Timestamp(1), Timestamp(2), None).finish().concat();
-        let file = disk.create(&partition.join(snapshot::file_name(ID))).unwrap();
-        file.write_all_at(&mut [IoSlice::new(&bytes)], 0).unwrap();
-        log.add_snapshot(ID).unwrap();
+        receive(&mut log, ID);
         assert!(!ID.is_end_in(&log), "a leader's snapshot has come, and the log is still empty");
         log.start_at(ID, Timestamp(3)).unwrap();
         assert!(ID.is_end_in(&log));
         assert_eq!((log.end(), log.start()), (ID, ID.offset));
+    }
+
+    #[test]
+    fn a_log_that_starts_with_a_snapshot_has_its_epoch_though_older_ones_are_still_on_the_disk() {
+        const ID: SnapshotId = SnapshotId::new(Offset(2), LeaderEpoch(3));
+        let (disk, partition, config) = rig();
+        let open = || MetadataLog::open(disk.clone(), partition.clone(), &config, Timestamp(1)).unwrap();
+        let mut log = open();
+        append(&mut log, 0);
+        append(&mut log, 1);
+        log.flush().unwrap();
+        receive(&mut log, ID);
+        log.start_at(ID, Timestamp(3)).unwrap();
+        drop(log);
+        disk.crash(Crash::KeepAll);
+        assert_eq!(open().end(), ID);
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
 };
 
 use gregor_config::BrokerConfig;
@@ -91,8 +91,13 @@ impl Partitions {
                 let deleted = changes.topics_deleted.values().map(|topic| topic.name.clone());
                 self.deleted_topics.lock().unwrap_or_else(PoisonError::into_inner).extend(deleted);
             }
+            let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+            self.is_behind.store(inbox.image.is_some(), Ordering::Release);
+            drop(inbox);
             self.applied.send_replace(work.image.position.last_offset);
         }
+        self.is_behind.store(false, Ordering::Release);
+        self.applied.send_modify(|_| {});
         if let Some(recovery) = recovery {
             recovery.join();
         }
