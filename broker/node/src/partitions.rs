@@ -49,7 +49,9 @@ pub enum ReplicaRole {
 pub fn partition_actions(broker: BrokerId, previous: &Image, image: &Image, changes: &Changes) -> Vec<PartitionAction> {
     let mut actions = Vec::new();
     for topic in changes.topics_deleted.values() {
-        for (index, partition) in topic.partitions() {
+        // As this broker knew it: since then replicas may have moved away before the topic went.
+        let known = previous.topics().by_id(topic.id);
+        for (index, partition) in known.into_iter().flat_map(|topic| topic.partitions()) {
             if partition.replicas.contains(&broker) {
                 actions.push(PartitionAction::Delete { topic_id: topic.id, topic: topic.name.clone(), index });
             }

@@ -88,6 +88,17 @@ fn a_replica_that_moved_away_is_deleted_and_one_that_came_is_held() {
 }
 
 #[test]
+fn a_replica_that_moved_away_just_before_its_topic_was_deleted_is_deleted() {
+    let mut image = Image::default();
+    actions(&mut image, topic("t", 1, &[1, 2], 2));
+    let moved = change(1, |record| {
+        record.directories = Some(vec![Uuid(0); 2]);
+        record.replicas = Some(vec![2, 3]);
+    });
+    assert_eq!(actions(&mut image, [moved, remove(1)]), ["delete t-0"]);
+}
+
+#[test]
 fn a_topic_created_anew_is_deleted_first() {
     let mut image = Image::default();
     actions(&mut image, topic("t", 1, &[1], 1));
