@@ -47,6 +47,9 @@ use crate::{
 
 /// What requests on the controller's listeners may hold while they arrive.
 const CONTROL_MEMORY_BYTES: usize = 32 << 20;
+/// How long others may take to have taken over from a node that stops, as long as its controller answers: half of the time that a pod has,
+/// so that its logs are marked clean all the same.
+const CONTROLLED_SHUTDOWN_MAX: Duration = Duration::from_secs(60);
 
 /// What a node is started with besides `server.properties`.
 #[derive(Debug, Clone, Default)]
@@ -288,8 +291,7 @@ impl Node {
     pub async fn shutdown(self) -> Result<(), ShutdownError> {
         let config = &self.broker.config;
         if config.process_roles.broker && config.controlled_shutdown_enable {
-            let limit = Duration::from_secs(30);
-            match tokio::time::timeout(limit, self.broker.control.shut_down_broker()).await {
+            match tokio::time::timeout(CONTROLLED_SHUTDOWN_MAX, self.broker.control.shut_down_broker()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "no controlled shutdown"),
                 Err(_) => tracing::warn!("the controlled shutdown took too long; stopping without it"),

@@ -149,10 +149,15 @@ struct Replica<'i> {
 pub(crate) struct Publisher(pub(crate) Arc<Partitions>);
 
 impl MetadataListener for Publisher {
+    fn announce(&mut self) {
+        self.0.is_behind.store(true, Ordering::Release);
+    }
+
     fn publish(&mut self, update: ImageUpdate) {
         let mut inbox = self.0.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         inbox.changes = if inbox.image.is_none() { Some(update.changes) } else { None };
         inbox.image = Some(update.image);
+        // The image before it may have been applied since this one was announced.
         self.0.is_behind.store(true, Ordering::Release);
         self.0.arrived.notify_one();
     }

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/served.rs"]
+mod served;
+
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -158,13 +161,8 @@ impl Home {
     /// Starts a node and waits until its broker serves.
     async fn start(&self) -> Node {
         let node = self.try_start().unwrap();
-        let mut images = node.control.image_updates();
-        let first = images.wait_for(|image| image.position.last_offset.value() >= 0);
-        tokio::time::timeout(DEADLINE, first).await.expect("no metadata in time").unwrap();
-        node.control.loaded(node.control.image().position.last_offset).await.unwrap();
-        let mut state = node.control.broker_state();
-        let running = state.wait_for(|state| matches!(state, BrokerState::Running(_)));
-        tokio::time::timeout(DEADLINE, running).await.expect("the broker is not unfenced in time").unwrap();
+        let serves = served::serves(&node.control);
+        assert!(tokio::time::timeout(DEADLINE, serves).await.expect("the broker is not unfenced in time"));
         node
     }
 }

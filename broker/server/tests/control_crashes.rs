@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/served.rs"]
+mod served;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use gregor_channel::Security;
@@ -15,7 +18,7 @@ use gregor_messages::{CreateTopicsRequest, create_topics_request::CreatableTopic
 use gregor_node::LifecycleConfig;
 use gregor_raft::{Endpoint, ReplicaKey, Voter};
 use gregor_server::control::{
-    self, BrokerState, ControlOptions, FormatOptions, ImageUpdate, InitialVoters, MetadataListener, format_storage,
+    self, ControlOptions, FormatOptions, ImageUpdate, InitialVoters, MetadataListener, format_storage,
 };
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, Timestamp, Uuid};
 
@@ -104,15 +107,7 @@ async fn run(disk: &FaultyDisk, topics: &[String], before: &Seen) -> Seen {
     let mut seen = Seen::default();
     let Ok((control, mut thread)) = control::start(options(disk), Security::Plaintext) else { return seen };
     let work = async {
-        let mut images = control.image_updates();
-        if images.wait_for(|image| image.position.last_offset.value() >= 0).await.is_err() {
-            return;
-        }
-        if control.loaded(control.image().position.last_offset).await.is_err() {
-            return;
-        }
-        let mut state = control.broker_state();
-        if state.wait_for(|state| matches!(state, BrokerState::Running(_))).await.is_err() {
+        if !served::serves(&control).await {
             return;
         }
         let image = control.image();

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "support/served.rs"]
+mod served;
 mod support;
 
 use std::time::{Duration, Instant};
@@ -12,10 +14,7 @@ use gregor_messages::{
     add_raft_voter_request, describe_quorum_response::ReplicaState,
 };
 use gregor_metadata::{ConfigResource, ResourceType};
-use gregor_server::{
-    Node,
-    control::{self, BrokerState},
-};
+use gregor_server::{Node, control};
 use gregor_types::{BrokerId, ErrorCode};
 use support::controllers::{
     CLUSTER, Cluster, DEADLINE, OTHER_KEY, PORT, alteration, copy_folder, directory_id, holds, shown, until,
@@ -337,10 +336,7 @@ async fn a_broker_registers_with_a_controller_of_another_node_and_keeps_to_whoev
     }
     cluster.properties.extend([("process.roles", "broker"), ("listeners", "PLAINTEXT://127.0.0.1:9092")]);
     let (broker, mut thread) = control::start(cluster.observer(4), Security::Plaintext).unwrap();
-    until("the broker's registration", || broker.image().cluster().broker(BrokerId(4)).is_some()).await;
-    broker.loaded(broker.image().position.last_offset).await.unwrap();
-    let state = broker.broker_state();
-    until("the broker to be unfenced", || matches!(*state.borrow(), BrokerState::Running(_))).await;
+    assert!(tokio::time::timeout(DEADLINE, served::serves(&broker)).await.expect("the broker is not unfenced in time"));
     let epoch = broker.broker_epoch();
     let (leader, _) = cluster.leader().await;
     cluster.stop(leader).await;

@@ -39,6 +39,8 @@ mod snapshots;
 
 /// Commands that are taken between two syncs.
 const COMMANDS_PER_ROUND: usize = 100;
+/// What is due waits no longer for commands that have come already.
+const OVERDUE_MAX: Nanos = 1_000 * MILLISECOND;
 /// Requests that may be under way; more wait in the queue.
 const ASKERS_MAX: usize = 5_000;
 /// Longest sleep, so that no deadline has to be exact.
@@ -87,6 +89,10 @@ pub(super) struct Driver {
     askers: Askers,
     /// The last offset of the first image that was shown.
     first_published: Option<Offset>,
+    /// The last offset of the newest image that the listener was given.
+    published: Offset,
+    /// Up to where it has done what images say.
+    loaded: Offset,
     /// The thread that writes a snapshot, if one is under way.
     snapshot: Option<thread::JoinHandle<()>>,
     last_snapshot: Nanos,
@@ -175,6 +181,8 @@ impl Driver {
             held: Vec::new(),
             askers: Askers::default(),
             first_published: None,
+            published: Offset::NONE,
+            loaded: Offset::NONE,
             snapshot: None,
             last_snapshot: 0,
             stopping: None,
@@ -267,6 +275,12 @@ impl Driver {
         parts.into_iter().chain([snapshot, registration, stop]).flatten().min()
     }
 
+    /// Whether something should have been done long ago.
+    fn is_overdue(&self) -> bool {
+        let now = self.now().monotonic;
+        self.next_deadline().is_some_and(|at| at + OVERDUE_MAX < now)
+    }
+
     pub(super) fn tick(&mut self) {
         let now = self.now().monotonic;
         if self.quorum_timer.is_some_and(|at| at <= now) {
@@ -294,6 +308,8 @@ impl Driver {
                 }
             },
             Command::Loaded(offset) => {
+                self.loaded = offset;
+                self.tell_how_far();
                 if self.first_published.is_some_and(|first| offset >= first) {
                     self.step_lifecycle(LifecycleInput::ReadyToServe);
                 }
@@ -334,10 +350,14 @@ impl Driver {
             if self.stalled.is_some() {
                 return Ok(());
             }
-            for _ in 0..COMMANDS_PER_ROUND {
-                if self.stalled.is_some() || !self.take_next()? {
-                    break;
-                }
+            let mut taken = 0;
+            while taken < COMMANDS_PER_ROUND && self.stalled.is_none() && self.take_next()? {
+                taken += 1;
+                self.carry_out_all()?;
+            }
+            // Writers that go on without a pause leave no other time for what is due. What has come goes first: heartbeats are in it.
+            if self.stalled.is_none() && (taken < COMMANDS_PER_ROUND || self.is_overdue()) {
+                self.tick();
                 self.carry_out_all()?;
             }
             let has_new_leader = self.show_leader();

@@ -46,6 +46,9 @@ pub struct ImageUpdate {
 
 /// Hears of committed metadata, in order and without a gap: the manager of this broker's partitions.
 pub trait MetadataListener: Send {
+    /// Called right before others are shown an image that is about to be published.
+    fn announce(&mut self) {}
+
     /// Called on the control thread, so it must not block: work goes elsewhere, and [`ControlHandle::loaded`] says when it is done.
     fn publish(&mut self, update: ImageUpdate);
 }

@@ -72,22 +72,35 @@ impl Driver {
         Ok(())
     }
 
+    /// Has heartbeats say up to where this broker has done what the metadata says: one that goes away waits until others have taken over
+    /// (`BrokerLifecycleManager` is given `MetadataLoader.lastAppliedOffset`).
+    pub(super) fn tell_how_far(&mut self) {
+        let is_all = self.loaded >= self.published;
+        let offset = if is_all { self.handle.image.load().position.last_offset } else { self.loaded };
+        self.step_lifecycle(LifecycleInput::MetadataPublished(offset));
+    }
+
     pub(super) fn publish(&mut self) {
         let shown = self.handle.image.load_full();
         let kraft_version = self.quorum.history().kraft_version();
         let Some((image, changes)) = self.replay.take_update(&shown.image, kraft_version) else { return };
         let last_offset = image.position.last_offset;
         let image = Arc::new(image);
+        // A no-op record moves the position and nothing else: nobody has to wake for that.
+        let is_news = !changes.is_empty() || self.first_published.is_none();
+        if is_news {
+            self.options.listener.announce();
+        }
         self.handle.image.store(Arc::clone(&image));
         let is_about_this_controller = changes.controllers.contains(&self.options.config.node_id);
         let registrations_may_lack = changes.features || !changes.brokers.is_empty() || is_about_this_controller;
-        // A no-op record moves the position and nothing else: nobody has to wake for that.
-        if !changes.is_empty() || self.first_published.is_none() {
+        if is_news {
+            self.published = last_offset;
             self.images.send_replace(Arc::clone(&image));
             self.options.listener.publish(ImageUpdate { image, changes });
             self.first_published.get_or_insert(last_offset);
         }
-        self.step_lifecycle(LifecycleInput::MetadataPublished(last_offset));
+        self.tell_how_far();
         if registrations_may_lack {
             self.renew_registrations();
         }
