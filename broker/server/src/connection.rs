@@ -13,6 +13,7 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     api::{Broker, ConnectionInfo, Context, fetch, produce},
+    append_mode::AppendMode,
     close::Close,
     dispatch::{self, Handler},
     frame::FrameReader,
@@ -127,23 +128,21 @@ impl Connection {
         match row.handler {
             Handler::Produce => {
                 let reused = std::mem::take(&mut self.response);
+                // These waits are rare, and nobody waits for an answer meanwhile that could be given.
                 if self.context.broker.partitions.is_behind() {
-                    self.send_unsent().await?;
+                    self.answer_all().await?;
                     Box::pin(produce::partitions_led(&self.context, &body)).await;
                 }
                 if self.context.broker.partitions.are_topic_ids_awaited() {
-                    self.send_unsent().await?;
+                    self.answer_all().await?;
                     Box::pin(produce::topic_ids_written(&self.context, &body)).await;
                 }
                 let any_slow = self.context.is_any_directory_slow();
                 let slow = any_slow.then(|| produce::slow_directory(&self.context, &body)).flatten();
-                if slow.is_some() {
-                    self.send_unsent().await?;
-                }
                 // What is left of the request would keep its memory for as long as it waits.
                 let begun = match slow {
                     None => produce::begin(&self.context, &body, reused).inspect(|_| drop(body))?,
-                    Some(slow) => Box::pin(produce::begin_slow(&self.context, body, reused, &slow)).await?,
+                    Some(slow) => Box::pin(self.begin_slow(body, reused, &slow)).await?,
                 };
                 self.context.client_id = None;
                 match begun {
@@ -170,6 +169,25 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Has a slow directory's thread append, and answers meanwhile what is committed.
+    async fn begin_slow(
+        &mut self,
+        body: Bytes,
+        reused: BytesMut,
+        slow: &AppendMode,
+    ) -> Result<Option<produce::Pending>, Close> {
+        let begun = produce::begin_slow(&self.context, body, reused, slow);
+        tokio::pin!(begun);
+        loop {
+            self.send_unsent().await?;
+            let has_pending = !self.pending.is_empty();
+            tokio::select! {
+                begun = &mut begun => return begun,
+                () = committed(&self.pending), if has_pending => self.answer_oldest().await?,
+            }
+        }
     }
 
     async fn answer_all(&mut self) -> Result<(), Close> {

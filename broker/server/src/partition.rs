@@ -447,6 +447,14 @@ impl Partition {
         }
     }
 
+    /// Whether this broker does not lead it yet in this epoch or a later one. Not of one whose lock is held: whoever asks may not wait for the disk.
+    pub(crate) fn is_led_before(&self, epoch: LeaderEpoch) -> bool {
+        self.try_lock().is_some_and(|state| match &state.role {
+            Role::Leader(leader) => leader.leader_epoch() < epoch,
+            Role::Follower(_) => true,
+        })
+    }
+
     /// Everything before it is committed, as far as this node knows.
     pub(crate) fn high_watermark(&self) -> Offset {
         self.lock().high_watermark()

@@ -17,7 +17,9 @@ use std::{
 
 use gregor_log::disk::{DirectoryEntry, Disk, DiskFile, FileLock, RealDisk, SharedFile, SyncToken, may_wait};
 use gregor_messages::{
-    FetchRequest, FindCoordinatorRequest, MetadataRequest, OffsetCommitRequest, ProduceRequest,
+    FetchRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest, MetadataRequest, OffsetCommitRequest,
+    ProduceRequest,
+    incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
     offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic},
 };
 use support::{DEADLINE, Home, batch, error, fetch_request, only, produce_request};
@@ -216,6 +218,16 @@ fn a_stuck_disk_holds_up_only_who_asks_for_it_and_loses_nothing() {
             .lines()
             .any(|line| line.starts_with("gregor_log_append_offloaded") && line.ends_with(" 1"))
     });
+    // What applies metadata waits for the same lock from here on, so nobody knows yet whether this broker still leads.
+    let config = AlterableConfig { name: "retention.ms".into(), value: Some("7200000".into()), ..Default::default() };
+    let resource = AlterConfigsResource {
+        resource_type: 2,
+        resource_name: "stuck".into(),
+        configs: vec![config],
+        ..Default::default()
+    };
+    let alter = IncrementalAlterConfigsRequest { resources: vec![resource], ..Default::default() };
+    assert_eq!(other.call(1, &alter).responses[0].error_code, 0);
     let waiting: Vec<Vec<i32>> = clients[1..]
         .iter_mut()
         .map(|client| (0..PIPELINED).map(|number| client.send(9, &request(&number.to_string()))).collect())

@@ -87,12 +87,12 @@ struct Leader {
 
 /// A request of which a part goes to a directory whose appends are slow: begun on that directory's thread, so that nobody else
 /// waits for the disk. The connection awaits it, which keeps its appends in their order.
-pub(crate) async fn begin_slow(
+pub(crate) fn begin_slow(
     context: &Context,
     body: Bytes,
     reused: BytesMut,
     slow: &AppendMode,
-) -> Result<Option<Pending>, Close> {
+) -> impl Future<Output = Result<Option<Pending>, Close>> + use<> {
     let (sender, begun) = oneshot::channel();
     let context = context.clone();
     let job = Box::new(move || {
@@ -102,7 +102,7 @@ pub(crate) async fn begin_slow(
     if let Err(job) = slow.submit(job) {
         job();
     }
-    begun.await.map_err(|_| Close::Io(std::io::Error::other("an append panicked")))?
+    async { begun.await.map_err(|_| Close::Io(std::io::Error::other("an append panicked")))? }
 }
 
 /// The first directory among those that a request appends to whose appends are slow.
@@ -129,14 +129,9 @@ pub(crate) async fn partitions_led(context: &Context, body: &[u8]) {
 }
 
 fn is_yet_to_be_led(context: &Context, image: &MetadataImage, topic: ProduceTopic<'_>, index: i32) -> bool {
-    let partitions = &context.broker.partitions;
-    let me = partitions.node_id();
+    let me = context.broker.partitions.node_id();
     let Some((leader, epoch)) = leader_of(image, topic.name, topic.topic_id, index) else { return false };
-    let is_led = |of: Arc<Partition>| {
-        let (leader, led) = of.leadership(me);
-        leader == Some(me) && led >= epoch
-    };
-    leader == me && !find(context, topic, index).is_some_and(is_led)
+    leader == me && find(context, topic, index).is_none_or(|of| of.is_led_before(epoch))
 }
 
 /// Waits until the topics' ids are written of all new partitions that a request appends to: many at once are faster than each
