@@ -165,13 +165,15 @@ fn run_step(step: &Step, log: &Path, progress: &Progress) -> Counts {
 /// The part of a log that says what went wrong: from the first failure's own words on, else the end.
 pub fn what_failed(log: &Path) -> String {
     const LINES_MAX: usize = 60;
+    const CHARACTERS_MAX: usize = 400;
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let names = lines.iter().filter(|line| line.starts_with("test ") && line.ends_with("FAILED"));
     let first = lines.iter().position(|line| line.starts_with("failures:") || line.starts_with("error"));
     let from = first.unwrap_or(lines.len().saturating_sub(LINES_MAX));
     let excerpt = lines.iter().skip(from).take(LINES_MAX);
-    names.chain(excerpt).map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+    let shown = |line: &&str| format!("    {}", line.chars().take(CHARACTERS_MAX).collect::<String>());
+    names.chain(excerpt).map(shown).collect::<Vec<_>>().join("\n")
 }
 
 /// The last line of a log that says something, cut to what fits a line of progress.

@@ -29,7 +29,7 @@ pub const OF_TOOLS: (&str, &str) = (Release::COMPLETE, "4.3-IV0");
 const NEWEST: (&str, &str) = (Release::NEWEST, "4.4-IV2");
 
 /// After each kind was made to lead the quorum, which takes three kills each.
-const ROUNDS: u32 = 1;
+const ROUNDS: u32 = 2;
 const ROUNDS_IN_FULL: u32 = 24;
 
 /// One cluster at a time: two of them would only starve each other.
