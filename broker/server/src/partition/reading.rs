@@ -8,6 +8,7 @@ use std::{
     io,
     sync::{Arc, MutexGuard},
     thread,
+    time::{Duration, Instant},
 };
 
 use gregor_log::{AbortedTransaction, EpochEndOffset, LogError, ReadError, ReadPlan, ReadRequest, disk};
@@ -16,8 +17,8 @@ use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 
 use super::{FollowerReader, Partition, Role, State, following::end_of_epoch};
 
-/// A lock that is still held after so many turns of other threads is held by an append that takes long.
-const LOCK_TRIES: u32 = 1_000;
+/// A lock that is still held after so long, and a turn of other threads, is held by an append that takes long, or that has no processor.
+const LOCK_PATIENCE: Duration = Duration::from_millis(1);
 
 /// Which records a reader may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,13 +152,14 @@ impl Partition {
 
     /// An append in memory takes microseconds: so long is worth a few turns.
     fn try_lock_a_while(&self) -> Option<MutexGuard<'_, State>> {
-        for _ in 0..LOCK_TRIES {
-            if let Some(state) = self.try_lock() {
-                return Some(state);
+        let begun = Instant::now();
+        loop {
+            let state = self.try_lock();
+            if state.is_some() || begun.elapsed() > LOCK_PATIENCE {
+                return state;
             }
             thread::yield_now();
         }
-        self.try_lock()
     }
 
     fn plan(self: &Arc<Self>, mut state: MutexGuard<'_, State>, query: &Query<'_>) -> Result<Read, Failed> {
