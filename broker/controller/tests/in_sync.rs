@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Rig, assigned, ids};
+use common::{Rig, SECOND, assigned, ids};
 use gregor_messages::{
     AlterPartitionRequest, AlterPartitionResponse,
     alter_partition_request::{BrokerState, PartitionData, TopicData},
@@ -17,6 +17,8 @@ fn restarted() -> (Rig, i64) {
     rig.create(vec![assigned("t", &[(0, &[1, 2])])]);
     rig.heartbeat(2, |request| request.want_fence = true);
     let earlier = rig.epoch(2);
+    // Its earlier life is not waited for any more.
+    rig.now += 10 * SECOND;
     assert_eq!(rig.register(2, 22).error_code, 0);
     assert!(!rig.heartbeat(2, |_| ()).is_fenced);
     assert_ne!(rig.epoch(2), earlier);
