@@ -35,4 +35,4 @@ pub use tables::{broker_key, group_key, topic_key};
 pub use topic::{CleanupPolicy, CompressionType, TimestampType, TopicConfig, synonyms, validate_topic_config};
 pub use value::ConfigError;
 
-pub use {broker_keys::BROKER_KEYS, group_keys::GROUP_KEYS, topic_keys::TOPIC_KEYS};
+pub use {broker_keys::BROKER_KEYS, broker_keys::INTERNAL_KEYS, group_keys::GROUP_KEYS, topic_keys::TOPIC_KEYS};

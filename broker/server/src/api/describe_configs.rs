@@ -330,6 +330,20 @@ mod tests {
     }
 
     #[test]
+    fn an_internal_key_is_shown_where_it_is_set() {
+        const INTERNAL: &str = "unclean.leader.election.interval.ms";
+        assert!(describe(&[], 4, "1", Some(&[INTERNAL])).configs.is_empty());
+        let text = "node.id=1\nprocess.roles=broker,controller\ncontroller.listener.names=C\nlisteners=S://:0,C://:0\n\
+                    listener.security.protocol.map=C:PLAINTEXT,S:PLAINTEXT\ncontroller.quorum.bootstrap.servers=h:1\n\
+                    inter.broker.listener.name=S\nunclean.leader.election.interval.ms=5\n";
+        let (broker, warnings) = BrokerConfig::from_properties(&Properties::parse(text).unwrap()).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        let configs = describe_on(&broker, &[], 4, "1", Some(&[INTERNAL])).configs;
+        let shown: Vec<_> = configs.iter().map(|config| (config.value.as_deref(), config.read_only)).collect();
+        assert_eq!(shown, [(Some("5"), true)]);
+    }
+
+    #[test]
     fn a_key_of_a_listener_is_shown_under_its_own_name_before_the_common_one() {
         let text = "node.id=1\nprocess.roles=broker,controller\ncontroller.listener.names=C\nlisteners=S://:0,C://:0\n\
                     listener.security.protocol.map=C:PLAINTEXT,S:SSL\ncontroller.quorum.bootstrap.servers=h:1\n\
