@@ -369,3 +369,9 @@ pub static BROKER_KEYS: &[ConfigKey] = &[
     key("transactional.id.expiration.ms", Int, Some("604800000"), AtLeast(1), High, ReadOnly, Ignored, "Transactions are not served yet."),
     key("unclean.leader.election.enable", Boolean, Some("false"), Any, High, ClusterWide, Served, "Whether a replica that was not in sync may lead when no other is left; it loses records."),
 ];
+
+/// Keys that Apache Kafka serves and tells nobody of: they are in no documentation, and DescribeConfigs shows one only where it is set.
+#[rustfmt::skip]
+pub static INTERNAL_KEYS: &[ConfigKey] = &[
+    key("unclean.leader.election.interval.ms", Long, Some("300000"), AtLeast(1), Medium, ReadOnly, Served, "How often the controller looks for partitions that nobody leads and that a replica may lead which was not in sync."),
+];

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::{
-    BROKER_KEYS, GROUP_KEYS, TOPIC_KEYS,
+    BROKER_KEYS, CLIENT_METRICS_KEYS, GROUP_KEYS, TOPIC_KEYS,
     key::{ConfigKey, Support, Update, Valid},
 };
 
@@ -17,6 +17,7 @@ pub fn configuration_page() -> String {
     section(&mut page, "Broker and controller: `server.properties`", BROKER_KEYS);
     section(&mut page, "Topics", TOPIC_KEYS);
     section(&mut page, "Groups", GROUP_KEYS);
+    section(&mut page, "Client metrics", CLIENT_METRICS_KEYS);
     page
 }
 

@@ -7,6 +7,7 @@
 mod broker;
 mod broker_keys;
 mod cleaner;
+mod client_metrics_keys;
 mod cordons;
 mod document;
 mod group_keys;
@@ -31,8 +32,11 @@ pub use listener::{Endpoint, Listener, SecurityProtocol};
 pub use listener_keys::{changes_per_listener_only, prefixed_broker_key};
 pub use properties::{Properties, PropertiesError};
 pub use replication::{ReplicaSelector, ReplicationConfig};
-pub use tables::{broker_key, group_key, topic_key};
+pub use tables::{broker_key, client_metrics_key, group_key, topic_key};
 pub use topic::{CleanupPolicy, CompressionType, TimestampType, TopicConfig, synonyms, validate_topic_config};
 pub use value::ConfigError;
 
-pub use {broker_keys::BROKER_KEYS, group_keys::GROUP_KEYS, topic_keys::TOPIC_KEYS};
+pub use {
+    broker_keys::BROKER_KEYS, broker_keys::INTERNAL_KEYS, client_metrics_keys::CLIENT_METRICS_KEYS,
+    group_keys::GROUP_KEYS, topic_keys::TOPIC_KEYS,
+};

@@ -1,12 +1,12 @@
-//! Dynamic configuration of topics, brokers and groups (`ConfigurationControlManager`, `ControllerConfigurationValidator`).
+//! Dynamic configuration of topics, brokers, groups and client metrics (`ConfigurationControlManager`, `ControllerConfigurationValidator`).
 //!
 //! A resource is changed as a whole or not at all; several resources in one request do not depend on each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use gregor_config::{
-    ConfigKey, Kind, Support, Update, changes_per_listener_only, cordoned, group_key, prefixed_broker_key, topic_key,
-    validate_topic_config,
+    ConfigKey, Kind, Support, Update, changes_per_listener_only, client_metrics_key, cordoned, group_key,
+    prefixed_broker_key, topic_key, validate_topic_config,
 };
 use gregor_messages::{
     AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
@@ -17,7 +17,7 @@ use gregor_state_records::metadata::{ClearElrRecord, ConfigRecord, MetadataRecor
 use gregor_types::{BrokerId, ErrorCode, KString};
 
 use crate::{
-    Refusal, elections,
+    Refusal, client_metrics, elections,
     plan::Plan,
     refusal::{code_of, text_of},
 };
@@ -202,7 +202,8 @@ fn key_of(resource_type: ResourceType, name: &str) -> Option<&'static ConfigKey>
         ResourceType::Topic => topic_key(name),
         ResourceType::Broker => prefixed_broker_key(name),
         ResourceType::Group => group_key(name),
-        _ => None,
+        ResourceType::ClientMetrics => client_metrics_key(name),
+        ResourceType::BrokerLogger | ResourceType::Other(_) => None,
     }
 }
 
@@ -226,6 +227,9 @@ fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: &Values) -> Resul
     match resource.resource_type {
         ResourceType::Topic => check_topic(&before, values)?,
         ResourceType::Broker => check_broker(plan, resource, &before, values)?,
+        ResourceType::ClientMetrics => {
+            altered(&before, values).try_for_each(|(name, value)| client_metrics::check(name, value))?;
+        }
         _ => check_group(&before, values)?,
     }
     let record = |name: &KString, value: Option<&KString>| {
@@ -292,10 +296,11 @@ fn check_resource(plan: &Plan<'_>, resource: &ConfigResource) -> Result<(), Refu
             invalid("Default group resources are not allowed.".to_owned())
         }
         ResourceType::Topic | ResourceType::Group => Ok(()),
-        ResourceType::ClientMetrics => {
-            invalid("Client metrics are not served yet, so they have nothing to configure.".to_owned())
-        }
-        ResourceType::BrokerLogger => invalid("Unexpected resource type BROKER_LOGGER.".to_owned()),
+        ResourceType::ClientMetrics => client_metrics::check_name(&resource.name),
+        ResourceType::BrokerLogger => invalid(
+            "The levels of loggers, BROKER_LOGGER, cannot be changed while a broker runs; start it with --log or GREGOR_LOG instead."
+                .to_owned(),
+        ),
         ResourceType::Other(code) => invalid(format!("Unknown resource type {code}.")),
     }
 }

@@ -29,8 +29,6 @@ pub type Nanos = u64;
 const MILLISECOND: Nanos = 1_000_000;
 /// How many answers may wait for commits.
 const MAX_PENDING: usize = 10_000;
-/// How often partitions without a leader are looked at again (`unclean.leader.election.interval.ms`).
-const RESCUE_INTERVAL: Nanos = 300_000 * MILLISECOND;
 
 /// What does not change while the controller runs.
 #[derive(Debug, Clone)]
@@ -45,6 +43,8 @@ pub struct ControllerConfig {
     pub max_idle_interval: Nanos,
     /// `leader.imbalance.check.interval.seconds`; `None` for never (`auto.leader.rebalance.enable`).
     pub rebalance_interval: Option<Nanos>,
+    /// How often partitions without a leader are looked at again (`unclean.leader.election.interval.ms`).
+    pub rescue_interval: Nanos,
     /// The feature levels that this node serves.
     pub served: Vec<ServedFeature>,
     /// What the first leader of an empty log writes first: the feature levels that formatting chose.
@@ -195,6 +195,7 @@ impl ControllerConfig {
             rebalance_interval: broker
                 .auto_leader_rebalance_enable
                 .then(|| nanos(broker.leader_imbalance_check_interval_seconds.saturating_mul(1_000))),
+            rescue_interval: nanos(broker.unclean_leader_election_interval_ms),
             broker: broker.clone(),
             served: SERVED_FEATURES.to_vec(),
             bootstrap,
@@ -364,7 +365,7 @@ impl Controller {
             sessions: Sessions::new(&self.committed, now + self.config.session_timeout),
             last_append: now,
             next_rebalance: self.config.rebalance_interval.map(|interval| now.saturating_add(interval)),
-            next_rescue: now + RESCUE_INTERVAL,
+            next_rescue: now.saturating_add(self.config.rescue_interval),
         };
         let mut plan = Plan::new(active.speculative.clone(), &self.config, next_offset, now, random);
         if plan.image.in_transaction() {
@@ -418,7 +419,8 @@ impl Controller {
             *next_rebalance = pause.map(|pause| now.saturating_add(pause));
         }
         if rescue {
-            *next_rescue = now + if more.1 { 0 } else { RESCUE_INTERVAL };
+            let pause = if more.1 { 0 } else { self.config.rescue_interval };
+            *next_rescue = now.saturating_add(pause);
         }
         active.append(decided, next_offset, now, effects);
     }

@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 
 use gregor_config::{
-    BROKER_KEYS, BrokerConfig, ConfigKey, GROUP_KEYS, Kind, TOPIC_KEYS, broker_key, prefixed_broker_key, synonyms,
-    topic_key,
+    BROKER_KEYS, BrokerConfig, CLIENT_METRICS_KEYS, ConfigKey, GROUP_KEYS, INTERNAL_KEYS, Kind, TOPIC_KEYS, broker_key,
+    prefixed_broker_key, synonyms, topic_key,
 };
 use gregor_metadata::{ConfigResource, Image, ResourceType};
 use gregor_types::KString;
@@ -66,9 +66,10 @@ pub fn topic_config(image: &Image, broker: &BrokerConfig, topic: &str, key: &str
     Some(resolve_topic(image, broker, topic, topic_key(key)?))
 }
 
-/// Every key of a broker in effect on it.
+/// Every key of a broker in effect on it; an internal one where it is set.
 pub fn broker_configs<'a>(image: &'a Image, broker: &'a BrokerConfig) -> impl Iterator<Item = EffectiveConfig> + 'a {
-    BROKER_KEYS.iter().map(move |key| {
+    let internal = INTERNAL_KEYS.iter().filter(|key| broker.set_value(key.name).is_some());
+    BROKER_KEYS.iter().chain(internal).map(move |key| {
         let own = broker_places(image, broker, &[key.name]);
         let value = own.first().map(|first| first.value.clone());
         let mut names = stand_ins(key.name);
@@ -119,6 +120,22 @@ pub fn group_configs<'a>(
             inherited.extend(key.default.map(|value| default_of(key.name, value)));
         }
         finish(key, own.into_iter().chain(inherited).collect())
+    })
+}
+
+/// One key of a client metrics subscription (KIP-714): its own value or the default.
+pub fn client_metrics_configs<'a>(
+    image: &'a Image,
+    subscription: &'a str,
+) -> impl Iterator<Item = EffectiveConfig> + 'a {
+    CLIENT_METRICS_KEYS.iter().map(move |key| {
+        let resource = ConfigResource::new(ResourceType::ClientMetrics, subscription);
+        let own = image.configs().get(&resource, key.name).map(|value| Synonym {
+            name: KString::from_static(key.name),
+            value: value.to_string(),
+            source: ConfigSource::ClientMetricsConfig,
+        });
+        finish(key, own.into_iter().collect())
     })
 }
 

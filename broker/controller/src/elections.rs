@@ -143,7 +143,7 @@ pub(crate) fn elect(plan: &mut Plan<'_>, request: &ElectLeadersRequest, version:
         1 => Election::Unclean,
         other => {
             let refusal = Refusal::new(ErrorCode::InvalidRequest, format!("Unknown election type {other}"));
-            return ElectLeadersResponse { error_code: refusal.number(), ..Default::default() };
+            return refused(request, &refusal);
         }
     };
     let mut results: BTreeMap<KString, Vec<PartitionResult>> = BTreeMap::new();
@@ -180,6 +180,24 @@ pub(crate) fn elect(plan: &mut Plan<'_>, request: &ElectLeadersRequest, version:
         ..Default::default()
     });
     ElectLeadersResponse { replica_election_results: results.collect(), ..Default::default() }
+}
+
+/// Refuses all that was asked for one reason. Each partition says so too, as version 0 has no other place for an error
+/// (`ElectLeadersRequest.getErrorResponse`).
+pub(crate) fn refused(request: &ElectLeadersRequest, refusal: &Refusal) -> ElectLeadersResponse {
+    let error_code = refusal.number();
+    let refuse = |partition_id: &i32| PartitionResult {
+        partition_id: *partition_id,
+        error_code,
+        error_message: refusal.text(),
+        ..Default::default()
+    };
+    let topics = request.topic_partitions.iter().flatten().map(|topic| ReplicaElectionResult {
+        topic: topic.topic.clone(),
+        partition_result: topic.partitions.iter().map(refuse).collect(),
+        ..Default::default()
+    });
+    ElectLeadersResponse { error_code, replica_election_results: topics.collect(), ..Default::default() }
 }
 
 fn elect_one(plan: &mut Plan<'_>, topic: &str, index: PartitionIndex, election: Election) -> Result<(), Refusal> {

@@ -8,6 +8,7 @@
 //! no randomness of its own.
 
 mod brokers;
+mod client_metrics;
 mod configs;
 mod controller;
 mod credentials;
@@ -29,8 +30,8 @@ mod topics;
 pub use configs::values_after;
 pub use controller::{Controller, ControllerConfig, Effect, Effects, Input, Nanos, RequestId};
 pub use effective::{
-    ConfigSource, EffectiveConfig, Synonym, broker_configs, group_configs, listener_configs, topic_config,
-    topic_configs,
+    ConfigSource, EffectiveConfig, Synonym, broker_configs, client_metrics_configs, group_configs, listener_configs,
+    topic_config, topic_configs,
 };
 pub use refusal::Refusal;
 pub use request::{ControllerRequest, ControllerResponse};

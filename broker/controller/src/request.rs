@@ -15,7 +15,7 @@ use gregor_messages::{
     delete_topics_response::DeletableTopicResult, incremental_alter_configs_response,
 };
 
-use crate::{Refusal, credentials, quotas};
+use crate::{Refusal, credentials, elections, quotas};
 
 macro_rules! requests {
     ($($(#[$doc:meta])* $name:ident($request:ident -> $response:ident),)*) => {
@@ -182,7 +182,7 @@ impl ControllerRequest {
             }
             Self::AlterPartition(_) => AlterPartitionResponse { error_code, ..Default::default() }.into(),
             Self::AssignReplicasToDirs(_) => AssignReplicasToDirsResponse { error_code, ..Default::default() }.into(),
-            Self::ElectLeaders(_) => ElectLeadersResponse { error_code, ..Default::default() }.into(),
+            Self::ElectLeaders(request) => elections::refused(request, refusal).into(),
             Self::AlterPartitionReassignments(_) => {
                 AlterPartitionReassignmentsResponse { error_code, error_message: refusal.text(), ..Default::default() }
                     .into()

@@ -4,16 +4,16 @@
 
 mod common;
 
-use common::{Rig, SET, alter, assert_error};
+use common::{Rig, SET, alter, assert_error, assigned};
 use gregor_controller::{Input, Refusal};
 use gregor_messages::{
     ControllerRegistrationRequest, ControllerRegistrationResponse, IncrementalAlterConfigsResponse,
     UpdateFeaturesRequest, UpdateFeaturesResponse, broker_registration_request, controller_registration_request,
     update_features_request::FeatureUpdateKey,
 };
-use gregor_metadata::ConfigResource;
+use gregor_metadata::{ConfigResource, Image, MetadataVersion};
 use gregor_state_records::metadata::MetadataRecord;
-use gregor_types::ErrorCode;
+use gregor_types::{ErrorCode, Uuid};
 
 const UPGRADE: i8 = 1;
 const SAFE: i8 = 2;
@@ -76,25 +76,70 @@ fn metadata_version_goes_down_only_as_far_as_nothing_is_lost() {
     assert_eq!((response.error_code, rig.level().level()), (0, 23), "23 itself holds what it brought");
 }
 
+/// Controller 7 serves levels up to this one.
+fn register_controller(rig: &mut Rig, max_supported_version: i16) {
+    let feature = controller_registration_request::Feature {
+        name: METADATA.into(),
+        min_supported_version: 7,
+        max_supported_version,
+        ..Default::default()
+    };
+    let request = ControllerRegistrationRequest { controller_id: 7, features: vec![feature], ..Default::default() };
+    let response: ControllerRegistrationResponse = rig.ask(0, request);
+    assert_eq!(response.error_code, 0);
+}
+
+/// A cluster that has of everything that its level may hold and later ones brought.
+fn with_everything(level: i16) -> Rig {
+    let mut rig = if level >= 23 { Rig::with_elr(level, "min.insync.replicas=2\n") } else { Rig::at(level) };
+    rig = rig.brokers(2);
+    if level >= 15 {
+        register_controller(&mut rig, 33);
+    }
+    let created = rig.create(vec![assigned("t", &[(0, &[1, 2]), (1, &[2, 1])])]);
+    assert_eq!(created.topics[0].error_code, 0);
+    rig.heartbeat(1, |request| request.cordoned_log_dirs = Some(vec![Uuid(1001)]));
+    rig.heartbeat(2, |request| request.want_fence = true);
+    let alteration = alter(16, "m", &[("metrics", SET, Some("a."))]);
+    let response: IncrementalAlterConfigsResponse = rig.ask(1, alteration);
+    assert_eq!(response.responses[0].error_code, 0);
+    rig
+}
+
+#[test]
+fn no_downgrade_leaves_anything_that_its_records_cannot_say() {
+    let (mut done, mut refused) = (0, 0);
+    let levels = || MetadataVersion::all().map(MetadataVersion::level).filter(|level| (7..=33).contains(level));
+    for (from, to) in levels().flat_map(|from| levels().filter(move |to| *to < from).map(move |to| (from, to))) {
+        let mut rig = with_everything(from);
+        let before = rig.log.len();
+        if update(&mut rig, 2, &[(METADATA, to, SAFE)], false).error_code != 0 {
+            assert_eq!((rig.log.len(), rig.level().level()), (before, from));
+            refused += 1;
+            continue;
+        }
+        assert_eq!(rig.level().level(), to);
+        let mut copy = Image::default();
+        rig.image.write_snapshot(|record| {
+            let bytes = record.record.encode_framed(record.version).unwrap();
+            copy.apply(&MetadataRecord::decode_framed(bytes).unwrap()).unwrap();
+        });
+        assert_eq!(copy.topics(), rig.image.topics(), "from {from} to {to}");
+        assert_eq!(copy.cluster(), rig.image.cluster(), "from {from} to {to}");
+        assert_eq!(copy.configs(), rig.image.configs(), "from {from} to {to}");
+        done += 1;
+    }
+    assert!(done > 0 && refused > 0, "{done} done, {refused} refused");
+}
+
 #[test]
 fn no_level_is_finalized_that_a_node_does_not_serve() {
     let mut rig = Rig::at(29).brokers(1);
     rig.register_with(2, 2, |request| request.features[0].max_supported_version = 30);
     refused(&mut rig, (METADATA, 31, UPGRADE), "Broker 2 only supports versions 7-30");
-    let register = |rig: &mut Rig, controller_id: i32, max_supported_version: i16| {
-        let feature = controller_registration_request::Feature {
-            name: METADATA.into(),
-            min_supported_version: 7,
-            max_supported_version,
-            ..Default::default()
-        };
-        let request = ControllerRegistrationRequest { controller_id, features: vec![feature], ..Default::default() };
-        let response: ControllerRegistrationResponse = rig.ask(0, request);
-        assert_eq!(response.error_code, 0);
-    };
-    register(&mut rig, 7, 29);
+    register_controller(&mut rig, 29);
     refused(&mut rig, (METADATA, 30, UPGRADE), "Controller 7 only supports versions 7-29");
-    register(&mut rig, 7, 30);
+    register_controller(&mut rig, 30);
     assert_eq!(update(&mut rig, 2, &[(METADATA, 30, UPGRADE)], false).error_code, 0);
     refused(&mut rig, ("share.version", 1, UPGRADE), "Local controller 1 does not support this feature.");
     refused(&mut rig, (KRAFT, 1, UPGRADE), "Broker 1 does not support this feature.");

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{DELETE, Rig, SET, alter, assigned, ids, replace};
+use common::{DELETE, Rig, SECOND, SET, alter, assigned, ids, replace};
 use gregor_messages::{AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 use gregor_metadata::LeaderRecoveryState;
 use gregor_types::BrokerId;
@@ -15,7 +15,12 @@ const BROKER: i8 = 4;
 
 /// The one replica that had everything is away, and the other is up.
 fn leaderless() -> Rig {
-    let mut rig = Rig::at(30).brokers(2);
+    leaderless_with("")
+}
+
+/// The same with further configuration.
+fn leaderless_with(properties: &str) -> Rig {
+    let mut rig = Rig::with(30, properties).brokers(2);
     rig.create(vec![assigned("t", &[(0, &[1, 2])])]);
     rig.heartbeat(2, |request| request.want_fence = true);
     rig.heartbeat(2, |_| ());
@@ -79,4 +84,27 @@ fn it_does_not_lead_when_somebody_only_asks_or_allows_it_to_others() {
     assert!(!leads(&mut rig));
     change(&mut rig, alter(BROKER, "2", &[(KEY, SET, Some("true"))]));
     assert!(!leads(&mut rig), "another node's configuration is not the active controller's");
+}
+
+#[test]
+fn what_another_controller_did_not_come_to_is_done_once_the_interval_is_over() {
+    const INTERVAL: &str = "unclean.leader.election.interval.ms";
+    for (properties, seconds) in [(String::new(), 300), (format!("{INTERVAL}=7000\n"), 7)] {
+        let mut rig = leaderless_with(&properties);
+        change(&mut rig, alter(TOPIC, "t", &[(KEY, SET, Some("true"))]));
+        // Who decided this leads no more before it could act on it.
+        rig.lose();
+        rig.win();
+        rig.commit();
+        let begin = rig.now;
+        while rig.now < begin + (seconds - 1) * SECOND {
+            // Who is not heard of is fenced.
+            rig.heartbeat(2, |_| ());
+            assert!(!leads(&mut rig), "{} s after another leads", (rig.now - begin) / SECOND);
+            rig.tick_after(SECOND);
+        }
+        rig.heartbeat(2, |_| ());
+        rig.tick_after(SECOND);
+        assert!(leads(&mut rig), "{seconds} s are over");
+    }
 }

@@ -312,6 +312,14 @@ impl ToController for DescribeQuorumRequest {
 
 const NOT_CONTROLLER: i16 = ErrorCode::NotController.code();
 
+impl ToController for ElectLeadersRequest {
+    // Version 0 says so of the partitions alone.
+    fn is_not_controller(response: &Self::Response) -> bool {
+        let partitions = response.replica_election_results.iter().flat_map(|topic| &topic.partition_result);
+        partitions.map(|one| one.error_code).chain([response.error_code]).any(|code| code == NOT_CONTROLLER)
+    }
+}
+
 macro_rules! to_controller {
     ($($request:ident),*; by item $($items:ident $field:ident),*) => {
         $(impl ToController for $request {
@@ -329,8 +337,8 @@ macro_rules! to_controller {
 
 to_controller!(
     AllocateProducerIdsRequest, AlterPartitionReassignmentsRequest, AlterPartitionRequest, AssignReplicasToDirsRequest,
-    BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, ElectLeadersRequest,
-    ListPartitionReassignmentsRequest, UnregisterBrokerRequest, UnregisterControllerRequest, UpdateFeaturesRequest;
+    BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, ListPartitionReassignmentsRequest,
+    UnregisterBrokerRequest, UnregisterControllerRequest, UpdateFeaturesRequest;
     by item AlterClientQuotasRequest entries, AlterConfigsRequest responses, AlterUserScramCredentialsRequest results,
     CreatePartitionsRequest results, CreateTopicsRequest topics,
     DeleteTopicsRequest responses, IncrementalAlterConfigsRequest responses

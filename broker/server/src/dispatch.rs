@@ -125,7 +125,7 @@ pub(crate) static TABLE: &[Row] = &[
     row!(DescribeDelegationToken, Both, DescribeDelegationTokenRequest, api::security::describe_tokens),
     row!(SaslHandshake, Both, SaslHandshakeRequest, api::security::sasl_handshake),
     row!(SaslAuthenticate, Both, SaslAuthenticateRequest, api::security::sasl_authenticate),
-    row!(ElectLeaders, Both, ElectLeadersRequest, api::forward::handle),
+    row!(ElectLeaders, Both, ElectLeadersRequest, api::elect_leaders::handle),
     row!(AlterPartitionReassignments, Both, AlterPartitionReassignmentsRequest, api::forward::handle),
     row!(ListPartitionReassignments, Both, ListPartitionReassignmentsRequest, api::forward::handle),
     row!(UnregisterBroker, Both, UnregisterBrokerRequest, api::forward::handle),

@@ -144,6 +144,37 @@ fn topics_and_configurations_survive_a_restart() {
 }
 
 #[test]
+fn a_client_metrics_subscription_is_kept_shown_and_listed_until_it_is_gone() {
+    const CLIENT_METRICS: i8 = 16;
+    fn listed(client: &mut Client) -> Vec<String> {
+        let request = ListConfigResourcesRequest { resource_types: vec![CLIENT_METRICS], ..Default::default() };
+        client.call(1, &request).config_resources.iter().map(|one| one.resource_name.to_string()).collect()
+    }
+    let home = Home::new();
+    let node = home.start();
+    let mut client = node.client();
+    let client = &mut client;
+    assert_eq!(set(client, CLIENT_METRICS, "m", "interval.ms", Some("60000")), ErrorCode::None);
+    assert_eq!(set(client, CLIENT_METRICS, "m", "interval.ms", Some("1")), ErrorCode::InvalidRequest);
+    assert_eq!(set(client, CLIENT_METRICS, "never", "match", Some("client_id")), ErrorCode::InvalidConfig);
+    node.stop();
+
+    let node = home.start();
+    let mut client = node.client();
+    let client = &mut client;
+    assert_eq!(value(client, CLIENT_METRICS, "m", "interval.ms"), (Some("60000".to_owned()), 7));
+    assert_eq!(value(client, CLIENT_METRICS, "m", "match"), (Some(String::new()), 5));
+    assert_eq!(listed(client), ["m"]);
+    assert_eq!(set(client, CLIENT_METRICS, "m", "interval.ms", None), ErrorCode::None);
+    let deadline = Instant::now() + DEADLINE;
+    while !listed(client).is_empty() {
+        assert!(Instant::now() < deadline, "it is still listed");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    node.stop();
+}
+
+#[test]
 fn topics_grow_and_go() {
     let home = Home::new();
     let node = home.start();

@@ -30,8 +30,8 @@ use gregor_server::{
     controller_link::{ControllerLink, ForwardedFor, LinkError},
 };
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, LeaderEpoch, Timestamp, Uuid};
-use gregor_wire::{Message, RawTags, Reader, RequestHeader, ResponseHeader, Struct, Writer};
-use support::{Client, DEADLINE, Home};
+use gregor_wire::{Message, Reader, RequestHeader, ResponseHeader, Struct, Writer};
+use support::{Client, DEADLINE, Home, envelope::envelope_of};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -437,29 +437,6 @@ async fn what_is_wrong_with_an_envelope_is_no_error_that_a_client_would_expect()
 /// An envelope for a CreateTopics, to be broken.
 fn envelope(name: &str) -> EnvelopeRequest {
     envelope_of(7, &creation(name))
-}
-
-fn envelope_of<R: Request>(version: i16, request: &R) -> EnvelopeRequest {
-    let header = RequestHeader {
-        request_api_key: R::KEY.code(),
-        request_api_version: version,
-        correlation_id: 77,
-        client_id: Some("her-client".into()),
-        unknown_tagged_fields: RawTags::NONE,
-    };
-    let mut data = Writer::new();
-    header.write(&mut data, R::KEY.request_header_version(version)).unwrap();
-    request.encode(&mut data, version).unwrap();
-    let principal = DefaultPrincipalData { r#type: "User".into(), name: "alice".into(), ..Default::default() };
-    let mut who = Writer::new();
-    who.i16(0);
-    principal.encode(&mut who, 0).unwrap();
-    EnvelopeRequest {
-        request_data: data.into_inner().freeze(),
-        request_principal: Some(who.into_inner().freeze()),
-        client_host_address: Bytes::from_static(&[10, 1, 2, 3]),
-        ..Default::default()
-    }
 }
 
 #[test]

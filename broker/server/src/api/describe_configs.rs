@@ -1,9 +1,10 @@
-//! DescribeConfigs: every key of a topic, a broker or a group with its value, where that comes from and what else is set
+//! DescribeConfigs: every key of a topic, a broker, a group or client metrics with its value, where that comes from and what else is set
 //! (`ConfigHelper`).
 
 use gregor_config::{BrokerConfig, ConfigKey, Kind, Update, broker_key, prefixed_broker_key, topic_key};
 use gregor_controller::{
-    ConfigSource, EffectiveConfig, Synonym, broker_configs, group_configs, listener_configs, topic_configs,
+    ConfigSource, EffectiveConfig, Synonym, broker_configs, client_metrics_configs, group_configs, listener_configs,
+    topic_configs,
 };
 use gregor_messages::{
     DescribeConfigsRequest, DescribeConfigsResponse,
@@ -14,10 +15,6 @@ use gregor_metadata::{ConfigResource, Image, ResourceType};
 use gregor_types::{BrokerId, ErrorCode, KString, check_topic_name};
 
 use super::Context;
-
-/// The keys of a client metrics subscription (KIP-714): name, type, default.
-const CLIENT_METRICS_KEYS: [(&str, Kind, &str); 3] =
-    [("interval.ms", Kind::Int, "300000"), ("match", Kind::List, ""), ("metrics", Kind::List, "")];
 
 /// Answers from the newest image and this node's own configuration.
 pub(crate) async fn handle(
@@ -150,22 +147,7 @@ impl View<'_> {
     }
 
     fn client_metrics(&self, name: &KString) -> Vec<DescribeConfigsResourceResult> {
-        let resource = ConfigResource::new(ResourceType::ClientMetrics, name.clone());
-        let entry = |(key, kind, default): (&'static str, Kind, &'static str)| {
-            let own = self.image.configs().get(&resource, key);
-            let source = match own {
-                Some(_) => ConfigSource::ClientMetricsConfig,
-                None => ConfigSource::DefaultConfig,
-            };
-            DescribeConfigsResourceResult {
-                name: KString::from_static(key),
-                value: Some(own.cloned().unwrap_or(KString::from_static(default))),
-                config_source: source as i8,
-                config_type: kind.code(),
-                ..Default::default()
-            }
-        };
-        CLIENT_METRICS_KEYS.into_iter().map(entry).collect()
+        client_metrics_configs(self.image, name).map(|config| self.entry(&config, false)).collect()
     }
 
     /// A broker's configuration is known to itself only.
@@ -214,7 +196,7 @@ fn documentation(key: &'static ConfigKey) -> KString {
     KString::from_static(text)
 }
 
-/// This program has one logger; its level is what `RUST_LOG` or the command line said.
+/// This program has one logger; its level is what `GREGOR_LOG` or the command line said.
 fn root_logger(synonyms: bool) -> DescribeConfigsResourceResult {
     let level = tracing::level_filters::LevelFilter::current().to_string().to_uppercase();
     let source = ConfigSource::DynamicBrokerLoggerConfig as i8;
@@ -330,6 +312,20 @@ mod tests {
     }
 
     #[test]
+    fn an_internal_key_is_shown_where_it_is_set() {
+        const INTERNAL: &str = "unclean.leader.election.interval.ms";
+        assert!(describe(&[], 4, "1", Some(&[INTERNAL])).configs.is_empty());
+        let text = "node.id=1\nprocess.roles=broker,controller\ncontroller.listener.names=C\nlisteners=S://:0,C://:0\n\
+                    listener.security.protocol.map=C:PLAINTEXT,S:PLAINTEXT\ncontroller.quorum.bootstrap.servers=h:1\n\
+                    inter.broker.listener.name=S\nunclean.leader.election.interval.ms=5\n";
+        let (broker, warnings) = BrokerConfig::from_properties(&Properties::parse(text).unwrap()).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        let configs = describe_on(&broker, &[], 4, "1", Some(&[INTERNAL])).configs;
+        let shown: Vec<_> = configs.iter().map(|config| (config.value.as_deref(), config.read_only)).collect();
+        assert_eq!(shown, [(Some("5"), true)]);
+    }
+
+    #[test]
     fn a_key_of_a_listener_is_shown_under_its_own_name_before_the_common_one() {
         let text = "node.id=1\nprocess.roles=broker,controller\ncontroller.listener.names=C\nlisteners=S://:0,C://:0\n\
                     listener.security.protocol.map=C:PLAINTEXT,S:SSL\ncontroller.quorum.bootstrap.servers=h:1\n\
@@ -371,7 +367,10 @@ mod tests {
         let config = result.configs.iter().find(|config| config.name == "consumer.session.timeout.ms").unwrap();
         assert_eq!((config.value.as_deref(), config.config_source), (Some("50000"), 8));
         assert_eq!(describe(&[], 8, "1", None).configs[0].name, "root");
-        assert_eq!(describe(&[], 16, "m", None).configs.len(), 3);
+        let set = [(16, "m", "metrics", "org.apache.kafka.producer.")];
+        let subscription: Vec<_> = describe(&set, 16, "m", None).configs.iter().map(shown).collect();
+        let own = "metrics=org.apache.kafka.producer.@7 [metrics=org.apache.kafka.producer.@7]";
+        assert_eq!(subscription, ["interval.ms=300000@5 []", "match=@5 []", own]);
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub(crate) mod describe_producers;
 pub(crate) mod describe_quorum;
 pub(crate) mod describe_topic_partitions;
 pub(crate) mod describe_user_scram_credentials;
+pub(crate) mod elect_leaders;
 pub(crate) mod envelope;
 pub(crate) mod fetch;
 pub(crate) mod find_coordinator;

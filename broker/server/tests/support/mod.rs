@@ -5,6 +5,7 @@
 pub mod certificates;
 pub mod controllers;
 pub mod directories;
+pub mod envelope;
 pub mod network;
 
 use std::{
