@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod compare;
 mod decision;
 mod disks;
+mod domain;
 pub mod identity;
 pub mod kafka;
 pub mod objects;
@@ -22,6 +23,7 @@ mod racks;
 pub mod roll;
 mod status;
 pub mod topic;
+mod unseen;
 pub mod validate;
 
 use certificates::SecretWrites;
@@ -33,6 +35,7 @@ pub use decision::Stage;
 pub use identity::{Connections, Identity};
 pub use kafka::KafkaSeen;
 pub use progress::{Progress, Reason};
+pub use unseen::Unseen;
 
 /// The kinds of objects that a cluster owns, beside its pods and the Secrets with its certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,7 +89,7 @@ pub struct Environment {
     pub image_pull_policy: String,
     /// Names of Secrets with which the nodes' image is pulled.
     pub image_pull_secrets: Vec<String>,
-    /// The DNS domain of this Kubernetes, mostly `cluster.local`.
+    /// The DNS domain of this Kubernetes, mostly `cluster.local`: new clusters are made in it, and those that are there keep theirs.
     pub cluster_domain: String,
 }
 

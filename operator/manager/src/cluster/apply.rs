@@ -55,7 +55,9 @@ pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -
             "write_secrets"
         }
         Step::ChangeVoters(change) => {
-            let bootstrap = dereference::bootstrap(context, namespace, &cluster.name_any());
+            // No voter is changed of a cluster in another domain than the operator's.
+            let domain = &context.environment.cluster_domain;
+            let bootstrap = dereference::bootstrap(domain, namespace, &cluster.name_any());
             let doing = "changing who votes in the metadata quorum".to_owned();
             context.admin.change_voters(&bootstrap, change).await.map_err(|source| Error::Broker { doing, source })?;
             "change_voters"
