@@ -467,7 +467,7 @@ fn restart(observed: &ClusterObserved, node: &NodeSeen<'_>) -> Result<(), Decisi
     if pod.revision == node.revision {
         return Ok(());
     }
-    let step = Step::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
+    let step = Step::DeletePod { name: pod.name.clone(), uid: pod.uid.clone(), version: pod.version.clone() };
     let message = format!("restarting node {} with its new configuration", node.node.id);
     Err(Decision::step(Stage::Roll, step, Reason::Restarting, message))
 }

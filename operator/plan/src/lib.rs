@@ -128,14 +128,16 @@ pub enum Step {
         /// The rack.
         rack: String,
     },
-    /// Delete a pod, if it still is the one with this uid: its StatefulSet starts the next one.
+    /// Delete a pod, if it still is what was read: its StatefulSet starts the next one.
     DeletePod {
         /// The pod's name.
         name: String,
         /// The pod's uid.
         uid: String,
+        /// The version in which it was read.
+        version: String,
     },
-    /// Delete an object that nothing uses any more, if it still is the one with this uid.
+    /// Delete an object that nothing uses any more, if it still is what was read.
     Delete {
         /// Its kind.
         kind: Kind,
@@ -143,5 +145,7 @@ pub enum Step {
         name: String,
         /// Its uid.
         uid: String,
+        /// The version in which it was read.
+        version: String,
     },
 }

@@ -1,6 +1,6 @@
 //! The reconcile of a KafkaCluster: dereference, plan, one step, status.
 
-mod apply;
+pub mod apply;
 mod dereference;
 
 use std::sync::Arc;
