@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use gregor_e2e::{
     clients::Clients,
-    images::Name,
+    disks,
     install::{self, Release},
     story::{self, Story},
 };
@@ -304,37 +304,13 @@ fn a_drain_takes_one(cluster: &Cluster) -> Result<()> {
     whole(cluster)
 }
 
-/// Empties a node's disk, from a pod beside it that has the same rights on it, and has the node start again.
+/// Empties a node's disk while the node runs, and has it start again.
 fn wipe(cluster: &Cluster, id: u32) -> Result<()> {
-    let node = kubectl(cluster, &["get", "pod", &format!("pools-{id}-0"), "-o", "jsonpath={.spec.nodeName}"])?;
-    let reference = Name::Clients.reference();
-    let image = format!("{}/{}", install::registry(), reference.rsplit('/').next().unwrap_or(&reference));
-    let user = 65_532;
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": "wiper", "namespace": NAMESPACE},
-        "spec": {
-            "nodeName": node,
-            "restartPolicy": "Never",
-            "securityContext": {
-                "runAsNonRoot": true, "runAsUser": user, "runAsGroup": user, "fsGroup": user,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [{
-                "name": "wiper",
-                "image": image,
-                "imagePullPolicy": "IfNotPresent",
-                "command": ["/bin/sh", "-c", "rm -rf /disk/logs"],
-                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
-                "volumeMounts": [{"name": "disk", "mountPath": "/disk"}],
-            }],
-            "volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": format!("pools-{id}-data")}}],
-        },
-    });
-    cluster.apply(&pod.to_string())?;
-    kubectl(cluster, &["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s", "pod/wiper"])?;
-    kubectl(cluster, &["delete", "pod", "wiper", "--now"])?;
-    kubectl(cluster, &["delete", "pod", &format!("pools-{id}-0"), "--grace-period=0", "--force"])?;
+    let pod = format!("pools-{id}-0");
+    let node = kubectl(cluster, &["get", "pod", &pod, "-o", "jsonpath={.spec.nodeName}"])?;
+    disks::wipe(cluster, NAMESPACE, &format!("pools-{id}-data"), &node)?;
+    // What holds the files of a disk that is gone has nothing to end well: it is gone before its successor begins.
+    kubectl(cluster, &["delete", "pod", &pod, "--now"])?;
     Ok(())
 }
 
