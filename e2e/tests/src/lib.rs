@@ -4,6 +4,7 @@
 //! It speaks to Kubernetes only through kubectl and Helm, as a person does, and to Kafka only through unmodified clients.
 
 pub mod clients;
+pub mod disks;
 pub mod events;
 pub mod evidence;
 pub mod images;

@@ -13,14 +13,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use gregor_e2e::{
     clients::Clients,
-    images::Name,
+    disks,
     install::{self, Release},
     story::{self, Story},
 };
-use gregor_kubernetes::{Cluster, Helm, NodeFault, process};
+use gregor_kubernetes::{Cluster, Helm, NodeFault, Provider, process};
 use handshake::{Shown, look};
 use serde_json::json;
 
@@ -277,6 +277,26 @@ fn restarts_one_at_a_time(cluster: &Cluster) -> Result<()> {
     whole(cluster)
 }
 
+/// While somebody is away Kubernetes refuses to evict anybody else, as HTTP's status 429.
+fn nobody_else_is_evicted(cluster: &Cluster, away: &str) -> Result<()> {
+    let others: Vec<String> =
+        pods(cluster)?.into_keys().filter(|name| !away.split(' ').any(|gone| gone == name)).collect();
+    ensure!(!others.is_empty(), "every node was on the one that was drained: {away}");
+    for pod in others {
+        let eviction = json!({
+            "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE},
+        });
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction");
+        let mut command = cluster.kubectl_command()?;
+        command.args(["create", "--raw", &path, "-f", "-"]);
+        let evicted = process::output_with_input(&mut command, eviction.to_string().as_bytes());
+        let Err(error) = evicted else { bail!("{pod} is evicted while {away} is away") };
+        let said = format!("{error:#}");
+        ensure!(said.contains("TooManyRequests") && said.contains("disruption budget"), "evicting {pod}: {said}");
+    }
+    Ok(())
+}
+
 fn a_drain_takes_one(cluster: &Cluster) -> Result<()> {
     whole(cluster)?;
     let node = kubectl(cluster, &["get", "pod", "pools-1-0", "-o", "jsonpath={.spec.nodeName}"])?;
@@ -289,9 +309,10 @@ fn a_drain_takes_one(cluster: &Cluster) -> Result<()> {
         let selector = "--pod-selector=gregor.dev/cluster=pools";
         // The pods' temporary files go with them.
         let drained = cluster.kubectl(&["drain", &node, selector, "--delete-emptydir-data", "--timeout=180s"]);
-        // Its volume may be on that very node: it comes back there.
+        // Who was evicted waits for the node, where its volume is: that is one who is away.
+        let refused = drained.and_then(|_| nobody_else_is_evicted(cluster, &there));
         cluster.kubectl(&["uncordon", &node])?;
-        drained?;
+        refused?;
         process::wait_until("three nodes are ready again", MINUTES, || {
             Ok(pods(cluster)?.values().filter(|(_, ready)| *ready).count() == 3)
         })
@@ -304,37 +325,13 @@ fn a_drain_takes_one(cluster: &Cluster) -> Result<()> {
     whole(cluster)
 }
 
-/// Empties a node's disk, from a pod beside it that has the same rights on it, and has the node start again.
+/// Empties a node's disk while the node runs, and has it start again.
 fn wipe(cluster: &Cluster, id: u32) -> Result<()> {
-    let node = kubectl(cluster, &["get", "pod", &format!("pools-{id}-0"), "-o", "jsonpath={.spec.nodeName}"])?;
-    let reference = Name::Clients.reference();
-    let image = format!("{}/{}", install::registry(), reference.rsplit('/').next().unwrap_or(&reference));
-    let user = 65_532;
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": "wiper", "namespace": NAMESPACE},
-        "spec": {
-            "nodeName": node,
-            "restartPolicy": "Never",
-            "securityContext": {
-                "runAsNonRoot": true, "runAsUser": user, "runAsGroup": user, "fsGroup": user,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [{
-                "name": "wiper",
-                "image": image,
-                "imagePullPolicy": "IfNotPresent",
-                "command": ["/bin/sh", "-c", "rm -rf /disk/logs"],
-                "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
-                "volumeMounts": [{"name": "disk", "mountPath": "/disk"}],
-            }],
-            "volumes": [{"name": "disk", "persistentVolumeClaim": {"claimName": format!("pools-{id}-data")}}],
-        },
-    });
-    cluster.apply(&pod.to_string())?;
-    kubectl(cluster, &["wait", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s", "pod/wiper"])?;
-    kubectl(cluster, &["delete", "pod", "wiper", "--now"])?;
-    kubectl(cluster, &["delete", "pod", &format!("pools-{id}-0"), "--grace-period=0", "--force"])?;
+    let pod = format!("pools-{id}-0");
+    let node = kubectl(cluster, &["get", "pod", &pod, "-o", "jsonpath={.spec.nodeName}"])?;
+    disks::wipe(cluster, NAMESPACE, &format!("pools-{id}-data"), &node)?;
+    // What holds the files of a disk that is gone has nothing to end well: it is gone before its successor begins.
+    kubectl(cluster, &["delete", "pod", &pod, "--now"])?;
     Ok(())
 }
 
@@ -359,21 +356,34 @@ fn wiped_disks_join_on_a_word(cluster: &Cluster) -> Result<()> {
     clients(cluster)?.check_events("reader", "restarts", EVENT_BYTES, &mut |_| ())
 }
 
+/// The Kubernetes nodes with one broker: all others are elsewhere.
+fn nodes_with_one_broker(cluster: &Cluster) -> Result<Vec<String>> {
+    let path = "jsonpath={range .items[*]}{.spec.nodeName}{\"\\n\"}{end}";
+    let text = kubectl(cluster, &["get", "pods", "-l", "gregor.dev/cluster=pools", "-o", path])?;
+    let mut brokers: BTreeMap<String, usize> = BTreeMap::new();
+    for node in text.lines() {
+        *brokers.entry(node.to_owned()).or_default() += 1;
+    }
+    Ok(brokers.into_iter().filter(|(_, count)| *count == 1).map(|(node, _)| node).collect())
+}
+
 fn serves_on_when_a_node_dies(cluster: &Cluster) -> Result<()> {
     if !cluster.capabilities()?.node_faults {
+        ensure!(!matches!(cluster.provider(), Provider::Rig(_)), "every node of a rig can be killed");
         eprintln!("skipped: nodes of {} cannot be killed from here", cluster.provider().name());
         return Ok(());
     }
     whole(cluster)?;
-    // The clients stay: they are on other nodes than the one that dies.
-    let writer = kubectl(cluster, &["get", "pod", "writer", "reader", "-o", "jsonpath={.items[*].spec.nodeName}"])?;
-    let path = "jsonpath={range .items[*]}{.spec.nodeName}{\"\\n\"}{end}";
-    let nodes = kubectl(cluster, &["get", "pods", "-l", "gregor.dev/cluster=pools", "-o", path])?;
-    let Some(node) = nodes.lines().find(|node| !writer.split(' ').any(|other| other == *node)) else {
-        eprintln!("skipped: the clients are on every node that could die");
-        return Ok(());
+    let Some(node) = nodes_with_one_broker(cluster)?.pop() else {
+        bail!("no Kubernetes node holds exactly one of three brokers, so none can die without a majority")
     };
-    under_load(cluster, "death", || cluster.fault(node, NodeFault::Kill))?;
-    cluster.fault(node, NodeFault::Restart)?;
+    // The clients live on: they are placed anew while that node takes nobody.
+    kubectl(cluster, &["delete", "pod", "writer", "reader", "--now", "--ignore-not-found"])?;
+    cluster.kubectl(&["cordon", &node])?;
+    let placed = clients(cluster);
+    cluster.kubectl(&["uncordon", &node])?;
+    placed?;
+    under_load(cluster, "death", || cluster.fault(&node, NodeFault::Kill))?;
+    cluster.fault(&node, NodeFault::Restart)?;
     whole(cluster)
 }

@@ -33,6 +33,8 @@ pub const ROLES: &str = "gregor.dev/roles";
 /// On claims and StatefulSets: how the cluster's nodes talk with each other, repeated from the identity; missing where that
 /// is plaintext.
 pub const NODE_CONNECTIONS: &str = "gregor.dev/node-connections";
+/// On claims and StatefulSets: the DNS domain that ends the nodes' names, repeated from the identity.
+pub const CLUSTER_DOMAIN: &str = "gregor.dev/cluster-domain";
 /// On Secrets with certificates: the nonce of `spec.nodeConnections` that they were last renewed for.
 pub const RENEWED_AT: &str = "gregor.dev/renewed-at";
 /// On pods: the rack that the operator read from the labels of the pod's Kubernetes node.

@@ -17,6 +17,8 @@ use kube::runtime::reflector::Store;
 use rustls::crypto::CryptoProvider;
 
 use crate::admin::Admin;
+use crate::error::Error;
+use crate::fence::Fence;
 use crate::gate::StatusGate;
 use crate::metrics::Metrics;
 
@@ -34,6 +36,8 @@ pub struct Context {
     pub client: Client,
     /// What the operator knows that no manifest says.
     pub environment: Environment,
+    /// What says before each step whether this operator leads; none where it is the only one.
+    pub fence: Option<Fence>,
     /// How brokers are asked.
     pub admin: Arc<dyn Admin>,
     /// Counters.
@@ -68,6 +72,7 @@ impl Context {
             recorder: Recorder::new(client.clone(), reporter),
             client,
             environment,
+            fence: None,
             admin,
             metrics,
             gate: StatusGate::default(),
@@ -77,6 +82,20 @@ impl Context {
             attempts: Mutex::default(),
             chance: RandomState::new(),
             provider: rustls::crypto::aws_lc_rs::default_provider(),
+        }
+    }
+
+    /// The same for one of several operators.
+    #[must_use]
+    pub fn fenced(self, fence: Fence) -> Self {
+        Self { fence: Some(fence), ..self }
+    }
+
+    /// Fails unless this operator leads.
+    pub async fn leads(&self) -> Result<(), Error> {
+        match &self.fence {
+            Some(fence) => fence.check().await,
+            None => Ok(()),
         }
     }
 

@@ -31,6 +31,14 @@ pub enum Error {
         /// What is wrong. No secret is in it.
         said: String,
     },
+    /// Another operator leads, or may by now.
+    #[error("this operator does not lead by the Lease {lease}: {said}")]
+    NotLeading {
+        /// The Lease.
+        lease: String,
+        /// What it says.
+        said: String,
+    },
     /// The brokers did not do what they were asked.
     #[error("{doing}: {source}")]
     Broker {
@@ -113,6 +121,7 @@ impl Error {
             Self::Kubernetes { .. } => "kubernetes",
             Self::Shape { .. } => "shape",
             Self::Certificate { .. } => "certificate",
+            Self::NotLeading { .. } => "not_leading",
             Self::Broker { .. } => "broker",
         }
     }

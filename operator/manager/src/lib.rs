@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod context;
 pub mod definitions;
 pub mod error;
+pub mod fence;
 pub mod gate;
 pub mod health;
 pub mod metrics;

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use crate::admin::{Admin, KafkaAdmin};
 use crate::cli::Options;
 use crate::context::{Context, FIELD_MANAGER};
+use crate::fence::Fence;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::{cluster, definitions, topic};
@@ -81,7 +82,9 @@ async fn lead_and_work(options: &Options, metrics: Metrics, health: Health, endi
         cluster_domain: options.cluster_domain.clone(),
     };
     let admin: Arc<dyn Admin> = Arc::new(KafkaAdmin::start().context("a thread for the brokers cannot be started")?);
-    let context = Arc::new(Context::new(client, environment, admin, &options.identity, metrics));
+    let fence = Fence::new(&client, &options.lease_namespace, &options.lease_name, &options.identity);
+    let context = Context::new(client, environment, admin, &options.identity, metrics).fenced(fence);
+    let context = Arc::new(context);
     tokio::select! {
         () = work(context, &scopes, options.concurrency, ending) => Ok(()),
         lost = leads.wait_for(|leads| !*leads) => {

@@ -49,11 +49,11 @@ where
         return Ok(None);
     }
     let uid = object.uid().unwrap_or_default();
-    let generation = |status: &S| status.conditions().first().map(|condition| condition.observed_generation);
+    let generation = |status: &S| status.conditions().first().map_or(0, |condition| condition.observed_generation);
     let passing = before.is_some_and(|before| {
         is_working(before.conditions()) && is_working(status.conditions()) && generation(before) == generation(status)
     });
-    if let Err(wait) = context.gate.take(&uid, passing, Instant::now()) {
+    if let Err(wait) = context.gate.take(&uid, generation(status), passing, Instant::now()) {
         return Ok(Some(wait));
     }
     let name = object.name_any();

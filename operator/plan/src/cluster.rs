@@ -23,8 +23,9 @@ use crate::placement::{self, Layout};
 use crate::pods::{PodSeen, PodState};
 use crate::progress::{Progress, Reason};
 use crate::roll::{Candidate, Turn};
+use crate::unseen::Unseen;
 use crate::validate::{Node, ValidCluster};
-use crate::{Environment, Kind, Step, Wanted, disks, quorum, racks, roll, status};
+use crate::{Environment, Kind, Step, Wanted, disks, domain, quorum, racks, roll, status};
 
 /// All that was read of a cluster.
 #[derive(Debug, Clone)]
@@ -46,6 +47,8 @@ pub struct ClusterObserved {
     pub certificates: CertificatesSeen,
     /// What the brokers say, read after everything else. Only clusters of several nodes are asked.
     pub kafka: Option<KafkaSeen>,
+    /// What of all this could not be read.
+    pub unseen: Unseen,
 }
 
 impl ClusterObserved {
@@ -150,9 +153,11 @@ impl NodeSeen<'_> {
 
 /// Plans a cluster. `now` is RFC 3339; `mint` gives random bytes for ids that do not exist yet.
 pub fn plan(observed: &ClusterObserved, environment: &Environment, now: &str, mint: Mint<'_>) -> ClusterPlan {
-    let valid = ValidCluster::of(&observed.cluster, environment);
+    let domain = observed.domain(environment);
+    let valid = ValidCluster::of(&observed.cluster, environment)
+        .map(|valid| ValidCluster { cluster_domain: domain.clone(), ..valid });
     let seconds = now.parse::<Timestamp>().expect("whoever asks gives the time in RFC 3339").as_second();
-    let certificates = renew(observed, environment, seconds, mint);
+    let certificates = renew(observed, &domain, seconds, mint);
     let decision = match &valid {
         Ok(cluster) => decide(observed, cluster, environment, &certificates, mint).unwrap_or_else(|early| early),
         Err(invalid) => Decision::from(invalid.clone()),
@@ -164,7 +169,8 @@ pub fn plan(observed: &ClusterObserved, environment: &Environment, now: &str, mi
         Next::Begin(_) | Next::Renew(_) if matches!(decision.step, Some(Step::ReplaceIdentity(_))) => {}
         // Certificates end whatever a cluster waits for and whatever its manifest says.
         Next::Begin(writes) | Next::Renew(writes) => beside.push(Step::WriteSecrets(writes)),
-        Next::Wait(why) | Next::Leaving(why) => renewal = Some(why),
+        Next::Wait(why) => renewal = Some(observed.unseen.after(&why)),
+        Next::Leaving(why) => renewal = Some(why),
         Next::Refuse(_) | Next::Done => {}
     }
     let identity = recorded(observed);
@@ -183,9 +189,8 @@ fn recorded(observed: &ClusterObserved) -> Option<Identity> {
 }
 
 /// What is to be done about the certificates of a cluster that is there.
-fn renew(observed: &ClusterObserved, environment: &Environment, now: i64, mint: Mint<'_>) -> Next {
-    recorded(observed)
-        .map_or(Next::Done, |identity| certificates::next(observed, &identity, &environment.cluster_domain, now, mint))
+fn renew(observed: &ClusterObserved, domain: &str, now: i64, mint: Mint<'_>) -> Next {
+    recorded(observed).map_or(Next::Done, |identity| certificates::next(observed, &identity, domain, now, mint))
 }
 
 /// The early ways out are `Err`, so that `?` leaves by them.
@@ -201,6 +206,7 @@ fn decide(
         return Err(Decision::wait(Stage::Manifest, progress));
     }
     let identity = identify(observed, cluster, mint)?;
+    domain::keep(observed, cluster, &identity, environment)?;
     if !identity.connections.are_tls() && observed.cluster.spec.node_connections.is_some() {
         return Err(Decision::refuse(
             Reason::EncryptionChangeRefused,
@@ -259,7 +265,7 @@ fn decide(
         }
         Turn::Nobody => {}
     }
-    rest(observed, &layout, &nodes)
+    rest(observed, &layout, &identity, &nodes)
 }
 
 /// No node is made before its certificate. What else there is to do about certificates holds up nobody.
@@ -311,7 +317,7 @@ fn identify(observed: &ClusterObserved, cluster: &ValidCluster, mint: Mint<'_>) 
         (identity, "the identity is gone: putting it together from the volume claims")
     } else {
         let (node_id, placement) = placement::first(cluster)?;
-        (Identity::mint(node_id, placement, mint), "giving the cluster its identity")
+        (Identity::mint(node_id, placement, &cluster.cluster_domain, mint), "giving the cluster its identity")
     };
     let step = Step::CreateIdentity(objects::identity(cluster, &identity, None));
     Err(Decision::step(Stage::Identity, step, Reason::Creating, message))
@@ -461,7 +467,7 @@ fn restart(observed: &ClusterObserved, node: &NodeSeen<'_>) -> Result<(), Decisi
     if pod.revision == node.revision {
         return Ok(());
     }
-    let step = Step::DeletePod { name: pod.name.clone(), uid: pod.uid.clone() };
+    let step = Step::DeletePod { name: pod.name.clone(), uid: pod.uid.clone(), version: pod.version.clone() };
     let message = format!("restarting node {} with its new configuration", node.node.id);
     Err(Decision::step(Stage::Roll, step, Reason::Restarting, message))
 }
@@ -481,8 +487,10 @@ fn vote(
         Decision::wait(Stage::Voters, progress)
     };
     let Some(kafka) = &observed.kafka else {
-        let progress = unready(nodes)
-            .unwrap_or_else(|| Progress::working(Reason::ClusterUnreachable, "the brokers cannot be asked who votes"));
+        let progress = unready(nodes).unwrap_or_else(|| {
+            let message = observed.unseen.by_brokers("the brokers cannot be asked who votes");
+            Progress::working(Reason::ClusterUnreachable, message)
+        });
         return Err(Decision::wait(Stage::Start, progress));
     };
     match quorum::next(layout, identity, &kafka.quorum) {
@@ -499,7 +507,12 @@ fn vote(
 }
 
 /// Everything is written and everybody's turn is over.
-fn rest(observed: &ClusterObserved, layout: &Layout, nodes: &[NodeSeen<'_>]) -> Result<Decision, Decision> {
+fn rest(
+    observed: &ClusterObserved,
+    layout: &Layout,
+    identity: &Identity,
+    nodes: &[NodeSeen<'_>],
+) -> Result<Decision, Decision> {
     if let Some(progress) = unready(nodes) {
         return Err(Decision::wait(Stage::Start, progress));
     }
@@ -509,7 +522,12 @@ fn rest(observed: &ClusterObserved, layout: &Layout, nodes: &[NodeSeen<'_>]) -> 
         }
     }
     debug_assert!(layout.new.is_empty(), "nodes that are not there are added first");
-    Ok(Decision::wait(Stage::Rest, Progress::ready("every node runs as the manifest says")))
+    let mut message = "every node runs as the manifest says".to_owned();
+    if !identity.connections.are_tls() {
+        message.push_str(", and talks with the others in plaintext for ever, as an earlier release made the cluster: to have it encrypted, make a new KafkaCluster and move to it");
+    }
+    let message = observed.unseen.after(&message);
+    Ok(Decision::wait(Stage::Rest, Progress::ready(message)))
 }
 
 /// What the first node that is not ready waits for.

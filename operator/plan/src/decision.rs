@@ -92,8 +92,9 @@ impl Decision {
 
     /// An object that nothing uses any more goes.
     pub(crate) fn delete(kind: Kind, name: &str, seen: &Value) -> Self {
-        let uid = seen["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-        let step = Step::Delete { kind, name: name.to_owned(), uid };
+        let metadata = |key: &str| seen["metadata"][key].as_str().unwrap_or_default().to_owned();
+        let step =
+            Step::Delete { kind, name: name.to_owned(), uid: metadata("uid"), version: metadata("resourceVersion") };
         let message = format!("deleting {} {name}, which nothing uses any more", kind.as_str());
         Self::step(Stage::Cleanup, step, Reason::Creating, message)
     }

@@ -153,7 +153,8 @@ fn obstacle(observed: &ClusterObserved, identity: &Identity, node: &NodeSeen<'_>
         return None;
     }
     let Some(kafka) = &observed.kafka else {
-        return Some("its loss is accepted, but it may hold the metadata, and the brokers cannot be asked whether others do: get a majority of the controllers running, with their own disks".to_owned());
+        let sentence = "its loss is accepted, but it may hold the metadata, and the brokers cannot be asked whether others do: get a majority of the controllers running, with their own disks";
+        return Some(observed.unseen.by_brokers(sentence));
     };
     let survives = quorum::survives_without(&kafka.quorum, node.node.id);
     (!survives).then(|| {

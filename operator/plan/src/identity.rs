@@ -35,6 +35,10 @@ pub struct Identity {
     /// restarted one by one.
     #[serde(default, skip_serializing_if = "Connections::are_plaintext")]
     pub connections: Connections,
+    /// The DNS domain that ends the nodes' names, by which they are recorded in the metadata and know each other's certificates. It
+    /// is for ever too; an identity that an earlier release wrote gets it when it is first seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_domain: Option<String>,
     /// Every node that was ever given out and not taken back, by its id.
     pub nodes: BTreeMap<i32, NodeIdentity>,
 }
@@ -185,7 +189,7 @@ pub fn fresh_id(mint: Mint<'_>) -> String {
 
 impl Identity {
     /// A new cluster with one node, whose disk may be formatted standalone. Others come when that has happened.
-    pub fn mint(node_id: i32, placement: Option<Placement>, mint: Mint<'_>) -> Self {
+    pub fn mint(node_id: i32, placement: Option<Placement>, cluster_domain: &str, mint: Mint<'_>) -> Self {
         let cluster_id = fresh_id(mint);
         let directory_id = fresh_id(mint);
         Self {
@@ -193,6 +197,7 @@ impl Identity {
             cluster_id,
             standalone_grant: Some(Grant { node_id, directory_id: directory_id.clone() }),
             connections: Connections::Tls,
+            cluster_domain: Some(cluster_domain.to_owned()),
             nodes: BTreeMap::from([(node_id, NodeIdentity::fresh(directory_id, placement))]),
         }
     }
@@ -260,11 +265,18 @@ impl Identity {
                 cluster_id: cluster_id.clone(),
                 standalone_grant: None,
                 connections,
+                cluster_domain: None,
                 nodes: BTreeMap::new(),
             });
             if identity.cluster_id != cluster_id || identity.connections != connections {
                 return Err(name.to_owned());
             }
+            // What an earlier release wrote says nothing of it.
+            let domain = annotation(names::CLUSTER_DOMAIN);
+            if domain.is_some() && identity.cluster_domain.is_some() && domain != identity.cluster_domain {
+                return Err(name.to_owned());
+            }
+            identity.cluster_domain = identity.cluster_domain.take().or(domain);
             let claim_uid = (object["kind"] == "PersistentVolumeClaim")
                 .then(|| object["metadata"]["uid"].as_str().map(str::to_owned))
                 .flatten();

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod compare;
 mod decision;
 mod disks;
+mod domain;
 pub mod identity;
 pub mod kafka;
 pub mod objects;
@@ -22,6 +23,7 @@ mod racks;
 pub mod roll;
 mod status;
 pub mod topic;
+mod unseen;
 pub mod validate;
 
 use certificates::SecretWrites;
@@ -33,6 +35,7 @@ pub use decision::Stage;
 pub use identity::{Connections, Identity};
 pub use kafka::KafkaSeen;
 pub use progress::{Progress, Reason};
+pub use unseen::Unseen;
 
 /// The kinds of objects that a cluster owns, beside its pods and the Secrets with its certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,7 +89,7 @@ pub struct Environment {
     pub image_pull_policy: String,
     /// Names of Secrets with which the nodes' image is pulled.
     pub image_pull_secrets: Vec<String>,
-    /// The DNS domain of this Kubernetes, mostly `cluster.local`.
+    /// The DNS domain of this Kubernetes, mostly `cluster.local`: new clusters are made in it, and those that are there keep theirs.
     pub cluster_domain: String,
 }
 
@@ -125,14 +128,16 @@ pub enum Step {
         /// The rack.
         rack: String,
     },
-    /// Delete a pod, if it still is the one with this uid: its StatefulSet starts the next one.
+    /// Delete a pod, if it still is what was read: its StatefulSet starts the next one.
     DeletePod {
         /// The pod's name.
         name: String,
         /// The pod's uid.
         uid: String,
+        /// The version in which it was read.
+        version: String,
     },
-    /// Delete an object that nothing uses any more, if it still is the one with this uid.
+    /// Delete an object that nothing uses any more, if it still is what was read.
     Delete {
         /// Its kind.
         kind: Kind,
@@ -140,5 +145,7 @@ pub enum Step {
         name: String,
         /// Its uid.
         uid: String,
+        /// The version in which it was read.
+        version: String,
     },
 }

@@ -52,6 +52,8 @@ pub struct PodSeen {
     pub name: String,
     /// Its uid.
     pub uid: String,
+    /// The version in which it was read.
+    pub version: String,
     /// The revision of the template that it was made from.
     pub revision: String,
     /// The directory id that its disk should have.
@@ -91,6 +93,7 @@ impl PodSeen {
         Self {
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.metadata.uid.clone().unwrap_or_default(),
+            version: pod.metadata.resource_version.clone().unwrap_or_default(),
             revision: annotation(names::REVISION),
             directory_id: annotation(names::DIRECTORY_ID),
             formatted,

@@ -453,6 +453,11 @@ transaction.state.log.replication.factor=1
 "
     );
     assert_eq!(fleet.budget(), 0);
+    assert!(
+        fleet.message().contains("plaintext for ever") && fleet.message().contains("move to it"),
+        "{}",
+        fleet.message()
+    );
     let set = fleet.object(Kind::StatefulSet, "demo-0").unwrap();
     let pod = &set["spec"]["template"]["spec"];
     let arguments: Vec<&str> =

@@ -1,5 +1,5 @@
-//! Carries out one step of a cluster's plan. It never decides: every write is what the plan said, guarded by the version or
-//! the uid that the plan saw.
+//! Carries out one step of a cluster's plan, if this operator still leads. It never decides: every write is what the plan said, guarded
+//! by the version that the plan saw.
 
 use gregor_operator_api::{KafkaCluster, names};
 use gregor_operator_plan::compare::{applied, differs};
@@ -19,6 +19,7 @@ use crate::status;
 
 /// Carries out a step.
 pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -> Result<(), Error> {
+    context.leads().await?;
     let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
     let label = match step {
         Step::CreateIdentity(identity) => {
@@ -55,7 +56,9 @@ pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -
             "write_secrets"
         }
         Step::ChangeVoters(change) => {
-            let bootstrap = dereference::bootstrap(context, namespace, &cluster.name_any());
+            // No voter is changed of a cluster in another domain than the operator's.
+            let domain = &context.environment.cluster_domain;
+            let bootstrap = dereference::bootstrap(domain, namespace, &cluster.name_any());
             let doing = "changing who votes in the metadata quorum".to_owned();
             context.admin.change_voters(&bootstrap, change).await.map_err(|source| Error::Broker { doing, source })?;
             "change_voters"
@@ -69,14 +72,15 @@ pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -
             gone_is_fine(pods.patch(pod, &parameters, &Patch::Merge(&patch)).await.map(drop), doing)?;
             "tell_rack"
         }
-        Step::DeletePod { name, uid } => {
+        Step::DeletePod { name, uid, version } => {
             let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
-            gone_is_fine(pods.delete(name, &only(uid)).await.map(drop), format!("deleting pod {name}"))?;
+            gone_is_fine(pods.delete(name, &only(uid, version)).await.map(drop), format!("deleting pod {name}"))?;
             "delete_pod"
         }
-        Step::Delete { kind, name, uid } => {
+        Step::Delete { kind, name, uid, version } => {
             let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(*kind));
-            gone_is_fine(api.delete(name, &only(uid)).await.map(drop), format!("deleting {} {name}", kind.as_str()))?;
+            let doing = format!("deleting {} {name}", kind.as_str());
+            gone_is_fine(api.delete(name, &only(uid, version)).await.map(drop), doing)?;
             "delete"
         }
     };
@@ -141,9 +145,10 @@ pub fn verdict(step: &Step, error: &Error) -> Option<Progress> {
     error.is_forbidden().then(|| Progress::working(Reason::Rejected, format!("Kubernetes forbids it: {said}")))
 }
 
-fn only(uid: &str) -> DeleteParams {
+/// Of the object that the plan saw, as the plan saw it: one that has changed since is looked at again.
+fn only(uid: &str, version: &str) -> DeleteParams {
     DeleteParams {
-        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: Some(version.to_owned()) }),
         ..DeleteParams::default()
     }
 }

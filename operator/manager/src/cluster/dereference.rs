@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use gregor_operator_api::{KafkaCluster, names};
-use gregor_operator_plan::certificates::{CertificatesSeen, Port, Served};
+use gregor_operator_plan::certificates::{CertificatesSeen, Port};
 use gregor_operator_plan::properties::INTERNAL_PORT;
-use gregor_operator_plan::{ClusterObserved, KafkaSeen, Kind};
+use gregor_operator_plan::topic::BrokerError;
+use gregor_operator_plan::{ClusterObserved, KafkaSeen, Kind, Unseen};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -17,6 +18,7 @@ use kube::ResourceExt as _;
 use kube::api::{Api, DynamicObject, ListParams};
 use kube::core::ApiResource;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::certificates;
 use crate::context::Context;
@@ -95,6 +97,7 @@ pub async fn read(context: &Context, namespace: &str, name: &str) -> Result<Opti
         kubernetes_nodes: BTreeMap::new(),
         certificates: CertificatesSeen::default(),
         kafka: None,
+        unseen: Unseen::default(),
     };
     for node in observed.asks_kubernetes_nodes() {
         if let Some(labels) = kubernetes_node(context, &node).await? {
@@ -104,15 +107,18 @@ pub async fn read(context: &Context, namespace: &str, name: &str) -> Result<Opti
     let names = observed.asks_secrets();
     if !names.is_empty() {
         observed.certificates = certificates::seen(secrets(context, namespace, &names).await?, name);
-        let ports = observed.asks_ports(&context.environment.cluster_domain);
-        // What is not seen in time is not known; what was seen once is not looked at again.
-        let looks = look_at(context, &ports, &mut observed.certificates.served);
-        if tokio::time::timeout(BROKERS_TIMEOUT, looks).await.is_err() {
-            tracing::debug!(cluster = name, namespace, "not every node shows its certificate in time");
-        }
+        let ports = observed.asks_ports(&observed.domain(&context.environment));
+        look_at(context, &ports, &mut observed).await;
     }
     if observed.asks_brokers() {
-        observed.kafka = ask_brokers(context, namespace, name).await;
+        let bootstrap = bootstrap(&observed.domain(&context.environment), namespace, name);
+        match ask_brokers(context, &bootstrap).await {
+            Ok(seen) => observed.kafka = Some(seen),
+            Err(error) => {
+                tracing::debug!(cluster = name, namespace, "the brokers cannot be asked: {error}");
+                observed.unseen.brokers = Some(error.to_string());
+            }
+        }
     }
     Ok(Some(observed))
 }
@@ -130,27 +136,40 @@ async fn secrets(context: &Context, namespace: &str, names: &[String]) -> Result
     Ok(found)
 }
 
-/// What nodes show at their ports.
-async fn look_at(context: &Context, ports: &[Port], served: &mut BTreeMap<i32, Served>) {
+/// What nodes show at their ports. What is not seen in time is not known; what was seen once is not looked at again.
+async fn look_at(context: &Context, ports: &[Port], observed: &mut ClusterObserved) {
     let mut unknown = Vec::new();
     for port in ports {
         match context.last_shown(&port.pod_uid) {
-            Some(shown) if port.expected.as_ref() == Some(&shown) => drop(served.insert(port.node_id, shown)),
+            Some(shown) if port.expected.as_ref() == Some(&shown) => {
+                observed.certificates.served.insert(port.node_id, shown);
+            }
             _ => unknown.push(port),
         }
     }
+    let end = Instant::now() + BROKERS_TIMEOUT;
     for some in unknown.chunks(AT_ONCE) {
-        let shown = join_all(some.iter().map(|port| context.admin.shown(&port.host, port.port))).await;
-        for (port, shown) in some.iter().zip(shown) {
+        let looks = some.iter().map(|port| async move {
+            let look = tokio::time::timeout_at(end, context.admin.shown(&port.host, port.port)).await;
+            look.unwrap_or_else(|_| Err(late(&format!("{}:{}", port.host, port.port))))
+        });
+        for (port, shown) in some.iter().zip(join_all(looks).await) {
             match shown {
                 Ok(shown) => {
                     context.has_shown(&port.pod_uid, shown.clone());
-                    served.insert(port.node_id, shown);
+                    observed.certificates.served.insert(port.node_id, shown);
                 }
-                Err(error) => tracing::debug!("node {} does not show its certificate: {error}", port.node_id),
+                Err(error) => {
+                    tracing::debug!("node {} does not show its certificate: {error}", port.node_id);
+                    observed.unseen.nodes.insert(port.node_id, error.to_string());
+                }
             }
         }
     }
+}
+
+fn late(address: &str) -> BrokerError {
+    BrokerError::Unavailable(format!("{address} does not answer within {} s", BROKERS_TIMEOUT.as_secs()))
 }
 
 /// The labels of a Kubernetes node; `None` if it is gone or the operator has no right to read it, which the plan says.
@@ -164,23 +183,12 @@ async fn kubernetes_node(context: &Context, name: &str) -> Result<Option<BTreeMa
 }
 
 /// Where the operator begins to talk with the brokers of a cluster.
-pub fn bootstrap(context: &Context, namespace: &str, name: &str) -> String {
-    let domain = &context.environment.cluster_domain;
+pub fn bootstrap(domain: &str, namespace: &str, name: &str) -> String {
     format!("{name}-bootstrap.{namespace}.svc.{domain}:{INTERNAL_PORT}")
 }
 
-/// What the brokers say; `None` if they say nothing.
-async fn ask_brokers(context: &Context, namespace: &str, name: &str) -> Option<KafkaSeen> {
-    let bootstrap = bootstrap(context, namespace, name);
-    match tokio::time::timeout(BROKERS_TIMEOUT, context.admin.describe_cluster(&bootstrap)).await {
-        Ok(Ok(seen)) => Some(seen),
-        Ok(Err(error)) => {
-            tracing::debug!(cluster = name, namespace, "the brokers cannot be asked: {error}");
-            None
-        }
-        Err(_) => {
-            tracing::debug!(cluster = name, namespace, "the brokers do not answer in time");
-            None
-        }
-    }
+/// What the brokers say, if they do in time.
+async fn ask_brokers(context: &Context, bootstrap: &str) -> Result<KafkaSeen, BrokerError> {
+    let answer = tokio::time::timeout(BROKERS_TIMEOUT, context.admin.describe_cluster(bootstrap)).await;
+    answer.unwrap_or_else(|_| Err(late(bootstrap)))
 }

@@ -1,6 +1,6 @@
 //! The reconcile of a KafkaCluster: dereference, plan, one step, status.
 
-mod apply;
+pub mod apply;
 mod dereference;
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use gregor_operator_api::{KafkaCluster, KafkaClusterStatus, condition};
 use gregor_operator_plan::cluster::plan;
-use gregor_operator_plan::{ClusterObserved, ClusterPlan, Progress, Reason, Step};
+use gregor_operator_plan::{ClusterObserved, ClusterPlan, KafkaSeen, Progress, Reason, Step, Unseen};
 use kube::ResourceExt as _;
 use kube::api::Api;
 use kube::runtime::controller::Action;
@@ -27,6 +27,9 @@ const WAITING: Duration = Duration::from_secs(30);
 /// brokers know.
 const WAITING_FOR_BROKERS: Duration = Duration::from_secs(2);
 const ASKING_AT_REST: Duration = Duration::from_secs(30);
+/// How often one is looked at that is at rest but for replicas or voters that are behind: nobody may be evicted before it is seen that
+/// they are not.
+const CATCHING_UP: Duration = Duration::from_secs(5);
 /// How often a cluster is looked at whose certificates are being renewed: nothing tells when a kubelet has come to a Secret.
 const RENEWING: Duration = Duration::from_secs(5);
 /// How soon the next step follows one that was carried out.
@@ -64,7 +67,7 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
         context.metrics.note_certificates(&cluster.uid().unwrap_or_default(), CertificateEnds::default());
         return Ok((None, Action::await_change()));
     };
-    let asked = observed.kafka.is_some();
+    let at_rest = look_at_rest(observed.kafka.as_ref(), &observed.unseen);
     context.metrics.note_certificates(&observed.cluster.uid().unwrap_or_default(), certificate_ends(&observed));
     let mut mint = || context.random();
     let now = Context::now();
@@ -111,13 +114,22 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
     };
     let next = match (&planned.progress, stepped) {
         (_, true) => NEXT_STEP,
-        (Progress::Ready { .. }, false) => context.around(if asked { ASKING_AT_REST } else { AT_REST }),
+        (Progress::Ready { .. }, false) => context.around(at_rest),
         (Progress::Working { reason, .. }, false) if only_brokers_know(*reason) => context.around(WAITING_FOR_BROKERS),
         (Progress::Working { .. } | Progress::Stalled { .. }, false) => context.around(WAITING),
     };
     let next = if planned.renewal.is_some() { next.min(context.around(RENEWING)) } else { next };
     let next = if stepped { next } else { wait.map_or(next, |wait| next.min(wait)) };
     Ok((Some(reason), Action::requeue(next)))
+}
+
+/// When a cluster is looked at again that is at rest.
+fn look_at_rest(kafka: Option<&KafkaSeen>, unseen: &Unseen) -> Duration {
+    match kafka {
+        Some(kafka) if !kafka.under_replicated.is_empty() || !kafka.quorum.lagging().is_empty() => CATCHING_UP,
+        None if unseen.is_empty() => AT_REST,
+        Some(_) | None => ASKING_AT_REST,
+    }
 }
 
 /// When the cluster's certificates end.
@@ -152,4 +164,28 @@ fn say(planned: &mut ClusterPlan, progress: Progress, cluster: &KafkaCluster, no
     let phase = format!("{}: {}", progress.reason().as_str(), progress.message());
     planned.status.phase = Some(gregor_operator_plan::progress::truncate(&phase, 250));
     planned.progress = progress;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gregor_operator_plan::kafka::PartitionSeen;
+
+    #[test]
+    fn whoever_is_behind_or_cannot_be_seen_is_looked_at_sooner() {
+        let level = KafkaSeen::default();
+        let behind = KafkaSeen {
+            under_replicated: vec![PartitionSeen {
+                topic: "t".to_owned(),
+                partition: 0,
+                replicas: vec![0, 1],
+                in_sync: vec![0],
+            }],
+            ..KafkaSeen::default()
+        };
+        let (all, silent) = (Unseen::default(), Unseen { brokers: Some("refused".to_owned()), ..Unseen::default() });
+        let looks = [(None, &all), (None, &silent), (Some(&level), &all), (Some(&behind), &all)]
+            .map(|(kafka, unseen)| look_at_rest(kafka, unseen));
+        assert_eq!(looks, [AT_REST, ASKING_AT_REST, ASKING_AT_REST, CATCHING_UP]);
+    }
 }

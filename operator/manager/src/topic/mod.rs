@@ -152,6 +152,7 @@ async fn carry_out(
     bootstrap: &str,
     step: &TopicStep,
 ) -> Result<(), Error> {
+    context.leads().await?;
     let name = topic.name_any();
     let label = match step {
         TopicStep::AddFinalizer => {

@@ -53,6 +53,8 @@ pub struct Brokers {
     /// Every node that runs, with its directory.
     pub running: Mutex<BTreeMap<i32, String>>,
     pub under_replicated: Mutex<Vec<PartitionSeen>>,
+    /// Why nobody can ask about the cluster, if so.
+    pub silent: Mutex<Option<String>>,
     /// What pods show by their names: what was in their Secrets when the kubelet last came to them.
     pub shown: Mutex<BTreeMap<String, Served>>,
     counter: Mutex<u32>,
@@ -61,6 +63,9 @@ pub struct Brokers {
 impl ClusterAdmin for Brokers {
     fn describe_cluster<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<KafkaSeen, BrokerError>> {
         async move {
+            if let Some(why) = self.silent.lock().unwrap().clone() {
+                return Err(BrokerError::Unavailable(why));
+            }
             let running = self.running.lock().unwrap().clone();
             let mut voters = self.voters.lock().unwrap();
             if voters.is_empty() {
@@ -231,21 +236,25 @@ impl Lab {
     }
 
     pub fn operator_for(&self, namespaces: &[&str]) -> Operator {
+        start_operator(self.context("cluster.local"), namespaces)
+    }
+
+    /// What an operator works with whose Kubernetes has this DNS domain.
+    pub fn context(&self, cluster_domain: &str) -> Context {
         let environment = Environment {
             image_repository: "gregor".to_owned(),
             image_tag: "0.1.0".to_owned(),
             image_pull_policy: "IfNotPresent".to_owned(),
             image_pull_secrets: Vec::new(),
-            cluster_domain: "cluster.local".to_owned(),
+            cluster_domain: cluster_domain.to_owned(),
         };
-        let metrics = Metrics::default();
         let brokers: Arc<dyn Admin> = Arc::clone(&self.brokers) as Arc<dyn Admin>;
-        let context = Arc::new(Context::new(self.client.clone(), environment, brokers, "lab", metrics.clone()));
-        let (stop, stopped) = oneshot::channel::<()>();
-        let ending = stopped.map(drop).boxed().shared();
-        let scopes: Vec<Option<String>> = namespaces.iter().map(|name| Some((*name).to_owned())).collect();
-        let task = tokio::spawn(async move { work(context, &scopes, 4, ending).await });
-        Operator { metrics, stop: Some(stop), task }
+        Context::new(self.client.clone(), environment, brokers, "lab", Metrics::default())
+    }
+
+    /// An operator for the lab's namespace with something of its own.
+    pub fn operator_with(&self, context: Context) -> Operator {
+        start_operator(context, &[&self.namespace])
     }
 
     pub fn api<K>(&self) -> Api<K>
@@ -333,6 +342,16 @@ impl Lab {
     pub fn formats(&self) -> usize {
         self.disks.lock().unwrap().formats
     }
+}
+
+fn start_operator(context: Context, namespaces: &[&str]) -> Operator {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let ending = stopped.map(drop).boxed().shared();
+    let scopes: Vec<Option<String>> = namespaces.iter().map(|name| Some((*name).to_owned())).collect();
+    let metrics = context.metrics.clone();
+    let context = Arc::new(context);
+    let task = tokio::spawn(async move { work(context, &scopes, 4, ending).await });
+    Operator { metrics, stop: Some(stop), task }
 }
 
 pub async fn create_namespace(client: &Client, name: &str) {

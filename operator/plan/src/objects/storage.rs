@@ -57,13 +57,16 @@ pub fn claim(cluster: &ValidCluster, node: &Node, identity: &Identity, seen: Opt
     wanted(Kind::PersistentVolumeClaim, &claim_name(node), body)
 }
 
-/// Repeats where a node belongs and how it talks with others, for the day on which the identity has to be put together again.
+/// Repeats where a node belongs, how it talks with others and by which names, for the day on which the identity has to be put together again.
 pub(super) fn repeat_identity(annotations: &mut Value, identity: &Identity, node: &Node) {
     if let Some(placement) = identity.nodes.get(&node.id).and_then(|recorded| recorded.placement.as_ref()) {
         annotations[names::ROLES] = json!(roles_text(&placement.roles));
     }
     if identity.connections.are_tls() {
         annotations[names::NODE_CONNECTIONS] = json!(identity.connections.as_str());
+    }
+    if let Some(domain) = &identity.cluster_domain {
+        annotations[names::CLUSTER_DOMAIN] = json!(domain);
     }
 }
 

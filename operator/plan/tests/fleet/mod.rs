@@ -12,7 +12,7 @@ use gregor_operator_api::{KafkaCluster, names, yaml};
 use gregor_operator_plan::cluster::{ClusterObserved, ClusterPlan, plan};
 use gregor_operator_plan::kafka::{PartitionSeen, QuorumSeen, ReplicaSeen};
 use gregor_operator_plan::quorum::VoterChange;
-use gregor_operator_plan::{Connections, Environment, Identity, KafkaSeen, Kind, Reason, Stage, Step, Wanted};
+use gregor_operator_plan::{Connections, Environment, Identity, KafkaSeen, Kind, Reason, Stage, Step, Unseen, Wanted};
 use k8s_openapi::api::core::v1::Pod;
 use secrets::Secrets;
 use serde_json::{Value, json};
@@ -67,6 +67,7 @@ pub struct Fleet {
     pub identity: Option<Value>,
     pub objects: BTreeMap<(Kind, String), Value>,
     pub secrets: Secrets,
+    pub environment: Environment,
     pub pods: BTreeMap<i32, Pod>,
     /// By the claim's uid.
     pub disks: BTreeMap<String, Option<Formatted>>,
@@ -100,6 +101,7 @@ impl Fleet {
             identity: None,
             objects: BTreeMap::new(),
             secrets: Secrets::default(),
+            environment: environment(),
             pods: BTreeMap::new(),
             disks: BTreeMap::new(),
             quorum: None,
@@ -183,13 +185,18 @@ impl Fleet {
             kubernetes_nodes: BTreeMap::new(),
             certificates: self.secrets.observed(self.pods.keys().copied().filter(|id| self.is_ready(*id))),
             kafka: None,
+            unseen: Unseen::default(),
         };
         for node in observed.asks_kubernetes_nodes() {
             observed.kubernetes_nodes.extend(self.kubernetes_labels.clone().map(|labels| (node, labels)));
         }
-        if observed.asks_brokers() && !self.blind {
+        if observed.asks_brokers() && self.blind {
+            observed.unseen.brokers = Some("connection refused".to_owned());
+        } else if observed.asks_brokers() {
             observed.kafka = self.kafka();
         }
+        let hidden = self.secrets.unseen.iter().filter(|id| self.is_ready(**id));
+        observed.unseen.nodes = hidden.map(|id| (*id, "no answer in time".to_owned())).collect();
         observed
     }
 
@@ -243,7 +250,6 @@ impl Fleet {
     /// One reconcile. Returns whether it did something.
     pub fn reconcile(&mut self) -> bool {
         let observed = self.observed();
-        let environment = environment();
         let mut counter = self.counter;
         let mut mint = || {
             counter += 1;
@@ -251,7 +257,7 @@ impl Fleet {
             bytes[8..].copy_from_slice(&counter.to_be_bytes());
             bytes
         };
-        let planned = plan(&observed, &environment, &self.secrets.time(), &mut mint);
+        let planned = plan(&observed, &self.environment, &self.secrets.time(), &mut mint);
         self.counter = counter;
         self.cluster.status = Some(planned.status.clone());
         self.stages.insert(planned.stage);
@@ -304,8 +310,8 @@ impl Fleet {
                 assert_eq!(pod.metadata.uid.as_ref(), Some(&uid));
                 pod.metadata.annotations.get_or_insert_default().insert(names::RACK.to_owned(), rack);
             }
-            Step::DeletePod { name, uid } => self.delete_pod(&name, &uid, observed),
-            Step::Delete { kind, name, uid } => {
+            Step::DeletePod { name, uid, .. } => self.delete_pod(&name, &uid, observed),
+            Step::Delete { kind, name, uid, .. } => {
                 let gone = self.objects.remove(&(kind, name)).unwrap();
                 assert_eq!(gone["metadata"]["uid"], uid);
             }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use gregor_operator_api::{KafkaCluster, condition, names, yaml};
 use gregor_operator_plan::cluster::{ClusterObserved, ClusterPlan, plan};
-use gregor_operator_plan::{Environment, Identity, Kind, Reason, Step, Wanted};
+use gregor_operator_plan::{Environment, Identity, Kind, Reason, Step, Unseen, Wanted};
 use k8s_openapi::api::core::v1::Pod;
 use secrets::Secrets;
 use serde_json::{Value, json};
@@ -136,6 +136,7 @@ impl World {
             kubernetes_nodes: BTreeMap::new(),
             certificates: self.secrets.observed(self.pod.iter().map(|_| 0)),
             kafka: None,
+            unseen: Unseen::default(),
         })
     }
 
@@ -217,11 +218,11 @@ impl World {
             }
             Step::Apply(all) => all.into_iter().for_each(|wanted| self.put(wanted)),
             Step::WriteSecrets(writes) => self.secrets.write(writes),
-            Step::DeletePod { name, uid } => {
+            Step::DeletePod { name, uid, .. } => {
                 let pod = self.pod.take().unwrap();
                 assert_eq!((pod.metadata.name.unwrap(), pod.metadata.uid.unwrap()), (name, uid));
             }
-            Step::Delete { kind, name, uid } => {
+            Step::Delete { kind, name, uid, .. } => {
                 let gone = self.objects.remove(&(kind, name)).unwrap();
                 assert_eq!(gone["metadata"]["uid"], uid);
             }
