@@ -41,7 +41,7 @@ pub use effects::{AppendError, Batch, Effect, Effects, RequestId, RoleChange, To
 pub use election::ElectionState;
 pub use log_view::{LogView, OffsetAndEpoch, SnapshotId};
 pub use quorum::{Config, Input, Quorum, Role};
-pub use start::{StartError, check_voters};
+pub use start::{StartError, check_log, check_voters};
 pub use time::{Nanos, Now, Rng};
 pub use upgrade::UpgradeError;
 pub use voters::{Endpoint, ReplicaKey, Voter, VoterHistory, VoterSet};

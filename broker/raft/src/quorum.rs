@@ -156,7 +156,8 @@ impl Quorum {
         history: VoterHistory,
         log: &dyn LogView,
     ) -> Result<Self, StartError> {
-        start::check_log(&history, log)?;
+        start::check_log(log)?;
+        start::check_version(&history)?;
         // A log can hold a newer epoch than the election state where that file was lost.
         let epoch = election.epoch.max(log.end().epoch);
         let election = if epoch == election.epoch { election } else { ElectionState::unknown_leader(epoch) };
