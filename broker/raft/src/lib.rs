@@ -35,7 +35,7 @@ mod upgrade;
 mod voters;
 
 pub use answers::Response;
-pub use api::{LogRead, Outgoing, Reply, Request, SnapshotRead};
+pub use api::{LogRead, Origin, Outgoing, Reply, Request, SnapshotRead};
 pub use control::ControlRecord;
 pub use effects::{AppendError, Batch, Effect, Effects, RequestId, RoleChange, Token};
 pub use election::ElectionState;
