@@ -222,6 +222,12 @@ impl BrokerConfig {
         self.listeners.iter().find(|listener| listener.bind.name == name)
     }
 
+    /// This node's controller listeners, in the order of `controller.listener.names` and not of `listeners`: by the first name the quorum
+    /// reaches a controller. None of a node that is no controller.
+    pub fn controller_listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.controller_listener_names.iter().filter_map(|name| self.listener(name))
+    }
+
     fn from_values(values: BTreeMap<String, String>) -> Result<Self, ConfigError> {
         let read = Reader { values: &values };
         let node_id = match (read.set("node.id"), read.set("broker.id")) {
@@ -506,6 +512,21 @@ mod tests {
         assert_eq!(config.controller_listener_protocol, SecurityProtocol::Ssl);
         assert_eq!(config.listener_value("CONTROLLER", "ssl.key.password"), Some("x"));
         assert!(refusal("listener.security.protocol.map=PLAINTEXT:PLAINTEXT\n").contains("listener CONTROLLER"));
+    }
+
+    #[test]
+    fn controller_listeners_come_in_the_order_of_their_names() {
+        let names = |extra: &str| {
+            let (config, _) = parse(extra).unwrap();
+            config.controller_listeners().map(|listener| listener.bind.name.clone()).collect::<Vec<_>>()
+        };
+        let map = "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,OTHER:PLAINTEXT\n";
+        let listeners = "listeners=OTHER://:9094,PLAINTEXT://:9092,CONTROLLER://:9093\n";
+        let of = |order: &str| names(&format!("{map}{listeners}controller.listener.names={order}\n"));
+        assert_eq!(of("CONTROLLER,OTHER"), ["CONTROLLER", "OTHER"]);
+        assert_eq!(of("other,controller"), ["OTHER", "CONTROLLER"]);
+        assert_eq!(names(&format!("{map}controller.listener.names=OTHER,CONTROLLER\n")), ["CONTROLLER"]);
+        assert_eq!(names("process.roles=broker\nlisteners=PLAINTEXT://:9092\n"), [""; 0]);
     }
 
     #[test]

@@ -103,6 +103,30 @@ fn a_broker_that_falls_silent_is_fenced_and_others_lead_what_it_led() {
 }
 
 #[test]
+fn brokers_whose_sessions_end_together_are_fenced_one_after_another_and_who_is_heard_of_meanwhile_is_not() {
+    let mut rig = Rig::at(30).brokers(3);
+    let fenced = |rig: &Rig| {
+        let cluster = rig.image.cluster();
+        (1..=3).filter(|id| cluster.broker(BrokerId(*id)).unwrap().fenced).collect::<Vec<_>>()
+    };
+    let end = rig.now + 9 * SECOND;
+    // Nobody steps the controller but when it wants to be.
+    while fenced(&rig).is_empty() {
+        let due = rig.controller.next_deadline().unwrap().saturating_sub(rig.now);
+        assert!(rig.now + due <= end, "nobody is fenced when the sessions end");
+        rig.tick_after(due);
+    }
+    assert_eq!((rig.now, fenced(&rig)), (end, vec![1]));
+    assert!(rig.controller.next_deadline().unwrap() <= rig.now, "the next is due at once");
+    rig.heartbeat(2, |_| ());
+    rig.tick_after(0);
+    assert_eq!(fenced(&rig), [1, 3]);
+    rig.tick_after(0);
+    assert_eq!(fenced(&rig), [1, 3]);
+    assert!(rig.controller.next_deadline().unwrap() > rig.now, "nobody else is silent");
+}
+
+#[test]
 fn a_new_leader_of_the_quorum_gives_every_broker_a_whole_session() {
     let mut rig = Rig::at(30).brokers(1);
     rig.lose();

@@ -228,8 +228,7 @@ pub fn format_options(
 
 /// This node as the voter of a quorum of one.
 pub fn this_voter(config: &BrokerConfig, directory_id: DirectoryId) -> Result<Voter> {
-    let controllers = config.listeners.iter().filter(|listener| listener.controller);
-    let endpoints: Vec<Endpoint> = controllers.map(endpoint).collect();
+    let endpoints: Vec<Endpoint> = config.controller_listeners().map(endpoint).collect();
     ensure!(!endpoints.is_empty(), "this node is no controller: process.roles has none");
     Ok(voter(config.node_id, directory_id, endpoints))
 }
@@ -445,4 +444,21 @@ fn end(arguments: &EnsureArguments, refusal: &Refusal, code: u8) -> ExitCode {
         }
     }
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_voter_is_formatted_with_the_listener_first_by_which_others_reach_it() {
+        let text = "node.id=1\nprocess.roles=controller\ncontroller.listener.names=CONTROLLER,INSIDE\n\
+            listeners=INSIDE://:9094,CONTROLLER://:9093\ncontroller.quorum.bootstrap.servers=localhost:9093\n\
+            listener.security.protocol.map=CONTROLLER:PLAINTEXT,INSIDE:PLAINTEXT\n";
+        let (config, _) = BrokerConfig::from_properties(&Properties::parse(text).unwrap()).unwrap();
+        let voter = this_voter(&config, Uuid(7)).unwrap();
+        let endpoints = voter.endpoints.iter().map(|endpoint| (endpoint.name.as_str(), endpoint.port));
+        assert_eq!(endpoints.collect::<Vec<_>>(), [("CONTROLLER", 9_093), ("INSIDE", 9_094)]);
+    }
 }

@@ -35,13 +35,13 @@ mod upgrade;
 mod voters;
 
 pub use answers::Response;
-pub use api::{LogRead, Outgoing, Reply, Request, SnapshotRead};
+pub use api::{LogRead, Origin, Outgoing, Reply, Request, SnapshotRead};
 pub use control::ControlRecord;
 pub use effects::{AppendError, Batch, Effect, Effects, RequestId, RoleChange, Token};
 pub use election::ElectionState;
 pub use log_view::{LogView, OffsetAndEpoch, SnapshotId};
 pub use quorum::{Config, Input, Quorum, Role};
-pub use start::{StartError, check_voters};
+pub use start::{StartError, check_log, check_voters};
 pub use time::{Nanos, Now, Rng};
 pub use upgrade::UpgradeError;
 pub use voters::{Endpoint, ReplicaKey, Voter, VoterHistory, VoterSet};

@@ -45,7 +45,7 @@ impl Quorum {
         let local = &self.config.local;
         let known = self.voters().voter(local.key.id);
         let (asked, request) = if self.is_voter() {
-            let is_needed = if version >= 1 { known.is_some_and(|known| known != local) } else { !has_told };
+            let is_needed = if version >= 1 { known.is_some_and(|known| !known.is_same_as(local)) } else { !has_told };
             if !is_needed || local.endpoints.is_empty() && version >= 1 {
                 self.put_off_change();
                 return false;

@@ -11,8 +11,8 @@ use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset};
 
 use crate::{
     AppendError, Batch, ControlRecord, Effect, Effects, ElectionState, Endpoint, LogView, MAX_BATCH_BYTES,
-    MAX_BATCH_RECORDS, Nanos, Now, OffsetAndEpoch, Request, RequestId, Response, Rng, RoleChange, StartError, Token,
-    Voter, VoterHistory, VoterSet,
+    MAX_BATCH_RECORDS, Nanos, Now, OffsetAndEpoch, Origin, Request, RequestId, Response, Rng, RoleChange, StartError,
+    Token, Voter, VoterHistory, VoterSet,
     candidate::{Candidate, Prospective},
     control::leader_change,
     effects::{Write, Writes},
@@ -84,8 +84,8 @@ pub enum Input {
     Request {
         /// For the answer.
         id: RequestId,
-        /// The version that it came in.
-        version: i16,
+        /// How it came.
+        origin: Origin,
         /// The request.
         request: Request,
     },
@@ -156,7 +156,8 @@ impl Quorum {
         history: VoterHistory,
         log: &dyn LogView,
     ) -> Result<Self, StartError> {
-        start::check_log(&history, log)?;
+        start::check_log(log)?;
+        start::check_version(&history)?;
         // A log can hold a newer epoch than the election state where that file was lost.
         let epoch = election.epoch.max(log.end().epoch);
         let election = if epoch == election.epoch { election } else { ElectionState::unknown_leader(epoch) };
@@ -189,7 +190,7 @@ impl Quorum {
             Input::Durable(token) => self.on_durable(token, log, now, rng, effects),
             Input::Appended(token) => self.on_appended(token, log, now, effects),
             Input::Append { epoch, base, records } => self.on_append(epoch, base, records, now, effects),
-            Input::Request { id, version, request } => self.on_request(id, version, request, log, now, rng, effects),
+            Input::Request { id, origin, request } => self.on_request(id, &origin, request, log, now, rng, effects),
             Input::Response { from, response } => self.on_response(from, response.as_ref(), log, now, rng, effects),
             Input::UpgradeKRaftVersion { id, epoch, version, validate_only } => {
                 self.on_upgrade(id, epoch, version, validate_only, now, effects);
@@ -403,15 +404,18 @@ impl Quorum {
         if version >= 1 {
             let in_log = self.history.voters_are_in_log();
             // Who leads to have its own removal committed does not come back by it.
-            let renewed = if self.is_voter() { voters.with(self.config.local.clone()) } else { voters.clone() };
+            let own = voters.voter(local).filter(|_| self.is_voter());
+            let is_renewed = own.is_some_and(|own| !own.is_same_as(&self.config.local));
             if !in_log {
                 records.push(ControlRecord::KRaftVersion(KRaftVersionRecord {
                     k_raft_version: version,
                     ..Default::default()
                 }));
             }
-            if !in_log || renewed != *voters {
-                records.push(ControlRecord::Voters(VotersRecord::from(&renewed)));
+            if is_renewed {
+                records.push(ControlRecord::Voters(VotersRecord::from(&voters.with(self.config.local.clone()))));
+            } else if !in_log {
+                records.push(ControlRecord::Voters(VotersRecord::from(voters)));
             }
         }
         records

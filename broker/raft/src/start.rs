@@ -28,7 +28,9 @@ pub enum StartError {
     },
     /// The log's head is gone, and nothing stands for it.
     #[error(
-        "the metadata log starts at offset {start}, but no snapshot covers what was before it (newest: {newest:?})"
+        "the metadata log starts at offset {start}, and no snapshot stands for what was before it (newest: {}): put back the .checkpoint file \
+         of that offset or of a later one or, where other controllers have the metadata, format this node's metadata directory anew",
+        newest.map_or_else(|| "none".to_owned(), |newest| format!("offset {}", newest.offset))
     )]
     MissingSnapshot {
         /// The first offset that the log has.
@@ -55,12 +57,18 @@ pub fn check_voters(voters: &VoterSet, local: ReplicaKey, finds_others: bool) ->
     }
 }
 
-/// Whether what is on the disk can be begun with.
-pub(crate) fn check_log(history: &VoterHistory, log: &dyn LogView) -> Result<(), StartError> {
+/// Whether a snapshot stands for what the log does not have any more. Asked before anything of the log is replayed: its records change what only
+/// that snapshot knows.
+pub fn check_log(log: &dyn LogView) -> Result<(), StartError> {
     let (start, newest) = (log.start(), log.latest_snapshot());
     if start > Offset::ZERO && newest.is_none_or(|newest| newest.offset < start) {
         return Err(StartError::MissingSnapshot { start, newest });
     }
+    Ok(())
+}
+
+/// Whether this version can run what the log and its snapshot say.
+pub(crate) fn check_version(history: &VoterHistory) -> Result<(), StartError> {
     if history.kraft_version() > KRAFT_VERSION_MAX {
         return Err(StartError::KRaftVersion(history.kraft_version()));
     }

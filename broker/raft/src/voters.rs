@@ -47,10 +47,20 @@ pub struct Endpoint {
 pub struct Voter {
     /// The replica.
     pub key: ReplicaKey,
-    /// Its listeners, the default one first.
+    /// Its listeners, each name once. A node's own begin with the one by which others reach it; in the log they have no order.
     pub endpoints: Vec<Endpoint>,
     /// The lowest and the highest `kraft.version` that it can run.
     pub kraft_versions: (i16, i16),
+}
+
+impl Voter {
+    /// Whether both say the same of a voter, whatever the order of its endpoints: Apache Kafka writes them in that of a hash table, so whoever
+    /// went by it would tell the leader for ever that it moved.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let has_same_endpoints = self.endpoints.len() == other.endpoints.len()
+            && self.endpoints.iter().all(|endpoint| other.endpoints.contains(endpoint));
+        self.key == other.key && self.kraft_versions == other.kraft_versions && has_same_endpoints
+    }
 }
 
 /// A set of voters.

@@ -8,15 +8,18 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use gregor_messages::{
-    BeginQuorumEpochRequest, DescribeQuorumRequest, EndQuorumEpochRequest, FetchRequest, begin_quorum_epoch_request,
-    describe_quorum_request, end_quorum_epoch_request,
+    DescribeQuorumRequest, FetchRequest, describe_quorum_request, end_quorum_epoch_request::ReplicaInfo,
 };
 use gregor_raft::{
-    AppendError, Batch, ElectionState, Input, LogView as _, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Outgoing, Quorum,
-    Reply, Request, RequestId, Role, SnapshotId, StartError,
+    AppendError, Batch, ElectionState, Input, LogView as _, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Origin, Outgoing,
+    Quorum, Reply, Request, RequestId, Role, SnapshotId, StartError,
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp, Uuid};
-use lone_voter::{OTHER, Paper, Rig, THIRD, ballot, config, error_of_piece, fetch, fetched, history, piece, verdict};
+use lone_voter::{
+    OTHER, Paper, Rig, THIRD, ballot, begins, config, directory, ends, error_of_piece, fetch, fetched, history, piece,
+    verdict,
+};
+
 #[test]
 fn a_record_of_an_earlier_epoch_is_committed_only_with_one_of_the_leaders_own() {
     let mut rig = Rig::leading(Paper { epochs: vec![1, 1, 1], ..Paper::default() }, false);
@@ -174,6 +177,41 @@ fn a_leader_gives_way_once_no_majority_has_fetched_for_one_and_a_half_fetch_time
     assert!(matches!(rig.quorum.role(), Role::Leader(_)), "{:?}", rig.quorum.role());
     rig.pass(1);
     assert!(matches!(rig.quorum.role(), Role::Resigned(_)), "{:?}", rig.quorum.role());
+}
+
+#[test]
+fn the_first_of_a_leaders_successors_stands_at_once_and_each_next_one_leaves_more_time() {
+    let waits = |version: i16, successors: &[(i32, Uuid)]| {
+        let mut rig = Rig::following();
+        let Request::EndQuorumEpoch(mut request) = ends(OTHER, 4) else { unreachable!() };
+        let partition = &mut request.topics[0].partitions[0];
+        partition.preferred_successors = successors.iter().map(|(id, _)| *id).collect();
+        if version >= 1 {
+            let info = |(candidate_id, candidate_directory_id): &(i32, Uuid)| ReplicaInfo {
+                candidate_id: *candidate_id,
+                candidate_directory_id: *candidate_directory_id,
+                ..Default::default()
+            };
+            partition.preferred_candidates = successors.iter().map(info).collect();
+        }
+        rig.ask(version, Request::EndQuorumEpoch(request));
+        let mut milliseconds = 0;
+        while matches!(rig.quorum.role(), Role::Follower(_)) {
+            rig.pass(1);
+            milliseconds += 1;
+        }
+        assert!(matches!(rig.quorum.role(), Role::Prospective(_)), "{:?}", rig.quorum.role());
+        milliseconds
+    };
+    let [own, third, fourth] = [1, 3, 4].map(|id| (id, directory(BrokerId(id))));
+    for version in [0, 1] {
+        assert_eq!(waits(version, &[own, third, fourth]), 0);
+        let (second, last) = (waits(version, &[third, own, fourth]), waits(version, &[third, fourth, own]));
+        let unnamed = waits(version, &[third, fourth]);
+        assert!(0 < second && second < last && last < unnamed, "{second}, {last} and {unnamed} ms");
+        assert_eq!(unnamed, 1_000, "as long as controller.quorum.election.backoff.max.ms");
+    }
+    assert_eq!(waits(1, &[(1, Uuid(9)), third]), 1_000, "who is named is this node on another disk");
 }
 
 #[test]
@@ -344,36 +382,6 @@ fn what_is_committed_stays_so_when_more_vote_and_have_it_not() {
     assert_eq!(rig.high_watermark, Some(Offset(end + 1)));
 }
 
-/// A voter says that it leads an epoch.
-fn begins(leader: BrokerId, epoch: i32) -> Request {
-    let partition = begin_quorum_epoch_request::PartitionData {
-        leader_id: leader.value(),
-        leader_epoch: epoch,
-        ..Default::default()
-    };
-    let topic = begin_quorum_epoch_request::TopicData {
-        topic_name: "__cluster_metadata".into(),
-        partitions: vec![partition],
-        ..Default::default()
-    };
-    Request::BeginQuorumEpoch(BeginQuorumEpochRequest { topics: vec![topic], voter_id: -1, ..Default::default() })
-}
-
-/// A voter says that it leads an epoch no more.
-fn ends(leader: BrokerId, epoch: i32) -> Request {
-    let partition = end_quorum_epoch_request::PartitionData {
-        leader_id: leader.value(),
-        leader_epoch: epoch,
-        ..Default::default()
-    };
-    let topic = end_quorum_epoch_request::TopicData {
-        topic_name: "__cluster_metadata".into(),
-        partitions: vec![partition],
-        ..Default::default()
-    };
-    Request::EndQuorumEpoch(EndQuorumEpochRequest { topics: vec![topic], ..Default::default() })
-}
-
 /// Nodes and where they listen.
 type Nodes = Vec<(i32, String, u16)>;
 
@@ -515,7 +523,7 @@ fn a_vote_is_for_one_disk_of_a_candidate() {
         Request::Vote(ballot)
     };
     for (disk, granted) in [(Uuid(7), true), (Uuid(7), true), (Uuid(8), false)] {
-        rig.step(Input::Request { id: RequestId(1), version: 2, request: of(disk) });
+        rig.step(Input::Request { id: RequestId(1), origin: Origin::here(2), request: of(disk) });
         rig.sync();
         let reply = rig.replies.pop().expect("an answer once it is on the disk");
         assert_eq!(verdict(reply), (ErrorCode::None, granted), "on the disk {disk:?}");

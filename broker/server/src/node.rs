@@ -405,13 +405,12 @@ fn raise_descriptor_limit() {
 }
 
 fn controller_endpoints(config: &BrokerConfig) -> Vec<gregor_raft::Endpoint> {
-    let controllers = config.listeners.iter().filter(|listener| listener.controller);
     let endpoint = |listener: &Listener| gregor_raft::Endpoint {
         name: listener.advertised.name.as_str().into(),
         host: listener.advertised.host.as_str().into(),
         port: listener.advertised.port,
     };
-    controllers.map(endpoint).collect()
+    config.controller_listeners().map(endpoint).collect()
 }
 
 /// This node as a broker, for its registration.

@@ -6,7 +6,7 @@ use gregor_messages::{
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Uuid};
 
-use super::{VERSION_OF_ENDPOINTS, is_metadata};
+use super::{Origin, VERSION_OF_ENDPOINTS, is_metadata};
 use crate::{
     Effects, Endpoint, Nanos, Now, Quorum, ReplicaKey, Rng, Role, Token, candidate::Prospective, quorum::Unattached,
     time::Countdown,
@@ -15,7 +15,7 @@ use crate::{
 impl Quorum {
     pub(crate) fn on_begin_epoch(
         &mut self,
-        version: i16,
+        origin: &Origin,
         request: &BeginQuorumEpochRequest,
         now: Now,
         rng: &mut dyn Rng,
@@ -58,20 +58,13 @@ impl Quorum {
             partitions: vec![data],
             ..Default::default()
         };
-        let endpoint = self.leader_endpoint().filter(|_| version >= VERSION_OF_ENDPOINTS);
-        let node_endpoints = endpoint.map(|(id, endpoint)| begin_quorum_epoch_response::NodeEndpoint {
-            node_id: id.value(),
-            host: endpoint.host,
-            port: endpoint.port,
-            ..Default::default()
-        });
-        let node_endpoints = node_endpoints.into_iter().collect();
+        let node_endpoints = self.leader_nodes(origin, VERSION_OF_ENDPOINTS);
         (BeginQuorumEpochResponse { topics: vec![topic], node_endpoints, ..Default::default() }, after)
     }
 
     pub(crate) fn on_end_epoch(
         &mut self,
-        version: i16,
+        origin: &Origin,
         request: &EndQuorumEpochRequest,
         now: Now,
         rng: &mut dyn Rng,
@@ -116,14 +109,7 @@ impl Quorum {
             partitions: vec![data],
             ..Default::default()
         };
-        let endpoint = self.leader_endpoint().filter(|_| version >= VERSION_OF_ENDPOINTS);
-        let node_endpoints = endpoint.map(|(id, endpoint)| end_quorum_epoch_response::NodeEndpoint {
-            node_id: id.value(),
-            host: endpoint.host,
-            port: endpoint.port,
-            ..Default::default()
-        });
-        let node_endpoints = node_endpoints.into_iter().collect();
+        let node_endpoints = self.leader_nodes(origin, VERSION_OF_ENDPOINTS);
         (EndQuorumEpochResponse { topics: vec![topic], node_endpoints, ..Default::default() }, after)
     }
 
@@ -183,7 +169,8 @@ impl Quorum {
         }
     }
 
-    /// Longer the later one stands in the row (`KafkaRaftClient.strictExponentialElectionBackoffMs`).
+    /// Longer the later one stands in the row, as by `KafkaRaftClient.strictExponentialElectionBackoffMs`, but not as long: who fetched from
+    /// the old leader refuses a pre-vote until its own wait is over, so the next one's wait is what the election takes.
     fn backoff(&self, place: usize, rng: &mut dyn Rng) -> Nanos {
         let step = self.config.retry_backoff.saturating_mul(1 << place.min(16));
         (step + rng.next_u64() % self.config.retry_backoff.max(1)).min(self.config.election_backoff_max)

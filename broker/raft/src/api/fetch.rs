@@ -3,15 +3,14 @@
 use gregor_messages::{
     FetchRequest, FetchResponse,
     fetch_response::{
-        EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
-        SnapshotId as SnapshotIdField,
+        EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData, SnapshotId as SnapshotIdField,
     },
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Uuid, planted::planted};
 
 use crate::{
-    Effect, Effects, Endpoint, LogView, METADATA_TOPIC, Now, OffsetAndEpoch, Quorum, ReplicaKey, Reply, RequestId,
-    Role, SnapshotId, api::LogRead, leader::Waiting, time::Countdown,
+    Effect, Effects, LogView, METADATA_TOPIC, Now, OffsetAndEpoch, Origin, Quorum, ReplicaKey, Reply, RequestId, Role,
+    SnapshotId, api::LogRead, leader::Waiting, time::Countdown,
 };
 
 /// The version from which a topic is named by id.
@@ -22,9 +21,9 @@ const VERSION_OF_ENDPOINTS: i16 = 17;
 pub(super) const MAX_FETCH_BYTES: i32 = 8 * 1024 * 1024;
 
 /// What is left of a valid fetch while it waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct FetchPlan {
-    pub(crate) version: i16,
+    pub(crate) origin: Origin,
     pub(crate) from: Offset,
     pub(crate) max_bytes: u32,
     pub(crate) log_start: Offset,
@@ -43,7 +42,7 @@ impl Quorum {
     pub(crate) fn on_fetch(
         &mut self,
         id: RequestId,
-        version: i16,
+        origin: &Origin,
         request: &FetchRequest,
         log: &dyn LogView,
         now: Now,
@@ -55,7 +54,7 @@ impl Quorum {
         let [topic] = request.topics.as_slice() else {
             return reply_error(id, ErrorCode::InvalidRequest, effects);
         };
-        let named = if version >= VERSION_OF_TOPIC_IDS {
+        let named = if origin.version >= VERSION_OF_TOPIC_IDS {
             topic.topic_id == Uuid::METADATA_TOPIC
         } else {
             topic.topic == METADATA_TOPIC
@@ -67,7 +66,7 @@ impl Quorum {
             return reply_error(id, ErrorCode::InvalidRequest, effects);
         }
         let plan = FetchPlan {
-            version,
+            origin: origin.clone(),
             from: Offset(partition.fetch_offset),
             max_bytes: request.max_bytes.min(partition.partition_max_bytes).clamp(0, MAX_FETCH_BYTES) as u32,
             log_start: log.start(),
@@ -111,14 +110,14 @@ impl Quorum {
                 effects.reply(None, id, Reply::Fetch(answer));
             }
             Position::Valid => {
-                let node = if version >= 15 { request.replica_state.replica_id } else { request.replica_id };
+                let node = if origin.version >= 15 { request.replica_state.replica_id } else { request.replica_id };
                 self.note_fetch(BrokerId(node), partition.replica_directory_id, plan.from, effects);
                 let waiting = Waiting { id, plan, timeout: Countdown::new(request.max_wait_ms as u64 * 1_000_000) };
-                if plan.from < log.end().offset {
-                    let read = Some(LogRead { from: plan.from, max_bytes: plan.max_bytes });
+                if waiting.plan.from < log.end().offset {
+                    let read = Some(LogRead { from: waiting.plan.from, max_bytes: waiting.plan.max_bytes });
                     self.answer_fetch(&waiting, ErrorCode::None, read, log.start(), now, effects);
                 } else if request.max_wait_ms == 0
-                    || self.high_watermark.is_some_and(|known| plan.known_high_watermark < known)
+                    || self.high_watermark.is_some_and(|known| waiting.plan.known_high_watermark < known)
                 {
                     self.answer_fetch(&waiting, ErrorCode::None, None, log.start(), now, effects);
                 } else {
@@ -154,7 +153,7 @@ impl Quorum {
         _now: Now,
         effects: &mut Effects,
     ) {
-        let plan = FetchPlan { log_start, ..waiting.plan };
+        let plan = FetchPlan { log_start, ..waiting.plan.clone() };
         let answer = self.fetch_answer(&plan, error, |_| {});
         effects.push(Effect::Reply { after: None, to: waiting.id, reply: Reply::Fetch(answer), read });
     }
@@ -176,31 +175,13 @@ impl Quorum {
         };
         fill(&mut data);
         let mut topic = FetchableTopicResponse { partitions: vec![data], ..Default::default() };
-        if plan.version >= VERSION_OF_TOPIC_IDS {
+        if plan.origin.version >= VERSION_OF_TOPIC_IDS {
             topic.topic_id = Uuid::METADATA_TOPIC;
         } else {
             topic.topic = METADATA_TOPIC.into();
         }
-        let endpoint = if plan.version >= VERSION_OF_ENDPOINTS { self.leader_endpoint() } else { None };
-        let node_endpoints = endpoint.map(|(id, endpoint)| NodeEndpoint {
-            node_id: id.value(),
-            host: endpoint.host,
-            port: i32::from(endpoint.port),
-            ..Default::default()
-        });
-        let node_endpoints = node_endpoints.into_iter().collect();
+        let node_endpoints = self.leader_nodes(&plan.origin, VERSION_OF_ENDPOINTS);
         FetchResponse { responses: vec![topic], node_endpoints, ..Default::default() }
-    }
-
-    /// The leader and where it listens, as far as this node knows.
-    pub(crate) fn leader_endpoint(&self) -> Option<(BrokerId, Endpoint)> {
-        let leader = self.leader_id()?;
-        let endpoints = match self.voters().voter(leader) {
-            Some(voter) if !voter.endpoints.is_empty() => &voter.endpoints[..],
-            _ if leader == self.config.local.key.id => &self.config.local.endpoints,
-            _ => self.leader_endpoints(),
-        };
-        Some((leader, endpoints.first()?.clone()))
     }
 }
 

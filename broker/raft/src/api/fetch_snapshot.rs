@@ -2,19 +2,17 @@
 
 use gregor_messages::{
     FetchSnapshotRequest, FetchSnapshotResponse,
-    fetch_snapshot_response::{
-        LeaderIdAndEpoch, NodeEndpoint, PartitionSnapshot, SnapshotId as SnapshotIdField, TopicSnapshot,
-    },
+    fetch_snapshot_response::{LeaderIdAndEpoch, PartitionSnapshot, SnapshotId as SnapshotIdField, TopicSnapshot},
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 
-use super::{VERSION_OF_ENDPOINTS, fetch::MAX_FETCH_BYTES};
+use super::{Origin, VERSION_OF_ENDPOINTS, fetch::MAX_FETCH_BYTES};
 use crate::{LogView, METADATA_TOPIC, OffsetAndEpoch, Quorum, ReplicaKey, Role, api::SnapshotRead};
 
 impl Quorum {
     pub(crate) fn on_fetch_snapshot(
         &mut self,
-        version: i16,
+        origin: &Origin,
         request: &FetchSnapshotRequest,
         log: &dyn LogView,
     ) -> (FetchSnapshotResponse, Option<SnapshotRead>) {
@@ -65,14 +63,7 @@ impl Quorum {
             }
         };
         let topic = TopicSnapshot { name: topic.name.clone(), partitions: vec![answer], ..Default::default() };
-        let endpoints = if version >= VERSION_OF_ENDPOINTS { self.leader_endpoint() } else { None };
-        let node_endpoints = endpoints.map(|(id, endpoint)| NodeEndpoint {
-            node_id: id.value(),
-            host: endpoint.host,
-            port: endpoint.port,
-            ..Default::default()
-        });
-        let node_endpoints = node_endpoints.into_iter().collect();
+        let node_endpoints = self.leader_nodes(origin, VERSION_OF_ENDPOINTS);
         (FetchSnapshotResponse { topics: vec![topic], node_endpoints, ..Default::default() }, read)
     }
 

@@ -4,6 +4,7 @@ mod describe;
 mod epoch;
 mod fetch;
 mod fetch_snapshot;
+mod leader_node;
 mod vote;
 mod voters;
 
@@ -18,6 +19,7 @@ use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, Uuid};
 use crate::{Effects, Endpoint, LogView, METADATA_TOPIC, Now, Quorum, RequestId, Rng, Role, SnapshotId};
 
 pub(crate) use fetch::FetchPlan;
+pub use leader_node::Origin;
 
 /// From this version on an answer says where the leader listens that it names; Fetch has one of its own.
 const VERSION_OF_ENDPOINTS: i16 = 1;
@@ -116,7 +118,7 @@ impl Quorum {
     pub(crate) fn on_request(
         &mut self,
         id: RequestId,
-        version: i16,
+        origin: &Origin,
         request: Request,
         log: &dyn LogView,
         now: Now,
@@ -124,21 +126,21 @@ impl Quorum {
         effects: &mut Effects,
     ) {
         match request {
-            Request::Fetch(request) => self.on_fetch(id, version, &request, log, now, effects),
+            Request::Fetch(request) => self.on_fetch(id, origin, &request, log, now, effects),
             Request::FetchSnapshot(request) => {
-                let (response, read) = self.on_fetch_snapshot(version, &request, log);
+                let (response, read) = self.on_fetch_snapshot(origin, &request, log);
                 effects.reply(None, id, Reply::FetchSnapshot(response, read));
             }
             Request::Vote(request) => {
-                let (response, after) = self.on_vote(version, &request, log, now, rng, effects);
+                let (response, after) = self.on_vote(origin, &request, log, now, rng, effects);
                 effects.reply(after, id, Reply::Vote(response));
             }
             Request::BeginQuorumEpoch(request) => {
-                let (response, after) = self.on_begin_epoch(version, &request, now, rng, effects);
+                let (response, after) = self.on_begin_epoch(origin, &request, now, rng, effects);
                 effects.reply(after, id, Reply::BeginQuorumEpoch(response));
             }
             Request::EndQuorumEpoch(request) => {
-                let (response, after) = self.on_end_epoch(version, &request, now, rng, effects);
+                let (response, after) = self.on_end_epoch(origin, &request, now, rng, effects);
                 effects.reply(after, id, Reply::EndQuorumEpoch(response));
             }
             Request::DescribeQuorum(request) => {
@@ -148,7 +150,7 @@ impl Quorum {
             Request::AddRaftVoter(request) => self.on_add_voter(id, &request, effects),
             Request::RemoveRaftVoter(request) => self.on_remove_voter(id, &request, now, effects),
             Request::UpdateRaftVoter(request) => {
-                let response = self.on_update_voter(&request, now, effects);
+                let response = self.on_update_voter(origin, &request, now, effects);
                 effects.reply(None, id, Reply::UpdateRaftVoter(response));
             }
         }

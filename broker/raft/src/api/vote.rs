@@ -3,11 +3,11 @@
 use gregor_messages::{
     VoteRequest, VoteResponse,
     vote_request::PartitionData as Ballot,
-    vote_response::{NodeEndpoint, PartitionData, TopicData},
+    vote_response::{PartitionData, TopicData},
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, planted::planted};
 
-use super::{VERSION_OF_ENDPOINTS, is_metadata};
+use super::{Origin, VERSION_OF_ENDPOINTS, is_metadata};
 use crate::{
     Effect, Effects, ElectionState, LogView, Now, OffsetAndEpoch, Quorum, ReplicaKey, Rng, Role, Token, effects::Write,
 };
@@ -15,7 +15,7 @@ use crate::{
 impl Quorum {
     pub(crate) fn on_vote(
         &mut self,
-        version: i16,
+        origin: &Origin,
         request: &VoteRequest,
         log: &dyn LogView,
         now: Now,
@@ -42,14 +42,7 @@ impl Quorum {
             ..Default::default()
         };
         let topic = TopicData { topic_name: topic.topic_name.clone(), partitions: vec![data], ..Default::default() };
-        let endpoint = self.leader_endpoint().filter(|_| version >= VERSION_OF_ENDPOINTS);
-        let node_endpoints = endpoint.map(|(id, endpoint)| NodeEndpoint {
-            node_id: id.value(),
-            host: endpoint.host,
-            port: endpoint.port,
-            ..Default::default()
-        });
-        let node_endpoints = node_endpoints.into_iter().collect();
+        let node_endpoints = self.leader_nodes(origin, VERSION_OF_ENDPOINTS);
         (VoteResponse { topics: vec![topic], node_endpoints, ..Default::default() }, after)
     }
 

@@ -7,7 +7,7 @@ use gregor_messages::{
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Uuid};
 
 use crate::{
-    Effects, Endpoint, Now, Quorum, ReplicaKey, Reply, RequestId, Role, Voter,
+    Effects, Endpoint, Now, Origin, Quorum, ReplicaKey, Reply, RequestId, Role, Voter,
     change::{Refusal, refusal},
 };
 
@@ -53,6 +53,7 @@ impl Quorum {
     /// A voter says where it listens and which versions it runs. It is not made to wait until that is committed.
     pub(crate) fn on_update_voter(
         &mut self,
+        origin: &Origin,
         request: &UpdateRaftVoterRequest,
         now: Now,
         effects: &mut Effects,
@@ -63,7 +64,7 @@ impl Quorum {
             leader_epoch: self.epoch().value(),
             ..Default::default()
         };
-        if let Some((_, endpoint)) = self.leader_endpoint() {
+        if let Some((_, endpoint)) = self.leader_endpoint(&origin.listener) {
             (current_leader.host, current_leader.port) = (endpoint.host, i32::from(endpoint.port));
         }
         UpdateRaftVoterResponse { error_code: error.code(), current_leader, ..Default::default() }

@@ -16,8 +16,8 @@ use std::{
 use bytes::Bytes;
 use gregor_messages::{AddRaftVoterRequest, RemoveRaftVoterRequest, add_raft_voter_request::Listener as AddedListener};
 use gregor_raft::{
-    Config, ControlRecord, Effect, Effects, ElectionState, Endpoint, Input, Now, Quorum, ReplicaKey, Reply, Request,
-    RequestId, Rng, Role, RoleChange, SnapshotId, Token, UpgradeError, Voter, VoterHistory, VoterSet,
+    Config, ControlRecord, Effect, Effects, ElectionState, Endpoint, Input, Now, Origin, Quorum, ReplicaKey, Reply,
+    Request, RequestId, Rng, Role, RoleChange, SnapshotId, Token, UpgradeError, Voter, VoterHistory, VoterSet,
 };
 use gregor_state_records::control::KRaftVersionRecord;
 use gregor_types::{BrokerId, LeaderEpoch, Offset, Timestamp, Uuid};
@@ -293,7 +293,7 @@ impl Cluster {
     pub fn request(&mut self, asked: BrokerId, request: Request) -> u64 {
         self.next_number += 1;
         let number = self.next_number;
-        self.step(asked, Input::Request { id: RequestId(number), version: 1, request });
+        self.step(asked, Input::Request { id: RequestId(number), origin: Origin::here(1), request });
         number
     }
 

@@ -1,7 +1,7 @@
 //! What happens in time: messages that arrive or do not, writes that end, timers.
 
 use gregor_messages::{ApiVersionsResponse, api_versions_response::SupportedFeatureKey};
-use gregor_raft::{Input, Outgoing, Quorum, Reply, Request, RequestId, Response};
+use gregor_raft::{Input, Origin, Outgoing, Quorum, Reply, Request, RequestId, Response};
 use gregor_types::BrokerId;
 
 use super::{Cluster, MS};
@@ -48,7 +48,7 @@ impl Cluster {
                         Request::FetchSnapshot(_) => 1,
                         _ => 2,
                     };
-                    self.step(to, Input::Request { id: RequestId(number), version, request });
+                    self.step(to, Input::Request { id: RequestId(number), origin: Origin::here(version), request });
                 }
             }
             Event::Arrives { to, number, message: Message::Response(response), .. } => {

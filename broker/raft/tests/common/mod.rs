@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use bytes::Bytes;
 use gregor_raft::{
     Batch, Config, ControlRecord, Effect, Effects, ElectionState, Endpoint, Input, LogView, Now, OffsetAndEpoch,
-    Quorum, ReplicaKey, Reply, Request, RequestId, Rng, SnapshotId, Token, Voter, VoterHistory, VoterSet,
+    Origin, Quorum, ReplicaKey, Reply, Request, RequestId, Rng, SnapshotId, Token, Voter, VoterHistory, VoterSet,
 };
 use gregor_types::{BrokerId, LeaderEpoch, Offset, Timestamp, Uuid};
 
@@ -260,7 +260,7 @@ impl Node {
     }
 
     pub fn request(&mut self, id: u64, version: i16, request: Request) {
-        self.step(Input::Request { id: RequestId(id), version, request });
+        self.step(Input::Request { id: RequestId(id), origin: Origin::here(version), request });
     }
 
     pub fn pass(&mut self, milliseconds: u64) {

@@ -1,12 +1,15 @@
 //! A voter of three whose peers and disk are the test.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use gregor_messages::{
-    AddRaftVoterRequest, ApiVersionsResponse, FetchRequest, FetchResponse, FetchSnapshotRequest, VoteRequest,
-    VoteResponse, add_raft_voter_request,
+    AddRaftVoterRequest, ApiVersionsResponse, BeginQuorumEpochRequest, EndQuorumEpochRequest, FetchRequest,
+    FetchResponse, FetchSnapshotRequest, VoteRequest, VoteResponse, add_raft_voter_request,
     api_versions_response::SupportedFeatureKey,
+    begin_quorum_epoch_request, end_quorum_epoch_request,
     fetch_request::{FetchPartition, FetchTopic, ReplicaState},
     fetch_response::{self, FetchableTopicResponse},
     fetch_snapshot_request::{PartitionSnapshot, SnapshotId as SnapshotIdField, TopicSnapshot},
@@ -14,7 +17,7 @@ use gregor_messages::{
 };
 use gregor_raft::{
     AppendError, Config, ControlRecord, Effect, Effects, ElectionState, Endpoint, Input, LogView, Now, OffsetAndEpoch,
-    Outgoing, Quorum, ReplicaKey, Reply, Request, RequestId, Response, Rng, Role, SnapshotId, Token, Voter,
+    Origin, Outgoing, Quorum, ReplicaKey, Reply, Request, RequestId, Response, Rng, Role, SnapshotId, Token, Voter,
     VoterHistory, VoterSet,
 };
 use gregor_state_records::control::KRaftVersionRecord;
@@ -129,7 +132,11 @@ impl Rig {
     }
 
     pub fn with(log: Paper, election: ElectionState, dynamic: bool, bootstrap_servers: u16) -> Self {
-        let quorum = Quorum::new(config(bootstrap_servers), election, history(dynamic), &log).unwrap();
+        Self::of(config(bootstrap_servers), history(dynamic), log, election)
+    }
+
+    pub fn of(config: Config, history: VoterHistory, log: Paper, election: ElectionState) -> Self {
+        let quorum = Quorum::new(config, election, history, &log).unwrap();
         let mut rig = Self {
             quorum,
             log,
@@ -155,15 +162,19 @@ impl Rig {
     /// The leader that the second voter elected, with all of its log on the disk.
     pub fn leading(log: Paper, dynamic: bool) -> Self {
         let epoch = log.end().epoch;
-        let mut rig = Self::with(log, ElectionState::unknown_leader(epoch), dynamic, 0);
-        rig.pass(2_000);
-        rig.vote(true);
-        rig.sync();
-        rig.vote(true);
-        assert!(matches!(rig.quorum.role(), Role::Leader(_)), "{:?}", rig.quorum.role());
-        rig.sync();
-        rig.sent.clear();
-        rig
+        Self::with(log, ElectionState::unknown_leader(epoch), dynamic, 0).elected()
+    }
+
+    /// The second voter elects this one.
+    pub fn elected(mut self) -> Self {
+        self.pass(2_000);
+        self.vote(true);
+        self.sync();
+        self.vote(true);
+        assert!(matches!(self.quorum.role(), Role::Leader(_)), "{:?}", self.quorum.role());
+        self.sync();
+        self.sent.clear();
+        self
     }
 
     pub fn step(&mut self, input: Input) {
@@ -278,7 +289,11 @@ impl Rig {
             listeners: vec![listener],
             ..Default::default()
         };
-        self.step(Input::Request { id: RequestId(9), version: 1, request: Request::AddRaftVoter(request) });
+        self.step(Input::Request {
+            id: RequestId(9),
+            origin: Origin::here(1),
+            request: Request::AddRaftVoter(request),
+        });
     }
 
     /// A replica that shall vote answers which versions of `kraft.version` it runs, if any.
@@ -295,7 +310,13 @@ impl Rig {
     }
 
     pub fn ask(&mut self, version: i16, request: Request) -> Reply {
-        self.step(Input::Request { id: RequestId(1), version, request });
+        self.ask_on("", version, request)
+    }
+
+    /// The same on a listener of this node.
+    pub fn ask_on(&mut self, listener: &str, version: i16, request: Request) -> Reply {
+        let origin = Origin { version, listener: listener.into() };
+        self.step(Input::Request { id: RequestId(1), origin, request });
         self.replies.pop().expect("an answer")
     }
 
@@ -374,4 +395,34 @@ pub fn error_of_piece(reply: &Reply) -> ErrorCode {
         Reply::FetchSnapshot(response, _) => ErrorCode::from(response.topics[0].partitions[0].error_code),
         other => panic!("no answer to a fetch of a snapshot, but {other:?}"),
     }
+}
+
+/// A voter says that it leads an epoch.
+pub fn begins(leader: BrokerId, epoch: i32) -> Request {
+    let partition = begin_quorum_epoch_request::PartitionData {
+        leader_id: leader.value(),
+        leader_epoch: epoch,
+        ..Default::default()
+    };
+    let topic = begin_quorum_epoch_request::TopicData {
+        topic_name: "__cluster_metadata".into(),
+        partitions: vec![partition],
+        ..Default::default()
+    };
+    Request::BeginQuorumEpoch(BeginQuorumEpochRequest { topics: vec![topic], voter_id: -1, ..Default::default() })
+}
+
+/// A voter says that it leads an epoch no more.
+pub fn ends(leader: BrokerId, epoch: i32) -> Request {
+    let partition = end_quorum_epoch_request::PartitionData {
+        leader_id: leader.value(),
+        leader_epoch: epoch,
+        ..Default::default()
+    };
+    let topic = end_quorum_epoch_request::TopicData {
+        topic_name: "__cluster_metadata".into(),
+        partitions: vec![partition],
+        ..Default::default()
+    };
+    Request::EndQuorumEpoch(EndQuorumEpochRequest { topics: vec![topic], ..Default::default() })
 }

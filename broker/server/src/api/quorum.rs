@@ -7,6 +7,7 @@ use gregor_messages::{
     FetchSnapshotResponse, RemoveRaftVoterRequest, RemoveRaftVoterResponse, UpdateRaftVoterRequest,
     UpdateRaftVoterResponse, VoteRequest, VoteResponse,
 };
+use gregor_raft::Origin;
 use gregor_types::ErrorCode;
 
 use super::{
@@ -17,9 +18,14 @@ use super::{
 /// A node that stops answers nothing about its log any more; others look for a new leader.
 const STOPPING: i16 = ErrorCode::BrokerNotAvailable.code();
 
+/// How a request came, for the quorum.
+fn origin(context: &Context, version: i16) -> Origin {
+    Origin { version, listener: context.connection.listener.name.as_str().into() }
+}
+
 /// Records of the metadata log.
 pub(crate) async fn fetch(context: &Context, request: FetchRequest, version: i16) -> FetchResponse {
-    let answer = context.broker.control.ask(version, request).await;
+    let answer = context.broker.control.ask_from(origin(context, version), request).await;
     answer.unwrap_or_else(|_| FetchResponse { error_code: STOPPING, ..Default::default() })
 }
 
@@ -29,13 +35,13 @@ pub(crate) async fn fetch_snapshot(
     request: FetchSnapshotRequest,
     version: i16,
 ) -> FetchSnapshotResponse {
-    let answer = context.broker.control.ask(version, request).await;
+    let answer = context.broker.control.ask_from(origin(context, version), request).await;
     answer.unwrap_or_else(|_| FetchSnapshotResponse { error_code: STOPPING, ..Default::default() })
 }
 
 /// A vote.
 pub(crate) async fn vote(context: &Context, request: VoteRequest, version: i16) -> VoteResponse {
-    let answer = context.broker.control.ask(version, request).await;
+    let answer = context.broker.control.ask_from(origin(context, version), request).await;
     answer.unwrap_or_else(|_| VoteResponse { error_code: STOPPING, ..Default::default() })
 }
 
@@ -45,7 +51,7 @@ pub(crate) async fn begin_epoch(
     request: BeginQuorumEpochRequest,
     version: i16,
 ) -> BeginQuorumEpochResponse {
-    let answer = context.broker.control.ask(version, request).await;
+    let answer = context.broker.control.ask_from(origin(context, version), request).await;
     answer.unwrap_or_else(|_| BeginQuorumEpochResponse { error_code: STOPPING, ..Default::default() })
 }
 
@@ -55,7 +61,7 @@ pub(crate) async fn end_epoch(
     request: EndQuorumEpochRequest,
     version: i16,
 ) -> EndQuorumEpochResponse {
-    let answer = context.broker.control.ask(version, request).await;
+    let answer = context.broker.control.ask_from(origin(context, version), request).await;
     answer.unwrap_or_else(|_| EndQuorumEpochResponse { error_code: STOPPING, ..Default::default() })
 }
 
@@ -63,7 +69,7 @@ pub(crate) async fn end_epoch(
 pub(crate) async fn add_voter(context: &Context, request: AddRaftVoterRequest, version: i16) -> AddRaftVoterResponse {
     let broker = &context.broker;
     if context.connection.listener.controller {
-        let answer = broker.control.ask(version, request).await;
+        let answer = broker.control.ask_from(origin(context, version), request).await;
         return answer.unwrap_or_else(|_| AddRaftVoterResponse { error_code: STOPPING, ..Default::default() });
     }
     let wait = patience(request.timeout_ms);
@@ -83,7 +89,7 @@ pub(crate) async fn remove_voter(
 ) -> RemoveRaftVoterResponse {
     let broker = &context.broker;
     if context.connection.listener.controller {
-        let answer = broker.control.ask(version, request).await;
+        let answer = broker.control.ask_from(origin(context, version), request).await;
         return answer.unwrap_or_else(|_| RemoveRaftVoterResponse { error_code: STOPPING, ..Default::default() });
     }
     let answer = broker.forwarding.forward(request, version, &client_of(context), PATIENCE).await;
@@ -100,6 +106,6 @@ pub(crate) async fn update_voter(
     request: UpdateRaftVoterRequest,
     version: i16,
 ) -> UpdateRaftVoterResponse {
-    let answer = context.broker.control.ask(version, request).await;
+    let answer = context.broker.control.ask_from(origin(context, version), request).await;
     answer.unwrap_or_else(|_| UpdateRaftVoterResponse { error_code: STOPPING, ..Default::default() })
 }

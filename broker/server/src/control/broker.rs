@@ -31,10 +31,7 @@ pub(super) fn controller_registration(
     if known || !image.features().metadata_version().has_controller_registration() {
         return None;
     }
-    let protocol = |name: &str| {
-        let listener = options.config.listeners.iter().find(|listener| listener.bind.name == name);
-        listener.map_or(0, |listener| listener.protocol.id())
-    };
+    let protocol = |name: &str| options.config.listener(name).map_or(0, |listener| listener.protocol.id());
     let listener = |endpoint: &gregor_raft::Endpoint| Listener {
         name: endpoint.name.clone(),
         host: endpoint.host.clone(),

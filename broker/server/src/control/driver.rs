@@ -297,14 +297,14 @@ impl Driver {
 
     pub(super) fn take(&mut self, command: Command) -> Result<(), ControlError> {
         match command {
-            Command::Request { version, request, reply } => match request {
+            Command::Request { origin, request, reply } => match request {
                 ControllerRequest::Controller(request) => {
                     let id = DecisionId(self.askers.add(Asker::Caller(reply)));
-                    self.step_controller(ControllerInput::Request { id, version, request });
+                    self.step_controller(ControllerInput::Request { id, version: origin.version, request });
                 }
                 ControllerRequest::Quorum(request) => {
                     let id = RequestId(self.askers.add(Asker::Caller(reply)));
-                    self.step_quorum(Input::Request { id, version, request });
+                    self.step_quorum(Input::Request { id, origin, request });
                 }
             },
             Command::Loaded(offset) => {

@@ -7,7 +7,7 @@ use std::sync::{
 
 use arc_swap::ArcSwap;
 use gregor_metadata::{Changes, MetadataImage};
-use gregor_raft::{Endpoint, SnapshotId};
+use gregor_raft::{Endpoint, Origin, SnapshotId};
 use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, LeaderEpoch, Offset};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -107,7 +107,7 @@ impl BrokerState {
 #[derive(Debug)]
 pub(super) enum Command {
     Request {
-        version: i16,
+        origin: Origin,
         request: ControllerRequest,
         reply: oneshot::Sender<ControllerResponse>,
     },
@@ -127,20 +127,24 @@ pub(super) enum Command {
 
 impl ControlHandle {
     /// Asks this node's controller, or its part in the quorum. Only the active controller and the leader decide; others say so. Answers when what it decided is committed.
-    pub async fn request(&self, version: i16, request: ControllerRequest) -> Result<ControllerResponse, ControlClosed> {
+    pub async fn ask<R: Answered>(&self, version: i16, request: R) -> Result<R::Response, ControlClosed> {
+        self.ask_from(Origin::here(version), request).await
+    }
+
+    /// The same for another node or a tool: where the answer names the leader, it does so for the listener on which it was asked.
+    pub async fn ask_from<R: Answered>(&self, origin: Origin, request: R) -> Result<R::Response, ControlClosed> {
+        let response = self.request(origin, request.into_request()).await?;
+        R::from_response(response).ok_or(ControlClosed)
+    }
+
+    async fn request(&self, origin: Origin, request: ControllerRequest) -> Result<ControllerResponse, ControlClosed> {
         let (reply, response) = oneshot::channel();
         let queue = match &request {
             ControllerRequest::Quorum(_) => &self.quorum_requests,
             ControllerRequest::Controller(_) => &self.commands,
         };
-        queue.send(Command::Request { version, request, reply }).await.map_err(|_| ControlClosed)?;
+        queue.send(Command::Request { origin, request, reply }).await.map_err(|_| ControlClosed)?;
         response.await.map_err(|_| ControlClosed)
-    }
-
-    /// The same for one kind of request, in the version in which it came.
-    pub async fn ask<R: Answered>(&self, version: i16, request: R) -> Result<R::Response, ControlClosed> {
-        let response = self.request(version, request.into_request()).await?;
-        R::from_response(response).ok_or(ControlClosed)
     }
 
     /// The newest committed metadata.

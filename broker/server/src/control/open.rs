@@ -10,8 +10,8 @@ use gregor_log::Disk;
 use gregor_metadata::{KRAFT_VERSION_FEATURE, ServedFeature, UnservedFeature};
 use gregor_node::{LifecycleConfig, LifecycleError};
 use gregor_raft::{
-    Config, Endpoint, LogView, Quorum, ReplicaKey, SnapshotId, StartError, Voter, VoterHistory, VoterSet, check_voters,
-    control::Content,
+    Config, Endpoint, LogView, Quorum, ReplicaKey, SnapshotId, StartError, Voter, VoterHistory, VoterSet, check_log,
+    check_voters, control::Content,
 };
 use gregor_state_records::{RecordError, metadata::MetadataRecord};
 use gregor_types::{ClusterId, DirectoryId, Offset, Timestamp};
@@ -91,6 +91,7 @@ pub(super) fn open(options: ControlOptions, now: Timestamp) -> Result<Parts, Con
     let config = Arc::clone(&options.config);
     let partition = config.metadata_log_dir.join(METADATA_PARTITION);
     let mut log = MetadataLog::open(Arc::clone(&options.disk), partition, &config, now)?;
+    check_log(&log)?;
     let mut history = VoterHistory::new(configured_voters(&config));
     let replay = Replay::load(&mut log, &mut history)?;
     replay.image().features().check_served()?;

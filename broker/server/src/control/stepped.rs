@@ -1,7 +1,7 @@
 //! The control thread without a thread: a simulation calls it step by step, in its own time. What it does is what the thread does,
 //! by the same driver.
 
-use gregor_raft::{Nanos, Quorum};
+use gregor_raft::{Nanos, Origin, Quorum};
 use gregor_types::Offset;
 use tokio::sync::oneshot;
 
@@ -51,7 +51,7 @@ impl SteppedControl {
         request: ControllerRequest,
     ) -> Result<oneshot::Receiver<ControllerResponse>, ControlError> {
         let (reply, response) = oneshot::channel();
-        self.driver.take(Command::Request { version, request, reply })?;
+        self.driver.take(Command::Request { origin: Origin::here(version), request, reply })?;
         Ok(response)
     }
 

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
 use gregor_raft::{
-    Effect, Effects, Input, Nanos, Now, Outgoing, Reply, Request, RequestId, Rng, Role, RoleChange, Token,
+    Effect, Effects, Input, Nanos, Now, Origin, Outgoing, Reply, Request, RequestId, Rng, Role, RoleChange, Token,
 };
 use gregor_types::{BrokerId, Offset, Timestamp};
 
@@ -219,11 +219,11 @@ impl World {
             }
             Event::AddVoter { leader, node } => {
                 self.left.changes -= 1;
-                self.step(leader, Input::Request { id: ADMIN, version: 1, request: add_voter(node) });
+                self.step(leader, Input::Request { id: ADMIN, origin: Origin::here(1), request: add_voter(node) });
             }
             Event::RemoveVoter { leader, node } => {
                 self.left.changes -= 1;
-                self.step(leader, Input::Request { id: ADMIN, version: 0, request: remove_voter(node) });
+                self.step(leader, Input::Request { id: ADMIN, origin: Origin::here(0), request: remove_voter(node) });
             }
             Event::Crash(id) => {
                 self.left.crashes -= 1;
@@ -305,7 +305,7 @@ impl World {
                 let (id, ballot) = (route.request_id(), message.ballot());
                 self.change(route.asked).pending.insert(id, (route, ballot));
                 let version = if matches!(request, Request::Fetch(_)) { FETCH_VERSION } else { 2 };
-                self.step(route.asked, Input::Request { id, version, request: request.clone() });
+                self.step(route.asked, Input::Request { id, origin: Origin::here(version), request: request.clone() });
             }
             Content::Versions => self.answer(route, Message::versions),
             Content::Response(response) => {
