@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: builds both programs in release and hands over to `e2e/bench`.
+//! `cargo xtask bench`: builds what is measured and what measures it in release and hands over to `e2e/bench`.
 
 use std::process::Command;
 
@@ -18,7 +18,9 @@ pub struct Arguments {
 /// Builds and runs it from the workspace's root.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let root = paths::root();
-    let build = ["build", "--release", "--package", "gregor", "--package", "gregor-bench"];
+    // What is measured without a broker needs none.
+    let measured = if arguments.rest.iter().any(|argument| argument == "--sim") { "gregor-sim" } else { "gregor" };
+    let build = ["build", "--release", "--package", measured, "--package", "gregor-bench"];
     let built = paths::cargo().args(build).status()?;
     if !built.success() {
         bail!("the release build failed");

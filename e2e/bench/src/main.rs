@@ -25,6 +25,7 @@ mod machine;
 mod open_loop;
 mod plot;
 mod report;
+mod simulator;
 mod workloads;
 
 use attic::Attic;
@@ -42,6 +43,7 @@ const TRIES: u32 = 3;
 /// See --rounds.
 const ROUNDS: usize = 7;
 const ROUNDS_OF_CLUSTERS: usize = 1;
+const ROUNDS_OF_SIMULATOR: usize = 3;
 
 /// Measure Gregor against the real Apache Kafka on this machine.
 #[derive(Parser)]
@@ -56,6 +58,10 @@ struct Arguments {
     /// The workloads of three nodes of each kind, which are left out of a run of all; they take about an hour.
     #[arg(long)]
     cluster: bool,
+    /// Measure the simulator instead: how many seconds of a cluster of five nodes it plays in a second of one core's time. Three rounds when
+    /// --rounds is left out; no broker is started.
+    #[arg(long, conflicts_with_all = ["workloads", "cluster", "only", "flame", "pin"])]
+    sim: bool,
     /// Measure this broker alone, as one does while changing it: no ratios, and nothing is written.
     #[arg(long, value_enum, conflicts_with = "docs")]
     only: Option<Kind>,
@@ -74,12 +80,15 @@ struct Arguments {
     /// Do not fill the page cache with a ballast file first.
     #[arg(long)]
     no_ballast: bool,
-    /// Put the table and the plots into docs/performance.md too.
+    /// Put the table, and the plots where there are any, into docs/performance.md too.
     #[arg(long)]
     docs: bool,
     /// The gregor program; built by `cargo xtask bench`.
     #[arg(long, env = "GREGOR_PROGRAM", default_value = "target/release/gregor")]
     gregor: PathBuf,
+    /// The simulator; built by `cargo xtask bench -- --sim`.
+    #[arg(long, env = "GREGOR_SIM_PROGRAM", default_value = "target/release/gregor-sim")]
+    simulator: PathBuf,
     /// Where results are written: JSON, a Markdown table, plots, flame graphs.
     #[arg(long, default_value = "e2e/bench/results")]
     results: PathBuf,
@@ -90,6 +99,9 @@ fn main() -> Result<()> {
     if arguments.list {
         list();
         return Ok(());
+    }
+    if arguments.sim {
+        return measure_simulator(&arguments);
     }
     let chosen = workloads::choose(&arguments.workloads, arguments.cluster)?;
     let scale = if arguments.quick { Scale::QUICK } else { Scale::FULL };
@@ -111,6 +123,17 @@ fn list() {
             println!("    {}: {} ({}{target})", row.name, row.what, row.unit);
         }
     }
+    println!("{}", simulator::list());
+}
+
+fn measure_simulator(arguments: &Arguments) -> Result<()> {
+    let rounds = if arguments.quick { 1 } else { arguments.rounds.unwrap_or(ROUNDS_OF_SIMULATOR).max(1) };
+    let table = simulator::measure(&arguments.simulator, rounds, arguments.quick)?.table();
+    if arguments.docs {
+        report::write_simulator(Path::new("docs"), &table)?;
+    }
+    println!("{table}");
+    Ok(())
 }
 
 fn measure(arguments: &Arguments, chosen: &[&'static Workload], mut scale: Scale) -> Result<()> {

@@ -12,9 +12,10 @@ use crate::{
     workloads::{Row, Workload},
 };
 
-/// What stands before the table of one node in the page, and before that of clusters.
+/// What stands before the table of one node in the page, before that of clusters, and before that of the simulator.
 const BEGIN: &str = "<!-- figures: written by `cargo xtask bench -- --docs` -->";
 const BEGIN_OF_CLUSTERS: &str = "<!-- figures of clusters: written by `cargo xtask bench -- --cluster --docs` -->";
+const BEGIN_OF_SIMULATOR: &str = "<!-- figures of the simulator: written by `cargo xtask bench -- --sim --docs` -->";
 const END: &str = "<!-- end of figures -->";
 
 /// All that was measured in a run.
@@ -99,17 +100,12 @@ impl Results {
     pub fn write_docs(&self, docs: &Path, of_clusters: bool) -> Result<()> {
         let (begin, prefix) =
             if of_clusters { (BEGIN_OF_CLUSTERS, "performance-cluster-") } else { (BEGIN, "performance-") };
-        let page = docs.join("performance.md");
-        let text = fs::read_to_string(&page)?;
-        let (before, rest) = text.split_once(begin).with_context(|| format!("{} has no {begin}", page.display()))?;
-        let (_, after) = rest.split_once(END).with_context(|| format!("{} has no {END}", page.display()))?;
         self.write_plots(docs, prefix)?;
         let plots = format!(
             "![How many times less Gregor takes than Apache Kafka.]({prefix}ratios.svg)\n\n\
              ![Latency of both brokers.]({prefix}latency.svg)\n"
         );
-        fs::write(&page, format!("{before}{begin}\n{}\n{plots}{END}{after}", self.table()))?;
-        Ok(())
+        replace(docs, begin, &format!("{}\n{plots}", self.table()))
     }
 
     fn write_plots(&self, folder: &Path, prefix: &str) -> Result<()> {
@@ -205,7 +201,23 @@ impl Figure {
     }
 }
 
-fn median(values: &[f64]) -> f64 {
+/// Puts what the simulator gave into `docs/performance.md`, in place of what is there.
+pub fn write_simulator(docs: &Path, table: &str) -> Result<()> {
+    replace(docs, BEGIN_OF_SIMULATOR, table)
+}
+
+/// Puts figures into the page, behind what stands before them.
+fn replace(docs: &Path, begin: &str, figures: &str) -> Result<()> {
+    let page = docs.join("performance.md");
+    let text = fs::read_to_string(&page)?;
+    let (before, rest) = text.split_once(begin).with_context(|| format!("{} has no {begin}", page.display()))?;
+    let (_, after) = rest.split_once(END).with_context(|| format!("{} has no {END}", page.display()))?;
+    fs::write(&page, format!("{before}{begin}\n{figures}{END}{after}"))?;
+    Ok(())
+}
+
+/// The value in the middle.
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {
@@ -261,8 +273,8 @@ mod tests {
     fn the_page_keeps_what_stands_around_the_figures() {
         let folder = tempfile::tempdir().unwrap();
         let page = folder.path().join("performance.md");
-        let both = format!("before\n{BEGIN}\nold\n{END}\nbetween\n{BEGIN_OF_CLUSTERS}\nolder\n{END}\nafter\n");
-        fs::write(&page, both).unwrap();
+        let both = format!("before\n{BEGIN}\nold\n{END}\nbetween\n{BEGIN_OF_CLUSTERS}\nolder\n{END}\n");
+        fs::write(&page, format!("{both}next\n{BEGIN_OF_SIMULATOR}\noldest\n{END}\nafter\n")).unwrap();
         for _ in 0..2 {
             results().write_docs(folder.path(), false).unwrap();
         }
@@ -274,5 +286,11 @@ mod tests {
         let text = fs::read_to_string(&page).unwrap();
         assert!(!text.contains("older") && text.matches("**1/4.00**").count() == 2, "{text}");
         assert!(folder.path().join("performance-cluster-ratios.svg").exists());
+        assert!(text.contains("oldest"), "{text}");
+        for _ in 0..2 {
+            write_simulator(folder.path(), "as fast\n").unwrap();
+        }
+        let text = fs::read_to_string(&page).unwrap();
+        assert!(text.ends_with(&format!("next\n{BEGIN_OF_SIMULATOR}\nas fast\n{END}\nafter\n")), "{text}");
     }
 }

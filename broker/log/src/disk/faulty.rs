@@ -19,7 +19,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use self::names::{NameChange, Names, parent};
+use self::names::{Name, NameChange, Names};
 use super::{DirectoryEntry, Disk, DiskFile, FileLock, SharedFile, SyncToken};
 
 /// What a crash leaves of what was not synced.
@@ -58,12 +58,12 @@ pub struct FaultyDisk(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    nodes: Arc<HashMap<u64, Node>>,
-    next_node: u64,
+    /// By their numbers. A node stays, also when its last name is gone: it may be open.
+    nodes: Arc<Vec<Node>>,
     names: Arc<Names>,
     durable_names: Arc<Names>,
     /// Changes of names that no sync of their folder has made durable.
-    pending: Vec<(PathBuf, NameChange)>,
+    pending: Vec<(Name, NameChange)>,
     locked: BTreeSet<PathBuf>,
     fault: Option<Fault>,
     capacity: Option<u64>,
@@ -93,7 +93,7 @@ enum ContentChange {
 struct FaultyFile {
     disk: FaultyDisk,
     path: PathBuf,
-    node: u64,
+    node: usize,
     boot: u64,
 }
 
@@ -150,7 +150,7 @@ impl FaultyDisk {
     /// Whether nothing that was written to a file is in memory only.
     pub fn is_synced(&self, path: &Path) -> bool {
         let state = self.state();
-        state.names.file(path).is_none_or(|node| state.node(node).pending.is_empty())
+        state.names.file(&Name::of(path)).is_none_or(|node| state.node(node).pending.is_empty())
     }
 
     /// A copy to look at: what is done to it is not done to this disk. Nothing in it fails.
@@ -159,7 +159,6 @@ impl FaultyDisk {
         let state = self.state();
         Self(Arc::new(Mutex::new(State {
             nodes: Arc::clone(&state.nodes),
-            next_node: state.next_node,
             names: Arc::clone(&state.names),
             durable_names: Arc::clone(&state.durable_names),
             pending: state.pending.clone(),
@@ -177,7 +176,7 @@ impl FaultyDisk {
     /// Flips bits of a byte that is on the disk, unseen by anybody.
     pub fn corrupt(&self, path: &Path, position: u64, flip: u8) {
         let mut state = self.state();
-        let node = state.names.file(path).expect("the file to corrupt exists");
+        let node = state.names.file(&Name::of(path)).expect("the file to corrupt exists");
         let node = state.node_mut(node);
         Arc::make_mut(&mut node.content)[position as usize] ^= flip;
         if let Some(byte) = Arc::make_mut(&mut node.durable).get_mut(position as usize) {
@@ -237,21 +236,21 @@ impl State {
         Ok(())
     }
 
-    fn name(&mut self, folder: &Path, change: NameChange) -> io::Result<()> {
+    fn name(&mut self, folder: Name, change: NameChange) -> io::Result<()> {
         Arc::make_mut(&mut self.names).apply(&change);
-        self.pending.push((folder.to_owned(), change));
+        self.pending.push((folder, change));
         self.changed()
     }
 
-    fn node(&self, id: u64) -> &Node {
-        self.nodes.get(&id).expect("a node stays")
+    fn node(&self, id: usize) -> &Node {
+        &self.nodes[id]
     }
 
-    fn node_mut(&mut self, id: u64) -> &mut Node {
-        Arc::make_mut(&mut self.nodes).get_mut(&id).expect("a node stays")
+    fn node_mut(&mut self, id: usize) -> &mut Node {
+        &mut Arc::make_mut(&mut self.nodes)[id]
     }
 
-    fn sync_folder(&mut self, folder: &Path) {
+    fn sync_folder(&mut self, folder: &Name) {
         for (_, change) in self.pending.extract_if(.., |(of, _)| of == folder) {
             Arc::make_mut(&mut self.durable_names).apply(&change);
         }
@@ -273,7 +272,7 @@ impl State {
         };
         self.lost_writes = false;
         let pending = std::mem::take(&mut self.pending);
-        let mut kept: HashMap<PathBuf, u64> = HashMap::new();
+        let mut kept: HashMap<Name, u64> = HashMap::new();
         for (folder, _) in &pending {
             *kept.entry(folder.clone()).or_default() += 1;
         }
@@ -292,11 +291,7 @@ impl State {
         }
         durable_names.forget_unreached();
         self.names = Arc::clone(&self.durable_names);
-        let nodes = Arc::make_mut(&mut self.nodes);
-        let mut ids: Vec<_> = nodes.keys().copied().collect();
-        ids.sort_unstable();
-        for id in ids {
-            let node = nodes.get_mut(&id).expect("it was just listed");
+        for node in Arc::make_mut(&mut self.nodes) {
             let changes = std::mem::take(&mut node.pending);
             let through = if crash == Crash::LoseUnsynced { 0 } else { below(changes.len() as u64 + 1) };
             for (index, change) in changes.into_iter().take(through as usize).enumerate() {
@@ -337,27 +332,28 @@ impl Disk for FaultyDisk {
     fn open(&self, path: &Path) -> io::Result<SharedFile> {
         let mut state = self.state();
         state.check(Operation::Open, path)?;
-        let node = state.names.file(path).ok_or_else(|| not_found(path))?;
+        let node = state.names.file(&Name::of(path)).ok_or_else(|| not_found(path))?;
         Ok(Arc::new(FaultyFile { disk: self.clone(), path: path.to_owned(), node, boot: state.boots }))
     }
 
     fn create(&self, path: &Path) -> io::Result<SharedFile> {
         let mut state = self.state();
         state.check(Operation::Create, path)?;
-        if parent(path) != Path::new("/") && !state.names.has_folder(parent(path)) {
-            return Err(not_found(parent(path)));
+        let name = Name::of(path);
+        let folder = name.parent();
+        if !folder.is_root() && !state.names.has_folder(&folder) {
+            return Err(not_found(path.parent().unwrap_or(path)));
         }
-        let node = if let Some(id) = state.names.file(path) {
+        let node = if let Some(id) = state.names.file(&name) {
             let node = state.node_mut(id);
             node.content = Arc::default();
             node.pending.push(ContentChange::Truncate(0));
             state.changed()?;
             id
         } else {
-            let node = state.next_node;
-            state.next_node += 1;
-            Arc::make_mut(&mut state.nodes).insert(node, Node::default());
-            state.name(parent(path), NameChange::Set(path.to_owned(), node))?;
+            let node = state.nodes.len();
+            Arc::make_mut(&mut state.nodes).push(Node::default());
+            state.name(folder, NameChange::Set(name, node))?;
             node
         };
         Ok(Arc::new(FaultyFile { disk: self.clone(), path: path.to_owned(), node, boot: state.boots }))
@@ -366,36 +362,40 @@ impl Disk for FaultyDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.check(Operation::Rename, from)?;
-        if state.names.file(from).is_none() && !state.names.has_folder(from) {
+        let name = Name::of(from);
+        if state.names.file(&name).is_none() && !state.names.has_folder(&name) {
             return Err(not_found(from));
         }
-        state.name(parent(from), NameChange::Rename(from.to_owned(), to.to_owned()))
+        state.name(name.parent(), NameChange::Rename(name, Name::of(to)))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.check(Operation::Remove, path)?;
-        if state.names.file(path).is_none() {
+        let name = Name::of(path);
+        if state.names.file(&name).is_none() {
             return Err(not_found(path));
         }
-        state.name(parent(path), NameChange::Remove(path.to_owned()))
+        state.name(name.parent(), NameChange::Remove(name))
     }
 
     fn remove_directory(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.check(Operation::Remove, path)?;
-        if !state.names.has_folder(path) {
+        let name = Name::of(path);
+        if !state.names.has_folder(&name) {
             return Err(not_found(path));
         }
-        state.name(parent(path), NameChange::RemoveFolder(path.to_owned()))
+        state.name(name.parent(), NameChange::RemoveFolder(name))
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.check(Operation::Create, path)?;
-        let missing: Vec<_> = path.ancestors().filter(|folder| !state.names.has_folder(folder)).collect();
-        for folder in missing.into_iter().rev().filter(|folder| *folder != Path::new("/")) {
-            state.name(parent(folder), NameChange::Folder(folder.to_owned()))?;
+        let folders = path.ancestors().map(Name::of).take_while(|folder| !folder.is_root());
+        let missing: Vec<_> = folders.filter(|folder| !state.names.has_folder(folder)).collect();
+        for folder in missing.into_iter().rev() {
+            state.name(folder.parent(), NameChange::Folder(folder))?;
         }
         Ok(())
     }
@@ -403,20 +403,16 @@ impl Disk for FaultyDisk {
     fn list(&self, path: &Path) -> io::Result<Vec<DirectoryEntry>> {
         let mut state = self.state();
         state.check(Operation::List, path)?;
-        if !state.names.has_folder(path) {
+        let folder = Name::of(path);
+        if !state.names.has_folder(&folder) {
             return Err(not_found(path));
         }
-        let name = |entry: &Path| entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let files = state.names.files_in(path).map(|(file, node)| DirectoryEntry {
-            name: name(file),
+        let files = state.names.files_in(&folder).map(|(name, node)| DirectoryEntry {
+            name,
             is_directory: false,
             len: state.node(node).content.len() as u64,
         });
-        let folders = state.names.folders_in(path).map(|folder| DirectoryEntry {
-            name: name(folder),
-            is_directory: true,
-            len: 0,
-        });
+        let folders = state.names.folders_in(&folder).map(|name| DirectoryEntry { name, is_directory: true, len: 0 });
         Ok(files.chain(folders).collect())
     }
 
@@ -428,7 +424,7 @@ impl Disk for FaultyDisk {
             if state.boots != boot {
                 return Err(io::Error::other("the machine went off in between"));
             }
-            state.sync_folder(&path);
+            state.sync_folder(&Name::of(&path));
             state.changed()
         })
     }
@@ -441,7 +437,7 @@ impl Disk for FaultyDisk {
             if state.boots != boot {
                 return Err(io::Error::other("the machine went off in between"));
             }
-            Arc::make_mut(&mut state.nodes).values_mut().for_each(Node::make_durable);
+            Arc::make_mut(&mut state.nodes).iter_mut().for_each(Node::make_durable);
             state.pending.clear();
             state.durable_names = Arc::clone(&state.names);
             state.changed()
@@ -449,7 +445,7 @@ impl Disk for FaultyDisk {
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<FileLock>> {
-        if self.state().names.file(path).is_none() {
+        if self.state().names.file(&Name::of(path)).is_none() {
             self.create(path)?;
         }
         if !self.state().locked.insert(path.to_owned()) {

@@ -5,66 +5,132 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-/// Files with the numbers of their nodes, and folders. In this order what is inside a folder stands right behind it.
+/// A path as a key: compared byte by byte, what is inside a folder stands right behind it, in the order in which paths compare by their
+/// parts, which costs more.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Name(Arc<[u8]>);
+
+/// Less than any other byte of a name.
+const SEPARATOR: u8 = 0;
+
+/// Files with the numbers of their nodes, and folders.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Names {
-    files: BTreeMap<PathBuf, u64>,
-    folders: BTreeSet<PathBuf>,
+    files: BTreeMap<Name, usize>,
+    folders: BTreeSet<Name>,
 }
 
 /// A change that a sync of the folder makes durable.
 #[derive(Debug, Clone)]
 pub(super) enum NameChange {
-    Folder(PathBuf),
-    Set(PathBuf, u64),
-    Remove(PathBuf),
-    RemoveFolder(PathBuf),
-    Rename(PathBuf, PathBuf),
+    Folder(Name),
+    Set(Name, usize),
+    Remove(Name),
+    RemoveFolder(Name),
+    Rename(Name, Name),
+}
+
+impl Name {
+    pub(super) fn of(path: &Path) -> Self {
+        let bytes = path.as_os_str().as_bytes();
+        let is_plain = |pair: &[u8]| pair[0] != b'/' || (pair[1] != b'/' && pair[1] != b'.');
+        if bytes.ends_with(b"/") || !bytes.windows(2).all(is_plain) {
+            let parts: PathBuf = path.components().collect();
+            return Self::plain(parts.as_os_str().as_bytes());
+        }
+        Self::plain(bytes)
+    }
+
+    fn plain(bytes: &[u8]) -> Self {
+        Self(bytes.iter().map(|byte| if *byte == b'/' { SEPARATOR } else { *byte }).collect())
+    }
+
+    /// The folder that it is in.
+    pub(super) fn parent(&self) -> Self {
+        let parent = self.separator().filter(|at| *at > 0).map_or(&[SEPARATOR][..], |at| &self.0[..at]);
+        Self(parent.into())
+    }
+
+    pub(super) fn is_root(&self) -> bool {
+        *self.0 == [SEPARATOR]
+    }
+
+    /// Whether it is the root, or in it: there a disk may be mounted.
+    fn is_mount(&self) -> bool {
+        self.separator() == Some(0)
+    }
+
+    fn separator(&self) -> Option<usize> {
+        self.0.iter().rposition(|byte| *byte == SEPARATOR)
+    }
+
+    /// What a name inside this folder is called from there on, with the separator; nothing for this name itself.
+    fn rest<'n>(&self, name: &'n Self) -> Option<&'n [u8]> {
+        name.0.strip_prefix(&*self.0).filter(|rest| rest.first().is_none_or(|byte| *byte == SEPARATOR))
+    }
+
+    /// What a name right in this folder is called.
+    fn last(&self, name: &Self) -> Option<String> {
+        let last = self.rest(name)?.strip_prefix(&[SEPARATOR])?;
+        (!last.contains(&SEPARATOR)).then(|| String::from_utf8_lossy(last).into_owned())
+    }
 }
 
 impl Names {
     /// The node of a file.
-    pub(super) fn file(&self, path: &Path) -> Option<u64> {
-        self.files.get(path).copied()
+    pub(super) fn file(&self, name: &Name) -> Option<usize> {
+        self.files.get(name).copied()
     }
 
     /// The nodes of all files.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = usize> {
         self.files.values().copied()
     }
 
-    pub(super) fn has_folder(&self, path: &Path) -> bool {
-        self.folders.contains(path)
+    pub(super) fn has_folder(&self, name: &Name) -> bool {
+        self.folders.contains(name)
     }
 
     /// The files right in a folder.
-    pub(super) fn files_in(&self, folder: &Path) -> impl Iterator<Item = (&Path, u64)> {
-        let inside = self.files.range::<Path, _>(from(folder)).take_while(move |(file, _)| file.starts_with(folder));
-        inside.filter(move |(file, _)| parent(file) == folder).map(|(file, node)| (file.as_path(), *node))
+    pub(super) fn files_in(&self, folder: &Name) -> impl Iterator<Item = (String, usize)> {
+        self.files_inside(folder).filter_map(|(file, node)| Some((folder.last(file)?, *node)))
     }
 
     /// The folders right in a folder.
-    pub(super) fn folders_in(&self, folder: &Path) -> impl Iterator<Item = &Path> {
-        let inside = self.folders.range::<Path, _>(from(folder)).take_while(move |name| name.starts_with(folder));
-        inside.filter(move |name| parent(name) == folder).map(PathBuf::as_path)
+    pub(super) fn folders_in(&self, folder: &Name) -> impl Iterator<Item = String> {
+        self.folders_inside(folder).filter_map(|name| folder.last(name))
+    }
+
+    /// A file of this name, and those in a folder of this name, however deep.
+    fn files_inside(&self, name: &Name) -> impl Iterator<Item = (&Name, &usize)> {
+        let behind = self.files.range((Bound::Included(name), Bound::Unbounded));
+        behind.take_while(|(file, _)| name.rest(file).is_some())
+    }
+
+    fn folders_inside(&self, name: &Name) -> impl Iterator<Item = &Name> {
+        let behind = self.folders.range((Bound::Included(name), Bound::Unbounded));
+        behind.take_while(|folder| name.rest(folder).is_some())
     }
 
     pub(super) fn apply(&mut self, change: &NameChange) {
         match change {
-            NameChange::Folder(path) => {
-                self.folders.insert(path.clone());
+            NameChange::Folder(name) => {
+                self.folders.insert(name.clone());
             }
-            NameChange::Set(path, node) => {
-                self.files.insert(path.clone(), *node);
+            NameChange::Set(name, node) => {
+                self.files.insert(name.clone(), *node);
             }
-            NameChange::Remove(path) => {
-                self.files.remove(path);
+            NameChange::Remove(name) => {
+                self.files.remove(name);
             }
-            NameChange::RemoveFolder(path) => {
-                let (files, folders) = self.inside(path);
+            NameChange::RemoveFolder(name) => {
+                let files: Vec<_> = self.files_inside(name).map(|(file, _)| file.clone()).collect();
+                let folders: Vec<_> = self.folders_inside(name).cloned().collect();
                 for file in files {
                     self.files.remove(&file);
                 }
@@ -72,12 +138,13 @@ impl Names {
                     self.folders.remove(&folder);
                 }
             }
-            NameChange::Rename(of, to) => {
-                if let Some(node) = self.files.remove(of) {
+            NameChange::Rename(from, to) => {
+                if let Some(node) = self.files.remove(from) {
                     self.files.insert(to.clone(), node);
                 }
-                let moved = |path: &Path| path.strip_prefix(of).map_or_else(|_| to.clone(), |rest| to.join(rest));
-                let (files, folders) = self.inside(of);
+                let moved = |name: &Name| Name([&*to.0, from.rest(name).unwrap_or_default()].concat().into());
+                let files: Vec<_> = self.files_inside(from).map(|(file, _)| file.clone()).collect();
+                let folders: Vec<_> = self.folders_inside(from).cloned().collect();
                 for file in files {
                     if let Some(node) = self.files.remove(&file) {
                         self.files.insert(moved(&file), node);
@@ -91,36 +158,50 @@ impl Names {
         }
     }
 
-    /// A file or a folder of this name, and all that is in the folder, however deep.
-    fn inside(&self, path: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        let files = self.files.range::<Path, _>(from(path)).map(|(file, _)| file);
-        let files = files.take_while(|file| file.starts_with(path)).cloned().collect();
-        let folders = self.folders.range::<Path, _>(from(path));
-        (files, folders.take_while(|folder| folder.starts_with(path)).cloned().collect())
-    }
-
-    /// Forgets what nobody comes to: what was made durable in a folder whose own name was not. A folder of the root is where a disk is
-    /// mounted.
+    /// Forgets what nobody comes to: what was made durable in a folder whose own name was not.
     pub(super) fn forget_unreached(&mut self) {
-        let root = Path::new("/");
-        let is_mount = |folder: &Path| folder == root || parent(folder) == root;
         let mut reached = BTreeSet::new();
         for folder in &self.folders {
-            if is_mount(parent(folder)) || reached.contains(parent(folder)) {
+            let parent = folder.parent();
+            if parent.is_mount() || reached.contains(&parent) {
                 reached.insert(folder.clone());
             }
         }
-        self.files.retain(|name, _| is_mount(parent(name)) || reached.contains(parent(name)));
+        self.files.retain(|name, _| {
+            let parent = name.parent();
+            parent.is_mount() || reached.contains(&parent)
+        });
         self.folders = reached;
     }
 }
 
-/// A name and all behind it.
-const fn from(path: &Path) -> (Bound<&Path>, Bound<&Path>) {
-    (Bound::Included(path), Bound::Unbounded)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The folder that a name is in.
-pub(super) fn parent(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("/"))
+    #[test]
+    fn a_name_is_the_same_however_its_path_is_spelled() {
+        for spelled in ["/data//a-0/./x", "/data/a-0/x/", "/data/a-0/x/."] {
+            assert_eq!(Name::of(Path::new(spelled)), Name::of(Path::new("/data/a-0/x")), "{spelled}");
+        }
+        assert_eq!(Name::of(Path::new("/data")).parent(), Name::of(Path::new("/")));
+    }
+
+    #[test]
+    fn names_stand_in_the_order_of_paths() {
+        let paths = ["/a", "/a/b", "/a/b/c", "/a/b-c", "/a/b.c", "/a-b", "/a b/c", "/ab"].map(Path::new);
+        for one in paths {
+            for other in paths {
+                assert_eq!(
+                    Name::of(one).cmp(&Name::of(other)),
+                    one.cmp(other),
+                    "{} {}",
+                    one.display(),
+                    other.display()
+                );
+                let inside = Name::of(one).rest(&Name::of(other)).is_some();
+                assert_eq!(inside, other.starts_with(one), "{} {}", one.display(), other.display());
+            }
+        }
+    }
 }
