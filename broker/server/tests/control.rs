@@ -23,7 +23,7 @@ use gregor_messages::{
 };
 use gregor_metadata::{ConfigResource, ELIGIBLE_LEADER_REPLICAS_FEATURE};
 use gregor_node::LifecycleConfig;
-use gregor_raft::{Endpoint, ReplicaKey, Voter};
+use gregor_raft::{Endpoint, ReplicaKey, StartError, Voter};
 use gregor_server::control::{
     self, BrokerState, ControlError, ControlHandle, ControlOptions, ControlThread, FormatOptions, ImageUpdate,
     InitialVoters, MetadataListener, format_storage,
@@ -354,6 +354,39 @@ async fn a_log_that_was_lost_behind_its_snapshot_starts_again_there() {
     assert!(node.control.image().topics().by_name("kept").is_some());
     assert!(node.control.image().position.last_offset > end);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn a_log_without_its_head_and_the_snapshot_for_it_is_refused_before_it_is_replayed() {
+    let mut home = Home::new(Voting::Dynamic)
+        .with("metadata.log.max.record.bytes.between.snapshots", "2000")
+        .with("metadata.max.retention.bytes", "1000");
+    home.segment_bytes = Some(2_000);
+    home.format();
+    let node = home.start().await;
+    let partition = home.partition();
+    let mut number = 0;
+    while partition.join("00000000000000000000.log").exists() {
+        assert!(number < 1_000, "the head of the log never goes");
+        assert_eq!(node.create_topic(&format!("topic-{number}"), 2).await, ErrorCode::None);
+        number += 1;
+    }
+    node.stop().await;
+    for name in checkpoints(&partition) {
+        std::fs::remove_file(partition.join(name)).unwrap();
+    }
+    let kept = || {
+        let paths = std::fs::read_dir(&partition).unwrap().map(|entry| entry.unwrap().path());
+        let is_kept = |path: &PathBuf| path.ends_with("quorum-state") || path.extension() == Some("log".as_ref());
+        let mut kept: Vec<_> = paths.filter(is_kept).map(|path| (std::fs::read(&path).unwrap(), path)).collect();
+        kept.sort();
+        kept
+    };
+    let before = kept();
+    let error = home.try_start().map(drop).unwrap_err();
+    assert!(matches!(error, ControlError::Quorum(StartError::MissingSnapshot { newest: None, .. })), "{error}");
+    assert!(error.to_string().contains("put back the .checkpoint file"), "{error}");
+    assert!(kept() == before, "what it promised and what it knows stay as they were");
 }
 
 #[tokio::test]

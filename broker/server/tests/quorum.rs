@@ -8,17 +8,22 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use gregor_channel::Security;
+use gregor_channel::{Channel, ChannelOptions, Security};
 use gregor_messages::{
-    AddRaftVoterRequest, DescribeClusterRequest, RemoveRaftVoterRequest, UnregisterControllerRequest,
-    add_raft_voter_request, describe_quorum_response::ReplicaState,
+    AddRaftVoterRequest, DescribeClusterRequest, DescribeQuorumRequest, FetchRequest, RemoveRaftVoterRequest,
+    UnregisterControllerRequest, add_raft_voter_request, describe_quorum_request,
+    describe_quorum_response::ReplicaState,
+    fetch_request::{FetchPartition, FetchTopic},
 };
 use gregor_metadata::{ConfigResource, ResourceType};
 use gregor_server::{Node, control};
-use gregor_types::{BrokerId, ErrorCode};
+use gregor_types::{BrokerId, ErrorCode, Uuid};
 use support::controllers::{
     CLUSTER, Cluster, DEADLINE, OTHER_KEY, PORT, alteration, copy_folder, directory_id, holds, shown, until,
 };
+
+/// Of another controller listener.
+const INSIDE_PORT: u16 = 19_094;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_controllers_elect_one_and_have_the_same_log() {
@@ -52,6 +57,38 @@ async fn three_controllers_elect_one_and_have_the_same_log() {
         let common = logs.iter().map(Vec::len).min().unwrap();
         assert!(common > 0 && logs.iter().all(|log| log[..common] == logs[0][..common]));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_controller_of_two_listeners_is_found_by_the_first_of_their_names_and_tells_each_who_asks_of_its_own() {
+    let mut cluster = Cluster::new(1, 0, false)
+        .with("controller.listener.names", "CONTROLLER,INSIDE")
+        .with("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,INSIDE:PLAINTEXT");
+    let host = cluster.host(1);
+    cluster = cluster.with_own(1, "listeners", format!("INSIDE://{host}:{INSIDE_PORT},CONTROLLER://{host}:{PORT}"));
+    cluster.start(1).await;
+    let (_, epoch) = cluster.leader().await;
+    let metadata = describe_quorum_request::TopicData {
+        topic_name: "__cluster_metadata".into(),
+        partitions: vec![describe_quorum_request::PartitionData::default()],
+        ..Default::default()
+    };
+    let request = DescribeQuorumRequest { topics: vec![metadata], ..Default::default() };
+    let described = cluster.channel(1).call(&request).await.unwrap();
+    let listeners = described.nodes[0].listeners.iter().map(|listener| (listener.name.as_str(), listener.port));
+    assert_eq!(listeners.collect::<Vec<_>>(), [("CONTROLLER", PORT), ("INSIDE", INSIDE_PORT)]);
+    for port in [PORT, INSIDE_PORT] {
+        let partition =
+            FetchPartition { current_leader_epoch: epoch.value() - 1, last_fetched_epoch: 0, ..Default::default() };
+        let topic = FetchTopic { topic_id: Uuid::METADATA_TOPIC, partitions: vec![partition], ..Default::default() };
+        let request = FetchRequest { topics: vec![topic], ..Default::default() };
+        let channel = Channel::new(format!("{host}:{port}"), ChannelOptions::default());
+        let answer = channel.call(&request).await.unwrap();
+        let error = ErrorCode::from(answer.responses[0].partitions[0].error_code);
+        let nodes: Vec<_> = answer.node_endpoints.iter().map(|node| (node.node_id, node.port)).collect();
+        assert_eq!((error, nodes), (ErrorCode::FencedLeaderEpoch, vec![(1, i32::from(port))]));
+    }
+    cluster.stop_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
