@@ -42,7 +42,7 @@ pub(crate) fn change(plan: &mut Plan<'_>, request: &IncrementalAlterConfigsReque
             ConfigResource::new(ResourceType::from_code(resource.resource_type), resource.resource_name.clone());
         let result = check_once(&resources, resource.resource_type, &resource.resource_name)
             .and_then(|()| values_after(&plan.image, &named, &resource.configs))
-            .and_then(|values| put(plan, &named, &values));
+            .and_then(|values| put(plan, &named, &values, resource.configs.iter().map(|config| &config.name)));
         let result = plan.keep(mark, result);
         responses.push(incremental_alter_configs_response::AlterConfigsResourceResponse {
             error_code: code_of(&result),
@@ -77,7 +77,7 @@ pub(crate) fn replace(plan: &mut Plan<'_>, request: &AlterConfigsRequest) -> Alt
         let result = check_once(&resources, resource.resource_type, &resource.resource_name)
             .and_then(|()| check_unique(resource.configs.iter().map(|config| &config.name)))
             .and_then(|()| values.collect())
-            .and_then(|values| put(plan, &named, &values));
+            .and_then(|values| put(plan, &named, &values, resource.configs.iter().map(|config| &config.name)));
         let result = plan.keep(mark, result);
         responses.push(alter_configs_response::AlterConfigsResourceResponse {
             error_code: code_of(&result),
@@ -207,8 +207,14 @@ fn key_of(resource_type: ResourceType, name: &str) -> Option<&'static ConfigKey>
     }
 }
 
-/// Makes `values` the whole configuration of a resource: checks it, then writes what differs.
-fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: &Values) -> Result<(), Refusal> {
+/// Makes `values` the whole configuration of a resource: checks it, then writes what differs. Of a broker what the request named is written
+/// in any case: brokers look again at files whose places they are told once more, such as key stores (KAFKA-14136).
+fn put<'a>(
+    plan: &mut Plan<'_>,
+    resource: &ConfigResource,
+    values: &Values,
+    named: impl Iterator<Item = &'a KString>,
+) -> Result<(), Refusal> {
     let before: Values = plan.image.configs().of(resource).map(|(name, value)| (name.clone(), value.clone())).collect();
     if values.values().any(|value| value.len() > MAX_VALUE_BYTES) {
         return Err(Refusal::new(
@@ -241,8 +247,12 @@ fn put(plan: &mut Plan<'_>, resource: &ConfigResource, values: &Values) -> Resul
             ..Default::default()
         })
     };
-    for (name, value) in altered(&before, values) {
-        plan.push(record(name, Some(value)));
+    let is_of_broker = resource.resource_type == ResourceType::Broker;
+    let told_again: BTreeSet<_> = if is_of_broker { named.collect() } else { BTreeSet::new() };
+    for (name, value) in values {
+        if before.get(name) != Some(value) || told_again.contains(name) {
+            plan.push(record(name, Some(value)));
+        }
     }
     for name in before.keys().filter(|name| !values.contains_key(*name)) {
         plan.push(record(name, None));

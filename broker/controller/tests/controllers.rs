@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Rig, SET, alter, assert_error};
+use common::{Rig, SET, alter, assert_error, topic};
 use gregor_messages::{
     ControllerRegistrationRequest, ControllerRegistrationResponse, IncrementalAlterConfigsResponse,
     UnregisterControllerRequest, UnregisterControllerResponse,
@@ -67,4 +67,22 @@ fn a_controller_has_a_configuration_of_its_own() {
     assert_eq!(response.responses[0].error_code, 0);
     let resource = ConfigResource::new(ResourceType::Broker, "7");
     assert_eq!(rig.image.configs().get(&resource, "log.retention.ms").unwrap(), &"1000");
+}
+
+#[test]
+fn a_broker_is_told_again_what_it_has_and_a_topic_is_not() {
+    let mut rig = Rig::at(30).brokers(1);
+    rig.create(vec![topic("t", 1, 1)]);
+    let place = ("listener.name.plaintext.ssl.keystore.location", SET, Some("/keys/new.pem"));
+    let retention = ("retention.ms", SET, Some("1000"));
+    for (resource_type, name, operation, records) in [(4, "1", place, 1), (2, "t", retention, 0)] {
+        let mut written = 0;
+        for _ in 0..2 {
+            let before = rig.log.len();
+            let response: IncrementalAlterConfigsResponse = rig.ask(1, alter(resource_type, name, &[operation]));
+            assert_eq!(response.responses[0].error_code, 0, "{response:?}");
+            written = rig.log.len() - before;
+        }
+        assert_eq!(written, records, "the second time, as key stores may have been replaced in their places");
+    }
 }
