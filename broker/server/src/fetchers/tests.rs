@@ -3,6 +3,7 @@
 
 mod behind;
 mod consumers;
+mod deletions;
 mod full_disk;
 mod isr;
 mod newcomers;
@@ -555,26 +556,4 @@ async fn where_nothing_unsynced_is_acknowledged_a_follower_syncs_before_it_says_
             assert_eq!(synced, Some(Offset(number + 1)), "what is acknowledged is on the disk of every replica");
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deletion_of_records_waits_for_the_follower() {
-    let world = World::new(1);
-    let [leader, follower] = world.publish().await;
-    for _ in 0..3 {
-        append(&leader, "to be deleted", true).unwrap();
-    }
-    until("both have it", || end_of(&follower) == 3 && leader.high_watermark() == Offset(3)).await;
-    world.cut_off(2);
-    let delete = leader.with_leader(LeaderEpoch::NONE, |log, leader| {
-        log.advance_start(Offset(2))?;
-        leader.on_log_start(Offset(2));
-        Ok(())
-    });
-    delete.unwrap();
-    let mut deleted = Box::pin(leader.deleted_everywhere(Offset(2)));
-    assert_eq!(deleted.as_mut().now_or_never(), None, "the follower still has them");
-    world.heal();
-    assert_eq!(tokio::time::timeout(DEADLINE, deleted).await, Ok(Ok(Offset(2))));
-    assert_eq!(follower.with_log(|log, _| log.start_offset()), Some(Offset(2)));
 }

@@ -254,7 +254,7 @@ fn append(log: &mut PartitionLog, leader_epoch: LeaderEpoch, records: &[u8], now
     }
     let before = log.end_offset();
     let whole = if known == 0 { records } else { &records[..known] };
-    log.append_as_follower(whole, now)?;
+    log.append_as_replica(whole, now)?;
     Ok(log.end_offset().value() - before.value())
 }
 

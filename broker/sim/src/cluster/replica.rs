@@ -361,7 +361,7 @@ impl Replica {
             FollowerStep::Append { from, leader, .. } if from == log.end_offset() => {
                 let known = known_part(records, leader_epoch);
                 if !known.is_empty() {
-                    log.append_as_follower(known, now)?;
+                    log.append_as_replica(known, now)?;
                     self.unflushed += log.end_offset().value() - from.value();
                 }
                 let moved = follower.on_appended(log.start_offset(), log.end_offset(), leader);
