@@ -338,7 +338,9 @@ impl Partition {
         let info = *appended.info();
         let syncs = settings.syncs_before_acknowledging();
         let required = info.last_offset.plus(1);
-        if matches!(appended, Appended::New(_)) {
+        let is_new = matches!(appended, Appended::New(_));
+        let mut wants_flush = false;
+        if is_new {
             // A sealed segment is synced in the background, or a recovery would have to read all of it again.
             let sealed = log.has_unsynced_sealed_segments();
             let mut followed = (!leader.is_alone()).then(|| self.lock_waiters());
@@ -354,23 +356,20 @@ impl Partition {
             state.on_high_watermark(moved, &self.waiters);
             let (records, since) = state.unflushed.unwrap_or((0, now));
             state.unflushed = Some((records + batch.offsets_count(), since));
-            if sealed || records + batch.offsets_count() >= flush_after {
-                drop(state);
-                self.home.load().request_flush(self);
-                state = self.lock();
-            }
+            wants_flush = sealed || records + batch.offsets_count() >= flush_after;
             self.metrics.messages_in.inc_by(batch.offsets_count() as u64);
             self.metrics.bytes_in.inc_by(batch.size() as u64);
         }
+        // Under the lock that the batch was appended under: later the marks may be another leadership's, which has cut it.
         let awaits = if acks_all {
             (state.high_watermark() < required).then_some(Awaits::Commit(required, epoch))
         } else {
             let synced = state.log.recovery_point();
             (syncs && synced < required).then_some(Awaits::Sync(required, epoch))
         };
-        if syncs && awaits.is_some() && matches!(appended, Appended::Duplicate(_)) {
-            // The sync that it waited for at first may have found the disk full.
-            drop(state);
+        drop(state);
+        // The sync that a duplicate waited for at first may have found the disk full.
+        if wants_flush || (!is_new && syncs && awaits.is_some()) {
             self.home.load().request_flush(self);
         }
         Ok(Produced { info, awaits })

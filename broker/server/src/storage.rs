@@ -435,6 +435,12 @@ impl Directory {
         }
     }
 
+    /// Whoever asks for a sync waits until what this gives is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold_flush_requests(&self) -> impl Sized + '_ {
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn with<T>(&self, act: impl FnOnce(&LogDirectory) -> Result<T, LogError>) -> Result<T, LogError> {
         let directory = self.open.read().unwrap_or_else(PoisonError::into_inner);
         match &*directory {

@@ -6,6 +6,7 @@ mod consumers;
 mod deletions;
 mod full_disk;
 mod isr;
+mod leaderships;
 mod newcomers;
 mod throttles;
 
