@@ -122,8 +122,8 @@ struct Work {
     topics: HashMap<TopicId, TopicParts>,
     /// How many partitions each log directory holds, once that was asked for while one image is applied.
     counts: Option<HashMap<Uuid, usize>>,
-    /// Whether checkpoints may name logs that are gone: deleted, set aside, or not there any more when this run began.
-    is_outdated: bool,
+    /// Directories whose checkpoints may name logs that are gone: deleted, set aside, or not there any more when this run began.
+    outdated: Vec<Arc<Directory>>,
 }
 
 /// What the partitions of one topic share.

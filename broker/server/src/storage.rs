@@ -399,21 +399,25 @@ impl Directory {
         self.with(|directory| directory.set_stray(log, unique))
     }
 
-    /// Replaces a checkpoint file, unless it says the same already.
-    pub(crate) fn checkpoint(&self, kind: CheckpointKind, mut entries: Vec<(TopicPartition, Offset)>) {
+    /// Replaces a checkpoint file, unless it says the same already. False where it could not be, and may be later.
+    pub(crate) fn checkpoint(&self, kind: CheckpointKind, mut entries: Vec<(TopicPartition, Offset)>) -> bool {
         if self.is_failed() {
-            return;
+            return true;
         }
         entries.sort_unstable();
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if written.get(&kind) == Some(&entries) {
-            return;
+            return true;
         }
         match self.with(|directory| directory.write_checkpoint(kind, entries.iter().cloned())) {
             Ok(()) => {
                 written.insert(kind, entries);
+                true
             }
-            Err(error) => self.on_error(&self.path.display(), &error),
+            Err(error) => {
+                self.on_error(&self.path.display(), &error);
+                self.is_failed()
+            }
         }
     }
 

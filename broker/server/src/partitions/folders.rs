@@ -97,6 +97,10 @@ impl Partitions {
         let directory = self.directory_for(map, wish.unwrap_or(assigned), work)?;
         let config = Arc::clone(&work.topic(replica, &self.metrics).settings.log);
         self.forget_gone(work);
+        if work.outdated.iter().any(|outdated| Arc::ptr_eq(outdated, &directory)) {
+            work.unmade.insert((replica.topic_id, replica.index));
+            return None;
+        }
         let created = directory.create(name.clone(), replica.topic_id, config, now());
         if let Some(counts) = &mut work.counts {
             *counts.entry(directory.id).or_default() += 1;
