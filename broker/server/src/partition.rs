@@ -20,7 +20,7 @@ use std::sync::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use gregor_log::{AppendError, AppendInfo, Appended, CheckpointKind, LogError, PartitionLog, ReadError};
 use gregor_replication::{
-    FollowerState, LeaderState, PartitionAssignment, Registration, ReplicationLimits, check_leader_epoch,
+    FollowerState, LeaderState, LeadersLog, PartitionAssignment, Registration, ReplicationLimits, check_leader_epoch,
 };
 use gregor_types::{
     BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId, TopicPartition,
@@ -243,10 +243,11 @@ impl Partition {
             if !log.begin_epoch(assignment.leader_epoch) {
                 return;
             }
+            let durable_end = settings.syncs_before_acknowledging().then(|| log.recovery_point());
             let (start, end) = (log.start_offset(), log.end_offset());
-            let mut leading = LeaderState::new(me, assignment, *limits, start, end, high_watermark, now);
-            if settings.syncs_before_acknowledging() {
-                leading.on_durability(Some(log.recovery_point()), now);
+            let log = LeadersLog { start, end, durable_end, high_watermark };
+            let mut leading = LeaderState::new(me, assignment, *limits, log, now);
+            if durable_end.is_some() {
                 // What the last run left unsynced would be invisible until somebody appends.
                 self.home.load().request_flush(self);
             }
