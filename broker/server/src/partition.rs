@@ -460,10 +460,23 @@ impl Partition {
 
     /// Takes the log out of service: the partition is deleted, or the node stops, or its directory failed.
     pub(crate) fn take_log(&self) -> HeldLog {
+        self.take_log_if(|| true).unwrap_or(HeldLog::Gone)
+    }
+
+    /// The same if its directory has failed. A move may bring it to another one until nobody can append.
+    pub(crate) fn take_log_if_offline(&self) -> Option<HeldLog> {
+        self.take_log_if(|| self.is_offline())
+    }
+
+    /// The same if it is to go, which is asked under the lock.
+    pub(crate) fn take_log_if(&self, is_to_go: impl FnOnce() -> bool) -> Option<HeldLog> {
         let mut state = self.lock();
+        if !is_to_go() {
+            return None;
+        }
         self.lock_waiters().wake_all();
         state.generation += 1;
-        state.log.take()
+        Some(state.log.take())
     }
 
     /// Its name.

@@ -4,6 +4,7 @@
 mod behind;
 mod consumers;
 mod deletions;
+mod directories;
 mod full_disk;
 mod isr;
 mod leaderships;

@@ -139,7 +139,7 @@ impl Partitions {
     /// Takes what lies in failed directories out of service, for good.
     pub(super) fn go_offline(&self, work: &mut Work) {
         for partition in self.all().iter().filter(|partition| partition.is_offline()) {
-            drop(partition.take_log());
+            drop(partition.take_log_if_offline());
         }
         for directory in self.storage.directories().iter().filter(|directory| directory.is_failed()) {
             self.end_moves_of(directory);
