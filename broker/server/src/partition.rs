@@ -38,7 +38,7 @@ use crate::{
     waiters::{Waiter, WaiterList},
 };
 
-pub(crate) use following::{Assignment, QUICK_BYTES_MAX, leader_marks};
+pub(crate) use following::{Assignment, NotFollowed, QUICK_BYTES_MAX, leader_marks};
 pub(crate) use future::{CopyStep, Future, MoveError, Swap};
 pub(crate) use leading::FollowerReader;
 pub(crate) use reading::{Isolation, Query, Read, Supply, Traffic};

@@ -12,8 +12,9 @@ mod newcomers;
 mod throttles;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -61,6 +62,8 @@ struct Cluster {
     image: Mutex<Image>,
     partition: Mutex<PartitionRecord>,
     brokers: Mutex<BTreeMap<i32, Arc<Partitions>>>,
+    /// Who knows of the metadata, and is told what changes.
+    told: Mutex<BTreeSet<i32>>,
     /// Brokers whose fetches do not arrive.
     cut_off: Mutex<Vec<i32>>,
     last_offset: Mutex<i64>,
@@ -80,6 +83,7 @@ struct Cluster {
 struct World {
     cluster: Arc<Cluster>,
     folders: Vec<tempfile::TempDir>,
+    threads: BTreeMap<i32, JoinHandle<()>>,
     disk: Arc<dyn Disk>,
     stop: watch::Sender<bool>,
 }
@@ -108,7 +112,13 @@ impl World {
 
     /// The same on a disk that both brokers have their folders on.
     fn on(disk: Arc<dyn Disk>, configs: &[(&str, &str)]) -> Self {
-        let mut world = Self { cluster: Arc::default(), folders: Vec::new(), disk, stop: watch::Sender::new(false) };
+        let mut world = Self {
+            cluster: Arc::default(),
+            folders: Vec::new(),
+            threads: BTreeMap::new(),
+            disk,
+            stop: watch::Sender::new(false),
+        };
         let mut image = Image::default();
         let mut apply = |record| image.apply(&record).unwrap();
         let level = FeatureLevelRecord { name: "metadata.version".into(), feature_level: 30, ..Default::default() };
@@ -146,15 +156,15 @@ impl World {
             ..Default::default()
         };
         for id in BROKERS {
+            world.format(id);
             world.start(id);
         }
         world
     }
 
-    fn start(&mut self, id: i32) {
+    fn format(&mut self, id: i32) {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
-        let disk = Arc::clone(&self.disk);
         let options = FormatOptions {
             cluster_id: "test-cluster".into(),
             node_id: BrokerId(id),
@@ -166,7 +176,12 @@ impl World {
             ignore_formatted: false,
             now: now(),
         };
-        format_storage(&*disk, &options).unwrap();
+        format_storage(&*self.disk, &options).unwrap();
+        self.folders.push(folder);
+    }
+
+    fn start(&mut self, id: i32) {
+        let data = self.folders[id as usize - 1].path().join("data");
         let mut properties = Properties::default();
         properties.set("node.id", id.to_string());
         properties.set("process.roles", "broker,controller");
@@ -176,7 +191,7 @@ impl World {
         properties.set("log.dirs", data.to_str().unwrap());
         properties.set("replica.fetch.backoff.ms", "20");
         let config = Arc::new(BrokerConfig::from_properties(&properties).unwrap().0);
-        let storage = Arc::new(Storage::open(&disk, &config, watch::Sender::new(None)).unwrap());
+        let storage = Arc::new(Storage::open(&self.disk, &config, watch::Sender::new(None)).unwrap());
         let cluster = Arc::clone(&self.cluster);
         let connect = move |address: &str| -> Arc<dyn Leader> {
             let to = address.trim_start_matches("h:").parse().unwrap();
@@ -184,11 +199,21 @@ impl World {
         };
         let fetchers = Fetchers::new(&config, Box::new(connect), self.stop.subscribe(), Handle::current());
         let partitions = Partitions::new(BrokerId(id), config, storage, Arc::new(Metrics::new()), fetchers);
-        let _thread = partitions.start(|_| {}).unwrap();
+        self.threads.insert(id, partitions.start(|_| {}).unwrap());
         let controller = Arc::clone(&self.cluster);
         tokio::spawn(Arc::clone(&partitions.isr_changes).run(controller));
         locked(&self.cluster.brokers).insert(id, partitions);
-        self.folders.push(folder);
+    }
+
+    /// Stops a broker cleanly and starts it again. It knows nothing of the metadata until it is published.
+    fn restart(&mut self, id: i32) {
+        let partitions = locked(&self.cluster.brokers).remove(&id).unwrap();
+        partitions.stop();
+        self.threads.remove(&id).unwrap().join().unwrap();
+        partitions.close();
+        partitions.storage().close(BrokerEpoch::NONE);
+        locked(&self.cluster.told).remove(&id);
+        self.start(id);
     }
 
     /// Has all brokers know the metadata as it is now, and waits until they do.
@@ -198,20 +223,19 @@ impl World {
             *last += 1;
             *last
         };
-        let (image, changes) = {
+        let (before, image) = {
             let before = locked(&self.cluster.image).clone();
             let mut image = before.clone();
             image.apply(&MetadataRecord::Partition(locked(&self.cluster.partition).clone())).unwrap();
             *locked(&self.cluster.image) = image.clone();
-            let first = if offset == 1 { Image::default() } else { before };
-            let changes = Changes::between(&first, &image);
-            (image, changes)
+            (before, image)
         };
         let position = MetadataPosition { last_offset: Offset(offset), epoch: LeaderEpoch(1) };
         let image = Arc::new(MetadataImage { image, position, kraft_version: 1 });
         let mut found = Vec::new();
-        for partitions in locked(&self.cluster.brokers).values() {
-            let update = ImageUpdate { image: Arc::clone(&image), changes: changes.clone() };
+        for (id, partitions) in &*locked(&self.cluster.brokers) {
+            let known = if locked(&self.cluster.told).insert(*id) { &Image::default() } else { &before };
+            let update = ImageUpdate { image: Arc::clone(&image), changes: Changes::between(known, &image) };
             Publisher(Arc::clone(partitions)).publish(update);
             found.push(Arc::clone(partitions));
         }
