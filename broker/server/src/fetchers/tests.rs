@@ -378,7 +378,7 @@ impl Leader for InProcess {
             let Cluster { holds_fetches, holds_others, held, .. } = &*self.cluster;
             let holds = if request.max_wait_ms >= LONG_WAIT_MS { holds_fetches } else { holds_others };
             if *locked(holds) {
-                *locked(held) += 1;
+                *locked(held) += usize::from(std::ptr::eq(holds, holds_fetches));
                 while *locked(holds) {
                     sleep(Duration::from_millis(5)).await;
                 }

@@ -1,7 +1,11 @@
 //! A fetcher's tasks, each of which asks its leader, and has what follows done to the logs: at once where that is a write of a few
 //! microseconds, else on a thread that may wait for the disk.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gregor_messages::{FetchResponse, ListOffsetsResponse, fetch_response::PartitionData};
@@ -54,6 +58,8 @@ struct Work {
     waiting: HashMap<FollowedPartition, (Timestamp, Follow)>,
     /// Partitions that another task follows until they have caught up, and the number that they were lent under.
     lent: HashMap<FollowedPartition, u64>,
+    /// Partitions that have caught up and are followed on until the main task takes them.
+    offered: HashSet<FollowedPartition>,
 }
 
 impl Worker {
@@ -79,6 +85,7 @@ impl Worker {
             partitions: HashMap::new(),
             waiting: HashMap::new(),
             lent: HashMap::new(),
+            offered: HashSet::new(),
         };
         loop {
             let commands = self.inbox.take();
@@ -202,7 +209,7 @@ impl Work {
             Command::Return(follow) => {
                 // Meanwhile it may be another's, or follow another leadership.
                 if self.lent.get(&follow.id()) == Some(&follow.by.number) {
-                    self.lent.remove(&follow.id());
+                    self.take_back(follow.id());
                     self.follow(follow);
                 }
             }
@@ -223,6 +230,7 @@ impl Work {
     fn follow(&mut self, follow: Follow) {
         let (id, leader_epoch) = (follow.id(), follow.leader_epoch);
         self.waiting.remove(&id);
+        self.offered.remove(&id);
         let (log, high_watermark) = match follow.partition.followed_from(follow.by, now()) {
             Ok(followed) => followed,
             // A log that is gone has nothing to follow with; who has it anew is told anew.
@@ -245,6 +253,7 @@ impl Work {
         self.fetcher.unfollow(id);
         self.partitions.remove(&id);
         self.waiting.remove(&id);
+        self.offered.remove(&id);
     }
 
     /// When a log that could not be used is tried again.
@@ -278,15 +287,19 @@ impl Work {
     }
 
     fn hand_over(&mut self, id: FollowedPartition) {
-        let Some(follow) = self.partitions.remove(&id) else { return };
-        self.fetcher.unfollow(id);
-        let follow = follow.by_another();
+        let Some(follow) = self.partitions.get(&id).map(Follow::by_another) else { return };
         match &self.lane {
             Lane::Main => {
                 self.lent.insert(id, follow.by.number);
+                self.unfollow(id);
                 self.inbox.lend(follow, |address| start_for_those_behind(&self.shared, &self.inbox, address));
             }
-            Lane::Behind(main) => main.send(Command::Return(follow)),
+            // The main task takes it when its request, which may wait at the leader for long, is answered. Until then it counts on this one.
+            Lane::Behind(main) => {
+                if self.offered.insert(id) {
+                    main.send(Command::Return(follow));
+                }
+            }
             Lane::Newcomers => {}
         }
     }
