@@ -27,6 +27,7 @@ use gregor_types::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionIndex, TopicId};
 use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
+    append_watch::WatchedRuntimes,
     partition::{Assignment, Partition},
     partitions::TopicIds,
     throttles::Throttles,
@@ -120,6 +121,11 @@ impl Fetchers {
     pub(crate) fn set_topic_ids(&self, topic_ids: &Arc<TopicIds>) {
         // There is one for each broker; whoever comes second changes nothing.
         let _ = self.shared.topic_ids.set(Arc::clone(topic_ids));
+    }
+
+    /// Has the watch over appends wake its threads too.
+    pub(crate) fn set_watched(&self, runtimes: &Arc<WatchedRuntimes>) {
+        self.threads.set_watched(runtimes);
     }
 
     /// Whether the partition is among `follower.replication.throttled.replicas` was changed.

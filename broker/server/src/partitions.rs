@@ -188,6 +188,7 @@ impl Partitions {
     ) -> Arc<Self> {
         let topic_ids = Arc::<TopicIds>::default();
         fetchers.set_topic_ids(&topic_ids);
+        fetchers.set_watched(storage.runtimes());
         Arc::new(Self {
             node_id,
             config: ArcSwap::new(Arc::clone(&config)),

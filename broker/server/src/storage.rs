@@ -29,7 +29,12 @@ use tokio::{
 };
 
 use crate::{
-    append_mode::AppendMode, append_watch::AppendWatch, clock::now, held_log::HeldLog, pulse::Pulse, recovery::Progress,
+    append_mode::AppendMode,
+    append_watch::{AppendWatch, WatchedRuntimes},
+    clock::now,
+    held_log::HeldLog,
+    pulse::Pulse,
+    recovery::Progress,
 };
 
 pub use opening::StorageError;
@@ -96,6 +101,7 @@ pub(crate) struct Storage {
     previous_broker_epoch: BrokerEpoch,
     flushers: Mutex<Vec<thread::JoinHandle<()>>>,
     watch: Mutex<Option<AppendWatch>>,
+    runtimes: Arc<WatchedRuntimes>,
 }
 
 /// A log that was found at the start and that no topic has claimed yet.
@@ -160,7 +166,9 @@ impl Storage {
             directories.push(directory);
         }
         let appends = directories.iter().map(|directory: &Arc<Directory>| Arc::clone(&directory.appends)).collect();
-        let watch = AppendWatch::start(pulse, appends, Handle::current()).map_err(StorageError::Thread)?;
+        let runtimes = Arc::<WatchedRuntimes>::default();
+        runtimes.add(Handle::current());
+        let watch = AppendWatch::start(pulse, appends, Arc::clone(&runtimes)).map_err(StorageError::Thread)?;
         let (flushers, watch) = (Mutex::new(flushers), Mutex::new(Some(watch)));
         let metadata_directory = Mutex::new(metadata_directory);
         Ok(Self {
@@ -171,7 +179,13 @@ impl Storage {
             previous_broker_epoch,
             flushers,
             watch,
+            runtimes,
         })
+    }
+
+    /// The runtimes whose tasks append to it.
+    pub(crate) const fn runtimes(&self) -> &Arc<WatchedRuntimes> {
+        &self.runtimes
     }
 
     /// The cluster that the directories belong to.

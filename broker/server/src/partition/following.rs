@@ -92,7 +92,8 @@ impl Partition {
         if self.home.load().appends.is_slow() {
             return false;
         }
-        let mut state = self.lock();
+        // Who holds it may be stuck.
+        let Some(mut state) = self.try_lock() else { return false };
         state.log.opened_mut().is_some() && !state.settings.syncs_before_acknowledging()
     }
 
