@@ -229,9 +229,11 @@ impl Partition {
             && leading.leader_epoch() == assignment.leader_epoch
         {
             let before = leading.isr().to_vec();
-            let moved = leading.on_assignment(assignment, now);
+            let moved = self.waking_deletions(leading, |leading| {
+                let moved = leading.on_assignment(assignment, now);
+                introduce(leading, assignment, registered, now).or(moved)
+            });
             self.count_isr_change(&before, leading);
-            let moved = introduce(leading, assignment, registered, now).or(moved);
             // A follower that may be in sync or not is to be looked at with its next fetch.
             self.lock_waiters().tell_sessions();
             state.on_high_watermark(moved, &self.waiters);

@@ -218,6 +218,12 @@ impl World {
 
     /// Has all brokers know the metadata as it is now, and waits until they do.
     async fn publish(&self) -> [Arc<Partition>; 2] {
+        let partition = MetadataRecord::Partition(locked(&self.cluster.partition).clone());
+        self.publish_with(&partition).await
+    }
+
+    /// The same with another record.
+    async fn publish_with(&self, record: &MetadataRecord) -> [Arc<Partition>; 2] {
         let offset = {
             let mut last = locked(&self.cluster.last_offset);
             *last += 1;
@@ -226,7 +232,7 @@ impl World {
         let (before, image) = {
             let before = locked(&self.cluster.image).clone();
             let mut image = before.clone();
-            image.apply(&MetadataRecord::Partition(locked(&self.cluster.partition).clone())).unwrap();
+            image.apply(record).unwrap();
             *locked(&self.cluster.image) = image.clone();
             (before, image)
         };

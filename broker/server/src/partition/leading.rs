@@ -65,11 +65,7 @@ impl Partition {
             log_start: follower.log_start,
             registration: follower.registration,
         };
-        let low_watermark = leader.low_watermark();
-        let progress = leader.on_fetch(fetch, now())?;
-        if leader.low_watermark() != low_watermark {
-            self.lock_waiters().on_low_watermark();
-        }
+        let progress = self.waking_deletions(leader, |leader| leader.on_fetch(fetch, now()))?;
         if let Some(proposal) = progress.proposal {
             self.isr_changes.propose(self, proposal);
         }
@@ -90,6 +86,16 @@ impl Partition {
         }
     }
 
+    /// Runs something that may move where the live replicas' logs begin, and wakes the deletions that wait for that.
+    pub(super) fn waking_deletions<T>(&self, leader: &mut LeaderState, act: impl FnOnce(&mut LeaderState) -> T) -> T {
+        let before = leader.low_watermark();
+        let acted = act(leader);
+        if leader.low_watermark() != before {
+            self.lock_waiters().on_low_watermark();
+        }
+        acted
+    }
+
     /// Proposes to go on without the followers that have been behind for too long.
     pub(crate) fn drop_laggards(self: &Arc<Self>, now: Timestamp) {
         let mut state = self.lock();
@@ -106,10 +112,12 @@ impl Partition {
     pub(crate) fn on_registrations(&self, brokers: &[(BrokerId, Option<Registration>)], now: Timestamp) {
         let mut state = self.lock();
         let Role::Leader(leader) = &mut state.role else { return };
-        let mut moved = None;
-        for (broker, registration) in brokers {
-            moved = leader.on_registration(*broker, *registration, now).or(moved);
-        }
+        let moved = self.waking_deletions(leader, |leader| {
+            let tell = |moved, (broker, registration): &(BrokerId, Option<Registration>)| {
+                leader.on_registration(*broker, *registration, now).or(moved)
+            };
+            brokers.iter().fold(None, tell)
+        });
         if !leader.is_alone() {
             // A follower that can join now is to be looked at with its next fetch.
             self.lock_waiters().tell_sessions();
@@ -127,7 +135,7 @@ impl Partition {
         let mut state = self.lock();
         let Role::Leader(leader) = &mut state.role else { return ProposalOutcome::Ignored };
         let before = leader.isr().to_vec();
-        let outcome = leader.on_proposal_answered(asked, answer, now);
+        let outcome = self.waking_deletions(leader, |leader| leader.on_proposal_answered(asked, answer, now));
         self.count_isr_change(&before, leader);
         if let ProposalOutcome::Settled(moved) = outcome {
             self.lock_waiters().tell_sessions();

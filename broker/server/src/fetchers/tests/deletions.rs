@@ -1,5 +1,7 @@
 //! Records that are deleted by request, at the leader and at its follower.
 
+use gregor_state_records::metadata::BrokerRegistrationChangeRecord;
+
 use super::*;
 
 /// Deletes the leader's records before an offset.
@@ -49,4 +51,34 @@ async fn a_follower_catches_up_where_its_leaders_log_begins_inside_of_a_batch() 
     until("the follower has all", || end_of(&follower) == 4).await;
     assert_eq!(start_of(&follower), Some(Offset(1)));
     assert_eq!(bytes_of(&leader), bytes_of(&follower));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_of_records_waits_for_no_follower_that_is_gone_whatever_is_heard_of_last() {
+    for fenced_first in [true, false] {
+        let world = World::new(1);
+        let [leader, follower] = world.publish().await;
+        append(&leader, "to be deleted", true).unwrap();
+        until("both have it", || end_of(&follower) == 1 && leader.high_watermark() == Offset(1)).await;
+        world.cut_off(2);
+        delete_records(&leader, Offset(1));
+        let mut deleted = Box::pin(leader.deleted_everywhere(Offset(1)));
+        assert_eq!(deleted.as_mut().now_or_never(), None, "the follower still has it");
+        for fences in [fenced_first, !fenced_first] {
+            if fences {
+                let fenced =
+                    BrokerRegistrationChangeRecord { broker_id: 2, broker_epoch: 102, fenced: 1, ..Default::default() };
+                let change = MetadataRecord::BrokerRegistrationChange(fenced);
+                world.publish_with(&change).await;
+            } else {
+                {
+                    let mut partition = locked(&world.cluster.partition);
+                    partition.isr = vec![1];
+                    partition.partition_epoch += 1;
+                }
+                world.publish().await;
+            }
+        }
+        assert_eq!(tokio::time::timeout(DEADLINE, deleted).await, Ok(Ok(Offset(1))));
+    }
 }
