@@ -40,7 +40,7 @@ use crate::{
 
 pub(crate) use following::{Assignment, NotFollowed, QUICK_BYTES_MAX, leader_marks};
 pub(crate) use future::{CopyStep, Future, MoveError, Swap};
-pub(crate) use leading::FollowerReader;
+pub(crate) use leading::{FollowerReader, Registrations};
 pub(crate) use reading::{Isolation, Query, Read, Supply, Traffic};
 pub(crate) use standing::Standing;
 pub(crate) use topic_id::TopicIdStep;

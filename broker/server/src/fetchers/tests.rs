@@ -39,7 +39,6 @@ use tokio::{runtime::Handle, sync::watch, time::sleep};
 
 use super::{Fetchers, Leader};
 use crate::{
-    api::registration_of,
     clock::now,
     control::{FormatOptions, ImageUpdate, InitialVoters, MetadataListener, format_storage},
     isr_changes::{AlterPartition, Answers, Proposed},
@@ -324,7 +323,7 @@ impl InProcess {
 
     fn answer(&self, request: &FetchRequest, held: &Arc<Partition>, wanted: &FetchPartition) -> PartitionData {
         let replica = BrokerId(request.replica_state.replica_id);
-        let registration = registration_of(&locked(&self.cluster.image), replica);
+        let image = locked(&self.cluster.image).clone();
         let read = held.read(&Query {
             from: Offset(wanted.fetch_offset),
             current_leader_epoch: LeaderEpoch(wanted.current_leader_epoch),
@@ -338,7 +337,7 @@ impl InProcess {
                 replica,
                 broker_epoch: BrokerEpoch(request.replica_state.replica_epoch),
                 log_start: Offset(wanted.log_start_offset),
-                registration,
+                registrations: &image,
                 is_noted: false,
                 is_over_quota: false,
             }),
@@ -543,7 +542,7 @@ async fn fetches_of_another_leadership_or_of_another_life_are_fenced() {
     let [leader, _] = world.publish().await;
     world.elect(1).await;
     let fetch = |leader_epoch, replica, broker_epoch| {
-        let registration = registration_of(&locked(&world.cluster.image), BrokerId(replica));
+        let image = locked(&world.cluster.image).clone();
         let read = leader.read(&Query {
             from: Offset(0),
             current_leader_epoch: LeaderEpoch(leader_epoch),
@@ -557,7 +556,7 @@ async fn fetches_of_another_leadership_or_of_another_life_are_fenced() {
                 replica: BrokerId(replica),
                 broker_epoch: BrokerEpoch(broker_epoch),
                 log_start: Offset(0),
-                registration,
+                registrations: &image,
                 is_noted: false,
                 is_over_quota: false,
             }),

@@ -13,17 +13,23 @@ use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, Timest
 use super::{Partition, Query, Role, State};
 use crate::{clock::now, waiters::Waiter};
 
+/// How the metadata knows brokers.
+pub(crate) trait Registrations: Sync {
+    /// What it says of one now.
+    fn registration(&self, broker: BrokerId) -> Option<Registration>;
+}
+
 /// Who fetches as a follower.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct FollowerReader {
+#[derive(Clone, Copy)]
+pub(crate) struct FollowerReader<'a> {
     /// Who.
     pub(crate) replica: BrokerId,
     /// In which life; -1 where an old protocol does not say.
     pub(crate) broker_epoch: BrokerEpoch,
     /// Where its own log starts.
     pub(crate) log_start: Offset,
-    /// How the metadata knows it.
-    pub(crate) registration: Option<Registration>,
+    /// Whom to ask how the metadata knows it.
+    pub(crate) registrations: &'a dyn Registrations,
     /// Whether the leader knows of this fetch already: it is read again after a wait, and says nothing new then.
     pub(crate) is_noted: bool,
     /// Whether throttled leaders here have given all that they may for now.
@@ -48,7 +54,7 @@ impl Partition {
         self: &Arc<Self>,
         state: &mut State,
         query: &Query<'_>,
-        follower: &FollowerReader,
+        follower: &FollowerReader<'_>,
     ) -> Result<(), ErrorCode> {
         let Role::Leader(leader) = &mut state.role else { return Err(ErrorCode::NotLeaderOrFollower) };
         if follower.is_noted {
@@ -63,7 +69,8 @@ impl Partition {
             leader_epoch: query.current_leader_epoch,
             offset: query.from,
             log_start: follower.log_start,
-            registration: follower.registration,
+            // Asked under the lock: what is older than what the partition was told would take its place.
+            registration: follower.registrations.registration(follower.replica),
         };
         let progress = self.waking_deletions(leader, |leader| leader.on_fetch(fetch, now()))?;
         if let Some(proposal) = progress.proposal {
