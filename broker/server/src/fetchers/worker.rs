@@ -182,9 +182,8 @@ impl Worker {
 }
 
 /// Begins the task for the partitions of a fetcher that are far behind.
-fn start_for_those_behind(shared: &Arc<Shared>, main: &Arc<Inbox>, address: Option<&String>) -> Arc<Inbox> {
-    let inbox = Arc::<Inbox>::default();
-    inbox.set_address(address);
+fn start_for_those_behind(shared: &Arc<Shared>, main: &Arc<Inbox>) -> Arc<Inbox> {
+    let inbox = main.beside();
     tokio::spawn(Worker::new(Arc::clone(shared), Arc::clone(&inbox), Lane::Behind(Arc::clone(main))).run());
     inbox
 }
@@ -292,7 +291,7 @@ impl Work {
             Lane::Main => {
                 self.lent.insert(id, follow.by.number);
                 self.unfollow(id);
-                self.inbox.lend(follow, |address| start_for_those_behind(&self.shared, &self.inbox, address));
+                self.inbox.lend(follow, || start_for_those_behind(&self.shared, &self.inbox));
             }
             // The main task takes it when its request, which may wait at the leader for long, is answered. Until then it counts on this one.
             Lane::Behind(main) => {
