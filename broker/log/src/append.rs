@@ -176,6 +176,24 @@ impl PartitionLog {
         Ok(self.info(&last, first_offset))
     }
 
+    /// The same for a replica, or a copy, of a log that may begin inside of a batch, as one does whose records were deleted by request:
+    /// an empty one that begins there takes the batch whole, and still begins where it did. What fails leaves it empty. Batches are
+    /// checked: a copy of a damaged one would hide the damage.
+    pub fn append_as_replica(&mut self, batches: &[u8], now: Timestamp) -> Result<(), AppendError> {
+        let start = self.start_offset;
+        let first = split_batches(batches).next().transpose()?;
+        let begins_before = first.filter(|first| first.base_offset < start && first.magic >= 2);
+        let Some(first) = begins_before.filter(|_| start == self.end_offset) else {
+            return self.append_as_follower(batches, now).map(drop);
+        };
+        self.truncate_fully_and_start_at(first.base_offset, now)?;
+        if let Err(error) = self.append_as_follower(batches, now) {
+            self.truncate_fully_and_start_at(start, now)?;
+            return Err(error);
+        }
+        Ok(self.advance_start(start)?)
+    }
+
     /// Appends whole batches to one segment by one write.
     fn append_whole(
         &mut self,

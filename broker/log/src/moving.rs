@@ -7,11 +7,10 @@
 use std::path::PathBuf;
 
 use gregor_types::{Offset, Timestamp, TopicId, TopicPartition, Uuid};
-use gregor_wire::batch::split_batches;
 
 use crate::{
-    AppendError, DeletedPartition, LogConfig, LogDirectory, LogError, PartitionDirectoryKind, PartitionLog, ReadError,
-    ReadPlan, ReadRequest, RestingLog, file_names::marked_directory_name,
+    DeletedPartition, LogConfig, LogDirectory, LogError, PartitionDirectoryKind, PartitionLog, ReadError, ReadPlan,
+    ReadRequest, RestingLog, file_names::marked_directory_name,
 };
 
 /// What the source of a copy is at one moment, as far as its copy has to know.
@@ -103,24 +102,6 @@ impl PartitionLog {
             self.truncate_fully_and_start_at(source.start_offset, now)?;
         }
         self.advance_start(source.start_offset)
-    }
-
-    /// Appends what was read from the source. Batches are checked: a copy of a damaged one would hide the damage.
-    pub fn append_copy(&mut self, batches: &[u8], now: Timestamp) -> Result<(), AppendError> {
-        let first = split_batches(batches).next().transpose()?;
-        if let Some(first) = first
-            && first.base_offset < self.end_offset
-            && self.start_offset == self.end_offset
-            && first.magic >= 2
-        {
-            // The source begins inside of a batch, which is kept whole.
-            let start = self.start_offset;
-            self.truncate_fully_and_start_at(first.base_offset, now)?;
-            self.append_as_follower(batches, now)?;
-            self.advance_start(start)?;
-            return Ok(());
-        }
-        self.append_as_follower(batches, now).map(drop)
     }
 
     /// Ends the copy where its source ends, behind the last batch: a follower may have cut its log where there was none.

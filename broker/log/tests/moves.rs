@@ -46,7 +46,7 @@ fn copy_step(from: &mut PartitionLog, to: &mut PartitionLog, max_bytes: u32) -> 
         to.skip_to(source.end_offset);
         return false;
     }
-    to.append_copy(&bytes, NOW).unwrap();
+    to.append_as_replica(&bytes, NOW).unwrap();
     true
 }
 
@@ -208,7 +208,7 @@ fn a_damaged_batch_is_not_copied() {
     disk.corrupt(Path::new("/a/t-0/00000000000000000000.log"), 60, 1);
     let mut moving = future(&target);
     let bytes = log.read_for_copy(Offset(0), 1 << 20).unwrap().read_all().unwrap();
-    moving.append_copy(&bytes, NOW).unwrap_err();
+    moving.append_as_replica(&bytes, NOW).unwrap_err();
     assert_eq!(moving.end_offset(), Offset(0));
 }
 
@@ -242,7 +242,7 @@ fn move_under_appends(disk: &FaultyDisk, promised: &mut i64) -> Result<(), Box<d
         if bytes.is_empty() {
             break;
         }
-        moving.append_copy(&bytes, NOW)?;
+        moving.append_as_replica(&bytes, NOW)?;
         if step < 4 {
             add(&mut log, promised)?;
         }

@@ -38,6 +38,19 @@ impl From<NotEnoughReplicas> for ErrorCode {
     }
 }
 
+/// The log that a leadership begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeadersLog {
+    /// Where it starts.
+    pub start: Offset,
+    /// Where it ends.
+    pub end: Offset,
+    /// Where what is synced ends, if only synced offsets count (`flush.messages=1`).
+    pub durable_end: Option<Offset>,
+    /// What its checkpoint, or an earlier role, remembers of the high watermark.
+    pub high_watermark: Offset,
+}
+
 /// A partition that this broker leads, in one leader epoch.
 ///
 /// Each epoch begins with a new state, also where the leader stays: another replica may have led in between, unseen by this
@@ -62,14 +75,12 @@ pub struct LeaderState {
 }
 
 impl LeaderState {
-    /// Takes over the partition. `high_watermark` is what the checkpoint remembers; it moves as far as this leader alone allows.
+    /// Takes over the partition. The high watermark moves as far as this leader alone allows.
     pub fn new(
         me: BrokerId,
         assignment: &PartitionAssignment,
         limits: ReplicationLimits,
-        log_start: Offset,
-        log_end: Offset,
-        high_watermark: Offset,
+        log: LeadersLog,
         now: Timestamp,
     ) -> Self {
         let mut leader = Self {
@@ -77,11 +88,11 @@ impl LeaderState {
             my_broker_epoch: BrokerEpoch::NONE,
             leader_epoch: assignment.leader_epoch,
             partition_epoch: assignment.partition_epoch,
-            epoch_start: log_end,
-            log_end,
-            durable_end: None,
-            log_start,
-            high_watermark: high_watermark.clamp(log_start, log_end),
+            epoch_start: log.end,
+            log_end: log.end,
+            durable_end: log.durable_end,
+            log_start: log.start,
+            high_watermark: log.high_watermark.clamp(log.start, log.end),
             isr: Vec::new(),
             adding: Vec::new(),
             others: Vec::new(),

@@ -20,7 +20,7 @@ pub use fetcher::{
     LogPosition, LogSide, NextRequest, OffsetLookUp, PartitionAnswer, StepFailure, fetcher_index,
 };
 pub use follower::{FollowerState, LeaderMarks, MovedMarks};
-pub use leader::{FollowerProgress, LeaderState, NotEnoughReplicas};
+pub use leader::{FollowerProgress, LeaderState, LeadersLog, NotEnoughReplicas};
 pub use proposal::{IsrProposal, ProposalAnswer, ProposalOutcome};
 pub use remote::{FetchRefused, FollowerFetch, NotAReplica};
 pub use throttle::{ReplicationQuota, ThrottledReplicas};

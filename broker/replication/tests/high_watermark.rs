@@ -2,8 +2,8 @@
 //! time, as one would by hand.
 
 use gregor_replication::{
-    FollowerFetch, IsrProposal, LeaderState, PartitionAssignment, ProposalAnswer, ProposalOutcome, Registration,
-    ReplicationLimits,
+    FollowerFetch, IsrProposal, LeaderState, LeadersLog, PartitionAssignment, ProposalAnswer, ProposalOutcome,
+    Registration, ReplicationLimits,
 };
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp};
 use proptest::{collection::vec, prelude::*};
@@ -135,15 +135,10 @@ proptest! {
         };
         let mut partition_epoch = 1;
         let mut under_way: Option<IsrProposal> = None;
-        let mut leader = LeaderState::new(
-            ME,
-            &assignment(&model.isr, partition_epoch),
-            limits(2),
-            Offset(0),
-            Offset(0),
-            Offset(0),
-            Timestamp(start),
-        );
+        let log =
+            LeadersLog { start: Offset(0), end: Offset(0), durable_end: None, high_watermark: Offset(0) };
+        let assigned = assignment(&model.isr, partition_epoch);
+        let mut leader = LeaderState::new(ME, &assigned, limits(2), log, Timestamp(start));
         for step in steps {
             let now = Timestamp(model.now);
             let before = leader.high_watermark();

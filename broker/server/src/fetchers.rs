@@ -27,6 +27,7 @@ use gregor_types::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionIndex, TopicId};
 use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
+    append_watch::WatchedRuntimes,
     partition::{Assignment, Partition},
     partitions::TopicIds,
     throttles::Throttles,
@@ -122,6 +123,11 @@ impl Fetchers {
         let _ = self.shared.topic_ids.set(Arc::clone(topic_ids));
     }
 
+    /// Has the watch over appends wake its threads too.
+    pub(crate) fn set_watched(&self, runtimes: &Arc<WatchedRuntimes>) {
+        self.threads.set_watched(runtimes);
+    }
+
     /// Whether the partition is among `follower.replication.throttled.replicas` was changed.
     pub(crate) fn set_throttled(&self, partition: &Partition, is_throttled: bool) {
         let state = self.lock();
@@ -191,16 +197,18 @@ impl Fetchers {
         let by = state.fetcher_of(partition, leader);
         state.assignments += 1;
         let State { inboxes, addresses, followed, assignments, .. } = state;
-        let inbox = inboxes.entry(by).or_insert_with(|| self.start(Lane::Main, addresses.get(&leader)));
+        let inbox = inboxes.entry(by).or_insert_with(|| {
+            let inbox = Arc::<Inbox>::default();
+            inbox.set_address(addresses.get(&leader));
+            self.start(Lane::Main, inbox)
+        });
         let number = Assignment { number: *assignments, turn: 0 };
         let follow = Follow { partition: Arc::clone(partition), leader_epoch, by: number };
-        inbox.follow(follow, |address| self.start(Lane::Newcomers, address));
+        inbox.follow(follow, || self.start(Lane::Newcomers, inbox.beside()));
         followed.insert(name(partition), Followed { by, partition: Arc::clone(partition), leader_epoch });
     }
 
-    fn start(&self, lane: Lane, address: Option<&String>) -> Arc<Inbox> {
-        let inbox = Arc::<Inbox>::default();
-        inbox.set_address(address);
+    fn start(&self, lane: Lane, inbox: Arc<Inbox>) -> Arc<Inbox> {
         self.threads.spawn(Worker::new(Arc::clone(&self.shared), Arc::clone(&inbox), lane).run());
         inbox
     }

@@ -20,7 +20,7 @@ use std::sync::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use gregor_log::{AppendError, AppendInfo, Appended, CheckpointKind, LogError, PartitionLog, ReadError};
 use gregor_replication::{
-    FollowerState, LeaderState, PartitionAssignment, Registration, ReplicationLimits, check_leader_epoch,
+    FollowerState, LeaderState, LeadersLog, PartitionAssignment, Registration, ReplicationLimits, check_leader_epoch,
 };
 use gregor_types::{
     BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId, TopicPartition,
@@ -38,9 +38,9 @@ use crate::{
     waiters::{Waiter, WaiterList},
 };
 
-pub(crate) use following::{Assignment, QUICK_BYTES_MAX, leader_marks};
+pub(crate) use following::{Assignment, NotFollowed, QUICK_BYTES_MAX, leader_marks};
 pub(crate) use future::{CopyStep, Future, MoveError, Swap};
-pub(crate) use leading::FollowerReader;
+pub(crate) use leading::{FollowerReader, Registrations};
 pub(crate) use reading::{Isolation, Query, Read, Supply, Traffic};
 pub(crate) use standing::Standing;
 pub(crate) use topic_id::TopicIdStep;
@@ -229,9 +229,11 @@ impl Partition {
             && leading.leader_epoch() == assignment.leader_epoch
         {
             let before = leading.isr().to_vec();
-            let moved = leading.on_assignment(assignment, now);
+            let moved = self.waking_deletions(leading, |leading| {
+                let moved = leading.on_assignment(assignment, now);
+                introduce(leading, assignment, registered, now).or(moved)
+            });
             self.count_isr_change(&before, leading);
-            let moved = introduce(leading, assignment, registered, now).or(moved);
             // A follower that may be in sync or not is to be looked at with its next fetch.
             self.lock_waiters().tell_sessions();
             state.on_high_watermark(moved, &self.waiters);
@@ -243,10 +245,11 @@ impl Partition {
             if !log.begin_epoch(assignment.leader_epoch) {
                 return;
             }
+            let durable_end = settings.syncs_before_acknowledging().then(|| log.recovery_point());
             let (start, end) = (log.start_offset(), log.end_offset());
-            let mut leading = LeaderState::new(me, assignment, *limits, start, end, high_watermark, now);
-            if settings.syncs_before_acknowledging() {
-                leading.on_durability(Some(log.recovery_point()), now);
+            let log = LeadersLog { start, end, durable_end, high_watermark };
+            let mut leading = LeaderState::new(me, assignment, *limits, log, now);
+            if durable_end.is_some() {
                 // What the last run left unsynced would be invisible until somebody appends.
                 self.home.load().request_flush(self);
             }
@@ -338,7 +341,9 @@ impl Partition {
         let info = *appended.info();
         let syncs = settings.syncs_before_acknowledging();
         let required = info.last_offset.plus(1);
-        if matches!(appended, Appended::New(_)) {
+        let is_new = matches!(appended, Appended::New(_));
+        let mut wants_flush = false;
+        if is_new {
             // A sealed segment is synced in the background, or a recovery would have to read all of it again.
             let sealed = log.has_unsynced_sealed_segments();
             let mut followed = (!leader.is_alone()).then(|| self.lock_waiters());
@@ -354,23 +359,20 @@ impl Partition {
             state.on_high_watermark(moved, &self.waiters);
             let (records, since) = state.unflushed.unwrap_or((0, now));
             state.unflushed = Some((records + batch.offsets_count(), since));
-            if sealed || records + batch.offsets_count() >= flush_after {
-                drop(state);
-                self.home.load().request_flush(self);
-                state = self.lock();
-            }
+            wants_flush = sealed || records + batch.offsets_count() >= flush_after;
             self.metrics.messages_in.inc_by(batch.offsets_count() as u64);
             self.metrics.bytes_in.inc_by(batch.size() as u64);
         }
+        // Under the lock that the batch was appended under: later the marks may be another leadership's, which has cut it.
         let awaits = if acks_all {
             (state.high_watermark() < required).then_some(Awaits::Commit(required, epoch))
         } else {
             let synced = state.log.recovery_point();
             (syncs && synced < required).then_some(Awaits::Sync(required, epoch))
         };
-        if syncs && awaits.is_some() && matches!(appended, Appended::Duplicate(_)) {
-            // The sync that it waited for at first may have found the disk full.
-            drop(state);
+        drop(state);
+        // The sync that a duplicate waited for at first may have found the disk full.
+        if wants_flush || (!is_new && syncs && awaits.is_some()) {
             self.home.load().request_flush(self);
         }
         Ok(Produced { info, awaits })
@@ -468,10 +470,23 @@ impl Partition {
 
     /// Takes the log out of service: the partition is deleted, or the node stops, or its directory failed.
     pub(crate) fn take_log(&self) -> HeldLog {
+        self.take_log_if(|| true).unwrap_or(HeldLog::Gone)
+    }
+
+    /// The same if its directory has failed. A move may bring it to another one until nobody can append.
+    pub(crate) fn take_log_if_offline(&self) -> Option<HeldLog> {
+        self.take_log_if(|| self.is_offline())
+    }
+
+    /// The same if it is to go, which is asked under the lock.
+    pub(crate) fn take_log_if(&self, is_to_go: impl FnOnce() -> bool) -> Option<HeldLog> {
         let mut state = self.lock();
+        if !is_to_go() {
+            return None;
+        }
         self.lock_waiters().wake_all();
         state.generation += 1;
-        state.log.take()
+        Some(state.log.take())
     }
 
     /// Its name.

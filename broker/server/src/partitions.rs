@@ -122,8 +122,8 @@ struct Work {
     topics: HashMap<TopicId, TopicParts>,
     /// How many partitions each log directory holds, once that was asked for while one image is applied.
     counts: Option<HashMap<Uuid, usize>>,
-    /// Whether checkpoints may name logs that are gone: deleted, set aside, or not there any more when this run began.
-    is_outdated: bool,
+    /// Directories whose checkpoints may name logs that are gone: deleted, set aside, or not there any more when this run began.
+    outdated: Vec<Arc<Directory>>,
 }
 
 /// What the partitions of one topic share.
@@ -193,6 +193,7 @@ impl Partitions {
     ) -> Arc<Self> {
         let topic_ids = Arc::<TopicIds>::default();
         fetchers.set_topic_ids(&topic_ids);
+        fetchers.set_watched(storage.runtimes());
         Arc::new(Self {
             node_id,
             config: ArcSwap::new(Arc::clone(&config)),

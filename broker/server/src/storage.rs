@@ -29,7 +29,12 @@ use tokio::{
 };
 
 use crate::{
-    append_mode::AppendMode, append_watch::AppendWatch, clock::now, held_log::HeldLog, pulse::Pulse, recovery::Progress,
+    append_mode::AppendMode,
+    append_watch::{AppendWatch, WatchedRuntimes},
+    clock::now,
+    held_log::HeldLog,
+    pulse::Pulse,
+    recovery::Progress,
 };
 
 pub use opening::StorageError;
@@ -96,6 +101,7 @@ pub(crate) struct Storage {
     previous_broker_epoch: BrokerEpoch,
     flushers: Mutex<Vec<thread::JoinHandle<()>>>,
     watch: Mutex<Option<AppendWatch>>,
+    runtimes: Arc<WatchedRuntimes>,
 }
 
 /// A log that was found at the start and that no topic has claimed yet.
@@ -160,7 +166,9 @@ impl Storage {
             directories.push(directory);
         }
         let appends = directories.iter().map(|directory: &Arc<Directory>| Arc::clone(&directory.appends)).collect();
-        let watch = AppendWatch::start(pulse, appends, Handle::current()).map_err(StorageError::Thread)?;
+        let runtimes = Arc::<WatchedRuntimes>::default();
+        runtimes.add(Handle::current());
+        let watch = AppendWatch::start(pulse, appends, Arc::clone(&runtimes)).map_err(StorageError::Thread)?;
         let (flushers, watch) = (Mutex::new(flushers), Mutex::new(Some(watch)));
         let metadata_directory = Mutex::new(metadata_directory);
         Ok(Self {
@@ -171,7 +179,13 @@ impl Storage {
             previous_broker_epoch,
             flushers,
             watch,
+            runtimes,
         })
+    }
+
+    /// The runtimes whose tasks append to it.
+    pub(crate) const fn runtimes(&self) -> &Arc<WatchedRuntimes> {
+        &self.runtimes
     }
 
     /// The cluster that the directories belong to.
@@ -399,21 +413,25 @@ impl Directory {
         self.with(|directory| directory.set_stray(log, unique))
     }
 
-    /// Replaces a checkpoint file, unless it says the same already.
-    pub(crate) fn checkpoint(&self, kind: CheckpointKind, mut entries: Vec<(TopicPartition, Offset)>) {
+    /// Replaces a checkpoint file, unless it says the same already. False where it could not be, and may be later.
+    pub(crate) fn checkpoint(&self, kind: CheckpointKind, mut entries: Vec<(TopicPartition, Offset)>) -> bool {
         if self.is_failed() {
-            return;
+            return true;
         }
         entries.sort_unstable();
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if written.get(&kind) == Some(&entries) {
-            return;
+            return true;
         }
         match self.with(|directory| directory.write_checkpoint(kind, entries.iter().cloned())) {
             Ok(()) => {
                 written.insert(kind, entries);
+                true
             }
-            Err(error) => self.on_error(&self.path.display(), &error),
+            Err(error) => {
+                self.on_error(&self.path.display(), &error);
+                self.is_failed()
+            }
         }
     }
 
@@ -433,6 +451,12 @@ impl Directory {
             queue.partitions.push_back(queued);
             self.flush_wanted.notify_one();
         }
+    }
+
+    /// Whoever asks for a sync waits until what this gives is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold_flush_requests(&self) -> impl Sized + '_ {
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn with<T>(&self, act: impl FnOnce(&LogDirectory) -> Result<T, LogError>) -> Result<T, LogError> {

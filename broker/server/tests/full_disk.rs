@@ -5,13 +5,25 @@
 
 mod support;
 
-use std::{fs, io, path::Path, process::Command, sync::Arc};
+use std::{
+    fs, io,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use gregor_log::disk::{FaultyDisk, Operation, RealDisk};
+use gregor_log::disk::{Crash, FaultyDisk, Operation, RealDisk};
+use gregor_messages::{
+    DeleteRecordsRequest,
+    delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic},
+};
 use gregor_types::ErrorCode;
 use support::{
     Home, batch,
-    directories::{SECOND, path, two_directories, wait_until, whereabouts},
+    directories::{SECOND, delete_topic, path, two_directories, wait_until, whereabouts},
     error,
 };
 
@@ -132,5 +144,54 @@ fn a_partition_that_a_full_disk_had_no_room_for_is_made_when_there_is_room() {
     node.stop();
     let node = home.start();
     assert_eq!(node.client().end_offset("t", unmade), 1);
+    node.stop();
+}
+
+#[test]
+fn a_new_topic_waits_for_room_to_write_down_that_the_log_of_another_of_its_name_is_gone() {
+    const START: i64 = 10;
+    let disk = FaultyDisk::new();
+    let home = Home::on(Arc::new(disk.clone()));
+    let node = home.start();
+    let mut client = node.with_topic("t", 1, &[]);
+    for offset in 0..=START {
+        assert_eq!(client.produce("t", 0, batch(&["of the old topic"])).base_offset, offset);
+    }
+    let partitions = vec![DeleteRecordsPartition { offset: START, ..Default::default() }];
+    let topics = vec![DeleteRecordsTopic { name: "t".into(), partitions, ..Default::default() }];
+    let request = DeleteRecordsRequest { topics, timeout_ms: 20_000, ..Default::default() };
+    assert_eq!(error(client.call(2, &request).topics[0].partitions[0].error_code), ErrorCode::None);
+    // The checkpoint of where logs start is written.
+    node.stop();
+    let node = home.start();
+    let mut client = node.client();
+    let refused = Arc::new(AtomicUsize::new(0));
+    let refusing = Arc::clone(&refused);
+    disk.set_fault(move |operation, path: &Path| {
+        let name = path.file_name()?.to_string_lossy();
+        (operation == Operation::Create && name.starts_with("log-start-offset-checkpoint")).then(|| {
+            refusing.fetch_add(1, Ordering::Relaxed);
+            io::Error::from_raw_os_error(28)
+        })
+    });
+    delete_topic(&mut client, "t");
+    client.ask_for_topic("t", 1, &[]);
+    let is_there = |client: &mut support::Client| client.list_offset("t", 0, -1).error_code == 0;
+    wait_until("the new topic is heard of", || refused.load(Ordering::Relaxed) > 1 || is_there(&mut client));
+    disk.clear_fault();
+    wait_until("the topic", || is_there(&mut client));
+    for offset in 0..3 {
+        assert_eq!(client.produce("t", 0, batch(&["new"])).base_offset, offset);
+    }
+    disk.crash(Crash::KeepAll);
+    node.abandon();
+    let node = home.start();
+    let mut client = node.client();
+    wait_until("the log is whole", || is_there(&mut client));
+    assert_eq!(
+        (client.list_offset("t", 0, -2).offset, client.end_offset("t", 0)),
+        (0, 3),
+        "what was acknowledged is there"
+    );
     node.stop();
 }

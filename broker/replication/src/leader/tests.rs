@@ -5,6 +5,8 @@ use super::*;
 const LIMITS: ReplicationLimits = ReplicationLimits { min_isr: 2, max_lag_ms: 30_000 };
 const ALONE_IS_ENOUGH: ReplicationLimits = ReplicationLimits { min_isr: 1, max_lag_ms: 1_000 };
 const START: Timestamp = Timestamp(1_000_000);
+const LOG: LeadersLog =
+    LeadersLog { start: Offset(0), end: Offset(100), durable_end: None, high_watermark: Offset(90) };
 
 fn ids(ids: &[i32]) -> Vec<BrokerId> {
     ids.iter().map(|id| BrokerId(*id)).collect()
@@ -22,7 +24,7 @@ fn assignment(replicas: &[i32], isr: &[i32], partition_epoch: i32) -> PartitionA
 
 fn leader(replicas: &[i32], isr: &[i32], limits: ReplicationLimits) -> LeaderState {
     let assignment = assignment(replicas, isr, 7);
-    LeaderState::new(BrokerId(1), &assignment, limits, Offset(0), Offset(100), Offset(90), START)
+    LeaderState::new(BrokerId(1), &assignment, limits, LOG, START)
 }
 
 fn registered(epoch: i64) -> Registration {
@@ -49,6 +51,14 @@ fn moved(outcome: ProposalOutcome) -> Option<i64> {
         ProposalOutcome::Settled(moved) => moved.map(Offset::value),
         other => panic!("the proposal is not settled: {other:?}"),
     }
+}
+
+#[test]
+fn a_leader_that_begins_alone_does_not_commit_what_is_not_synced_where_that_counts() {
+    let log = LeadersLog { durable_end: Some(Offset(95)), ..LOG };
+    let mut leader = LeaderState::new(BrokerId(1), &assignment(&[1], &[1], 7), ALONE_IS_ENOUGH, log, START);
+    assert_eq!(leader.high_watermark(), Offset(95));
+    assert_eq!(leader.on_durable(Offset(100), START), Some(Offset(100)));
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use gregor_replication::{
     FetchPlan, FetchPosition, Fetcher, FetcherConfig, FetcherId, FollowedPartition, FollowerFetch, FollowerLog,
-    FollowerState, FollowerStep, History, IsrProposal, LeaderMarks, LeaderState, OffsetLookUp, PartitionAnswer,
-    PartitionAssignment, Registration, ReplicationLimits, compare_history,
+    FollowerState, FollowerStep, History, IsrProposal, LeaderMarks, LeaderState, LeadersLog, OffsetLookUp,
+    PartitionAnswer, PartitionAssignment, Registration, ReplicationLimits, compare_history,
 };
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId};
 
@@ -216,9 +216,9 @@ impl Node {
             replica.log.begin_epoch(partition.leader_epoch);
             let limits = ReplicationLimits { min_isr, max_lag_ms: MAX_LAG_MS };
             let (start, end) = (Offset(replica.log.start), Offset(replica.log.end()));
+            let log = LeadersLog { start, end, durable_end: None, high_watermark };
             let now = Timestamp(now as i64);
-            replica.role =
-                Role::Leader(LeaderState::new(self.id, &assignment, limits, start, end, high_watermark, now));
+            replica.role = Role::Leader(LeaderState::new(self.id, &assignment, limits, log, now));
             return true;
         }
         let epoch = assignment.leader_epoch;

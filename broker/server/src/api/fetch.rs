@@ -17,13 +17,12 @@ use std::{
 use bytes::Bytes;
 use gregor_config::ReplicaSelector;
 use gregor_log::{EpochEndOffset, ReadPlan};
-use gregor_replication::Registration;
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, LeaderEpoch, Offset, TopicId};
 use gregor_wire::fetch::{FetchResponseWriter, FetchView, ResponsePlan};
 use tokio::time::Instant;
 
 use crate::{
-    api::{Context, nodes::reachable, registration_of},
+    api::{Broker, Context, nodes::reachable},
     close::Close,
     fetch_sessions::{Opened, SessionRequest, Shown, TopicRef, WantedPartition},
     partition::{FollowerReader, Isolation, Partition, Query, Read, Supply, Traffic},
@@ -84,7 +83,8 @@ struct Limits {
 struct Follower {
     id: BrokerId,
     epoch: BrokerEpoch,
-    registration: Option<Registration>,
+    /// Who knows how it is registered.
+    broker: Arc<Broker>,
     /// Whether throttled leaders here have given all that they may for now.
     is_over_quota: bool,
 }
@@ -154,10 +154,10 @@ impl Fetching {
         };
         let follower = (request.replica_id >= 0).then(|| {
             let id = BrokerId(request.replica_id);
-            let registration = registration_of(&context.broker.image(), id);
+            let broker = Arc::clone(&context.broker);
             let leaders = &context.broker.partitions.throttles().leader;
             let is_over_quota = leaders.exceeded_until(context.now()).is_some();
-            Arc::new(Follower { id, epoch: BrokerEpoch(request.replica_epoch), registration, is_over_quota })
+            Arc::new(Follower { id, epoch: BrokerEpoch(request.replica_epoch), broker, is_over_quota })
         });
         self.found.clear();
         match &opened {
@@ -476,7 +476,7 @@ fn read_now(context: &Context, found: &mut [Found], limits: &Limits) -> Option<u
 
 impl Found {
     /// KIP-74: the first batch of the first partition that has any is given whole, however large it is.
-    fn query<'l>(&self, limits: &'l Limits, bytes_before: u64) -> Query<'l> {
+    fn query<'l>(&'l self, limits: &'l Limits, bytes_before: u64) -> Query<'l> {
         let wanted = &self.wanted;
         let bytes_left = u64::from(limits.max_bytes).saturating_sub(bytes_before) as u32;
         Query {
@@ -492,7 +492,7 @@ impl Found {
                 replica: follower.id,
                 broker_epoch: follower.epoch,
                 log_start: Offset(wanted.log_start_offset),
-                registration: follower.registration,
+                registrations: &*follower.broker,
                 is_noted: self.is_noted,
                 is_over_quota: follower.is_over_quota,
             }),

@@ -12,7 +12,7 @@ use std::{
 use gregor_authentication::Principal;
 use gregor_config::{BrokerConfig, ReplicationConfig};
 use gregor_messages::ApiKey;
-use gregor_metadata::MetadataImage;
+use gregor_metadata::{Image, MetadataImage};
 use gregor_replication::Registration;
 use gregor_types::{BrokerId, KString, LeaderEpoch, PartitionIndex, Timestamp, TopicId};
 use gregor_wire::Message;
@@ -20,8 +20,8 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     close::Close, control::ControlHandle, controller_link::ControllerLink, fetch_sessions::FetchSessions,
-    groups::Groups, memory::MemoryPool, metrics::Metrics, partitions::Partitions, producer_ids::ProducerIds,
-    reply::Reply, tls_dialing::Outwards, tls_listener::TlsListener,
+    groups::Groups, memory::MemoryPool, metrics::Metrics, partition::Registrations, partitions::Partitions,
+    producer_ids::ProducerIds, reply::Reply, tls_dialing::Outwards, tls_listener::TlsListener,
 };
 
 pub(crate) mod alter_configs;
@@ -211,9 +211,21 @@ impl Context {
 }
 
 /// How the metadata knows a broker, as far as replication looks at it.
-pub(crate) fn registration_of(image: &gregor_metadata::Image, broker: BrokerId) -> Option<Registration> {
+pub(crate) fn registration_of(image: &Image, broker: BrokerId) -> Option<Registration> {
     let cluster = image.cluster();
     cluster.broker(broker).map(|known| Registration { epoch: known.epoch, active: cluster.is_active(broker) })
+}
+
+impl Registrations for Image {
+    fn registration(&self, broker: BrokerId) -> Option<Registration> {
+        registration_of(self, broker)
+    }
+}
+
+impl Registrations for Broker {
+    fn registration(&self, broker: BrokerId) -> Option<Registration> {
+        registration_of(&self.image(), broker)
+    }
 }
 
 /// Who leads a partition, by the metadata: named by id where `topic` is empty.

@@ -37,7 +37,8 @@ pub(super) struct Follow {
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     post: Mutex<Post>,
-    address: Mutex<Option<String>>,
+    /// All tasks of a fetcher share it.
+    address: Arc<Mutex<Option<String>>>,
     arrived: Notify,
     /// That of the newcomers' task, once there was one.
     newcomers: OnceLock<Arc<Inbox>>,
@@ -66,14 +67,19 @@ impl Follow {
 }
 
 impl Inbox {
+    /// That of another task of the same fetcher.
+    pub(super) fn beside(&self) -> Arc<Self> {
+        Arc::new(Self { address: Arc::clone(&self.address), ..Self::default() })
+    }
+
     /// Has the partition followed. One that would wait for the fetch under way is fetched apart until that is answered: `start`
     /// begins the task that does so.
-    pub(super) fn follow(&self, follow: Follow, start: impl FnOnce(Option<&String>) -> Arc<Self>) {
+    pub(super) fn follow(&self, follow: Follow, start: impl FnOnce() -> Arc<Self>) {
         let mut post = self.lock();
         let main = follow.by_another();
         if post.is_away && post.commands.len() < NEWCOMERS_MAX {
             // Before the main task can know of it, which has it dropped there again.
-            let newcomers = self.newcomers.get_or_init(|| start(self.address().as_ref()));
+            let newcomers = self.newcomers.get_or_init(start);
             newcomers.send(Command::Follow(follow));
         }
         post.commands.push(Command::Follow(main));
@@ -91,8 +97,8 @@ impl Inbox {
     }
 
     /// Has those that are behind followed by the task for them, which `start` begins.
-    pub(super) fn lend(&self, follow: Follow, start: impl FnOnce(Option<&String>) -> Arc<Self>) {
-        self.behind.get_or_init(|| start(self.address().as_ref())).send(Command::Follow(follow));
+    pub(super) fn lend(&self, follow: Follow, start: impl FnOnce() -> Arc<Self>) {
+        self.behind.get_or_init(start).send(Command::Follow(follow));
     }
 
     /// Tells the newcomers' task alone.
@@ -116,9 +122,6 @@ impl Inbox {
 
     pub(super) fn set_address(&self, address: Option<&String>) {
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address.cloned();
-        for other in [&self.newcomers, &self.behind].into_iter().filter_map(OnceLock::get) {
-            other.set_address(address);
-        }
     }
 
     /// What it is told; from here on it may be away.
@@ -136,5 +139,20 @@ impl Inbox {
 
     fn lock(&self) -> MutexGuard<'_, Post> {
         self.post.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_that_begins_while_the_leader_gets_another_address_is_told_of_it() {
+        let main = Inbox::default();
+        main.set_address(Some(&"before:9092".to_owned()));
+        let other = main.beside();
+        // It is known to the main task's inbox only afterwards.
+        main.set_address(Some(&"after:9092".to_owned()));
+        assert_eq!(other.address().as_deref(), Some("after:9092"));
     }
 }

@@ -1,7 +1,11 @@
 //! A fetcher's tasks, each of which asks its leader, and has what follows done to the logs: at once where that is a write of a few
 //! microseconds, else on a thread that may wait for the disk.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gregor_messages::{FetchResponse, ListOffsetsResponse, fetch_response::PartitionData};
@@ -15,7 +19,7 @@ use super::{
 };
 use crate::{
     clock::{now, steady},
-    partition::{Partition, QUICK_BYTES_MAX},
+    partition::{NotFollowed, Partition, QUICK_BYTES_MAX},
 };
 
 /// Slept at most before the clock is looked at again.
@@ -50,8 +54,12 @@ struct Work {
     lane: Lane,
     fetcher: Fetcher,
     partitions: HashMap<FollowedPartition, Follow>,
+    /// Partitions whose logs could not be used, and when that is tried again.
+    waiting: HashMap<FollowedPartition, (Timestamp, Follow)>,
     /// Partitions that another task follows until they have caught up, and the number that they were lent under.
     lent: HashMap<FollowedPartition, u64>,
+    /// Partitions that have caught up and are followed on until the main task takes them.
+    offered: HashSet<FollowedPartition>,
 }
 
 impl Worker {
@@ -75,19 +83,24 @@ impl Worker {
             lane: self.lane.clone(),
             fetcher: Fetcher::new(self.shared.fetcher_config()),
             partitions: HashMap::new(),
+            waiting: HashMap::new(),
             lent: HashMap::new(),
+            offered: HashSet::new(),
         };
         loop {
             let commands = self.inbox.take();
-            if !commands.is_empty() {
-                let taken = aside(work, |work| commands.into_iter().for_each(|command| work.take(command)));
+            if !commands.is_empty() || work.waits_until().is_some_and(|until| until <= steady()) {
+                let taken = aside(work, |work| {
+                    commands.into_iter().for_each(|command| work.take(command));
+                    work.follow_waiting();
+                });
                 let Some(back) = taken.await else { return };
                 work = back;
             }
             let throttled_until = self.shared.throttles.follower.exceeded_until(steady());
             let back = match work.fetcher.next(throttled_until, steady()) {
                 NextRequest::Wait(until) => {
-                    self.sleep(until).await;
+                    self.sleep(until.into_iter().chain(work.waits_until()).min()).await;
                     Some(work)
                 }
                 NextRequest::LookUp(asked) => self.look_up(work, asked).await,
@@ -169,9 +182,8 @@ impl Worker {
 }
 
 /// Begins the task for the partitions of a fetcher that are far behind.
-fn start_for_those_behind(shared: &Arc<Shared>, main: &Arc<Inbox>, address: Option<&String>) -> Arc<Inbox> {
-    let inbox = Arc::<Inbox>::default();
-    inbox.set_address(address);
+fn start_for_those_behind(shared: &Arc<Shared>, main: &Arc<Inbox>) -> Arc<Inbox> {
+    let inbox = main.beside();
     tokio::spawn(Worker::new(Arc::clone(shared), Arc::clone(&inbox), Lane::Behind(Arc::clone(main))).run());
     inbox
 }
@@ -196,7 +208,7 @@ impl Work {
             Command::Return(follow) => {
                 // Meanwhile it may be another's, or follow another leadership.
                 if self.lent.get(&follow.id()) == Some(&follow.by.number) {
-                    self.lent.remove(&follow.id());
+                    self.take_back(follow.id());
                     self.follow(follow);
                 }
             }
@@ -209,21 +221,50 @@ impl Work {
             }
             Command::Unfollow(id) => {
                 self.take_back(id);
-                self.fetcher.unfollow(id);
-                self.partitions.remove(&id);
+                self.unfollow(id);
             }
         }
     }
 
     fn follow(&mut self, follow: Follow) {
         let (id, leader_epoch) = (follow.id(), follow.leader_epoch);
-        // A log that is gone has nothing to follow with; who has it anew is told anew.
-        let Some((log, high_watermark)) = follow.partition.followed_from(follow.by, now()) else { return };
+        self.waiting.remove(&id);
+        self.offered.remove(&id);
+        let (log, high_watermark) = match follow.partition.followed_from(follow.by, now()) {
+            Ok(followed) => followed,
+            // A log that is gone has nothing to follow with; who has it anew is told anew.
+            Err(NotFollowed::Over) => return,
+            Err(NotFollowed::Yet) => {
+                self.unfollow(id);
+                let pause = self.shared.config.replica_fetch_backoff_ms;
+                self.waiting.insert(id, (steady().plus_ms(pause), follow));
+                return;
+            }
+        };
         let is_throttled = follow.partition.follows_throttled();
         self.partitions.insert(id, follow);
         let step = self.fetcher.follow(id, leader_epoch, log, high_watermark);
         self.fetcher.set_throttled(id, is_throttled);
         self.act(id, step, &[]);
+    }
+
+    fn unfollow(&mut self, id: FollowedPartition) {
+        self.fetcher.unfollow(id);
+        self.partitions.remove(&id);
+        self.waiting.remove(&id);
+        self.offered.remove(&id);
+    }
+
+    /// When a log that could not be used is tried again.
+    fn waits_until(&self) -> Option<Timestamp> {
+        self.waiting.values().map(|(until, _)| *until).min()
+    }
+
+    fn follow_waiting(&mut self) {
+        let at = steady();
+        let due: Vec<_> =
+            self.waiting.extract_if(|_, (until, _)| *until <= at).map(|(_, (_, follow))| follow).collect();
+        due.into_iter().for_each(|follow| self.follow(follow));
     }
 
     /// A partition that was lent is not the other task's any more.
@@ -245,15 +286,19 @@ impl Work {
     }
 
     fn hand_over(&mut self, id: FollowedPartition) {
-        let Some(follow) = self.partitions.remove(&id) else { return };
-        self.fetcher.unfollow(id);
-        let follow = follow.by_another();
+        let Some(follow) = self.partitions.get(&id).map(Follow::by_another) else { return };
         match &self.lane {
             Lane::Main => {
                 self.lent.insert(id, follow.by.number);
-                self.inbox.lend(follow, |address| start_for_those_behind(&self.shared, &self.inbox, address));
+                self.unfollow(id);
+                self.inbox.lend(follow, || start_for_those_behind(&self.shared, &self.inbox));
             }
-            Lane::Behind(main) => main.send(Command::Return(follow)),
+            // The main task takes it when its request, which may wait at the leader for long, is answered. Until then it counts on this one.
+            Lane::Behind(main) => {
+                if self.offered.insert(id) {
+                    main.send(Command::Return(follow));
+                }
+            }
             Lane::Newcomers => {}
         }
     }

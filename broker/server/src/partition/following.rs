@@ -26,6 +26,15 @@ pub(crate) struct Assignment {
     pub(crate) turn: u64,
 }
 
+/// Why a partition is not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotFollowed {
+    /// Its log is gone, or a later assignment's.
+    Over,
+    /// Its log cannot be opened or synced now; it may be later.
+    Yet,
+}
+
 /// What a step fails with.
 enum Failed {
     Append(AppendError),
@@ -48,26 +57,33 @@ impl From<LogError> for Failed {
 }
 
 impl Partition {
-    /// From now on only this assignment's steps are done. Where its log starts and ends, and the high watermark; `None` where the log
-    /// cannot be used, or is a later assignment's.
+    /// From now on only this assignment's steps are done. Where its log starts and ends, and the high watermark.
     ///
     /// Whoever asks a leader for what follows says that all before is here to stay. Where only synced records count, what a run that was
     /// killed, or a leadership that is over, has left unsynced is therefore synced first.
-    pub(crate) fn followed_from(&self, by: Assignment, now: Timestamp) -> Option<(LogPosition, Offset)> {
-        self.check_online().ok()?;
+    pub(crate) fn followed_from(&self, by: Assignment, now: Timestamp) -> Result<(LogPosition, Offset), NotFollowed> {
+        self.check_online().map_err(|_| NotFollowed::Over)?;
         let mut state = self.lock();
         if by < state.followed_by {
-            return None;
+            return Err(NotFollowed::Over);
         }
         state.followed_by = by;
-        let counts_synced = state.settings.syncs_before_acknowledging() && !state.log.is_gone();
-        let is_unsynced = counts_synced && state.log.recovery_point() < state.log.end_offset();
+        let is_unsynced = state.has_unsynced_that_count();
         drop(state);
         if is_unsynced {
             self.flush(now);
-            self.check_online().ok()?;
         }
-        self.with_log(|log, high_watermark| (position(log), high_watermark))
+        let look = |log: &mut PartitionLog, high_watermark| (position(log), high_watermark);
+        let position = self.with_log(look);
+        let state = self.lock();
+        if self.is_offline() || state.log.is_gone() {
+            return Err(NotFollowed::Over);
+        }
+        // A full disk may have room later, and it may be another log by now.
+        if state.has_unsynced_that_count() {
+            return Err(NotFollowed::Yet);
+        }
+        position.ok_or(NotFollowed::Yet)
     }
 
     /// Whether an append of no more than [`QUICK_BYTES_MAX`] is made in a moment: nothing of its log has to be read before, nor synced
@@ -76,7 +92,8 @@ impl Partition {
         if self.home.load().appends.is_slow() {
             return false;
         }
-        let mut state = self.lock();
+        // Who holds it may be stuck.
+        let Some(mut state) = self.try_lock() else { return false };
         state.log.opened_mut().is_some() && !state.settings.syncs_before_acknowledging()
     }
 
@@ -216,6 +233,14 @@ impl Partition {
     }
 }
 
+impl State {
+    /// Whether there are records that are not on the disk, where only those that are count.
+    fn has_unsynced_that_count(&self) -> bool {
+        let counts_synced = self.settings.syncs_before_acknowledging() && !self.log.is_gone();
+        counts_synced && self.log.recovery_point() < self.log.end_offset()
+    }
+}
+
 impl FollowerLog for Partition {
     fn position(&self) -> LogPosition {
         // A log that is gone has nothing; the step that follows says so.
@@ -254,7 +279,7 @@ fn append(log: &mut PartitionLog, leader_epoch: LeaderEpoch, records: &[u8], now
     }
     let before = log.end_offset();
     let whole = if known == 0 { records } else { &records[..known] };
-    log.append_as_follower(whole, now)?;
+    log.append_as_replica(whole, now)?;
     Ok(log.end_offset().value() - before.value())
 }
 

@@ -390,7 +390,7 @@ impl Partition {
 }
 
 fn append(copy: &mut PartitionLog, bytes: &[u8], now: Timestamp) -> Result<(), MoveError> {
-    copy.append_copy(bytes, now).map_err(|error| match error {
+    copy.append_as_replica(bytes, now).map_err(|error| match error {
         AppendError::Log(error) => MoveError::Target(error),
         error => MoveError::Damaged(error),
     })

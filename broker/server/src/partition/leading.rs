@@ -13,17 +13,23 @@ use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, Timest
 use super::{Partition, Query, Role, State};
 use crate::{clock::now, waiters::Waiter};
 
+/// How the metadata knows brokers.
+pub(crate) trait Registrations: Sync {
+    /// What it says of one now.
+    fn registration(&self, broker: BrokerId) -> Option<Registration>;
+}
+
 /// Who fetches as a follower.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct FollowerReader {
+#[derive(Clone, Copy)]
+pub(crate) struct FollowerReader<'a> {
     /// Who.
     pub(crate) replica: BrokerId,
     /// In which life; -1 where an old protocol does not say.
     pub(crate) broker_epoch: BrokerEpoch,
     /// Where its own log starts.
     pub(crate) log_start: Offset,
-    /// How the metadata knows it.
-    pub(crate) registration: Option<Registration>,
+    /// Whom to ask how the metadata knows it.
+    pub(crate) registrations: &'a dyn Registrations,
     /// Whether the leader knows of this fetch already: it is read again after a wait, and says nothing new then.
     pub(crate) is_noted: bool,
     /// Whether throttled leaders here have given all that they may for now.
@@ -48,7 +54,7 @@ impl Partition {
         self: &Arc<Self>,
         state: &mut State,
         query: &Query<'_>,
-        follower: &FollowerReader,
+        follower: &FollowerReader<'_>,
     ) -> Result<(), ErrorCode> {
         let Role::Leader(leader) = &mut state.role else { return Err(ErrorCode::NotLeaderOrFollower) };
         if follower.is_noted {
@@ -63,13 +69,10 @@ impl Partition {
             leader_epoch: query.current_leader_epoch,
             offset: query.from,
             log_start: follower.log_start,
-            registration: follower.registration,
+            // Asked under the lock: what is older than what the partition was told would take its place.
+            registration: follower.registrations.registration(follower.replica),
         };
-        let low_watermark = leader.low_watermark();
-        let progress = leader.on_fetch(fetch, now())?;
-        if leader.low_watermark() != low_watermark {
-            self.lock_waiters().on_low_watermark();
-        }
+        let progress = self.waking_deletions(leader, |leader| leader.on_fetch(fetch, now()))?;
         if let Some(proposal) = progress.proposal {
             self.isr_changes.propose(self, proposal);
         }
@@ -90,6 +93,16 @@ impl Partition {
         }
     }
 
+    /// Runs something that may move where the live replicas' logs begin, and wakes the deletions that wait for that.
+    pub(super) fn waking_deletions<T>(&self, leader: &mut LeaderState, act: impl FnOnce(&mut LeaderState) -> T) -> T {
+        let before = leader.low_watermark();
+        let acted = act(leader);
+        if leader.low_watermark() != before {
+            self.lock_waiters().on_low_watermark();
+        }
+        acted
+    }
+
     /// Proposes to go on without the followers that have been behind for too long.
     pub(crate) fn drop_laggards(self: &Arc<Self>, now: Timestamp) {
         let mut state = self.lock();
@@ -106,10 +119,12 @@ impl Partition {
     pub(crate) fn on_registrations(&self, brokers: &[(BrokerId, Option<Registration>)], now: Timestamp) {
         let mut state = self.lock();
         let Role::Leader(leader) = &mut state.role else { return };
-        let mut moved = None;
-        for (broker, registration) in brokers {
-            moved = leader.on_registration(*broker, *registration, now).or(moved);
-        }
+        let moved = self.waking_deletions(leader, |leader| {
+            let tell = |moved, (broker, registration): &(BrokerId, Option<Registration>)| {
+                leader.on_registration(*broker, *registration, now).or(moved)
+            };
+            brokers.iter().fold(None, tell)
+        });
         if !leader.is_alone() {
             // A follower that can join now is to be looked at with its next fetch.
             self.lock_waiters().tell_sessions();
@@ -127,7 +142,7 @@ impl Partition {
         let mut state = self.lock();
         let Role::Leader(leader) = &mut state.role else { return ProposalOutcome::Ignored };
         let before = leader.isr().to_vec();
-        let outcome = leader.on_proposal_answered(asked, answer, now);
+        let outcome = self.waking_deletions(leader, |leader| leader.on_proposal_answered(asked, answer, now));
         self.count_isr_change(&before, leader);
         if let ProposalOutcome::Settled(moved) = outcome {
             self.lock_waiters().tell_sessions();

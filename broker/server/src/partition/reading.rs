@@ -83,7 +83,7 @@ pub(crate) struct Marks {
 }
 
 /// What is asked of one partition.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Query<'a> {
     /// The first offset wanted.
     pub(crate) from: Offset,
@@ -102,7 +102,7 @@ pub(crate) struct Query<'a> {
     /// The brokers in the reader's rack, where the leader is to send it to them.
     pub(crate) near: &'a [BrokerId],
     /// Who asks, where that is a follower.
-    pub(crate) follower: Option<FollowerReader>,
+    pub(crate) follower: Option<FollowerReader<'a>>,
 }
 
 /// Why a read gives nothing.

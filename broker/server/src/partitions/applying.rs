@@ -40,7 +40,7 @@ impl Partitions {
             unmade: BTreeSet::new(),
             topics: HashMap::new(),
             counts: None,
-            is_outdated: true,
+            outdated: self.storage.directories().to_vec(),
         };
         let survey = self.storage.survey(threads, &|| self.is_stopping());
         self.add_leftovers(survey.leftovers);
@@ -131,7 +131,7 @@ impl Partitions {
             let delay_ms = log.config().file_delete_delay_ms;
             self.delete_log(&directory, HeldLog::Open(Box::new(log)), delay_ms);
             directory.settle(&name);
-            work.is_outdated = true;
+            self.outdate_checkpoints(work);
             // A topic of the same name may have come in the meantime; its folder's name is free now.
             if let Some(replica) = named.and_then(|topic| self.replica(topic, name.partition)) {
                 self.hold(&mut map, &replica, work);
@@ -187,7 +187,8 @@ impl Partitions {
             match action {
                 PartitionAction::Delete { topic_id, index, .. } => {
                     self.delete(&mut map, topic_id, index);
-                    (deletes, work.is_outdated) = (true, true);
+                    deletes = true;
+                    self.outdate_checkpoints(work);
                 }
                 PartitionAction::Hold { topic_id, topic, index, role, partition } => {
                     self.hold(&mut map, &Replica { topic_id, topic, index, role, state: &partition }, work);

@@ -29,25 +29,34 @@ const PARTITIONS_PER_THREAD_MIN: usize = 16;
 impl Partitions {
     /// Writes the checkpoint files: one kind, every directory.
     pub(crate) fn checkpoint(&self, kind: CheckpointKind) {
-        let _one_at_a_time = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
         for directory in self.storage.directories() {
-            // Asked for first: whoever serves in between is in both, nobody is in neither.
-            let Some(mut waiting) = directory.waiting(kind) else { continue };
-            for partition in self.all() {
-                waiting.extend(entry(&partition, directory, kind).map(|offset| (partition.name(), offset)));
-            }
-            directory.checkpoint(kind, waiting.into_iter().collect());
+            self.checkpoint_in(directory, kind);
         }
     }
 
-    /// The checkpoints say nothing more of logs that are gone: a new one of the same name would begin where the old one did, and
-    /// lose its records at the next start.
-    pub(super) fn forget_gone(&self, work: &mut Work) {
-        if std::mem::take(&mut work.is_outdated) {
-            for kind in CheckpointKind::ALL {
-                self.checkpoint(kind);
-            }
+    /// Writes a checkpoint file of a directory; whether it says what is so now, or never has to.
+    fn checkpoint_in(&self, directory: &Arc<Directory>, kind: CheckpointKind) -> bool {
+        let _one_at_a_time = self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked for first: whoever serves in between is in both, nobody is in neither.
+        let Some(mut waiting) = directory.waiting(kind) else { return true };
+        for partition in self.all() {
+            waiting.extend(entry(&partition, directory, kind).map(|offset| (partition.name(), offset)));
         }
+        directory.checkpoint(kind, waiting.into_iter().collect())
+    }
+
+    /// Any checkpoint may name logs that are gone.
+    pub(super) fn outdate_checkpoints(&self, work: &mut Work) {
+        work.outdated = self.storage.directories().to_vec();
+    }
+
+    /// The checkpoints say nothing more of logs that are gone: a new one of the same name would begin where the old one did, and
+    /// lose its records at the next start. Those that could not be written stay outdated.
+    pub(super) fn forget_gone(&self, work: &mut Work) {
+        let is_written = |directory: &Arc<Directory>| {
+            CheckpointKind::ALL.iter().fold(true, |all, kind| self.checkpoint_in(directory, *kind) && all)
+        };
+        work.outdated.retain(|directory| !is_written(directory));
     }
 
     /// Closes every log: syncs, writes producer snapshots, then the checkpoints.

@@ -97,6 +97,10 @@ impl Partitions {
         let directory = self.directory_for(map, wish.unwrap_or(assigned), work)?;
         let config = Arc::clone(&work.topic(replica, &self.metrics).settings.log);
         self.forget_gone(work);
+        if work.outdated.iter().any(|outdated| Arc::ptr_eq(outdated, &directory)) {
+            work.unmade.insert((replica.topic_id, replica.index));
+            return None;
+        }
         let created = directory.create(name.clone(), replica.topic_id, config, now());
         if let Some(counts) = &mut work.counts {
             *counts.entry(directory.id).or_default() += 1;
@@ -135,7 +139,7 @@ impl Partitions {
     /// Takes what lies in failed directories out of service, for good.
     pub(super) fn go_offline(&self, work: &mut Work) {
         for partition in self.all().iter().filter(|partition| partition.is_offline()) {
-            drop(partition.take_log());
+            drop(partition.take_log_if_offline());
         }
         for directory in self.storage.directories().iter().filter(|directory| directory.is_failed()) {
             self.end_moves_of(directory);

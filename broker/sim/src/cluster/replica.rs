@@ -9,8 +9,8 @@ use gregor_log::{AppendError, Appended, FlushToken, LogConfig, LogError, Partiti
 use gregor_raft::Nanos;
 use gregor_replication::{
     EpochEnd, FetchPosition, FollowedPartition, FollowerFetch, FollowerLog, FollowerState, FollowerStep, History,
-    IsrProposal, LeaderMarks, LeaderState, LogPosition, LogSide, OffsetLookUp, PartitionAnswer, PartitionAssignment,
-    Registration, ReplicationLimits, StepFailure, compare_history,
+    IsrProposal, LeaderMarks, LeaderState, LeadersLog, LogPosition, LogSide, OffsetLookUp, PartitionAnswer,
+    PartitionAssignment, Registration, ReplicationLimits, StepFailure, compare_history,
 };
 use gregor_server::TopicSettings;
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, Timestamp};
@@ -127,12 +127,11 @@ impl Replica {
         if assignment.leader_epoch > self.log.last_epoch() {
             self.log.assign_epoch_start(assignment.leader_epoch, self.log.end_offset());
         }
+        let durable_end = self.settings.syncs_before_acknowledging().then(|| self.log.recovery_point());
+        self.flush_wanted |= durable_end.is_some();
         let (start, end) = (self.log.start_offset(), self.log.end_offset());
-        let mut leading = LeaderState::new(me, assignment, self.limits, start, end, high_watermark, now);
-        if self.settings.syncs_before_acknowledging() {
-            leading.on_durability(Some(self.log.recovery_point()), now);
-            self.flush_wanted = true;
-        }
+        let log = LeadersLog { start, end, durable_end, high_watermark };
+        let mut leading = LeaderState::new(me, assignment, self.limits, log, now);
         introduce(&mut leading, assignment, registered, now);
         self.role = Role::Leader(leading);
     }
@@ -361,7 +360,7 @@ impl Replica {
             FollowerStep::Append { from, leader, .. } if from == log.end_offset() => {
                 let known = known_part(records, leader_epoch);
                 if !known.is_empty() {
-                    log.append_as_follower(known, now)?;
+                    log.append_as_replica(known, now)?;
                     self.unflushed += log.end_offset().value() - from.value();
                 }
                 let moved = follower.on_appended(log.start_offset(), log.end_offset(), leader);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gregor_log::{AppendError, Appended, FlushToken, Flushed, LogConfig, LogError, PartitionLog, ReadRequest};
 use gregor_raft::Nanos;
-use gregor_replication::{LeaderState, PartitionAssignment};
+use gregor_replication::{LeaderState, LeadersLog, PartitionAssignment};
 use gregor_server::TopicSettings;
 use gregor_types::{BrokerId, ErrorCode, KString, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId};
 use gregor_wire::batch::{ValidatedBatch, validate_produced};
@@ -100,14 +100,11 @@ impl Partition {
             if assignment.leader_epoch > self.log.last_epoch() {
                 self.log.assign_epoch_start(assignment.leader_epoch, self.log.end_offset());
             }
+            let durable_end = self.settings.syncs_before_acknowledging().then(|| self.log.recovery_point());
+            self.flush_wanted |= durable_end.is_some();
             let (start, end) = (self.log.start_offset(), self.log.end_offset());
-            let limits = self.settings.limits;
-            let mut leader = LeaderState::new(me, assignment, limits, start, end, self.high_watermark, now);
-            if self.settings.syncs_before_acknowledging() {
-                leader.on_durability(Some(self.log.recovery_point()), now);
-                self.flush_wanted = true;
-            }
-            leader
+            let log = LeadersLog { start, end, durable_end, high_watermark: self.high_watermark };
+            LeaderState::new(me, assignment, self.settings.limits, log, now)
         });
     }
 

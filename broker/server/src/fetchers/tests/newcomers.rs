@@ -3,7 +3,7 @@
 use gregor_replication::FollowerStep;
 
 use super::*;
-use crate::partition::Assignment;
+use crate::partition::{Assignment, NotFollowed};
 
 fn hold_fetches(world: &World, holds: bool) {
     *locked(&world.cluster.holds_fetches) = holds;
@@ -46,8 +46,8 @@ async fn what_a_fetcher_does_to_a_log_that_another_took_over_is_not_done() {
         follower.follow_step(step, by, &[], now()).unwrap().end
     };
     let (later, latest) = (Assignment { number: 1_000, turn: 9 }, Assignment { number: 1_001, turn: 0 });
-    assert!(follower.followed_from(latest, now()).is_some());
-    assert!(follower.followed_from(later, now()).is_none(), "a later one has it");
+    assert!(follower.followed_from(latest, now()).is_ok());
+    assert_eq!(follower.followed_from(later, now()), Err(NotFollowed::Over), "a later one has it");
     assert_eq!(cut(later), Offset(1));
     assert_eq!(cut(latest), Offset(0));
 }

@@ -18,7 +18,7 @@ fn supplied(leader: &Arc<Partition>, is_over_quota: bool) -> (usize, Supply, boo
             replica: BrokerId(2),
             broker_epoch: BrokerEpoch(102),
             log_start: Offset(0),
-            registration: None,
+            registrations: &Image::default(),
             is_noted: false,
             is_over_quota,
         }),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gregor_replication::{
     EpochEnd, FetchPlan, FetchPosition, Fetcher, FetcherConfig, FollowedPartition, FollowerFetch, FollowerLog,
-    FollowerState, FollowerStep, History, IsrProposal, LeaderMarks, LeaderState, LogPosition, NextRequest,
+    FollowerState, FollowerStep, History, IsrProposal, LeaderMarks, LeaderState, LeadersLog, LogPosition, NextRequest,
     PartitionAnswer, ProposalAnswer, ProposalOutcome, ReplicationLimits, compare_history,
 };
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, PartitionIndex, Timestamp, TopicId};
@@ -92,7 +92,8 @@ impl Broker {
             return;
         }
         log.begin_epoch(view.leader_epoch);
-        let mut leader = LeaderState::new(*id, &assignment, LIMITS, Offset::ZERO, log.end(), high_watermark, NOW);
+        let own = LeadersLog { start: Offset::ZERO, end: log.end(), durable_end: None, high_watermark };
+        let mut leader = LeaderState::new(*id, &assignment, LIMITS, own, NOW);
         introduce(&mut leader, view);
         process.role = Role::Leader(leader);
     }

@@ -1,0 +1,40 @@
+//! What a leadership promised, once it is over.
+
+use std::thread;
+
+use super::*;
+use crate::storage::Flush;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_was_cut_while_its_append_ended_is_not_acknowledged() {
+    let world = World::with(&[("min.insync.replicas", "1"), ("flush.messages", "1")]);
+    world.cut_off(2);
+    let [one, two] = world.publish().await;
+    let (held, appended) = {
+        let (holding, held) = std::sync::mpsc::channel();
+        let (letting_go, let_go) = std::sync::mpsc::channel::<()>();
+        let directory = one.directory();
+        let holder = thread::spawn(move || {
+            let _held = directory.hold_flush_requests();
+            holding.send(()).unwrap();
+            // Until the other end is dropped.
+            let _ = let_go.recv();
+        });
+        held.recv().unwrap();
+        // One that was asked for before would do for the append, too.
+        one.flush(now());
+        let one = Arc::clone(&one);
+        ((letting_go, holder), thread::spawn(move || append(&one, "cut", true)))
+    };
+    until("it is in the log", || end_of(&one) == 1).await;
+    world.elect(2).await;
+    append(&two, "instead", false).unwrap();
+    world.heal();
+    until("the new leader's is committed here", || one.high_watermark() == Offset(1)).await;
+    assert_eq!(bytes_of(&one), bytes_of(&two));
+    let (letting_go, holder) = held;
+    drop(letting_go);
+    holder.join().unwrap();
+    let awaits = appended.join().unwrap().unwrap().awaits.expect("what is committed is another record");
+    assert_eq!(one.check(awaits), Err(ErrorCode::NotLeaderOrFollower));
+}
