@@ -49,7 +49,7 @@ use crate::{
 const CONTROL_MEMORY_BYTES: usize = 32 << 20;
 /// How long others may take to have taken over from a node that stops, as long as its controller answers: half of the time that a pod has,
 /// so that its logs are marked clean all the same.
-const CONTROLLED_SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+const CONTROLLED_SHUTDOWN_MAX: Duration = Duration::from_mins(1);
 
 /// What a node is started with besides `server.properties`.
 #[derive(Debug, Clone, Default)]

@@ -297,7 +297,7 @@ impl Driver {
 
     pub(super) fn take(&mut self, command: Command) -> Result<(), ControlError> {
         match command {
-            Command::Request { origin, request, reply } => match request {
+            Command::Request { origin, request, reply } => match *request {
                 ControllerRequest::Controller(request) => {
                     let id = DecisionId(self.askers.add(Asker::Caller(reply)));
                     self.step_controller(ControllerInput::Request { id, version: origin.version, request });

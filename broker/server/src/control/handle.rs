@@ -108,7 +108,7 @@ impl BrokerState {
 pub(super) enum Command {
     Request {
         origin: Origin,
-        request: ControllerRequest,
+        request: Box<ControllerRequest>,
         reply: oneshot::Sender<ControllerResponse>,
     },
     /// The partitions manager has done everything up to this offset of the metadata log.
@@ -143,7 +143,7 @@ impl ControlHandle {
             ControllerRequest::Quorum(_) => &self.quorum_requests,
             ControllerRequest::Controller(_) => &self.commands,
         };
-        queue.send(Command::Request { origin, request, reply }).await.map_err(|_| ControlClosed)?;
+        queue.send(Command::Request { origin, request: Box::new(request), reply }).await.map_err(|_| ControlClosed)?;
         response.await.map_err(|_| ControlClosed)
     }
 

@@ -51,6 +51,7 @@ impl SteppedControl {
         request: ControllerRequest,
     ) -> Result<oneshot::Receiver<ControllerResponse>, ControlError> {
         let (reply, response) = oneshot::channel();
+        let request = Box::new(request);
         self.driver.take(Command::Request { origin: Origin::here(version), request, reply })?;
         Ok(response)
     }

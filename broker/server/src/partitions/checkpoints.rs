@@ -54,7 +54,8 @@ impl Partitions {
     /// lose its records at the next start. Those that could not be written stay outdated.
     pub(super) fn forget_gone(&self, work: &mut Work) {
         let is_written = |directory: &Arc<Directory>| {
-            CheckpointKind::ALL.iter().fold(true, |all, kind| self.checkpoint_in(directory, *kind) && all)
+            let unwritten = CheckpointKind::ALL.iter().filter(|kind| !self.checkpoint_in(directory, **kind));
+            unwritten.count() == 0
         };
         work.outdated.retain(|directory| !is_written(directory));
     }
