@@ -91,7 +91,9 @@ impl Worker {
             let commands = self.inbox.take();
             if !commands.is_empty() || work.waits_until().is_some_and(|until| until <= steady()) {
                 let taken = aside(work, |work| {
-                    commands.into_iter().for_each(|command| work.take(command));
+                    for command in commands {
+                        work.take(command);
+                    }
                     work.follow_waiting();
                 });
                 let Some(back) = taken.await else { return };
@@ -264,7 +266,9 @@ impl Work {
         let at = steady();
         let due: Vec<_> =
             self.waiting.extract_if(|_, (until, _)| *until <= at).map(|(_, (_, follow))| follow).collect();
-        due.into_iter().for_each(|follow| self.follow(follow));
+        for follow in due {
+            self.follow(follow);
+        }
     }
 
     /// A partition that was lent is not the other task's any more.

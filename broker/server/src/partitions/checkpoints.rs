@@ -53,9 +53,8 @@ impl Partitions {
     /// The checkpoints say nothing more of logs that are gone: a new one of the same name would begin where the old one did, and
     /// lose its records at the next start. Those that could not be written stay outdated.
     pub(super) fn forget_gone(&self, work: &mut Work) {
-        let is_written = |directory: &Arc<Directory>| {
-            CheckpointKind::ALL.iter().fold(true, |all, kind| self.checkpoint_in(directory, *kind) && all)
-        };
+        let is_written =
+            |directory: &Arc<Directory>| CheckpointKind::ALL.iter().all(|kind| self.checkpoint_in(directory, *kind));
         work.outdated.retain(|directory| !is_written(directory));
     }
 
