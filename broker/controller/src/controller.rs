@@ -380,6 +380,8 @@ impl Controller {
 
     fn renounce(&mut self, effects: &mut Effects) {
         if let Role::Active(active) = std::mem::replace(&mut self.role, Role::Standby) {
+            // What is not appended by now follows from records that may never be.
+            effects.0.retain(|effect| !matches!(effect, Effect::Append { .. }));
             for pending in active.pending {
                 effects.reply(pending.id, pending.request.refused(&Refusal::not_controller()));
             }

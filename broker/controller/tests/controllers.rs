@@ -5,12 +5,13 @@
 mod common;
 
 use common::{Rig, SET, alter, assert_error, topic};
+use gregor_controller::{Effect, Effects, Input, RequestId};
 use gregor_messages::{
-    ControllerRegistrationRequest, ControllerRegistrationResponse, IncrementalAlterConfigsResponse,
-    UnregisterControllerRequest, UnregisterControllerResponse,
+    ControllerRegistrationRequest, ControllerRegistrationResponse, CreateTopicsRequest,
+    IncrementalAlterConfigsResponse, UnregisterControllerRequest, UnregisterControllerResponse,
 };
 use gregor_metadata::{ConfigResource, ResourceType};
-use gregor_types::{BrokerId, ErrorCode};
+use gregor_types::{BrokerId, ErrorCode, Offset};
 
 fn register(rig: &mut Rig, controller_id: i32) {
     let request = ControllerRegistrationRequest { controller_id, ..Default::default() };
@@ -85,4 +86,21 @@ fn a_broker_is_told_again_what_it_has_and_a_topic_is_not() {
         }
         assert_eq!(written, records, "the second time, as key stores may have been replaced in their places");
     }
+}
+
+#[test]
+fn what_was_decided_and_not_appended_goes_with_the_leadership() {
+    let mut rig = Rig::at(30).brokers(1);
+    let mut effects = Effects::default();
+    let (end, mut seed) = (Offset(rig.log.len() as i64), 0);
+    let mut random = || {
+        seed += 1;
+        seed
+    };
+    let request = CreateTopicsRequest { topics: vec![topic("t", 1, 1)], ..Default::default() };
+    let input = Input::Request { id: RequestId(1_000), version: 7, request: request.into() };
+    rig.controller.step(input, end, rig.now, &mut random, &mut effects);
+    rig.controller.step(Input::LeadershipLost, end, rig.now, &mut random, &mut effects);
+    let left: Vec<_> = std::iter::from_fn(|| effects.pop()).collect();
+    assert!(matches!(left.as_slice(), [Effect::Reply { to: RequestId(1_000), .. }]), "{left:?}");
 }

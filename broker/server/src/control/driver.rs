@@ -385,7 +385,7 @@ impl Driver {
         Ok(true)
     }
 
-    fn carry_out_all(&mut self) -> Result<(), ControlError> {
+    pub(super) fn carry_out_all(&mut self) -> Result<(), ControlError> {
         while self.stalled.is_none() {
             if let Some(effect) = self.quorum_effects.pop() {
                 self.carry_out(effect)?;

@@ -44,7 +44,7 @@ impl SteppedControl {
         Ok(self.driver.next_deadline())
     }
 
-    /// Gives it a request; the answer comes out of a later step.
+    /// Gives it a request, whose decisions are carried out at once, as the thread does; the answer comes out of a later step.
     pub fn request(
         &mut self,
         version: i16,
@@ -53,6 +53,7 @@ impl SteppedControl {
         let (reply, response) = oneshot::channel();
         let request = Box::new(request);
         self.driver.take(Command::Request { origin: Origin::here(version), request, reply })?;
+        self.driver.carry_out_all()?;
         Ok(response)
     }
 
@@ -62,8 +63,9 @@ impl SteppedControl {
     }
 
     /// What came of a request that was taken.
-    pub fn hear(&mut self, heard: Heard) {
+    pub fn hear(&mut self, heard: Heard) -> Result<(), ControlError> {
         self.driver.hear(heard);
+        self.driver.carry_out_all()
     }
 
     /// Begins the controlled shutdown of this broker.

@@ -405,7 +405,7 @@ impl Process {
         {
             any = true;
             match queued {
-                Queued::Heard(heard) => self.control.hear(heard),
+                Queued::Heard(heard) => self.control.hear(heard)?,
                 Queued::Request(back, request) => self.decisions.push((back, self.control.request(LATEST, request)?)),
             }
         }
