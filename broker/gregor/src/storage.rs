@@ -447,7 +447,6 @@ fn end(arguments: &EnsureArguments, refusal: &Refusal, code: u8) -> ExitCode {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use super::*;
 

@@ -128,14 +128,10 @@ impl Connection {
         match row.handler {
             Handler::Produce => {
                 let reused = std::mem::take(&mut self.response);
-                // These waits are rare, and nobody waits for an answer meanwhile that could be given.
-                if self.context.broker.partitions.is_behind() {
+                if produce::has_to_wait(&self.context, &body) {
+                    // Nobody waits for an answer meanwhile that could be given.
                     self.answer_all().await?;
-                    Box::pin(produce::partitions_led(&self.context, &body)).await;
-                }
-                if self.context.broker.partitions.are_topic_ids_awaited() {
-                    self.answer_all().await?;
-                    Box::pin(produce::topic_ids_written(&self.context, &body)).await;
+                    Box::pin(produce::ready(&self.context, &body)).await;
                 }
                 let any_slow = self.context.is_any_directory_slow();
                 let slow = any_slow.then(|| produce::slow_directory(&self.context, &body)).flatten();

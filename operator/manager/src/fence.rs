@@ -46,7 +46,6 @@ fn held(lease: &LeaseSpec, identity: &str, now: Timestamp) -> Result<(), String>
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)] // a test that cannot go on may say so by panicking
 mod tests {
     use super::*;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;

@@ -113,19 +113,32 @@ pub(crate) fn slow_directory(context: &Context, body: &[u8]) -> Option<Arc<Appen
     })
 }
 
-/// Waits for partitions that clients are told this broker leads, until it does, for as long as the request may take: refused and sent again, its
-/// batches could end up behind later ones.
-pub(crate) async fn partitions_led(context: &Context, body: &[u8]) {
-    let Ok(request) = ProduceView::parse(body, context.api_version) else { return };
-    let is_any_awaited = || {
-        let image = context.broker.image();
-        request
-            .topics()
-            .any(|topic| topic.partitions().any(|partition| is_yet_to_be_led(context, &image, topic, partition.index)))
-    };
-    let awaited = context.broker.partitions.wait_while_behind(is_any_awaited);
+/// Whether something that a request appends to is not ready for it yet.
+pub(crate) fn has_to_wait(context: &Context, body: &[u8]) -> bool {
+    let partitions = &context.broker.partitions;
+    partitions.is_behind() && is_any_yet_to_be_led(context, body)
+        || partitions.are_topic_ids_awaited() && is_any_topic_id_awaited(context, body)
+}
+
+/// Waits until everything that a request appends to is ready for it.
+pub(crate) async fn ready(context: &Context, body: &[u8]) {
+    let partitions = &context.broker.partitions;
+    // Partitions that clients are told this broker leads, for as long as the request may take: refused and sent again, its batches could end up
+    // behind later ones.
+    let wait = ProduceView::parse(body, context.api_version).map_or(Duration::ZERO, |request| timeout(&request));
+    let led = partitions.wait_while_behind(|| is_any_yet_to_be_led(context, body));
     // Whoever waits in vain is refused as ever.
-    let _ = tokio::time::timeout_at(context.received_at + timeout(&request), awaited).await;
+    let _ = tokio::time::timeout_at(context.received_at + wait, led).await;
+    // The topics' ids of new partitions: many written at once are faster than each by its first append, which would hold up this thread besides.
+    partitions.wait_for_topic_ids_while(|| is_any_topic_id_awaited(context, body)).await;
+}
+
+fn is_any_yet_to_be_led(context: &Context, body: &[u8]) -> bool {
+    let Ok(request) = ProduceView::parse(body, context.api_version) else { return false };
+    let image = context.broker.image();
+    request
+        .topics()
+        .any(|topic| topic.partitions().any(|partition| is_yet_to_be_led(context, &image, topic, partition.index)))
 }
 
 fn is_yet_to_be_led(context: &Context, image: &MetadataImage, topic: ProduceTopic<'_>, index: i32) -> bool {
@@ -134,11 +147,8 @@ fn is_yet_to_be_led(context: &Context, image: &MetadataImage, topic: ProduceTopi
     leader == me && find(context, topic, index).is_none_or(|of| of.is_led_before(epoch))
 }
 
-/// Waits until the topics' ids are written of all new partitions that a request appends to: many at once are faster than each
-/// by its first append, which would hold up this thread besides.
-pub(crate) async fn topic_ids_written(context: &Context, body: &[u8]) {
-    let is_any_awaited = || find_map(context, body, |of| of.is_topic_id_awaited().then_some(())).is_some();
-    context.broker.partitions.wait_for_topic_ids_while(is_any_awaited).await;
+fn is_any_topic_id_awaited(context: &Context, body: &[u8]) -> bool {
+    find_map(context, body, |of| of.is_topic_id_awaited().then_some(())).is_some()
 }
 
 /// What is found first of the partitions here that a request appends to.
