@@ -3,12 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use gregor_config::{BrokerConfig, Properties};
+use gregor_log::disk::RealDisk;
 use gregor_server::{Node, NodeOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -72,21 +74,28 @@ pub fn serve(config: BrokerConfig, health_listen: Option<String>, started: impl 
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let node = Node::start(config, NodeOptions { health_listen }).await?;
-        started(&node);
-        tokio::spawn(async move {
-            tokio::time::sleep(AFTER_START).await;
-            let bytes = start_pages.release();
-            tracing::debug!(bytes, "let go of what the start had mapped of the program");
-        });
+        let mut node = Node::begin(Arc::new(RealDisk), config, NodeOptions { health_listen }).await?;
         let mut failed = node.failures();
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("told to stop"),
-            _ = interrupt.recv() => tracing::info!("interrupted: stopping cleanly; once more to stop at once"),
-            failure = failed.recv() => {
-                node.shutdown().await.ok();
-                anyhow::bail!("the node cannot go on: {failure}");
-            }
+        let serves = async {
+            node.let_clients_in().await?;
+            started(&node);
+            tokio::spawn(async move {
+                tokio::time::sleep(AFTER_START).await;
+                let bytes = start_pages.release();
+                tracing::debug!(bytes, "let go of what the start had mapped of the program");
+            });
+            std::future::pending().await
+        };
+        // Also while it waits for a quorum, which may take for ever.
+        let ended: Result<()> = tokio::select! {
+            _ = terminate.recv() => { tracing::info!("told to stop"); Ok(()) }
+            _ = interrupt.recv() => { tracing::info!("interrupted: stopping cleanly; once more to stop at once"); Ok(()) }
+            failure = failed.recv() => Err(anyhow!("the node cannot go on: {failure}")),
+            failure = serves => failure,
+        };
+        if ended.is_err() {
+            node.shutdown().await.ok();
+            return ended;
         }
         tokio::select! {
             outcome = node.shutdown() => outcome.context("stopping")?,

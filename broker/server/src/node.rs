@@ -75,7 +75,10 @@ pub struct Node {
     housekeeper: Housekeeper,
     mover: Mover,
     cleaner: Cleaner,
+    /// The doors of the broker, until clients are let in.
+    shut: Vec<Door>,
     acceptors: Vec<JoinHandle<()>>,
+    applied: watch::Receiver<Offset>,
     draining: watch::Sender<bool>,
     stopped: watch::Sender<bool>,
     health_thread: Option<thread::JoinHandle<()>>,
@@ -137,10 +140,7 @@ pub enum StartError {
     /// The control thread.
     #[error(transparent)]
     Control(#[from] control::ControlError),
-    /// The controller never let this broker in.
-    #[error("the broker was not unfenced within initial.broker.registration.timeout.ms={0}; is the quorum alive?")]
-    Registration(i64),
-    /// The control thread ended.
+    /// The control thread ended, as it does where the broker could not register in time.
     #[error("the control thread ended during the start; its log line says why")]
     ControlEnded,
 }
@@ -152,7 +152,15 @@ impl Node {
     }
 
     /// The same on any disk: a test's loses what was not synced, fills up and fails.
-    pub async fn start_on(
+    pub async fn start_on(disk: Arc<dyn Disk>, config: BrokerConfig, options: NodeOptions) -> Result<Self, StartError> {
+        let mut node = Self::begin(disk, config, options).await?;
+        node.let_clients_in().await?;
+        Ok(node)
+    }
+
+    /// Begins a node: its threads run, a controller is served, and a broker asks to be let in. [`let_clients_in`](Self::let_clients_in)
+    /// waits for that, which takes as long as there is no quorum; until then as after it, [`shutdown`](Self::shutdown) stops it.
+    pub async fn begin(
         disk: Arc<dyn Disk>,
         mut config: BrokerConfig,
         options: NodeOptions,
@@ -252,14 +260,16 @@ impl Node {
             housekeeper,
             mover,
             cleaner,
+            shut: Vec::new(),
             acceptors: Vec::new(),
+            applied,
             draining,
             stopped,
             health_thread,
             directory_failures,
             control_failure,
         };
-        node.open_doors(doors, applied).await?;
+        node.open_controllers(doors).await;
         Ok(node)
     }
 
@@ -316,8 +326,7 @@ impl Node {
             cleaner.stop();
             housekeeper.stop();
             closing.partitions.close();
-            let epoch = closing.control.broker_epoch();
-            closing.partitions.storage().close(epoch);
+            closing.partitions.storage().close(closing.control.broker_epoch());
         });
         let closed = closed.await.map_err(|_| ShutdownError::Logs);
         let stopped = broker.control.stop().await.map_err(|_| ShutdownError::Control);
@@ -329,35 +338,36 @@ impl Node {
         closed.and(stopped)
     }
 
-    /// The controller's doors open at once, the broker's when it is unfenced.
-    async fn open_doors(&mut self, doors: Vec<Door>, mut applied: watch::Receiver<Offset>) -> Result<(), StartError> {
-        let config = Arc::clone(&self.broker.config);
-        let limits = Arc::new(connection_limits(&config));
-        let client_memory = self.broker.request_memory.clone();
-        // The control plane has a pool of its own, so that clients cannot starve it.
-        let control_memory = MemoryPool::new(CONTROL_MEMORY_BYTES);
-        let (controllers, brokers): (Vec<_>, Vec<_>) = doors.into_iter().partition(Door::is_controllers);
-        for door in controllers {
-            self.open_door(door, &limits, &control_memory);
-        }
-        if !config.process_roles.broker {
-            tokio::spawn(tls_listener::look_after(Arc::clone(&self.broker)).await);
+    /// Waits until the broker is unfenced and leads what the metadata gives it, then opens its doors. A call that is given up changes
+    /// nothing. Nothing to wait for in a controller without a broker.
+    pub async fn let_clients_in(&mut self) -> Result<(), StartError> {
+        if self.shut.is_empty() {
             return Ok(());
         }
-        let timeout_ms = config.initial_broker_registration_timeout_ms;
-        let limit = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0));
-        match tokio::time::timeout(limit, self.serving(&mut applied)).await {
-            Ok(Some(())) => {}
-            Ok(None) => return Err(StartError::ControlEnded),
-            Err(_) => return Err(StartError::Registration(timeout_ms)),
-        }
+        self.serving().await.ok_or(StartError::ControlEnded)?;
         // What was changed at run time is there before the first client.
         let looked_after = tls_listener::look_after(Arc::clone(&self.broker)).await;
         tokio::spawn(looked_after);
-        for door in brokers {
-            self.open_door(door, &limits, &client_memory);
+        let limits = Arc::new(connection_limits(&self.broker.config));
+        let memory = self.broker.request_memory.clone();
+        for door in std::mem::take(&mut self.shut) {
+            self.open_door(door, &limits, &memory);
         }
         Ok(())
+    }
+
+    async fn open_controllers(&mut self, doors: Vec<Door>) {
+        let (controllers, brokers): (Vec<_>, Vec<_>) = doors.into_iter().partition(Door::is_controllers);
+        self.shut = brokers;
+        let limits = Arc::new(connection_limits(&self.broker.config));
+        // The control plane has a pool of its own, so that clients cannot starve it.
+        let memory = MemoryPool::new(CONTROL_MEMORY_BYTES);
+        for door in controllers {
+            self.open_door(door, &limits, &memory);
+        }
+        if self.shut.is_empty() {
+            tokio::spawn(tls_listener::look_after(Arc::clone(&self.broker)).await);
+        }
     }
 
     fn open_door(&mut self, door: Door, limits: &Arc<ConnectionLimits>, memory: &MemoryPool) {
@@ -368,8 +378,10 @@ impl Node {
         self.acceptors.push(door.open(&self.broker, limits, memory));
     }
 
-    /// Waits until the broker is unfenced and what the metadata gave it to lead is led; `None` if the node ends before.
-    async fn serving(&self, applied: &mut watch::Receiver<Offset>) -> Option<()> {
+    /// Waits until the broker is unfenced and what the metadata gave it to lead is led; `None` if the node ends before. The control
+    /// thread ends where the broker did not register within `initial.broker.registration.timeout.ms`.
+    async fn serving(&self) -> Option<()> {
+        let mut applied = self.applied.clone();
         let control = &self.broker.control;
         control.broker_state().wait_for(|state| matches!(state, BrokerState::Running(_))).await.ok()?;
         let me = self.broker.node_id;

@@ -268,8 +268,11 @@ impl Storage {
         working.map(|directory| directory.recovery.remaining_logs()).sum()
     }
 
-    /// Ends the flushers, then closes the directories with Kafka's clean-shutdown marker. Every log must be closed before.
+    /// Ends the flushers, then closes the directories with Kafka's clean-shutdown marker. Every log must be closed before. A broker that
+    /// was never registered wrote nothing since the marker that it found, and leaves the same.
     pub(crate) fn close(&self, broker_epoch: BrokerEpoch) {
+        let was_registered = broker_epoch != BrokerEpoch::NONE;
+        let broker_epoch = if was_registered { broker_epoch } else { self.previous_broker_epoch };
         for directory in &self.directories {
             directory.stop_flusher();
         }

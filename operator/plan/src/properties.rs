@@ -47,6 +47,10 @@ fn defaults(brokers: usize) -> [(&'static str, usize); 5] {
     ]
 }
 
+/// A broker waits for a quorum as long as it takes: one that gave up would be started again later each time. Plaintext clusters of an
+/// older release keep the file that they have, as a changed one would restart them.
+const REGISTRATION_TIMEOUT: &str = "initial.broker.registration.timeout.ms";
+
 /// The whole file.
 pub fn render(cluster: &ValidCluster, layout: &Layout, node: &Node, connections: Connections) -> String {
     let mut text = String::from("# Written by gregor-operator; a change here is overwritten.\n");
@@ -109,6 +113,9 @@ pub fn render(cluster: &ValidCluster, layout: &Layout, node: &Node, connections:
     // A rack that comes from the Kubernetes node is known only when the pod has one: it is an argument of the pod.
     if let Some(RackSource::Named(rack)) = node.rack.as_ref().filter(|_| node.is_broker()) {
         line("broker.rack", rack);
+    }
+    if node.is_broker() && connections.are_tls() && !cluster.config.contains_key(REGISTRATION_TIMEOUT) {
+        line(REGISTRATION_TIMEOUT, &i32::MAX.to_string());
     }
     for (key, value) in defaults(layout.brokers().count()) {
         if !cluster.config.contains_key(key) {

@@ -311,6 +311,9 @@ fn each_role_gets_what_it_needs_and_no_client_is_sent_to_a_controller() {
         let text = fleet.properties(id);
         assert!(text.contains(&format!("\ncontroller.quorum.bootstrap.servers={controllers}\n")), "{text}");
         assert!(text.contains("\nmin.insync.replicas=2\n"), "{text}");
+        // One that gave up waiting for a quorum would be started again, and later each time.
+        let waits = text.contains("\ninitial.broker.registration.timeout.ms=2147483647\n");
+        assert_eq!(waits, text.contains("\nprocess.roles=broker"), "{text}");
     }
     let controller = fleet.properties(0);
     assert!(
