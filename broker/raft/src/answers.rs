@@ -184,7 +184,7 @@ impl Quorum {
         log: &dyn LogView,
         effects: &mut Effects,
     ) -> bool {
-        let present = self.epoch();
+        let (present, silence_max) = (self.epoch(), self.silence_max());
         match (asked, response, &mut self.role) {
             (Asked::PreVote(epoch), Response::Vote(vote), Role::Prospective(role)) if epoch == present => {
                 role.votes.count(from, is_granted(vote));
@@ -201,17 +201,17 @@ impl Quorum {
             (Asked::Fetch(epoch), Response::Fetch(fetched), Role::Follower(role))
                 if epoch == present && role.leader == from =>
             {
-                role.timeout = Countdown::new(self.config.fetch_timeout);
+                role.timeout = Countdown::new(silence_max);
                 return self.on_fetched(fetched, log, effects);
             }
             (Asked::FetchSnapshot(epoch), Response::FetchSnapshot(piece), Role::Follower(role))
                 if epoch == present && role.leader == from =>
             {
-                role.timeout = Countdown::new(self.config.fetch_timeout);
+                role.timeout = Countdown::new(silence_max);
                 return self.on_piece(piece, effects);
             }
             (Asked::UpdateVoter(epoch), _, Role::Follower(role)) if epoch == present && role.leader == from => {
-                role.timeout = Countdown::new(self.config.fetch_timeout);
+                role.timeout = Countdown::new(silence_max);
                 role.has_told_leader = true;
             }
             // What was asked in another role or epoch.

@@ -7,7 +7,7 @@ use gregor_messages::{
 use gregor_types::{BrokerId, LeaderEpoch, Offset, Uuid, planted::planted};
 
 use crate::{
-    Effect, Effects, ElectionState, Endpoint, LogView, METADATA_TOPIC, OffsetAndEpoch, Outgoing, Quorum, Role,
+    Effect, Effects, ElectionState, Endpoint, LogView, METADATA_TOPIC, Nanos, OffsetAndEpoch, Outgoing, Quorum, Role,
     control::{Content, ControlError, Entry, read_batches},
     download::Download,
     effects::Write,
@@ -47,13 +47,18 @@ impl Quorum {
             election: election.led_by(leader),
             leader,
             endpoints,
-            timeout: Countdown::new(self.config.fetch_timeout),
+            timeout: Countdown::new(self.silence_max()),
             has_fetched: false,
             leaders_high_watermark: Offset::NONE,
             download: None,
             update_voter: Countdown::new(self.config.fetch_timeout),
             has_told_leader: false,
         });
+    }
+
+    /// How long a leader may be silent.
+    pub(crate) fn silence_max(&self) -> Nanos {
+        self.config.fetch_timeout * if planted("leader-awaited-too-long") { 30 } else { 1 }
     }
 
     /// Asks the leader for more. A fetch says how much this node has, so it waits until all of that is on disk.

@@ -31,11 +31,12 @@ pub const BUGS: [(&str, &str); 23] = [
 ];
 
 /// Every bug of clusters that can be planted, likewise: of the quorum, of the controller, and of leaders and followers.
-pub const CLUSTER_BUGS: [(&str, &str); 27] = [
+pub const CLUSTER_BUGS: [(&str, &str); 29] = [
     ("vote-before-persist", "a vote is answered before it is on the disk"),
     ("two-votes-in-an-epoch", "a voter gives its vote to a second candidate of an epoch"),
     ("shorter-log-elected", "a voter does not look whether a candidate has all that it has itself"),
     ("half-elects", "half of the voters elect a leader"),
+    ("leader-awaited-too-long", "a voter whose leader is silent waits for it far longer than it should"),
     ("majority-not-awaited", "the metadata log's records are committed once one voter has them"),
     ("earlier-epoch-committed", "a new leader commits what others wrote before something of its own"),
     ("metadata-divergence-unchecked", "a leader does not look whether a follower's metadata log is a part of its own"),
@@ -50,6 +51,7 @@ pub const CLUSTER_BUGS: [(&str, &str); 27] = [
     ("unclean-election", "a replica is elected that is not in sync, though nobody allows it"),
     ("moved-too-early", "replicas are let go before those are in sync that take their place"),
     ("followers-not-awaited", "the high watermark does not wait for the followers in sync"),
+    ("leader-epoch-unchecked", "a leader answers a follower that asks for another leadership's records"),
     ("joins-while-behind", "a follower is taken for in sync that lacks what is committed"),
     ("shrinks-by-itself", "a leader drops a follower from the in-sync replicas before the controller has agreed"),
     ("committed-behind-the-end", "a follower takes for committed what it does not have yet"),

@@ -79,7 +79,7 @@ pub(super) fn votes(machines: &Machines, id: BrokerId) -> bool {
 
 fn replica<'p>(processes: &[(BrokerId, &'p Process)], broker: BrokerId, id: FollowedPartition) -> Option<&'p Replica> {
     let (_, process) = processes.iter().find(|(node, _)| *node == broker)?;
-    process.replicas.as_ref()?.held.get(&id)
+    process.replicas.as_ref()?.held.get(id)
 }
 
 /// Compares what a running node's metadata log has in its files, as far as that node knows it to be committed, with the others'.
@@ -134,7 +134,7 @@ fn audit_members(machines: &Machines, image: &Image, id: FollowedPartition, ledg
     for member in partition.isr.iter().chain(&partition.elr) {
         let Some(process) = machines.get(member).and_then(|machine| machine.process.as_ref()) else { continue };
         let registered = image.cluster().broker(*member).map(|broker| broker.epoch);
-        let replica = process.replicas.as_ref().and_then(|replicas| replicas.held.get(&id));
+        let replica = process.replicas.as_ref().and_then(|replicas| replicas.held.get(id));
         if let Some(replica) = replica
             && registered == Some(process.broker_epoch())
             && replica.log.end_offset() < committed
@@ -154,7 +154,7 @@ pub(super) fn audit_records(machines: &mut Machines, ledger: &mut Ledger) {
         let mut held = 0;
         for (id, machine) in machines.iter_mut() {
             let replicas = machine.process.as_mut().and_then(|process| process.replicas.as_mut());
-            let Some(replica) = replicas.and_then(|replicas| replicas.held.get_mut(&place)) else { continue };
+            let Some(replica) = replicas.and_then(|replicas| replicas.held.reading(place)) else { continue };
             held += 1;
             match records(replica) {
                 Ok(found) => ledger.hold(*id, place, replica.log.start_offset(), &found),

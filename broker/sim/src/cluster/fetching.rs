@@ -14,6 +14,7 @@ use gregor_replication::{
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp};
 
 use super::{
+    held::Held,
     letters::{FollowerQuestion, Parts, Purpose, Question},
     replica::Replica,
     replicas::Sent,
@@ -126,7 +127,7 @@ impl Fetchers {
         id: FetcherId,
         number: u64,
         answer: Option<Parts>,
-        held: &mut BTreeMap<FollowedPartition, Replica>,
+        held: &mut Held,
         (now, wall): (Nanos, Timestamp),
     ) -> Result<(), LogError> {
         let Some(task) = self.tasks.get_mut(&id) else { return Ok(()) };
@@ -142,7 +143,7 @@ impl Fetchers {
             return Ok(());
         }
         for (partition, answer, records) in answers {
-            let Some(replica) = held.get_mut(&partition) else { continue };
+            let Some(replica) = held.get_mut(partition) else { continue };
             let step = task.fetcher.on_answer(partition, &answer, &*replica, steady(now));
             task.act(replica, step, &records, (now, wall))?;
         }
@@ -155,7 +156,7 @@ impl Fetchers {
         id: FetcherId,
         asked: &[OffsetLookUp],
         answer: Option<Vec<Result<Offset, ErrorCode>>>,
-        held: &mut BTreeMap<FollowedPartition, Replica>,
+        held: &mut Held,
         (now, wall): (Nanos, Timestamp),
     ) -> Result<(), LogError> {
         let Some(task) = self.tasks.get_mut(&id) else { return Ok(()) };
@@ -164,7 +165,7 @@ impl Fetchers {
         let mut found = answer.into_iter().flatten();
         for asked in asked {
             let found = found.next().unwrap_or(Err(ErrorCode::NetworkException));
-            let Some(replica) = held.get_mut(&asked.partition) else { continue };
+            let Some(replica) = held.get_mut(asked.partition) else { continue };
             let step = task.fetcher.on_looked_up(asked, found, &*replica, steady(now));
             task.act(replica, step, &[], (now, wall))?;
         }

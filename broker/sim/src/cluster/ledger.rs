@@ -121,8 +121,18 @@ impl Ledger {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    /// Looks at a replica, and compares what it knows to be committed with what others do.
-    pub(super) fn look_at_replica(&mut self, id: BrokerId, replica: &mut Replica) {
+    /// Looks at a replica, and compares what it knows to be committed with what others do. Whether there is more of that than it could look at.
+    pub(super) fn look_at_replica(&mut self, id: BrokerId, replica: &mut Replica) -> bool {
+        match self.hold_replica(id, replica) {
+            Ok(seen) => seen.compared < replica.high_watermark(),
+            Err(wrong) => {
+                self.violated(wrong);
+                true
+            }
+        }
+    }
+
+    fn hold_replica(&mut self, id: BrokerId, replica: &mut Replica) -> Result<Seen, String> {
         let place = replica.id;
         let (start, end) = (replica.log.start_offset(), replica.log.end_offset());
         let high_watermark = replica.high_watermark();
@@ -130,12 +140,18 @@ impl Ledger {
             let topic = &replica.topic;
             let what =
                 format!("node {id} has {topic} from {start} to {end}, and its high watermark is {high_watermark}");
-            return self.violated(what);
+            return Err(what);
         }
         let fresh = Seen { compared: start, led: None, short_in: None, truncations: 0 };
         let mut seen = replica.seen.unwrap_or(fresh);
         if let Role::Leader(leader) = &replica.role {
             let epoch = leader.leader_epoch();
+            if let Some(asked) = replica.answered_in {
+                let topic = &replica.topic;
+                return Err(format!(
+                    "node {id} leads {topic} in epoch {epoch}, and answers a fetch of a follower in epoch {asked} (KIP-320)"
+                ));
+            }
             if let Some((led, shown)) = seen.led
                 && led == epoch
                 && high_watermark < shown
@@ -143,7 +159,7 @@ impl Ledger {
                 let topic = &replica.topic;
                 let what =
                     format!("readers of {topic} at {id} see it go from {shown} back to {high_watermark} in {epoch}");
-                return self.violated(what);
+                return Err(what);
             }
             let short_in = leader.is_under_min_isr().then(|| leader.partition_epoch());
             if let Some((led, shown)) = seen.led
@@ -156,7 +172,7 @@ impl Ledger {
                 let what = format!(
                     "{topic} at {id} is committed from {shown} to {high_watermark} by {isr:?}, which is too few"
                 );
-                return self.violated(what);
+                return Err(what);
             }
             (seen.led, seen.short_in) = (Some((epoch, high_watermark)), short_in);
         }
@@ -171,9 +187,7 @@ impl Ledger {
         }
         let wrong = self.compare(id, replica, &mut seen.compared, high_watermark);
         replica.seen = Some(seen);
-        if let Some(wrong) = wrong {
-            self.violated(wrong);
-        }
+        wrong.map_or(Ok(seen), Err)
     }
 
     /// A leader proposes who is to be in sync.
@@ -230,6 +244,11 @@ impl Ledger {
     /// The newest metadata that any node has shown.
     pub(super) fn newest_image(&self) -> Option<Image> {
         self.images.last_key_value().map(|(_, (_, image))| image.clone())
+    }
+
+    /// Where the newest metadata ends that any node has shown.
+    pub(super) fn newest_shown(&self) -> Option<Offset> {
+        self.images.last_key_value().map(|(at, _)| *at)
     }
 
     /// Where what is known to be committed of a partition ends.

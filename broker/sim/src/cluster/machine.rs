@@ -214,6 +214,11 @@ impl Machine {
         world + (left * MILLION / (MILLION + self.drift)) as u64 + 1
     }
 
+    /// How far its clock was set forward altogether.
+    pub(super) const fn ahead(&self) -> Nanos {
+        self.ahead
+    }
+
     /// Its clock is suddenly later: the machine was stopped for a while, or somebody set it forward.
     pub(super) fn jump(&mut self, by: Nanos) {
         self.ahead += by;

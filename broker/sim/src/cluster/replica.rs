@@ -20,9 +20,11 @@ use super::{
     ledger::Seen,
     letters::{Answer, FollowerQuestion, Return},
 };
-use crate::network::Batches;
+use crate::{Random, clock::MILLISECOND, network::Batches};
 
 const FETCH_BYTES: u32 = 4_000;
+/// How long a sync takes.
+const SYNC: std::ops::Range<Nanos> = MILLISECOND / 10..25 * MILLISECOND;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -43,8 +45,12 @@ pub(super) struct Replica {
     answers: Vec<(Return, Answer)>,
     /// What the controller is to be asked for.
     proposal: Option<IsrProposal>,
+    /// The epoch of a fetch that it has answered as the leader in another one.
+    pub(super) answered_in: Option<LeaderEpoch>,
     /// How often the log was cut back to a leader's.
     pub(super) truncations: u64,
+    /// Where it stood when it was asked last whether that has changed: the epoch in which it leads, the log's end, and the high watermark.
+    stood: Option<(Option<LeaderEpoch>, Offset, Offset)>,
     /// What the ledger has seen of it.
     pub(super) seen: Option<Seen>,
 }
@@ -87,7 +93,9 @@ impl Replica {
             flushing: None,
             answers: Vec::new(),
             proposal: None,
+            answered_in: None,
             truncations: 0,
+            stood: None,
             seen: None,
         }
     }
@@ -244,6 +252,9 @@ impl Replica {
         if let Err(error) = leader.check_epoch(position.leader_epoch) {
             return refused(error.into());
         }
+        if position.leader_epoch != leader.leader_epoch() {
+            self.answered_in = Some(position.leader_epoch);
+        }
         let (start, end) = (self.log.start_offset(), self.log.end_offset());
         let here = end_of_epoch(&self.log, position.last_fetched_epoch);
         let mut diverging = None;
@@ -287,16 +298,14 @@ impl Replica {
         }
     }
 
-    /// What a fetch that waits looks at, mixed into a number that is another one once any of it has changed.
-    pub(super) fn stand(&self, before: u64) -> u64 {
+    /// Whether anything that a fetch that waits looks at has changed since this was asked last.
+    pub(super) fn take_change(&mut self) -> bool {
         let epoch = match &self.role {
-            Role::Leader(leader) => i64::from(leader.leader_epoch().value()),
-            Role::Follower(_) => -1,
+            Role::Leader(leader) => Some(leader.leader_epoch()),
+            Role::Follower(_) => None,
         };
-        let numbers = [epoch, self.log.end_offset().value(), self.high_watermark().value()];
-        numbers
-            .into_iter()
-            .fold(before, |mixed, number| (mixed.rotate_left(5) ^ number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        let stand = (epoch, self.log.end_offset(), self.high_watermark());
+        self.stood.replace(stand) != Some(stand)
     }
 
     /// Where the log begins or ends, for a follower.
@@ -391,8 +400,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Completes a sync that is due, and begins one that is wanted, to be completed at `done_at`.
-    pub(super) fn sync(&mut self, now: Nanos, done_at: Nanos, wall: Timestamp) -> Result<(), LogError> {
+    /// Completes a sync that is due, and begins one that is wanted, which takes its time.
+    pub(super) fn sync(&mut self, now: Nanos, random: &mut Random, wall: Timestamp) -> Result<(), LogError> {
         if let Some((_, token)) = self.flushing.take_if(|(due, _)| *due <= now) {
             match token.complete() {
                 Ok(flushed) => self.log.flushed(flushed),
@@ -406,13 +415,20 @@ impl Replica {
         }
         if self.flush_wanted && self.flushing.is_none() {
             match self.log.flush() {
-                Ok(token) => self.flushing = token.map(|token| (done_at, token)),
+                Ok(token) => {
+                    self.flushing = token.map(|token| (now + random.between(SYNC.start, SYNC.end), token));
+                }
                 Err(error) if error.is_disk_full() => return Ok(()),
                 Err(error) => return Err(error),
             }
             (self.flush_wanted, self.unflushed) = (false, 0);
         }
         Ok(())
+    }
+
+    /// Whether it wants a sync, and none is under way.
+    pub(super) const fn wants_sync(&self) -> bool {
+        self.flush_wanted && self.flushing.is_none()
     }
 
     /// When the sync under way is to be completed.

@@ -21,6 +21,7 @@ use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, Offset, TopicParti
 
 use super::{
     fetching::Fetchers,
+    held::Held,
     letters::{Answer, FollowerQuestion, Parts, Purpose, Question, Return},
     replica::{Replica, Role, refusal},
 };
@@ -50,13 +51,13 @@ pub(super) struct Replicas {
     random: Random,
     folder: LogFolder,
     previous: Arc<MetadataImage>,
-    pub(super) held: BTreeMap<FollowedPartition, Replica>,
+    pub(super) held: Held,
     /// Replicas for which the disk had no room yet.
     unmade: BTreeMap<FollowedPartition, KString>,
     pub(super) fetchers: Fetchers,
     waiting: Vec<WaitingFetch>,
-    /// How the replicas stood when it was looked whether fetches that wait have something to hear.
-    looked_at: u64,
+    /// Whether a replica is gone since it was looked whether fetches that wait have something to hear.
+    has_fewer: bool,
     proposals: BTreeMap<FollowedPartition, Proposal>,
     answers: Vec<(Return, Answer)>,
     next_checkpoint: Nanos,
@@ -114,10 +115,10 @@ impl Replicas {
             random,
             folder: LogFolder::open(disk, directory)?,
             previous: Arc::default(),
-            held: BTreeMap::new(),
+            held: Held::default(),
             unmade: BTreeMap::new(),
             waiting: Vec::new(),
-            looked_at: 0,
+            has_fewer: false,
             proposals: BTreeMap::new(),
             answers: Vec::new(),
             next_checkpoint: clock.nanos() + CHECKPOINT_EVERY,
@@ -136,7 +137,7 @@ impl Replicas {
         // As the server: a higher min.insync.replicas counts before roles.
         let is_changed =
             |replica: &Replica| update.changes.configs.contains(&ConfigResource::topic(replica.topic.clone()));
-        for replica in self.held.values_mut().filter(|replica| is_changed(replica)) {
+        for replica in self.held.all_mut().filter(|replica| is_changed(replica)) {
             replica.expect_limits(TopicSettings::of(&replica.topic, &self.config, &image).limits);
         }
         for action in partition_actions(self.me, &previous, &image, &update.changes) {
@@ -151,7 +152,7 @@ impl Replicas {
         }
         let wall = self.clock.wall();
         let brokers: Vec<_> = update.changes.brokers.iter().map(|id| (*id, registration_of(&image, *id))).collect();
-        for replica in self.held.values_mut() {
+        for replica in self.held.all_mut() {
             if !brokers.is_empty() {
                 replica.on_registrations(&brokers, wall);
             }
@@ -165,7 +166,7 @@ impl Replicas {
     /// Holds a replica in the role that the image gives it.
     fn hold(&mut self, topic: &KString, id: FollowedPartition, image: &Image) -> Result<(), Death> {
         let Some(state) = image.topics().partition(id.topic_id, id.partition) else { return Ok(()) };
-        if !self.held.contains_key(&id) {
+        if !self.held.contains(id) {
             let settings = TopicSettings::of(topic, &self.config, image);
             let Some(opened) = self.open_log(topic, id, settings)? else {
                 self.unmade.insert(id, topic.clone());
@@ -187,7 +188,7 @@ impl Replicas {
             adding: state.adding.clone(),
         };
         let times = (self.clock.nanos(), self.clock.wall());
-        let replica = self.held.get_mut(&id).expect("it was just put there");
+        let replica = self.held.get_mut(id).expect("it was just put there");
         replica.set_role(self.me, state.leader, &assignment, |broker| registration_of(image, broker), times.1);
         match role {
             ReplicaRole::Follower(leader) => self.fetchers.follow(replica, leader, state.leader_epoch, times)?,
@@ -211,7 +212,8 @@ impl Replicas {
         self.fetchers.unfollow(id);
         self.unmade.remove(&id);
         self.proposals.remove(&id);
-        let Some(mut replica) = self.held.remove(&id) else { return Ok(()) };
+        let Some(mut replica) = self.held.remove(id) else { return Ok(()) };
+        self.has_fewer = true;
         self.answers.append(&mut replica.give_up());
         self.folder.delete(replica.log, self.clock.wall(), &mut self.random)?;
         // A log that gets the name anew must not inherit the old one's high watermark.
@@ -221,7 +223,7 @@ impl Replicas {
 
     pub(super) fn produce(&mut self, back: Return, id: FollowedPartition, batch: &Batches) -> Result<(), Death> {
         let now = self.clock.wall();
-        match self.held.get_mut(&id) {
+        match self.held.get_mut(id) {
             Some(replica) => replica.produce(back, &batch.0, now)?,
             None => self.answers.push((back, Answer::Refused(ErrorCode::NotLeaderOrFollower))),
         }
@@ -229,7 +231,7 @@ impl Replicas {
     }
 
     pub(super) fn read(&mut self, back: Return, id: FollowedPartition, from: Offset) -> Result<(), Death> {
-        let answer = match self.held.get_mut(&id) {
+        let answer = match self.held.reading(id) {
             Some(replica) => replica.read(from)?,
             None => Answer::Refused(ErrorCode::NotLeaderOrFollower),
         };
@@ -238,7 +240,7 @@ impl Replicas {
     }
 
     pub(super) fn look_up(&mut self, back: Return, asked: &[OffsetLookUp]) {
-        let find = |asked: &OffsetLookUp| match self.held.get(&asked.partition) {
+        let find = |asked: &OffsetLookUp| match self.held.get(asked.partition) {
             Some(replica) => replica.look_up(asked),
             None => Err(ErrorCode::NotLeaderOrFollower),
         };
@@ -266,7 +268,8 @@ impl Replicas {
         let mut parts = Vec::new();
         let mut says = false;
         for (id, position) in &asked.plan.wanted {
-            let (answer, records) = match self.held.get_mut(id) {
+            let replica = if is_new { self.held.get_mut(*id) } else { self.held.reading(*id) };
+            let (answer, records) = match replica {
                 Some(replica) => replica.serve(asked, position, registration, is_new, now)?,
                 None => (refusal(ErrorCode::NotLeaderOrFollower), Bytes::new()),
             };
@@ -276,19 +279,16 @@ impl Replicas {
         Ok((parts, says))
     }
 
-    /// Answers the fetches that have waited long enough, or have something to hear now.
-    fn wake_fetches(&mut self) -> Result<(), Death> {
+    /// Answers the fetches that have waited long enough, or have something to hear now: most of what happens changes nothing that they wait for.
+    fn wake_fetches(&mut self, is_changed: bool) -> Result<(), Death> {
         let now = self.clock.nanos();
-        // Most of what happens changes nothing that a follower waits for.
-        let stand = self.held.values().fold(self.held.len() as u64, |stand, replica| replica.stand(stand));
-        let is_same = std::mem::replace(&mut self.looked_at, stand) == stand;
-        if is_same && self.waiting.iter().all(|waiting| waiting.until > now) {
+        if !is_changed && self.waiting.iter().all(|waiting| waiting.until > now) {
             return Ok(());
         }
         let held = &self.held;
         let is_due = |waiting: &mut WaitingFetch| {
             let wanted = waiting.asked.plan.wanted.iter().zip(&waiting.told);
-            let mut news = wanted.map(|((id, position), told)| match held.get(id) {
+            let mut news = wanted.map(|((id, position), told)| match held.get(*id) {
                 Some(replica) => replica.has_news(position, *told),
                 None => true,
             });
@@ -318,9 +318,13 @@ impl Replicas {
                 self.hold(&topic, id, &image)?;
             }
         }
-        for replica in self.held.values_mut() {
-            let done_at = now + self.random.between(MILLISECOND / 10, 25 * MILLISECOND);
-            replica.sync(now, done_at, wall)?;
+        if looks {
+            self.held.touch_all();
+        }
+        let mut is_changed = std::mem::take(&mut self.has_fewer);
+        for id in self.held.take_due(now) {
+            let Some(replica) = self.held.reading(id) else { continue };
+            replica.sync(now, &mut self.random, wall)?;
             if looks {
                 replica.drop_laggards(wall);
             }
@@ -328,13 +332,15 @@ impl Replicas {
             if let Some(wanted) = replica.take_proposal() {
                 self.proposals.insert(replica.id, Proposal { wanted, next: now, under_way: false });
             }
+            is_changed |= replica.take_change();
+            self.held.done(id);
         }
         if looks {
             self.folder.remove_deleted(wall)?;
         }
         if self.next_checkpoint <= now {
             self.next_checkpoint = now + CHECKPOINT_EVERY;
-            self.held.values_mut().for_each(|replica| replica.log.release_files());
+            self.held.all_mut().for_each(|replica| replica.log.release_files());
             self.checkpoint(CheckpointKind::RecoveryPoint)?;
             self.checkpoint(CheckpointKind::HighWatermark)?;
         }
@@ -342,7 +348,7 @@ impl Replicas {
         // As the server's fetchers: the epoch that the metadata knows, which at first may be an earlier life's.
         let known = registration_of(&self.previous, self.me).map_or(BrokerEpoch::NONE, |known| known.epoch);
         self.fetchers.ask(known, now, sent);
-        self.wake_fetches()
+        self.wake_fetches(is_changed)
     }
 
     fn propose(&mut self, broker_epoch: BrokerEpoch, controller: Option<BrokerId>, sent: &mut Vec<Sent>) {
@@ -374,7 +380,7 @@ impl Replicas {
     ) {
         let (now, wall) = (self.clock.nanos(), self.clock.wall());
         let Some(proposal) = self.proposals.get_mut(&id).filter(|proposal| proposal.wanted == *asked) else { return };
-        let Some(Role::Leader(leader)) = self.held.get_mut(&id).map(|replica| &mut replica.role) else {
+        let Some(Role::Leader(leader)) = self.held.get_mut(id).map(|replica| &mut replica.role) else {
             self.proposals.remove(&id);
             return;
         };
@@ -392,7 +398,7 @@ impl Replicas {
 
     /// When something is due.
     pub(super) fn next_time(&self) -> Nanos {
-        let syncs = self.held.values().filter_map(Replica::sync_due).min().unwrap_or(Nanos::MAX);
+        let syncs = self.held.sync_due().unwrap_or(Nanos::MAX);
         let waits = self.waiting.iter().map(|waiting| waiting.until).min().unwrap_or(Nanos::MAX);
         let asks = self.proposals.values().filter(|proposal| !proposal.under_way).map(|proposal| proposal.next).min();
         let next = self.next_checkpoint.min(self.next_look).min(self.fetchers.next_time());
@@ -400,12 +406,12 @@ impl Replicas {
     }
 
     fn checkpoint(&self, kind: CheckpointKind) -> Result<(), Death> {
-        self.folder.checkpoint(kind, self.held.values().map(|replica| (&replica.log, replica.high_watermark())))
+        self.folder.checkpoint(kind, self.held.all().map(|replica| (&replica.log, replica.high_watermark())))
     }
 
     /// Closes every log and the directory: a clean stop.
     pub(super) fn close(mut self, epoch: BrokerEpoch) -> Result<(), Death> {
-        let held = self.held.values_mut().map(|replica| {
+        let held = self.held.all_mut().map(|replica| {
             let high_watermark = replica.high_watermark();
             (&mut replica.log, high_watermark)
         });

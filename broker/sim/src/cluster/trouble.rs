@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    os::unix::ffi::OsStrExt as _,
     path::Path,
     sync::{
         Arc,
@@ -309,16 +310,23 @@ impl Token {
 
     /// Whether a call of the disk is one of those by which this comes to be on it.
     fn is_at(self, operation: Operation, path: &Path) -> bool {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let is_metadata = path.components().any(|part| part.as_os_str() == "__cluster_metadata-0");
-        let is_log = path.extension().is_some_and(|extension| extension == "log");
-        let is_of_it = match self {
-            Self::Vote => name.starts_with("quorum-state"),
-            Self::Metadata => is_metadata && is_log,
-            Self::Snapshot => name.contains(".checkpoint"),
-            Self::Records => !is_metadata && is_log,
-            Self::Checkpoint => name.contains("-checkpoint"),
-        };
-        is_of_it && !matches!(operation, Operation::Open | Operation::Read | Operation::List)
+        if matches!(operation, Operation::Open | Operation::Read | Operation::List) {
+            return false;
+        }
+        // A process asks this of each call: bytes are compared sooner than the parts of a path.
+        let path = path.as_os_str().as_bytes();
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let is_metadata = || contains(path, b"/__cluster_metadata-0/");
+        match self {
+            Self::Vote => name.starts_with(b"quorum-state"),
+            Self::Metadata => name.ends_with(b".log") && is_metadata(),
+            Self::Snapshot => contains(name, b".checkpoint"),
+            Self::Records => name.ends_with(b".log") && !is_metadata(),
+            Self::Checkpoint => contains(name, b"-checkpoint"),
+        }
     }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }

@@ -29,6 +29,8 @@ pub(super) struct Wire {
     doubles: u64,
     /// How late a message may be.
     latency_max: Nanos,
+    /// How often something went wrong with it.
+    worsened: u64,
     /// When the last message of each direction arrives.
     last: BTreeMap<(Party, Party), Nanos>,
 }
@@ -36,7 +38,7 @@ pub(super) struct Wire {
 impl Wire {
     /// A network that is well.
     pub(super) fn new() -> Self {
-        Self { cut: BTreeSet::new(), loss: 0, doubles: 0, latency_max: LATENCY_MAX, last: BTreeMap::new() }
+        Self { cut: BTreeSet::new(), loss: 0, doubles: 0, latency_max: LATENCY_MAX, worsened: 0, last: BTreeMap::new() }
     }
 
     /// The network is well again.
@@ -48,11 +50,24 @@ impl Wire {
     /// Messages are lost, doubled and late from now on.
     pub(super) fn worsen(&mut self, loss: u64, doubles: u64, latency_max: Nanos) {
         (self.loss, self.doubles, self.latency_max) = (loss, doubles, latency_max);
+        self.worsened += 1;
     }
 
     /// Nothing comes through from one node to another.
     pub(super) fn cut(&mut self, from: BrokerId, to: BrokerId) {
         self.cut.insert((from, to));
+        self.worsened += 1;
+    }
+
+    /// How often something went wrong with it.
+    pub(super) const fn worsened(&self) -> u64 {
+        self.worsened
+    }
+
+    /// Whether nothing is lost or late, and who hears another is heard by it: a leader that hears its followers, and is not heard, stays.
+    pub(super) fn is_fair(&self) -> bool {
+        let is_mutual = self.cut.iter().all(|(from, to)| self.cut.contains(&(*to, *from)));
+        self.loss == 0 && self.latency_max == LATENCY_MAX && is_mutual
     }
 
     /// Whether nothing comes through. Clients reach whom they want.

@@ -22,6 +22,7 @@ use super::{
     letters::{Answer, CallId, Party, Purpose, Question, Return},
     machine::{Identity, Machine, Shape},
     process::Process,
+    progress::Progress,
     replicas::Sent,
     trouble::Relief,
     wire::Wire,
@@ -131,6 +132,7 @@ pub(super) struct World {
     is_over: bool,
     /// The active controller of the newest epoch that has one, and since when it is.
     controller: Option<(BrokerId, LeaderEpoch, Nanos)>,
+    progress: Progress,
 }
 
 /// Runs one world from its seed to its end.
@@ -193,6 +195,7 @@ impl World {
             rested: None,
             is_over: false,
             controller: None,
+            progress: Progress::default(),
         };
         let Shape { roles, is_static, keeps_eligible, .. } = &shape;
         world.trace.note(format_args!(
@@ -282,6 +285,10 @@ impl World {
             Event::Audit => {
                 self.after(AUDIT_EVERY, Event::Audit);
                 self.audit_controllers();
+                let Self { progress, machines, wire, ledger, now, .. } = self;
+                if let Some(wrong) = progress.look(*now, machines, wire, ledger.newest_shown()) {
+                    ledger.violated(wrong);
+                }
                 audit_in_sync(&self.machines, &mut self.ledger);
                 if (self.now / AUDIT_EVERY).is_multiple_of(AUDITS_PER_READ) {
                     for machine in self.machines.values() {
@@ -507,9 +514,7 @@ impl World {
             *controller = Some((id, epoch, *now));
         }
         if let Some(replicas) = &mut process.replicas {
-            for replica in replicas.held.values_mut() {
-                ledger.look_at_replica(id, replica);
-            }
+            replicas.held.show(|replica| ledger.look_at_replica(id, replica));
         }
         audit_moved(machines, ledger);
     }
