@@ -215,6 +215,7 @@ fn decide(
     }
     let layout = placement::layout(cluster, &identity)?;
     let nodes = look(observed, cluster, &layout, &identity, environment);
+    withdraw(observed, cluster, &identity, &nodes)?;
     disks::record(observed, cluster, &identity, &nodes, mint)?;
     let candidates: Vec<Candidate<'_>> = nodes.iter().map(NodeSeen::candidate).collect();
     write_shared(observed, cluster, &layout, &identity, &nodes, holds(observed, &layout, &identity, &candidates))?;
@@ -378,6 +379,18 @@ fn holds(observed: &ClusterObserved, layout: &Layout, identity: &Identity, nodes
                 && quorum::next(layout, identity, &kafka.quorum) == quorum::Next::Done
         });
     !settled
+}
+
+/// What may be formatted follows the identity before anything else is written, and whatever else cannot be.
+fn withdraw(
+    observed: &ClusterObserved,
+    cluster: &ValidCluster,
+    identity: &Identity,
+    nodes: &[NodeSeen<'_>],
+) -> Result<(), Decision> {
+    let grants = nodes.iter().map(|node| storage::grant(cluster, node.node, identity));
+    let there = grants.filter(|grant| observed.object(grant.kind, &grant.name).is_some());
+    write(observed, there.collect(), Stage::Follow, Reason::Creating)
 }
 
 /// What can be written at any time without a restart.

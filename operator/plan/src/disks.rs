@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::cluster::{ClusterObserved, NodeSeen};
 use crate::decision::{Decision, Stage};
 use crate::identity::{Acceptance, Identity, Mint};
+use crate::kafka::PartitionSeen;
 use crate::objects::{self, storage};
 use crate::pods::{PodState, Refusal};
 use crate::progress::{Progress, Reason};
@@ -40,7 +41,7 @@ pub(crate) fn record(
         let acceptance = match (loss.is_some(), named, node.recorded.acceptance) {
             (true, false, _) => Acceptance::Open,
             (true, true, Acceptance::Open) => {
-                if let Some(obstacle) = obstacle(observed, identity, node) {
+                if let Some(obstacle) = obstacle(observed, identity, nodes, node) {
                     lost.push(format!("node {}: {obstacle}", node.node.id));
                     continue;
                 }
@@ -146,20 +147,44 @@ fn loss(node: &NodeSeen<'_>) -> Option<String> {
     }
 }
 
-/// Why the loss of a disk cannot be accepted yet, although a person did: the metadata of the cluster must be held by others. The
-/// only node of a cluster has no others, and its data is all there is to give up.
-fn obstacle(observed: &ClusterObserved, identity: &Identity, node: &NodeSeen<'_>) -> Option<String> {
-    if identity.nodes.len() <= 1 || !node.node.is_controller() {
+/// Why the loss of a disk cannot be accepted yet, although a person did: the metadata of the cluster must be held by others, and what
+/// others have of partitions that it was last in sync for must not be cut back to its empty disk. The only node of a cluster has no
+/// others, and its data is all there is to give up.
+fn obstacle(
+    observed: &ClusterObserved,
+    identity: &Identity,
+    nodes: &[NodeSeen<'_>],
+    node: &NodeSeen<'_>,
+) -> Option<String> {
+    if identity.nodes.len() <= 1 {
         return None;
     }
+    let id = node.node.id;
+    let keeps = |other: i32| {
+        let other = nodes.iter().find(|seen| seen.node.id == other && seen.node.is_broker());
+        other.is_some_and(|other| other.node.id != id && other.recorded.formatted && loss(other).is_none())
+    };
     let Some(kafka) = &observed.kafka else {
-        let sentence = "its loss is accepted, but it may hold the metadata, and the brokers cannot be asked whether others do: get a majority of the controllers running, with their own disks";
+        let sentence = if node.node.is_controller() {
+            "its loss is accepted, but it may hold the metadata, and the brokers cannot be asked whether others do: get a majority of the controllers running, with their own disks"
+        } else if identity.nodes.keys().any(|other| keeps(*other)) {
+            "its loss is accepted, but it may have been the last in sync of what other brokers hold, and they cannot be asked: get them running, with a majority of the controllers"
+        } else {
+            return None;
+        };
         return Some(observed.unseen.by_brokers(sentence));
     };
-    let survives = quorum::survives_without(&kafka.quorum, node.node.id);
-    (!survives).then(|| {
-        "its loss is accepted, but no majority of the controllers holds the metadata without it: get more of them running, with their own disks".to_owned()
-    })
+    if node.node.is_controller() && !quorum::survives_without(&kafka.quorum, id) {
+        let sentence = "its loss is accepted, but no majority of the controllers holds the metadata without it: get more of them running, with their own disks";
+        return Some(sentence.to_owned());
+    }
+    let mut alone = kafka.under_replicated.iter().filter(|partition| partition.in_sync == [id]);
+    let partition = alone.find(|partition| partition.replicas.iter().any(|other| keeps(*other)))?;
+    let PartitionSeen { topic, partition, replicas, .. } = partition;
+    let others: Vec<_> = replicas.iter().filter(|other| keeps(**other)).collect();
+    Some(format!(
+        "its loss is accepted, but it was the last in sync of {topic}-{partition}, and the replicas that {others:?} have would be cut back to its empty disk: have one of them elected first (kafka-leader-election.sh --election-type unclean --topic {topic} --partition {partition})"
+    ))
 }
 
 /// What a node's disk is, once nothing is lost.

@@ -149,10 +149,10 @@ fn state(pod: &Pod, format: Option<&ContainerStatus>, checked: bool) -> PodState
     let Some(node) = node else { return PodState::Starting };
     let running = node.state.as_ref().is_some_and(|state| state.running.is_some());
     match last_end(node) {
-        // One end may be a restart; more are a pattern that a person wants to see.
-        Some(last) if !running || node.restart_count > 1 => PodState::Crashing(ending(last)),
+        // However often it has ended before: its process votes and follows, ready or not.
         _ if running => PodState::Running,
-        _ => PodState::Starting,
+        Some(last) => PodState::Crashing(ending(last)),
+        None => PodState::Starting,
     }
 }
 

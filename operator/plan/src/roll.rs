@@ -2,8 +2,8 @@
 //! with what was just read; it remembers nothing, so that an operator that is killed in the middle goes on where it was.
 //!
 //! A node that runs may go when every other is ready, every other replica of its partitions is in sync and the quorum decides
-//! without it. A node that serves nothing at all may go at once: nothing can get worse. What has the newest configuration and
-//! is not ready holds up everybody who runs.
+//! without it. A node that serves nothing at all may go at once, unless the newest configuration is what another ends of: it may
+//! come back by itself with what it has. What has the newest configuration and is not ready holds up everybody who runs.
 
 use std::cmp::Reverse;
 
@@ -43,6 +43,16 @@ impl Candidate<'_> {
                     | PodState::Crashing(_)
             )
         )
+    }
+
+    /// Whether it does not come to run with the newest configuration. A disk that is refused and a machine that has no room say
+    /// nothing about that.
+    fn fails_with_the_newest(&self) -> bool {
+        let fails = matches!(
+            self.state,
+            Some(PodState::ImagePullFailed(_) | PodState::FormatFailed(_) | PodState::Crashing(_))
+        );
+        fails && !self.outdated
     }
 }
 
@@ -86,11 +96,16 @@ pub fn next(nodes: &[Candidate<'_>], kafka: Option<&KafkaSeen>) -> Turn {
 
 /// Why a node must not be restarted now, if so.
 fn obstacle(candidate: &Candidate<'_>, nodes: &[Candidate<'_>], kafka: Option<&KafkaSeen>) -> Option<(Reason, String)> {
-    if nodes.len() == 1 || candidate.is_idle() {
-        return None;
-    }
     let id = candidate.node.id;
     let others = || nodes.iter().filter(move |other| other.node.id != id);
+    if candidate.is_idle() {
+        let failing = others().find(|other| other.fails_with_the_newest())?;
+        let why = format!("node {} does not run with it", failing.node.id);
+        return Some((Reason::WaitingForNodes, why));
+    }
+    if nodes.len() == 1 {
+        return None;
+    }
     if !candidate.is_ready() && !others().any(Candidate::is_ready) {
         // The whole cluster is down. One at a time all the same: what has the newest configuration shows whether that works.
         let unproven = others().find(|other| !other.outdated && !other.is_ready())?;

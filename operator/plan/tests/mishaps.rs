@@ -1,0 +1,142 @@
+//! One mishap beside another: what is refused, crashes or was lost elsewhere neither gives a permission again, nor spreads a change, nor
+//! erases what others still have.
+#![allow(clippy::unwrap_used)] // a test that cannot go on may say so by panicking
+
+mod fleet;
+
+use fleet::{COMBINED, Fleet, POOLS};
+use gregor_operator_api::cluster::KafkaCluster;
+use gregor_operator_api::value::ConfigValue;
+use gregor_operator_plan::kafka::PartitionSeen;
+use gregor_operator_plan::pods::{PodSeen, PodState};
+use gregor_operator_plan::{Kind, Reason};
+use serde_json::{Value, json};
+
+fn status(node: &Value) -> Value {
+    json!({
+        "initContainerStatuses": [{
+            "name": "format", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 0}},
+        }],
+        "containerStatuses": [node],
+        "conditions": [{"type": "Ready", "status": "False"}],
+    })
+}
+
+/// A node whose process has ended, and that waits for its next start.
+fn crashed() -> Value {
+    status(&json!({
+        "name": "gregor", "image": "", "imageID": "", "ready": false, "restartCount": 1,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+        "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+    }))
+}
+
+#[test]
+fn a_node_that_crashes_while_a_change_fails_elsewhere_keeps_what_it_ran_with() {
+    let mut fleet = Fleet::settled(COMBINED);
+    fleet.poison = Some("log.retention.hours=-7".to_owned());
+    let bad = |cluster: &mut KafkaCluster| {
+        cluster.spec.config.insert("log.retention.hours".to_owned(), ConfigValue::Integer(-7));
+    };
+    fleet.spec(bad);
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::NodeCrashing), "{}", fleet.message());
+    let spared: Vec<i32> = (0..3).filter(|id| fleet.is_ready(*id)).collect();
+    assert_eq!(spared.len(), 2);
+    let unlucky = spared[0];
+    fleet.pods.get_mut(&unlucky).unwrap().status = Some(serde_json::from_value(crashed()).unwrap());
+    for _ in 0..10 {
+        fleet.reconcile();
+    }
+    assert!(fleet.pods.contains_key(&unlucky), "it comes back by itself");
+    assert!(!fleet.properties(unlucky).contains("log.retention.hours=-7"), "and with what it ran with");
+    // The correction reaches both.
+    fleet.spec(|cluster| drop(cluster.spec.config.remove("log.retention.hours")));
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
+}
+
+#[test]
+fn a_process_that_runs_is_running_however_often_it_has_ended_before() {
+    let mut fleet = Fleet::settled(COMBINED);
+    let often = status(&json!({
+        "name": "gregor", "image": "", "imageID": "", "ready": false, "restartCount": 5,
+        "state": {"running": {}}, "lastState": {"terminated": {"exitCode": 137}},
+    }));
+    let pod = fleet.pods.get_mut(&1).unwrap();
+    pod.status = Some(serde_json::from_value(often).unwrap());
+    assert_eq!(PodSeen::of(pod).state, PodState::Running);
+    pod.status = Some(serde_json::from_value(crashed()).unwrap());
+    assert!(matches!(PodSeen::of(pod).state, PodState::Crashing(_)));
+}
+
+#[test]
+fn a_permission_to_format_is_withdrawn_though_something_else_cannot_be_made() {
+    let mut fleet = Fleet::new(
+        "
+apiVersion: gregor.dev/v1beta1
+kind: KafkaCluster
+metadata: {name: demo, namespace: team}
+spec:
+  nodePools: [{name: combined, replicas: 1}]
+  storage: {volumes: [{name: data, size: 10Gi}]}
+",
+    );
+    // Its pod is there, and has not run yet.
+    while fleet.pods.is_empty() {
+        fleet.reconcile();
+        fleet.kubelet();
+    }
+    let grant = |fleet: &Fleet| fleet.object(Kind::ConfigMap, "demo-0-grant").unwrap()["data"].to_string();
+    assert!(grant(&fleet).contains("standalone"), "{}", grant(&fleet));
+    fleet.refuses = Some(Kind::Service);
+    let outside = serde_json::from_value(json!({"name": "outside", "port": 9094})).unwrap();
+    fleet.spec(|cluster| cluster.spec.listeners.push(outside));
+    for _ in 0..50 {
+        fleet.kubelet();
+        fleet.reconcile();
+    }
+    assert!(grant(&fleet).contains("none"), "{}", grant(&fleet));
+    fleet.wipe(0);
+    for _ in 0..10 {
+        fleet.kubelet();
+        fleet.reconcile();
+    }
+    assert_eq!(fleet.disk(0), None, "an empty disk that held data is not formatted");
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+}
+
+#[test]
+fn the_loss_of_the_last_disk_in_sync_waits_until_another_is_elected() {
+    let mut fleet = Fleet::settled(POOLS);
+    fleet.wipe(11);
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    let before = fleet.identity().unwrap().nodes[&11].directory_id.clone();
+    let replicas = vec![10, 11, 20];
+    let partition =
+        |in_sync| PartitionSeen { topic: "t".to_owned(), partition: 3, replicas: replicas.clone(), in_sync };
+    fleet.under_replicated = vec![partition(vec![11])];
+    fleet.spec(|cluster| cluster.spec.accept_data_loss = vec![11]);
+    for _ in 0..10 {
+        fleet.reconcile();
+        fleet.kubelet();
+    }
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost));
+    let message = fleet.message();
+    assert!(message.contains("t-3") && message.contains("[10, 20]") && message.contains("elected"), "{message}");
+    assert_eq!(fleet.identity().unwrap().nodes[&11].directory_id, before);
+    // Nobody can say who was last in sync.
+    fleet.blind = true;
+    for _ in 0..10 {
+        fleet.reconcile();
+    }
+    assert_eq!(fleet.identity().unwrap().nodes[&11].directory_id, before, "{}", fleet.message());
+    // Somebody has had another elected.
+    fleet.blind = false;
+    fleet.under_replicated = vec![partition(vec![10])];
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
+    assert_ne!(fleet.identity().unwrap().nodes[&11].directory_id, before);
+}
