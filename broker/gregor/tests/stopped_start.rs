@@ -2,15 +2,36 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::{
-    fs,
+    fs::{self, File},
     net::TcpListener,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 const GREGOR: &str = env!("CARGO_BIN_EXE_gregor");
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Ended when the test ends, however it does.
+struct Node(Child);
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn until<T>(what: &str, story: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}; {}", story());
+        thread::park_timeout(Duration::from_millis(20));
+    }
+}
 
 #[test]
 fn a_broker_without_a_quorum_stops_when_it_is_told_to_and_its_logs_stay_clean() {
@@ -32,32 +53,24 @@ fn a_broker_without_a_quorum_stops_when_it_is_told_to_and_its_logs_stay_clean() 
     let marker = data.join(".kafka_cleanshutdown");
     fs::write(&marker, r#"{"version":0,"brokerEpoch":7}"#).unwrap();
 
+    let log = folder.path().join("log");
     let child = Command::new(GREGOR)
         .args(["broker", "--config"])
         .arg(&properties)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
+        .stderr(File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    let _asked = silent.accept().unwrap();
+    let mut node = Node(child);
+    let story = || fs::read_to_string(&log).unwrap();
+    silent.set_nonblocking(true).unwrap();
+    let _asked = until("it asks for the quorum", story, || silent.accept().ok());
     assert!(!marker.exists(), "a node that runs is not marked as stopped cleanly");
-    let told = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let told = Command::new("kill").args(["-TERM", &node.0.id().to_string()]).status().unwrap();
     assert!(told.success());
-
-    let id = child.id();
-    let waits = thread::spawn(move || child.wait_with_output().unwrap());
-    let deadline = Instant::now() + DEADLINE;
-    while !waits.is_finished() {
-        if Instant::now() > deadline {
-            let _ = Command::new("kill").args(["-KILL", &id.to_string()]).status();
-            let ended = waits.join().unwrap();
-            panic!("it did not stop within {DEADLINE:?}: {}", String::from_utf8_lossy(&ended.stderr));
-        }
-        thread::park_timeout(Duration::from_millis(20));
-    }
-    let ended = waits.join().unwrap();
-    assert!(ended.status.success(), "{ended:?}");
+    let ended = until("it stops", story, || node.0.try_wait().unwrap());
+    assert!(ended.success(), "{ended}: {}", story());
     let left = fs::read_to_string(&marker).unwrap();
     assert!(left.contains("\"brokerEpoch\":7"), "the next registration says which epoch ended cleanly: {left}");
 }

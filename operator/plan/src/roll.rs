@@ -100,7 +100,7 @@ fn obstacle(candidate: &Candidate<'_>, nodes: &[Candidate<'_>], kafka: Option<&K
     let others = || nodes.iter().filter(move |other| other.node.id != id);
     if candidate.is_idle() {
         let failing = others().find(|other| other.fails_with_the_newest())?;
-        let why = format!("node {} does not run with it", failing.node.id);
+        let why = format!("node {} does not come to run with the newest configuration", failing.node.id);
         return Some((Reason::WaitingForNodes, why));
     }
     if nodes.len() == 1 {

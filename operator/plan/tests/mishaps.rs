@@ -4,32 +4,30 @@
 
 mod fleet;
 
-use fleet::{COMBINED, Fleet, POOLS};
+use fleet::{COMBINED, Fleet, ONE, POOLS, container};
 use gregor_operator_api::cluster::KafkaCluster;
 use gregor_operator_api::value::ConfigValue;
 use gregor_operator_plan::kafka::PartitionSeen;
 use gregor_operator_plan::pods::{PodSeen, PodState};
 use gregor_operator_plan::{Kind, Reason};
+use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Value, json};
 
-fn status(node: &Value) -> Value {
-    json!({
-        "initContainerStatuses": [{
-            "name": "format", "image": "", "imageID": "", "ready": true, "restartCount": 0,
-            "state": {"terminated": {"exitCode": 0}},
-        }],
+/// A pod whose disk is checked, and whose node has ended before and is not ready.
+fn status(restarts: i32, state: &Value) -> PodStatus {
+    let mut node = container("gregor", restarts, state);
+    node["lastState"] = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+    let status = json!({
+        "initContainerStatuses": [container("format", 0, &json!({"terminated": {"exitCode": 0}}))],
         "containerStatuses": [node],
         "conditions": [{"type": "Ready", "status": "False"}],
-    })
+    });
+    serde_json::from_value(status).unwrap()
 }
 
-/// A node whose process has ended, and that waits for its next start.
-fn crashed() -> Value {
-    status(&json!({
-        "name": "gregor", "image": "", "imageID": "", "ready": false, "restartCount": 1,
-        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
-        "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
-    }))
+/// It waits for its next start.
+fn crashed() -> PodStatus {
+    status(1, &json!({"waiting": {"reason": "CrashLoopBackOff"}}))
 }
 
 #[test]
@@ -45,7 +43,7 @@ fn a_node_that_crashes_while_a_change_fails_elsewhere_keeps_what_it_ran_with() {
     let spared: Vec<i32> = (0..3).filter(|id| fleet.is_ready(*id)).collect();
     assert_eq!(spared.len(), 2);
     let unlucky = spared[0];
-    fleet.pods.get_mut(&unlucky).unwrap().status = Some(serde_json::from_value(crashed()).unwrap());
+    fleet.pods.get_mut(&unlucky).unwrap().status = Some(crashed());
     for _ in 0..10 {
         fleet.reconcile();
     }
@@ -60,29 +58,16 @@ fn a_node_that_crashes_while_a_change_fails_elsewhere_keeps_what_it_ran_with() {
 #[test]
 fn a_process_that_runs_is_running_however_often_it_has_ended_before() {
     let mut fleet = Fleet::settled(COMBINED);
-    let often = status(&json!({
-        "name": "gregor", "image": "", "imageID": "", "ready": false, "restartCount": 5,
-        "state": {"running": {}}, "lastState": {"terminated": {"exitCode": 137}},
-    }));
     let pod = fleet.pods.get_mut(&1).unwrap();
-    pod.status = Some(serde_json::from_value(often).unwrap());
+    pod.status = Some(status(5, &json!({"running": {}})));
     assert_eq!(PodSeen::of(pod).state, PodState::Running);
-    pod.status = Some(serde_json::from_value(crashed()).unwrap());
+    pod.status = Some(crashed());
     assert!(matches!(PodSeen::of(pod).state, PodState::Crashing(_)));
 }
 
 #[test]
 fn a_permission_to_format_is_withdrawn_though_something_else_cannot_be_made() {
-    let mut fleet = Fleet::new(
-        "
-apiVersion: gregor.dev/v1beta1
-kind: KafkaCluster
-metadata: {name: demo, namespace: team}
-spec:
-  nodePools: [{name: combined, replicas: 1}]
-  storage: {volumes: [{name: data, size: 10Gi}]}
-",
-    );
+    let mut fleet = Fleet::new(ONE);
     // Its pod is there, and has not run yet.
     while fleet.pods.is_empty() {
         fleet.reconcile();

@@ -5,22 +5,13 @@ mod fleet;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fleet::{COMBINED, Fleet, POOLS};
+use fleet::{COMBINED, Fleet, ONE, POOLS};
 use gregor_operator_api::cluster::Rack;
 use gregor_operator_api::names;
 use gregor_operator_api::value::ConfigValue;
 use gregor_operator_plan::kafka::PartitionSeen;
 use gregor_operator_plan::{Kind, Progress, Reason, Stage, Step};
 use proptest::prelude::*;
-
-const ONE: &str = "
-apiVersion: gregor.dev/v1beta1
-kind: KafkaCluster
-metadata: {name: demo, namespace: team}
-spec:
-  nodePools: [{name: combined, replicas: 1}]
-  storage: {volumes: [{name: data, size: 10Gi}]}
-";
 
 fn voters(fleet: &Fleet) -> Vec<i32> {
     let mut ids: Vec<i32> = fleet.quorum.iter().flat_map(|quorum| &quorum.voters).map(|(id, _)| *id).collect();

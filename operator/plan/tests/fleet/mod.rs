@@ -17,6 +17,15 @@ use k8s_openapi::api::core::v1::Pod;
 use secrets::Secrets;
 use serde_json::{Value, json};
 
+pub const ONE: &str = "
+apiVersion: gregor.dev/v1beta1
+kind: KafkaCluster
+metadata: {name: demo, namespace: team}
+spec:
+  nodePools: [{name: combined, replicas: 1}]
+  storage: {volumes: [{name: data, size: 10Gi}]}
+";
+
 pub const COMBINED: &str = "
 apiVersion: gregor.dev/v1beta1
 kind: KafkaCluster
@@ -572,7 +581,7 @@ impl Fleet {
     }
 }
 
-fn container(name: &str, restarts: i32, state: &Value) -> Value {
+pub fn container(name: &str, restarts: i32, state: &Value) -> Value {
     json!({"name": name, "image": "gregor", "imageID": "", "ready": false, "restartCount": restarts, "state": state})
 }
 
