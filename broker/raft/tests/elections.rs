@@ -4,10 +4,11 @@
 
 mod lone_voter;
 
+use bytes::Bytes;
 use gregor_messages::VoteResponse;
 use gregor_raft::{ElectionState, Input, Origin, Request, RequestId, Response, Role};
 use gregor_types::{ErrorCode, LeaderEpoch};
-use lone_voter::{OTHER, Paper, Rig, THIRD, ballot, verdict};
+use lone_voter::{OTHER, Paper, Rig, THIRD, ballot, ends, verdict};
 
 #[test]
 fn a_voter_that_cannot_be_asked_whether_it_would_vote_is_asked_for_its_vote() {
@@ -130,4 +131,16 @@ fn who_would_not_win_waits_before_it_asks_again_and_whom_nobody_answered_does_no
     time_in_role(&mut rig);
     rig.step(Input::Tick);
     assert!(matches!(rig.quorum.role(), Role::Prospective(_)), "{:?}", rig.quorum.role());
+}
+
+#[test]
+fn who_hears_that_its_leader_gives_way_would_vote_for_another_at_once() {
+    let mut rig = Rig::following();
+    rig.records(Bytes::new(), 0);
+    rig.sync();
+    let would_vote = |rig: &mut Rig| verdict(rig.ask(2, Request::Vote(ballot(4, 0, true))));
+    assert_eq!(would_vote(&mut rig), (ErrorCode::None, false), "it hears its leader");
+    rig.ask(1, ends(OTHER, 4));
+    assert!(matches!(rig.quorum.role(), Role::Follower(_)), "{:?}", rig.quorum.role());
+    assert_eq!(would_vote(&mut rig), (ErrorCode::None, true));
 }
