@@ -71,7 +71,7 @@ fn try_register(
     if let Some(existing) = &existing
         && existing.incarnation != request.incarnation_id
         && !existing.in_controlled_shutdown
-        && sessions.is_alive(id, existing.epoch, plan.now)
+        && sessions.is_alive(existing, plan.config.broker.node_id, plan.now)
     {
         return Err(Refusal::new(
             ErrorCode::DuplicateBrokerRegistration,

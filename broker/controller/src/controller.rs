@@ -369,7 +369,9 @@ impl Controller {
         };
         let mut plan = Plan::new(active.speculative.clone(), &self.config, next_offset, now, random);
         if plan.image.in_transaction() {
-            plan.push(MetadataRecord::AbortTransaction(AbortTransactionRecord::default()));
+            let abort = MetadataRecord::AbortTransaction(AbortTransactionRecord::default());
+            // Who began it knew transactions; the level may be among what never came, as when a first leader dies while it writes that.
+            plan.push_at(MetadataVersion::LATEST, abort);
         }
         if plan.image.features().finalized_metadata_version().is_none() {
             bootstrap(&mut plan);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use gregor_metadata::Image;
+use gregor_metadata::{BrokerRegistration, Image};
 use gregor_types::{BrokerEpoch, BrokerId, Offset};
 
 use crate::Nanos;
@@ -49,9 +49,16 @@ impl Sessions {
         self.0.remove(&id);
     }
 
-    /// Whether this incarnation was heard of within its session, by this very controller.
-    pub(crate) fn is_alive(&self, id: BrokerId, epoch: BrokerEpoch, now: Nanos) -> bool {
-        self.0.get(&id).is_some_and(|session| session.heard_of == Some(epoch) && now < session.expires)
+    /// Whether this incarnation may be running within its session: it was heard of, or a predecessor of this controller had it unfenced, which
+    /// nobody has told otherwise since (`BrokerHeartbeatManager.hasValidSession`). `local` is the node that decides: no other process is its
+    /// broker than the one that asks, so what nobody has heard of there has ended.
+    pub(crate) fn is_alive(&self, broker: &BrokerRegistration, local: BrokerId, now: Nanos) -> bool {
+        let Some(session) = self.0.get(&broker.id) else { return false };
+        let runs = match session.heard_of {
+            Some(epoch) => epoch == broker.epoch,
+            None => !broker.fenced && broker.id != local,
+        };
+        runs && now < session.expires
     }
 
     /// How far the slowest active broker has read the metadata log.

@@ -30,18 +30,21 @@ pub(crate) fn create(plan: &mut Plan<'_>, request: &CreateTopicsRequest) -> Crea
     for topic in &request.topics {
         *seen.entry(&topic.name).or_insert(0) += 1;
     }
-    let mut partitions_left = MAX_PARTITIONS_PER_REQUEST;
+    let once = || request.topics.iter().filter(|topic| seen[&topic.name] == 1);
+    let is_too_large = once().map(|topic| partitions_wanted(plan, topic)).sum::<usize>() > MAX_PARTITIONS_PER_REQUEST;
     let mut answered = BTreeSet::new();
     let mut topics = Vec::with_capacity(seen.len());
     for topic in &request.topics {
         if !answered.insert(&topic.name) {
             continue;
         }
-        let result = if seen[&topic.name] > 1 {
+        let result = if is_too_large {
+            Err(too_many())
+        } else if seen[&topic.name] > 1 {
             Err(Refusal::new(ErrorCode::InvalidRequest, "Duplicate topic name."))
         } else {
             let mark = plan.mark();
-            let result = create_one(plan, topic, &mut partitions_left);
+            let result = create_one(plan, topic);
             plan.keep(mark, result)
         };
         topics.push(match result {
@@ -64,19 +67,21 @@ pub(crate) fn create(plan: &mut Plan<'_>, request: &CreateTopicsRequest) -> Crea
     CreateTopicsResponse { topics, ..Default::default() }
 }
 
-fn create_one(
-    plan: &mut Plan<'_>,
-    topic: &CreatableTopic,
-    partitions_left: &mut usize,
-) -> Result<CreatableTopicResult, Refusal> {
+/// How many partitions a topic is to have, whether or not it can be had; all of a request are refused for their sum
+/// (`ReplicationControlManager.validateTotalNumberOfPartitions`).
+fn partitions_wanted(plan: &Plan<'_>, topic: &CreatableTopic) -> usize {
+    let wanted = match topic.num_partitions {
+        _ if !topic.assignments.is_empty() => return topic.assignments.len(),
+        -1 => plan.config.broker.num_partitions,
+        given => given,
+    };
+    usize::try_from(wanted).unwrap_or(0)
+}
+
+fn create_one(plan: &mut Plan<'_>, topic: &CreatableTopic) -> Result<CreatableTopicResult, Refusal> {
     check_name(plan, &topic.name)?;
     check_topic_configs(topic.configs.iter().map(|config| (&config.name, config.value.as_ref())))?;
-    let placed = if topic.assignments.is_empty() {
-        placed_by_us(plan, topic, *partitions_left)?
-    } else {
-        placed_by_hand(plan, topic, *partitions_left)?
-    };
-    *partitions_left -= placed.len();
+    let placed = if topic.assignments.is_empty() { placed_by_us(plan, topic)? } else { placed_by_hand(plan, topic)? };
     let random = &mut *plan.random;
     let topic_id = Uuid::from_random(|| u128::from(random()) << 64 | u128::from(random()));
     plan.push(MetadataRecord::Topic(TopicRecord { name: topic.name.clone(), topic_id, ..Default::default() }));
@@ -143,11 +148,7 @@ fn too_many() -> Refusal {
     Refusal::new(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.")
 }
 
-fn placed_by_us(
-    plan: &mut Plan<'_>,
-    topic: &CreatableTopic,
-    partitions_left: usize,
-) -> Result<Vec<Vec<BrokerId>>, Refusal> {
+fn placed_by_us(plan: &mut Plan<'_>, topic: &CreatableTopic) -> Result<Vec<Vec<BrokerId>>, Refusal> {
     let replication_factor = match topic.replication_factor {
         -1 => plan.config.broker.default_replication_factor,
         given => given,
@@ -166,26 +167,16 @@ fn placed_by_us(
     let partitions = usize::try_from(partitions).ok().filter(|partitions| *partitions > 0).ok_or_else(|| {
         Refusal::new(ErrorCode::InvalidPartitions, "Number of partitions was set to an invalid non-positive value.")
     })?;
-    if partitions > partitions_left {
-        return Err(too_many());
-    }
     placement::place(&plan.image, plan.random, partitions, replication_factor)
 }
 
-fn placed_by_hand(
-    plan: &Plan<'_>,
-    topic: &CreatableTopic,
-    partitions_left: usize,
-) -> Result<Vec<Vec<BrokerId>>, Refusal> {
+fn placed_by_hand(plan: &Plan<'_>, topic: &CreatableTopic) -> Result<Vec<Vec<BrokerId>>, Refusal> {
     let invalid = |message: &str| Err(Refusal::new(ErrorCode::InvalidRequest, message));
     if topic.replication_factor != -1 {
         return invalid("A manual partition assignment was specified, but replication factor was not set to -1.");
     }
     if topic.num_partitions != -1 {
         return invalid("A manual partition assignment was specified, but numPartitions was not set to -1.");
-    }
-    if topic.assignments.len() > partitions_left {
-        return Err(too_many());
     }
     let mut placed: BTreeMap<i32, Vec<BrokerId>> = BTreeMap::new();
     let mut replication_factor = None;

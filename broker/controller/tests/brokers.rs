@@ -139,7 +139,7 @@ fn a_new_leader_of_the_quorum_gives_every_broker_a_whole_session() {
 }
 
 #[test]
-fn a_restarted_broker_registers_at_once_with_a_controller_that_never_heard_of_it() {
+fn a_node_that_decides_and_was_restarted_registers_as_a_broker_at_once() {
     let mut rig = Rig::at(30).brokers(1);
     rig.create(vec![topic("t", 1, 1)]);
     rig.lose();

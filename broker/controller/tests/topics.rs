@@ -87,6 +87,21 @@ fn wrong_topics_get_kafkas_errors() {
 }
 
 #[test]
+fn a_request_for_too_many_partitions_is_refused_as_a_whole() {
+    let mut rig = Rig::with(30, "num.partitions=4000\n").brokers(1);
+    let codes = |rig: &mut Rig, topics: Vec<CreatableTopic>| -> Vec<ErrorCode> {
+        rig.create(topics).topics.iter().map(|topic| ErrorCode::from(topic.error_code)).collect()
+    };
+    let too_many = vec![topic("a", -1, 1), topic("b", 6_000, 1), assigned("c", &[(0, &[1])])];
+    assert_eq!(codes(&mut rig, too_many), [ErrorCode::PolicyViolation; 3], "10,001 partitions");
+    // What cannot be counts too; what is named twice does not.
+    let with_wrong = vec![topic("a b", 10_001, 1), topic("b", 1, 1)];
+    assert_eq!(codes(&mut rig, with_wrong), [ErrorCode::PolicyViolation; 2]);
+    let with_twice = vec![topic("a", 6_000, 1), topic("a", 6_000, 1), topic("b", 1, 1)];
+    assert_eq!(codes(&mut rig, with_twice), [ErrorCode::InvalidRequest, ErrorCode::None]);
+}
+
+#[test]
 fn wrong_manual_assignments_get_kafkas_errors() {
     let mut rig = Rig::at(30).brokers(3);
     let both = CreatableTopic { num_partitions: 1, ..assigned("t", &[(0, &[1])]) };

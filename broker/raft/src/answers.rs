@@ -14,7 +14,7 @@ use crate::{
 /// The answer to the [`Outgoing`](crate::Outgoing) request of the same name.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Response {
-    /// A vote, or whether one would be given.
+    /// A vote, or whether one would be given; `UNSUPPORTED_VERSION` where the voter cannot be asked the latter.
     Vote(VoteResponse),
     /// Whether the voter follows.
     BeginQuorumEpoch(BeginQuorumEpochResponse),
@@ -110,6 +110,13 @@ impl Quorum {
             Asked::ChangeVoters(_) => {
                 if !Self::on_change_answered(response) {
                     self.peers.pause(from, self.config.retry_backoff);
+                }
+                return;
+            }
+            Asked::PreVote(epoch) if response.is_some_and(knows_no_pre_vote) => {
+                // KIP-996: it would never say whether it would vote, so it is asked for its vote, as before there were such questions.
+                if matches!(self.role, Role::Prospective(_)) && epoch == self.epoch() {
+                    self.become_candidate(log, now, rng, effects);
                 }
                 return;
             }
@@ -219,6 +226,11 @@ impl Quorum {
         }
         true
     }
+}
+
+/// A voter of before KIP-996; the driver says so in its stead.
+fn knows_no_pre_vote(response: &Response) -> bool {
+    matches!(response, Response::Vote(vote) if ErrorCode::from(vote.error_code) == ErrorCode::UnsupportedVersion)
 }
 
 fn is_granted(vote: &VoteResponse) -> bool {

@@ -69,7 +69,7 @@ impl Votes {
     }
 
     /// Whether those who refused leave no majority to be won.
-    fn is_lost(&self, voters: &VoterSet) -> bool {
+    pub(crate) fn is_lost(&self, voters: &VoterSet) -> bool {
         let refused = self.refused.iter().filter(|id| voters.voter(**id).is_some()).count();
         voters.len() - refused <= voters.len() / 2
     }
@@ -135,7 +135,7 @@ impl Quorum {
                 self.follow(election, leader, endpoints);
             }
             _ => {
-                let timeout = Countdown::new(rng.spread(self.config.election_timeout));
+                let timeout = self.election_time_left().unwrap_or_else(|| self.new_election_time(rng));
                 self.role = Role::Unattached(crate::quorum::Unattached { election, timeout });
             }
         }

@@ -493,11 +493,29 @@ impl Quorum {
         effects: &mut Effects,
     ) -> Token {
         self.leave_leadership(now, effects);
-        let timeout = Countdown::new(rng.spread(self.config.election_timeout));
+        let timeout = self.election_time_left().unwrap_or_else(|| self.new_election_time(rng));
         self.role = Role::Unattached(Unattached { election, timeout });
         let token = self.writes.begin(Write::Election);
         effects.push(Effect::Persist { token, state: election });
         token
+    }
+
+    /// What is left of the time after which this node tries to lead. An epoch of somebody else leaves it running, so that nobody is kept from
+    /// standing by one who stands in vain (`QuorumState.transitionToUnattached`). None where none runs, or where the election is over.
+    pub(crate) fn election_time_left(&self) -> Option<Countdown> {
+        match &self.role {
+            _ if !self.may_stand() => None,
+            Role::Unattached(role) => Some(role.timeout),
+            Role::Prospective(role) if !role.votes.is_lost(self.voters()) => Some(role.timeout),
+            Role::Candidate(role) => Some(role.timeout),
+            Role::Resigned(role) => role.timeout,
+            Role::Prospective(_) | Role::Follower(_) | Role::Leader(_) => None,
+        }
+    }
+
+    /// As `QuorumState.randomElectionTimeoutMs`.
+    pub(crate) fn new_election_time(&self, rng: &mut dyn Rng) -> Countdown {
+        Countdown::new(rng.spread(self.config.election_timeout))
     }
 
     pub(crate) fn voters(&self) -> &VoterSet {

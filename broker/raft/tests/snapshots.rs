@@ -57,9 +57,10 @@ fn a_snapshot_that_is_deleted_while_it_is_taken_is_begun_anew_as_the_newer_one()
     let (mut cluster, leader, behind) = with_a_voter_far_behind(3, 2);
     cluster.start(behind);
     cluster.run_until("the first piece is there", 10_000, |cluster| cluster.pieces > 0);
-    assert_eq!(cluster.transfers, 0);
     cluster.append(leader);
-    cluster.run(30);
+    let end = cluster.end(leader);
+    cluster.run_until("there is more to take a snapshot of", 1_000, |cluster| cluster.committed_end() == end);
+    assert_eq!(cluster.transfers, 0, "it is still being taken");
     cluster.snapshot(leader);
     cluster.clean(leader);
     cluster.run_until("it has all", 10_000, Cluster::has_converged);

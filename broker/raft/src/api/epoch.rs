@@ -93,7 +93,7 @@ impl Quorum {
                     .collect();
                 let by_id = partition.preferred_successors.iter().map(|id| ReplicaKey::new(BrokerId(*id), Uuid::ZERO));
                 let candidates = if by_key.is_empty() { by_id.collect() } else { by_key };
-                self.look_for_another_leader(leader, &candidates, rng);
+                self.look_for_another_leader(leader, &candidates);
                 ErrorCode::None
             }
         };
@@ -151,28 +151,28 @@ impl Quorum {
         }
     }
 
-    /// The leader gives way: the one that it would have first stands at once, the others leave it time.
-    fn look_for_another_leader(&mut self, leader: BrokerId, candidates: &[ReplicaKey], rng: &mut dyn Rng) {
+    /// The leader gives way: the one that it would have first stands at once, the others leave it time. Nobody keeps its vote back for that leader
+    /// any more.
+    fn look_for_another_leader(&mut self, leader: BrokerId, candidates: &[ReplicaKey]) {
         let local = self.config.local.key;
         let place = candidates.iter().position(|key| {
             key.id == local.id && key.directory.is_none_or(|directory| local.directory == Some(directory))
         });
-        let wait = match place {
-            Some(0) => 0,
-            Some(place) => self.backoff(place, rng),
-            None => self.config.election_backoff_max,
-        };
+        let wait = place.map_or(self.config.election_backoff_max, |place| self.backoff(place, candidates.len()));
         if let Role::Follower(role) = &mut self.role
             && role.leader == leader
         {
-            role.timeout = Countdown::new(wait.min(role.timeout.remaining()));
+            role.timeout = Countdown::new(wait);
+            role.has_fetched = false;
         }
     }
 
-    /// Longer the later one stands in the row, as by `KafkaRaftClient.strictExponentialElectionBackoffMs`, but not as long: who fetched from
-    /// the old leader refuses a pre-vote until its own wait is over, so the next one's wait is what the election takes.
-    fn backoff(&self, place: usize, rng: &mut dyn Rng) -> Nanos {
-        let step = self.config.retry_backoff.saturating_mul(1 << place.min(16));
-        (step + rng.next_u64() % self.config.retry_backoff.max(1)).min(self.config.election_backoff_max)
+    /// Twice as long for each further place, up to half of the longest for the last (`KafkaRaftClient.strictExponentialElectionBackoffMs`).
+    fn backoff(&self, place: usize, successors: usize) -> Nanos {
+        let halvings = match place {
+            0 => return 0,
+            place => u32::try_from(successors - place).unwrap_or(u32::MAX),
+        };
+        self.config.election_backoff_max.checked_shr(halvings).unwrap_or(0)
     }
 }

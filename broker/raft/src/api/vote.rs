@@ -76,7 +76,7 @@ impl Quorum {
         let up_to_date = theirs >= log.end() || planted("shorter-log-elected");
         let granted = self.would_vote(candidate, ballot.pre_vote, up_to_date);
         if granted && !ballot.pre_vote {
-            self.give_vote(candidate, effects, after);
+            self.give_vote(candidate, rng, effects, after);
         }
         Ok(granted)
     }
@@ -101,15 +101,24 @@ impl Quorum {
         }
     }
 
-    /// A vote leaves only once it is on disk; also the answer to a repeated request waits for it.
-    fn give_vote(&mut self, candidate: ReplicaKey, effects: &mut Effects, after: &mut Option<Token>) {
-        let election = match &mut self.role {
-            Role::Unattached(role) => &mut role.election,
-            Role::Prospective(role) => &mut role.election,
+    /// A vote leaves only once it is on disk; also the answer to a repeated request waits for it. Whom it is given to has at least as good a
+    /// chance as this node, and gets the time for it (`QuorumState.unattachedAddVotedState`).
+    fn give_vote(
+        &mut self,
+        candidate: ReplicaKey,
+        rng: &mut dyn Rng,
+        effects: &mut Effects,
+        after: &mut Option<Token>,
+    ) {
+        let time = self.new_election_time(rng);
+        let (election, timeout) = match &mut self.role {
+            Role::Unattached(role) => (&mut role.election, &mut role.timeout),
+            Role::Prospective(role) => (&mut role.election, &mut role.timeout),
             _ => unreachable!("only a node that knows no leader votes"),
         };
         if election.voted.is_none() {
             *election = ElectionState::voted(election.epoch, candidate);
+            *timeout = time;
         }
         let token = self.writes.begin(Write::Election);
         effects.push(Effect::Persist { token, state: *election });

@@ -14,7 +14,7 @@ use gregor_channel::{Channel, ChannelError, ChannelOptions, Security, authority}
 use gregor_config::BrokerConfig;
 use gregor_messages::{
     ApiVersionsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest, ControllerRegistrationRequest, FetchRequest,
-    fetch_request::ReplicaState,
+    VoteRequest, VoteResponse, fetch_request::ReplicaState,
 };
 use gregor_node::LifecycleInput;
 use gregor_raft::{Endpoint, Outgoing, Response};
@@ -34,6 +34,8 @@ const ANSWER_BYTES_MAX: usize = 32 << 20;
 const REDIAL_MAX: Duration = Duration::from_millis(500);
 /// The version of Fetch from which a replica names itself in another field.
 const FETCH_WITH_REPLICA_STATE: i16 = 15;
+/// The version of Vote from which a voter can be asked whether it would vote (KIP-996).
+const VOTE_WITH_PRE_VOTE: i16 = 2;
 
 /// What came of a request.
 #[derive(Debug)]
@@ -269,7 +271,7 @@ async fn while_it_leads<A>(
 
 async fn ask(channel: &Channel, timeout: Duration, request: Outgoing) -> Result<Response, ChannelError> {
     Ok(match request {
-        Outgoing::Vote(request) => Response::Vote(channel.call(&request).await?),
+        Outgoing::Vote(request) => Response::Vote(ask_for_vote(channel, timeout, request).await?),
         Outgoing::BeginQuorumEpoch(request) => Response::BeginQuorumEpoch(channel.call(&request).await?),
         Outgoing::EndQuorumEpoch(request) => Response::EndQuorumEpoch(channel.call(&request).await?),
         Outgoing::Fetch(mut request) => {
@@ -300,11 +302,35 @@ async fn ask(channel: &Channel, timeout: Duration, request: Outgoing) -> Result<
     })
 }
 
+/// A vote, or whether one would be given. To voters of Kafka before 4.0 the latter cannot be put: the quorum is told so as by an answer (KIP-996).
+async fn ask_for_vote(
+    channel: &Channel,
+    timeout: Duration,
+    request: VoteRequest,
+) -> Result<VoteResponse, ChannelError> {
+    let is_question = request.topics.iter().flat_map(|topic| &topic.partitions).any(|ballot| ballot.pre_vote);
+    if !is_question {
+        return channel.call(&request).await;
+    }
+    let versions = VOTE_WITH_PRE_VOTE..=*VoteRequest::VERSIONS.end();
+    match channel.call_with(versions, timeout, |_| request).await {
+        Ok((_, response)) => Ok(response),
+        Err(ChannelError::Unsupported { served: Some(_), .. }) => {
+            Ok(VoteResponse { error_code: ErrorCode::UnsupportedVersion.code(), ..Default::default() })
+        }
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use gregor_config::Properties;
+    use gregor_messages::{ApiVersionsResponse, api_versions_response::ApiVersion, vote_request};
     use gregor_types::LeaderEpoch;
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
 
     use super::*;
 
@@ -337,5 +363,50 @@ mod tests {
         let of_broker = |heard: &Heard| matches!(heard, Heard::Broker(LifecycleInput::HeartbeatAnswered(None)));
         assert!(answers.iter().any(of_broker), "{answers:?}");
         assert!(answers.iter().any(|heard| matches!(heard, Heard::Registered(None))), "{answers:?}");
+    }
+
+    /// A peer that serves Vote in these versions, as far as it says so.
+    async fn peer_with_votes(max_version: i16) -> Channel {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            loop {
+                let Ok(length) = stream.read_u32().await else { return };
+                let mut request = vec![0; length as usize];
+                stream.read_exact(&mut request).await.unwrap();
+                let number = |at: usize| i16::from_be_bytes([request[at], request[at + 1]]);
+                let vote = ApiVersion { api_key: 52, min_version: 0, max_version, ..Default::default() };
+                let answer = match number(0) {
+                    18 => {
+                        ApiVersionsResponse { api_keys: vec![vote], ..Default::default() }.to_bytes(number(2)).unwrap()
+                    }
+                    // A flexible header ends with its tagged fields.
+                    _ => [&[0][..], &VoteResponse::default().to_bytes(number(2)).unwrap()].concat().into(),
+                };
+                stream.write_u32(answer.len() as u32 + 4).await.unwrap();
+                stream.write_all(&request[4..8]).await.unwrap();
+                stream.write_all(&answer).await.unwrap();
+            }
+        });
+        Channel::new(address.to_string(), ChannelOptions::default())
+    }
+
+    #[tokio::test]
+    async fn a_voter_that_cannot_be_asked_whether_it_would_vote_is_one_that_says_so() {
+        for (max_version, pre_vote, expected) in [
+            (1, true, ErrorCode::UnsupportedVersion),
+            (1, false, ErrorCode::None),
+            (2, true, ErrorCode::None),
+            (2, false, ErrorCode::None),
+        ] {
+            let channel = peer_with_votes(max_version).await;
+            let ballot = vote_request::PartitionData { pre_vote, ..Default::default() };
+            let topic = vote_request::TopicData { partitions: vec![ballot], ..Default::default() };
+            let request = VoteRequest { topics: vec![topic], ..Default::default() };
+            let answer = ask(&channel, Duration::from_secs(30), Outgoing::Vote(request)).await;
+            let Ok(Response::Vote(vote)) = &answer else { panic!("version {max_version}: {answer:?}") };
+            assert_eq!(ErrorCode::from(vote.error_code), expected, "version {max_version}, pre-vote {pre_vote}");
+        }
     }
 }
