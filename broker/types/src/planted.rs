@@ -31,7 +31,7 @@ pub const BUGS: [(&str, &str); 23] = [
 ];
 
 /// Every bug of clusters that can be planted, likewise: of the quorum, of the controller, and of leaders and followers.
-pub const CLUSTER_BUGS: [(&str, &str); 29] = [
+pub const CLUSTER_BUGS: [(&str, &str); 30] = [
     ("vote-before-persist", "a vote is answered before it is on the disk"),
     ("two-votes-in-an-epoch", "a voter gives its vote to a second candidate of an epoch"),
     ("shorter-log-elected", "a voter does not look whether a candidate has all that it has itself"),
@@ -64,6 +64,7 @@ pub const CLUSTER_BUGS: [(&str, &str); 29] = [
         "eligible-cleared",
         "a partition that is led forgets its eligible replicas though too few are in sync to go on without them",
     ),
+    ("unclean-stop-unnoticed", "a broker that may have lost what it had counts as one that stopped in peace"),
     ("earlier-life-joins", "the controller does not look which life of a broker is to be in sync"),
     ("committed-by-too-few", "the high watermark moves on with fewer in sync than a record needs to be acknowledged"),
     ("cut-epochs-kept", "the leader epochs of records stay although the log was cut before them"),

@@ -37,10 +37,6 @@ impl SteppedControl {
     /// Does everything that can be done now, syncs included, and says when to step again at the latest.
     pub fn step(&mut self) -> Result<Option<Nanos>, ControlError> {
         self.driver.settle()?;
-        if !self.driver.is_stalled() {
-            self.driver.tick();
-            self.driver.settle()?;
-        }
         Ok(self.driver.next_deadline())
     }
 

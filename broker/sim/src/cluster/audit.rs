@@ -156,7 +156,7 @@ pub(super) fn audit_records(machines: &mut Machines, ledger: &mut Ledger) {
             let replicas = machine.process.as_mut().and_then(|process| process.replicas.as_mut());
             let Some(replica) = replicas.and_then(|replicas| replicas.held.reading(place)) else { continue };
             held += 1;
-            match records(replica) {
+            match records(replica, ledger.deleted(place)) {
                 Ok(found) => ledger.hold(*id, place, replica.log.start_offset(), &found),
                 Err(error) => ledger.violated(format!("{} at {id} cannot be read: {error}", ledger.name(place))),
             }
@@ -168,8 +168,9 @@ pub(super) fn audit_records(machines: &mut Machines, ledger: &mut Ledger) {
     }
 }
 
-/// All records of a replica, of which it knows where each leader epoch begins, and the last sequence of each producer.
-fn records(replica: &mut Replica) -> Result<BTreeMap<Offset, Value>, String> {
+/// All records of a replica, of which it knows where each leader epoch begins, and the last sequence of each producer. Somebody has asked for all before
+/// `deleted` to go: of that it may know less, also where a crash has brought it back.
+fn records(replica: &mut Replica, deleted: Offset) -> Result<BTreeMap<Offset, Value>, String> {
     let mut found = BTreeMap::new();
     let mut begins: Vec<(LeaderEpoch, Offset)> = Vec::new();
     let mut sequences = BTreeMap::new();
@@ -202,13 +203,15 @@ fn records(replica: &mut Replica) -> Result<BTreeMap<Offset, Value>, String> {
     for (index, (epoch, _)) in begins.iter().enumerate() {
         let due = begins.get(index + 1).map_or(end, |(_, next)| *next);
         let known = replica.log.end_offset_for_epoch(*epoch);
-        if (known.leader_epoch, known.end_offset) != (*epoch, due) {
+        if due > deleted && (known.leader_epoch, known.end_offset) != (*epoch, due) {
             return Err(format!("epoch {epoch} ends at {due}, and it is known for {known:?}"));
         }
     }
     let known = replica.log.active_producers().map(|producer| (producer.producer_id, producer.last_sequence));
     let known: BTreeMap<_, _> = known.collect();
-    if known != sequences {
+    let forgets = sequences.iter().any(|(producer, last)| known.get(producer) != Some(last));
+    // A producer whose batches are all deleted may be known yet.
+    if forgets || (deleted == Offset::ZERO && known.len() > sequences.len()) {
         return Err(format!("the producers' last sequences are {sequences:?}, and they are known for {known:?}"));
     }
     Ok(found)

@@ -8,14 +8,14 @@ use gregor_log::{
     Disk,
     disk::{Crash, FaultyDisk, read_file},
 };
-use gregor_messages::{FetchRequest, VoteRequest};
+use gregor_messages::FetchRequest;
 use gregor_raft::Outgoing;
 use gregor_server::control::{ControllerResponse, NodeRequest};
 use gregor_types::{BrokerId, LeaderEpoch};
 
 use super::{
     ledger::Ledger,
-    letters::{Answer, Purpose, Question},
+    letters::{Answer, Ballot, Purpose, Question, Wanted},
     machine::Machine,
 };
 use crate::node::DIRECTORY;
@@ -23,20 +23,14 @@ use crate::node::DIRECTORY;
 const METADATA: &str = "__cluster_metadata-0";
 const QUORUM_STATE_BYTES_MAX: usize = 1 << 16;
 
-/// A vote that a candidate asks for: in which epoch, and for whom. None if it only asks whether it would get one.
-fn ballot(request: &VoteRequest) -> Option<(LeaderEpoch, BrokerId)> {
-    let ballot = request.topics.first()?.partitions.first().filter(|ballot| !ballot.pre_vote)?;
-    Some((LeaderEpoch(ballot.replica_epoch), BrokerId(ballot.replica_id)))
-}
-
 /// Looks at what a node asks.
 pub(super) fn audit_question(machine: &Machine, question: &Question, ledger: &mut Ledger) {
     let Question::Control(NodeRequest::Quorum(request)) = question else { return };
     match request {
         // Who asks for votes has voted for itself.
         Outgoing::Vote(request) => {
-            if let Some((epoch, candidate)) = ballot(request) {
-                audit_vote(machine, epoch, candidate, ledger);
+            if let Some(ballot) = Ballot::of(request) {
+                audit_vote(machine, ballot, ledger);
             }
         }
         Outgoing::Fetch(request) => audit_fetch(machine, request, ledger),
@@ -46,18 +40,15 @@ pub(super) fn audit_question(machine: &Machine, question: &Question, ledger: &mu
 
 /// Looks at what a node answers to a question of this purpose.
 pub(super) fn audit_answer(machine: &Machine, asked: &Purpose, answer: &Answer, ledger: &mut Ledger) {
-    let (Purpose::Control(_, NodeRequest::Quorum(Outgoing::Vote(request))), Answer::Control(answer)) = (asked, answer)
-    else {
-        return;
-    };
-    let ControllerResponse::Vote(response) = answer else { return };
+    let Purpose::Control(_, Wanted::Vote(Some(ballot))) = asked else { return };
+    let Answer::Control(ControllerResponse::Vote(response)) = answer else { return };
     let vote = response.topics.first().and_then(|topic| topic.partitions.first());
-    if let (Some((epoch, candidate)), true) = (ballot(request), vote.is_some_and(|vote| vote.vote_granted)) {
-        audit_vote(machine, epoch, candidate, ledger);
+    if vote.is_some_and(|vote| vote.vote_granted) {
+        audit_vote(machine, *ballot, ledger);
     }
 }
 
-fn audit_vote(machine: &Machine, epoch: LeaderEpoch, candidate: BrokerId, ledger: &mut Ledger) {
+fn audit_vote(machine: &Machine, Ballot { epoch, candidate }: Ballot, ledger: &mut Ledger) {
     let voter = (machine.identity.id, machine.identity.directory);
     if !ledger.votes(voter, epoch, candidate) {
         return;

@@ -35,6 +35,8 @@ pub(super) struct Ledger {
     violation: Option<String>,
     /// How often each thing has happened.
     pub(super) counts: BTreeMap<&'static str, u64>,
+    /// What has become of partitions since that was taken, where somebody reads the story.
+    pub(super) changes: Option<Vec<String>>,
     /// The metadata at each offset at which a node has shown it.
     images: BTreeMap<Offset, (LeaderEpoch, Image)>,
     /// The committed batches of the metadata log, by their first offset.
@@ -61,6 +63,8 @@ pub(super) struct Ledger {
     ends: BTreeMap<FollowedPartition, Offset>,
     /// What stands at which offset: acknowledged to its producer, or shown to a consumer.
     records: BTreeMap<FollowedPartition, BTreeMap<Offset, Value>>,
+    /// Up to where somebody has asked for a partition's records to be deleted.
+    deleted: BTreeMap<FollowedPartition, Offset>,
     /// Topics that were created for sure, and those whose deletion was asked for.
     created: BTreeSet<String>,
     leaving: BTreeSet<String>,
@@ -97,6 +101,7 @@ pub(super) struct Seen {
     /// The state of the partition in which it had too few replicas in sync, if it had.
     short_in: Option<i32>,
     truncations: u64,
+    starts_over: u64,
 }
 
 impl Seal {
@@ -106,6 +111,11 @@ impl Seal {
 }
 
 impl Ledger {
+    /// Nothing is known. `told` has it say what becomes of partitions.
+    pub(super) fn new(told: bool) -> Self {
+        Self { changes: told.then(Vec::new), ..Self::default() }
+    }
+
     /// Something is not as it must be. The first one counts.
     pub(super) fn violated(&mut self, what: String) {
         self.violation.get_or_insert(what);
@@ -142,7 +152,11 @@ impl Ledger {
                 format!("node {id} has {topic} from {start} to {end}, and its high watermark is {high_watermark}");
             return Err(what);
         }
-        let fresh = Seen { compared: start, led: None, short_in: None, truncations: 0 };
+        if start > self.deleted(place) {
+            let (name, asked) = (self.name(place), self.deleted(place));
+            return Err(format!("{name} begins at {start} on {id}, and was to be deleted before {asked} only"));
+        }
+        let fresh = Seen { compared: start, led: None, short_in: None, truncations: 0, starts_over: 0 };
         let mut seen = replica.seen.unwrap_or(fresh);
         if let Role::Leader(leader) = &replica.role {
             let epoch = leader.leader_epoch();
@@ -180,6 +194,10 @@ impl Ledger {
             seen.truncations = replica.truncations;
             self.count("truncation");
             self.moved.insert(place);
+        }
+        if replica.starts_over > seen.starts_over {
+            seen.starts_over = replica.starts_over;
+            self.count("log started over");
         }
         if seen.compared > high_watermark {
             // What it had was not known to be committed any more when it was cut, or it begins anew.
@@ -249,6 +267,17 @@ impl Ledger {
     /// Where the newest metadata ends that any node has shown.
     pub(super) fn newest_shown(&self) -> Option<Offset> {
         self.images.last_key_value().map(|(at, _)| *at)
+    }
+
+    /// Somebody asks for everything before an offset to be deleted.
+    pub(super) fn deletes(&mut self, place: FollowedPartition, until: Offset) {
+        let asked = self.deleted.entry(place).or_insert(until);
+        *asked = until.max(*asked);
+    }
+
+    /// Up to where records may be gone that stood in a partition.
+    pub(super) fn deleted(&self, place: FollowedPartition) -> Offset {
+        self.deleted.get(&place).copied().unwrap_or(Offset::ZERO)
     }
 
     /// Where what is known to be committed of a partition ends.
@@ -370,4 +399,26 @@ fn count_elections(counts: &mut BTreeMap<&'static str, u64>, before: &Image, aft
             }
         }
     }
+}
+
+/// What has become of partitions between two images, for people.
+fn changes_between(before: &Image, after: &Image) -> Vec<String> {
+    let partitions =
+        after.topics().iter().flat_map(|topic| topic.partitions().map(move |(index, now)| (topic, index, now)));
+    let changed = partitions.filter(|(topic, index, now)| before.topics().partition(topic.id, *index) != Some(*now));
+    changed
+        .map(|(topic, index, now)| {
+            let numbers = |brokers: &[BrokerId]| brokers.iter().map(|broker| broker.value()).collect::<Vec<_>>();
+            format!(
+                "{}-{index}: epoch {}, state {}, led by {:?}; replicas {:?}, in sync {:?}, eligible {:?}",
+                topic.name,
+                now.leader_epoch,
+                now.partition_epoch,
+                now.leader.map(BrokerId::value),
+                numbers(&now.replicas),
+                numbers(&now.isr),
+                numbers(&now.elr)
+            )
+        })
+        .collect()
 }

@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use gregor_controller::{ControllerRequest as Decided, ControllerResponse as Decision};
-use gregor_messages::{AlterPartitionRequest, ApiVersionsResponse, api_versions_response::SupportedFeatureKey};
+use gregor_messages::{
+    AlterPartitionRequest, ApiVersionsResponse, VoteRequest, api_versions_response::SupportedFeatureKey,
+};
 use gregor_metadata::{KRAFT_VERSION_FEATURE, ServedFeature};
 use gregor_node::LifecycleInput;
 use gregor_raft::{Outgoing, Request, Response};
@@ -60,6 +62,8 @@ pub(super) enum Question {
     Produce(FollowedPartition, Batches),
     /// By a client, of a partition's leader: what is committed from an offset on.
     Read(FollowedPartition, Offset),
+    /// By a client, of a partition's leader: everything before an offset is to go.
+    Delete(FollowedPartition, Offset),
 }
 
 /// A follower's fetch.
@@ -90,6 +94,8 @@ pub(super) enum Answer {
     Wrong(ErrorCode, LeaderEpoch),
     /// Batches, and the high watermark.
     Read(Batches, Offset),
+    /// The leader's log begins where it was asked to, or later.
+    Deleted,
     /// No.
     Refused(ErrorCode),
 }
@@ -98,13 +104,60 @@ pub(super) enum Answer {
 #[derive(Debug, Clone)]
 pub(super) enum Purpose {
     /// For its control thread, which calls the other node so.
-    Control(BrokerId, NodeRequest),
+    Control(BrokerId, Wanted),
     /// For a fetcher.
     Fetch(FetcherId, u64),
     /// For a fetcher.
     LookUp(FetcherId, Vec<OffsetLookUp>),
     /// For a partition that it leads.
     Isr(FollowedPartition, IsrProposal),
+}
+
+/// What a control thread wants of another node, as far as the answer's way depends on it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Wanted {
+    Quorum,
+    /// A vote. None if it only asks whether it would get one.
+    Vote(Option<Ballot>),
+    Controller,
+    Registration,
+    Heartbeat,
+}
+
+/// A vote that a candidate asks for: in which epoch, and for whom.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ballot {
+    pub(super) epoch: LeaderEpoch,
+    pub(super) candidate: BrokerId,
+}
+
+impl Ballot {
+    pub(super) fn of(request: &VoteRequest) -> Option<Self> {
+        let ballot = request.topics.first()?.partitions.first().filter(|ballot| !ballot.pre_vote)?;
+        Some(Self { epoch: LeaderEpoch(ballot.replica_epoch), candidate: BrokerId(ballot.replica_id) })
+    }
+}
+
+impl Wanted {
+    pub(super) fn by(request: &NodeRequest) -> Self {
+        match request {
+            NodeRequest::Quorum(Outgoing::Vote(request)) => Self::Vote(Ballot::of(request)),
+            NodeRequest::Quorum(_) => Self::Quorum,
+            NodeRequest::Controller(_) => Self::Controller,
+            NodeRequest::Broker(OfBroker::Registration(_)) => Self::Registration,
+            NodeRequest::Broker(OfBroker::Heartbeat(_)) => Self::Heartbeat,
+        }
+    }
+
+    /// What is heard where nobody answers, or with something else.
+    const fn unanswered(self, asked: BrokerId) -> Heard {
+        match self {
+            Self::Quorum | Self::Vote(_) => Heard::Response { from: asked, response: None },
+            Self::Controller => Heard::Registered(None),
+            Self::Registration => Heard::Broker(LifecycleInput::RegistrationAnswered(None)),
+            Self::Heartbeat => Heard::Broker(LifecycleInput::HeartbeatAnswered(None)),
+        }
+    }
 }
 
 impl Question {
@@ -132,6 +185,7 @@ impl Question {
             Self::Quorum(_) => "a change of voters",
             Self::Produce(..) => "Produce",
             Self::Read(..) => "a read",
+            Self::Delete(..) => "DeleteRecords",
         }
     }
 
@@ -142,7 +196,7 @@ impl Question {
 
     /// Whether it goes to a broker's listener, which opens once the broker may serve, and not to a controller's.
     pub(super) const fn is_for_brokers(&self) -> bool {
-        matches!(self, Self::Fetch(_) | Self::LookUp(_) | Self::Produce(..) | Self::Read(..))
+        matches!(self, Self::Fetch(_) | Self::LookUp(_) | Self::Produce(..) | Self::Read(..) | Self::Delete(..))
     }
 
     /// Whether a second copy may arrive later than the first. A connection hands over what it carries once; of what the protocol lets
@@ -154,7 +208,8 @@ impl Question {
             }
             Self::Control(NodeRequest::Broker(OfBroker::Heartbeat(_)))
             | Self::AlterPartition(_)
-            | Self::Produce(..) => true,
+            | Self::Produce(..)
+            | Self::Delete(..) => true,
             Self::Control(NodeRequest::Controller(_) | NodeRequest::Broker(OfBroker::Registration(_)))
             | Self::Fetch(_)
             | Self::LookUp(_)
@@ -191,26 +246,28 @@ pub(super) fn as_request(request: NodeRequest) -> Option<ControllerRequest> {
 }
 
 /// What a control thread hears of its request to the node that it calls so.
-pub(super) fn as_heard(asked: BrokerId, request: &NodeRequest, answer: Option<Answer>) -> Heard {
-    match (request, answer) {
-        (NodeRequest::Quorum(_), Some(Answer::Versions)) => {
-            Heard::Response { from: asked, response: Some(Response::ApiVersions(versions())) }
+pub(super) fn as_heard(asked: BrokerId, wanted: Wanted, answer: Option<Answer>) -> Heard {
+    let decision = match (wanted, answer) {
+        (Wanted::Quorum | Wanted::Vote(_), Some(Answer::Versions)) => {
+            return Heard::Response { from: asked, response: Some(Response::ApiVersions(versions())) };
         }
-        (NodeRequest::Quorum(_), Some(Answer::Control(response))) => {
-            Heard::Response { from: asked, response: as_response(response) }
+        (Wanted::Quorum | Wanted::Vote(_), Some(Answer::Control(response))) => {
+            return Heard::Response { from: asked, response: as_response(response) };
         }
-        (
-            NodeRequest::Controller(_),
-            Some(Answer::Control(ControllerResponse::Controller(Decision::ControllerRegistration(response)))),
-        ) => Heard::Registered(Some(ErrorCode::from(response.error_code))),
-        (NodeRequest::Broker(_), Some(Answer::Control(ControllerResponse::Controller(decision)))) => match decision {
-            Decision::BrokerRegistration(response) => {
-                Heard::Broker(LifecycleInput::RegistrationAnswered(Some(response)))
-            }
-            Decision::BrokerHeartbeat(response) => Heard::Broker(LifecycleInput::HeartbeatAnswered(Some(response))),
-            _ => request.unanswered(asked),
-        },
-        _ => request.unanswered(asked),
+        (_, Some(Answer::Control(ControllerResponse::Controller(decision)))) => decision,
+        _ => return wanted.unanswered(asked),
+    };
+    match (wanted, decision) {
+        (Wanted::Controller, Decision::ControllerRegistration(response)) => {
+            Heard::Registered(Some(ErrorCode::from(response.error_code)))
+        }
+        (Wanted::Registration, Decision::BrokerRegistration(response)) => {
+            Heard::Broker(LifecycleInput::RegistrationAnswered(Some(response)))
+        }
+        (Wanted::Heartbeat, Decision::BrokerHeartbeat(response)) => {
+            Heard::Broker(LifecycleInput::HeartbeatAnswered(Some(response)))
+        }
+        _ => wanted.unanswered(asked),
     }
 }
 

@@ -13,7 +13,7 @@ use gregor_log::{
     Disk,
     disk::{Crash, FaultyDisk},
 };
-use gregor_metadata::ELIGIBLE_LEADER_REPLICAS_FEATURE;
+use gregor_metadata::{ELIGIBLE_LEADER_REPLICAS_FEATURE, Image};
 use gregor_raft::{Endpoint, Nanos, ReplicaKey, Voter};
 use gregor_server::control::{FormatOptions, InitialVoters, format_storage};
 use gregor_types::{BrokerId, DirectoryId, Uuid};
@@ -51,6 +51,8 @@ pub(super) struct Shape {
     pub(super) keeps_eligible: bool,
     /// How far behind a follower in sync may be, in milliseconds: soon, and who is in sync changes often.
     lag_max_ms: u64,
+    /// How soon a node that was not answered asks again, in milliseconds: by Kafka's default of 20 most of what happens where nobody leads is just that.
+    retry_backoff_ms: u64,
 }
 
 /// A node, by what is written down of it.
@@ -82,6 +84,8 @@ pub(super) struct Machine {
     drift: i64,
     /// How far its clock was set forward altogether, as by a pause of the machine.
     ahead: Nanos,
+    /// In which of its lives it lost power last, and with it perhaps what its logs had not on the disk.
+    lost_power_in: Option<u64>,
     /// Whether its disk has little room now.
     pub(super) is_full: bool,
     /// Whether calls of its disk fail now, or will.
@@ -109,7 +113,9 @@ impl Shape {
         // A controller of a static quorum votes.
         let voters = if is_static { controllers } else { 3 };
         let keeps_eligible = random.chance(50);
-        Self { roles, voters, is_static, keeps_eligible, lag_max_ms: *random.pick(&[1_500, 4_000]) }
+        let lag_max_ms = *random.pick(&[1_500, 4_000]);
+        let retry_backoff_ms = *random.pick(&[20, 100, 100, 100]);
+        Self { roles, voters, is_static, keeps_eligible, lag_max_ms, retry_backoff_ms }
     }
 
     /// The nodes' numbers.
@@ -190,6 +196,7 @@ impl Machine {
             woken_at: Nanos::MAX,
             drift,
             ahead: 0,
+            lost_power_in: None,
             is_full: false,
             is_failing: false,
             is_let_down: false,
@@ -228,15 +235,35 @@ impl Machine {
     pub(super) fn start(&mut self) -> Result<(), Death> {
         self.boot += 1;
         self.is_let_down = self.is_full || self.is_failing;
-        let incarnation = Uuid(u128::from(self.identity.id.value().unsigned_abs()) << 64 | u128::from(self.boot));
+        let incarnation = self.incarnation(self.boot);
         let random = self.random.fork();
         self.process = Some(Process::start(&self.disk, &self.clock, random, &self.identity, incarnation)?);
         Ok(())
     }
 
+    /// Whether its process runs, and this metadata knows it.
+    pub(super) fn counts_in(&self, image: &Image) -> bool {
+        let registered = image.cluster().broker(self.identity.id).map(|broker| broker.incarnation);
+        self.process.is_some() && registered == Some(self.incarnation(self.boot))
+    }
+
+    fn incarnation(&self, boot: u64) -> Uuid {
+        Uuid(u128::from(self.identity.id.value().unsigned_abs()) << 64 | u128::from(boot))
+    }
+
+    /// Whether partitions may count on something of this broker that its disk does not have, as far as this metadata goes: it has lost power, and not
+    /// registered since.
+    pub(super) fn may_lack(&self, image: &Image) -> bool {
+        let registered = image.cluster().broker(self.identity.id).map(|broker| broker.incarnation);
+        self.lost_power_in.is_some_and(|lost_in| registered.is_none_or(|life| life <= self.incarnation(lost_in)))
+    }
+
     /// The process dies where it stands, or the machine with it.
     pub(super) fn crash(&mut self, crash: Crash) {
         self.process = None;
+        if crash != Crash::KeepAll {
+            self.lost_power_in = Some(self.boot);
+        }
         self.step_at = Nanos::MAX;
         self.disk.crash(crash);
         (self.is_failing, self.dies_at) = (false, None);
@@ -314,6 +341,7 @@ fn config(id: BrokerId, shape: &Shape) -> BrokerConfig {
         ("broker.session.timeout.ms", "5000"),
         ("broker.heartbeat.interval.ms", "1000"),
         ("replica.lag.time.max.ms", shape.lag_max_ms.to_string().as_str()),
+        ("controller.quorum.retry.backoff.ms", shape.retry_backoff_ms.to_string().as_str()),
         ("leader.imbalance.check.interval.seconds", "10"),
         ("num.replica.fetchers", "2"),
     ] {

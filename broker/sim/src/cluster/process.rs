@@ -16,7 +16,7 @@ use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset, Uuid};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    letters::{Answer, Purpose, Question, Return, as_heard, as_request},
+    letters::{Answer, Purpose, Question, Return, Wanted, as_heard, as_request},
     machine::{CLUSTER, Identity, node_at},
     replicas::{Replicas, Sent},
 };
@@ -225,14 +225,17 @@ impl Process {
     fn step_control(&mut self) -> Result<(), Death> {
         self.has_control_news = true;
         loop {
+            self.give_queued()?;
             let deadline = self.control.step()?;
             self.take_posted();
-            let mut busy = self.apply_updates()?;
-            busy |= self.give_queued()?;
-            busy |= self.hear_decisions();
-            if !busy {
-                let stalled = self.clock.nanos() + STALLED;
-                self.control_due = if self.control.is_stalled() { stalled } else { deadline.unwrap_or(Nanos::MAX) };
+            let has_news = self.apply_updates()?;
+            self.hear_decisions();
+            if self.control.is_stalled() {
+                self.control_due = self.clock.nanos() + STALLED;
+                return Ok(());
+            }
+            if !has_news && self.queued.is_empty() {
+                self.control_due = deadline.unwrap_or(Nanos::MAX);
                 return Ok(());
             }
         }
@@ -275,7 +278,11 @@ impl Process {
             Question::AlterPartition(request) => ControllerRequest::Controller(request.into()),
             Question::Decide(request) => ControllerRequest::Controller(request),
             Question::Quorum(request) => ControllerRequest::Quorum(request),
-            Question::Fetch(_) | Question::LookUp(_) | Question::Produce(..) | Question::Read(..) => {
+            Question::Fetch(_)
+            | Question::LookUp(_)
+            | Question::Produce(..)
+            | Question::Read(..)
+            | Question::Delete(..) => {
                 return self.receive_data(back, question);
             }
         };
@@ -296,6 +303,7 @@ impl Process {
             }
             Question::Produce(id, batch) => replicas.produce(back, id, &batch),
             Question::Read(id, from) => replicas.read(back, id, from),
+            Question::Delete(id, until) => replicas.delete_records(back, id, until),
             Question::Control(_) | Question::AlterPartition(_) | Question::Decide(_) | Question::Quorum(_) => Ok(()),
         }
     }
@@ -304,8 +312,8 @@ impl Process {
     pub(super) fn hear(&mut self, purpose: Purpose, answer: Option<Answer>) -> Result<(), Death> {
         let times = (self.clock.nanos(), self.clock.wall());
         match (purpose, &mut self.replicas) {
-            (Purpose::Control(asked, request), _) => {
-                self.queued.push_back(Queued::Heard(as_heard(asked, &request, answer)));
+            (Purpose::Control(asked, wanted), _) => {
+                self.queued.push_back(Queued::Heard(as_heard(asked, wanted, answer)));
             }
             (Purpose::Fetch(id, number), Some(replicas)) => {
                 let parts =
@@ -379,8 +387,8 @@ impl Process {
             let waits = matches!(&posted.request, NodeRequest::Quorum(Outgoing::Fetch(_)));
             self.sent.push(Sent {
                 to,
-                question: Question::Control(posted.request.clone()),
-                purpose: Purpose::Control(posted.to, posted.request),
+                purpose: Purpose::Control(posted.to, Wanted::by(&posted.request)),
+                question: Question::Control(posted.request),
                 patience: CONTROL_PATIENCE + if waits { FETCH_WAIT } else { 0 },
             });
         }
@@ -398,22 +406,19 @@ impl Process {
         Ok(any)
     }
 
-    fn give_queued(&mut self) -> Result<bool, Death> {
-        let mut any = false;
+    fn give_queued(&mut self) -> Result<(), Death> {
         while !self.control.is_stalled()
             && let Some(queued) = self.queued.pop_front()
         {
-            any = true;
             match queued {
                 Queued::Heard(heard) => self.control.hear(heard)?,
                 Queued::Request(back, request) => self.decisions.push((back, self.control.request(LATEST, request)?)),
             }
         }
-        Ok(any)
+        Ok(())
     }
 
-    fn hear_decisions(&mut self) -> bool {
-        let before = self.answers.len();
+    fn hear_decisions(&mut self) {
         let answers = &mut self.answers;
         self.decisions.retain_mut(|(back, receiver)| match receiver.try_recv() {
             Ok(response) => {
@@ -423,7 +428,6 @@ impl Process {
             Err(oneshot::error::TryRecvError::Closed) => false,
             Err(oneshot::error::TryRecvError::Empty) => true,
         });
-        self.answers.len() > before
     }
 }
 

@@ -47,8 +47,9 @@ pub(super) struct Replica {
     proposal: Option<IsrProposal>,
     /// The epoch of a fetch that it has answered as the leader in another one.
     pub(super) answered_in: Option<LeaderEpoch>,
-    /// How often the log was cut back to a leader's.
+    /// How often the log was cut back to a leader's, and how often it began anew where a leader's log begins.
     pub(super) truncations: u64,
+    pub(super) starts_over: u64,
     /// Where it stood when it was asked last whether that has changed: the epoch in which it leads, the log's end, and the high watermark.
     stood: Option<(Option<LeaderEpoch>, Offset, Offset)>,
     /// What the ledger has seen of it.
@@ -95,6 +96,7 @@ impl Replica {
             proposal: None,
             answered_in: None,
             truncations: 0,
+            starts_over: 0,
             stood: None,
             seen: None,
         }
@@ -225,6 +227,17 @@ impl Replica {
         }
         let records = if from < high_watermark { self.bytes(from, high_watermark)? } else { Bytes::new() };
         Ok(Answer::Read(Batches(records), high_watermark))
+    }
+
+    /// The log is to begin here, where all before is committed; followers hear of it with their next answers.
+    pub(super) fn delete_records(&mut self, until: Offset) -> Result<Answer, LogError> {
+        let Role::Leader(leader) = &mut self.role else { return Ok(Answer::Refused(ErrorCode::NotLeaderOrFollower)) };
+        if until > leader.high_watermark() {
+            return Ok(Answer::Refused(ErrorCode::OffsetOutOfRange));
+        }
+        self.log.advance_start(until)?;
+        leader.on_log_start(self.log.start_offset());
+        Ok(Answer::Deleted)
     }
 
     /// Whole batches of the log; a part of one may stand at their end.
@@ -383,6 +396,7 @@ impl Replica {
                 follower.on_cut(log.start_offset(), log.end_offset());
             }
             FollowerStep::StartOver { at, .. } => {
+                self.starts_over += 1;
                 log.truncate_fully_and_start_at(at, now).map_err(AppendError::Log)?;
                 follower.on_cut(log.start_offset(), log.end_offset());
             }

@@ -135,10 +135,16 @@ impl Replicas {
             self.folder.set_strays(self.me, &image, &mut self.random)?;
         }
         // As the server: a higher min.insync.replicas counts before roles.
-        let is_changed =
-            |replica: &Replica| update.changes.configs.contains(&ConfigResource::topic(replica.topic.clone()));
-        for replica in self.held.all_mut().filter(|replica| is_changed(replica)) {
-            replica.expect_limits(TopicSettings::of(&replica.topic, &self.config, &image).limits);
+        let is_configured =
+            |replica: &&Replica| update.changes.configs.contains(&ConfigResource::topic(replica.topic.clone()));
+        let configured: Vec<_> = match update.changes.configs.is_empty() {
+            true => Vec::new(),
+            false => self.held.all().filter(is_configured).map(|replica| replica.id).collect(),
+        };
+        for id in &configured {
+            if let Some(replica) = self.held.get_mut(*id) {
+                replica.expect_limits(TopicSettings::of(&replica.topic, &self.config, &image).limits);
+            }
         }
         for action in partition_actions(self.me, &previous, &image, &update.changes) {
             match action {
@@ -152,11 +158,12 @@ impl Replicas {
         }
         let wall = self.clock.wall();
         let brokers: Vec<_> = update.changes.brokers.iter().map(|id| (*id, registration_of(&image, *id))).collect();
-        for replica in self.held.all_mut() {
-            if !brokers.is_empty() {
-                replica.on_registrations(&brokers, wall);
-            }
-            if is_changed(replica) {
+        if !brokers.is_empty() {
+            self.held.all_mut().for_each(|replica| replica.on_registrations(&brokers, wall));
+        }
+        // Those that have come meanwhile began with these settings.
+        for id in configured {
+            if let Some(replica) = self.held.get_mut(id) {
                 replica.set_settings(&TopicSettings::of(&replica.topic, &self.config, &image), wall);
             }
         }
@@ -218,6 +225,7 @@ impl Replicas {
         self.folder.delete(replica.log, self.clock.wall(), &mut self.random)?;
         // A log that gets the name anew must not inherit the old one's high watermark.
         self.checkpoint(CheckpointKind::HighWatermark)?;
+        self.checkpoint(CheckpointKind::LogStart)?;
         self.checkpoint(CheckpointKind::RecoveryPoint)
     }
 
@@ -233,6 +241,15 @@ impl Replicas {
     pub(super) fn read(&mut self, back: Return, id: FollowedPartition, from: Offset) -> Result<(), Death> {
         let answer = match self.held.reading(id) {
             Some(replica) => replica.read(from)?,
+            None => Answer::Refused(ErrorCode::NotLeaderOrFollower),
+        };
+        self.answers.push((back, answer));
+        Ok(())
+    }
+
+    pub(super) fn delete_records(&mut self, back: Return, id: FollowedPartition, until: Offset) -> Result<(), Death> {
+        let answer = match self.held.get_mut(id) {
+            Some(replica) => replica.delete_records(until)?,
             None => Answer::Refused(ErrorCode::NotLeaderOrFollower),
         };
         self.answers.push((back, answer));
@@ -343,6 +360,7 @@ impl Replicas {
             self.held.all_mut().for_each(|replica| replica.log.release_files());
             self.checkpoint(CheckpointKind::RecoveryPoint)?;
             self.checkpoint(CheckpointKind::HighWatermark)?;
+            self.checkpoint(CheckpointKind::LogStart)?;
         }
         self.propose(broker_epoch, controller, sent);
         // As the server's fetchers: the epoch that the metadata knows, which at first may be an earlier life's.

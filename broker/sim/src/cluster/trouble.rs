@@ -1,7 +1,7 @@
 //! What goes wrong in a cluster, and how it is made well again.
 //!
-//! In one world of two, machines lose power and disks fail: there every topic syncs before it acknowledges. In the others only processes
-//! die, and topics are as Kafka makes them.
+//! In some worlds machines lose power and disks fail: there every topic syncs before it acknowledges. In the others topics are as Kafka makes them, and
+//! either only processes die, or so few machines at a time lose power that nothing is lost that was acknowledged (see [`Power`]).
 
 use std::{
     io,
@@ -14,17 +14,21 @@ use std::{
 };
 
 use gregor_log::disk::{Crash, Operation};
+use gregor_metadata::Image;
 use gregor_raft::Nanos;
 use gregor_types::BrokerId;
 
-use super::world::{Event, World};
+use super::{
+    machine::Shape,
+    world::{Event, World},
+};
 use crate::{
     Random,
     clock::{MILLISECOND, SECOND},
 };
 
 /// Every kind of thing that goes wrong or is changed, as [`Outcome::counts`](super::Outcome::counts) names it. Over many seeds each happens.
-pub const FAULTS: [&str; 43] = [
+pub const FAULTS: [&str; 46] = [
     "message lost",
     "message doubled",
     "message late",
@@ -37,6 +41,7 @@ pub const FAULTS: [&str; 43] = [
     "clock jumped",
     "killed",
     "power lost",
+    "committed records lost by power",
     "write torn",
     "machine off at a write",
     "died at a vote",
@@ -67,6 +72,8 @@ pub const FAULTS: [&str; 43] = [
     "partition moved",
     "preferred leader elected",
     "setting changed",
+    "records deleted",
+    "log started over",
     "registration",
 ];
 
@@ -80,12 +87,16 @@ impl World {
         self.after(pause, Event::Trouble);
         let ids: Vec<BrokerId> = self.machines.keys().copied().collect();
         let id = *self.random.pick(&ids);
-        match self.random.below(22) {
+        let what = self.random.below(22);
+        if self.spares_others() && matches!(what, 0..6 | 8 | 17..20) {
+            return;
+        }
+        match what {
             0 | 1 => self.stop_at_a_write(id),
             2..5 => self.kill(id),
-            5 if self.loses_power => self.lose_power(id),
+            5 => self.lose_power(id),
             6 => self.stop_cleanly(id),
-            7 if self.loses_power => self.fail_disk(id),
+            7 if self.power == Power::Fails => self.fail_disk(id),
             8 => self.fill_disk(id),
             9 => {
                 let by_ms = self.random.below(7_200_000) as i64 - 3_600_000;
@@ -113,9 +124,10 @@ impl World {
             }
             17 if self.random.chance(30) => {
                 self.trace.note(format_args!("all nodes go down"));
-                self.ledger.count(if self.loses_power { "power lost everywhere" } else { "all nodes down" });
+                let is_power = self.power == Power::Fails;
+                self.ledger.count(if is_power { "power lost everywhere" } else { "all nodes down" });
                 for id in &ids {
-                    if self.loses_power {
+                    if is_power {
                         self.lose_power(*id);
                     } else {
                         self.kill(*id);
@@ -138,7 +150,7 @@ impl World {
     }
 
     fn lose_power(&mut self, id: BrokerId) {
-        if self.machines[&id].process.is_some() {
+        if self.machines[&id].process.is_some() && self.may_lose_power(id) {
             let crash = if self.random.chance(50) { Crash::LoseUnsynced } else { Crash::Tear(self.random.bits()) };
             self.go_down(id, crash, "by a loss of power");
         }
@@ -255,7 +267,7 @@ impl World {
     /// What a machine's process dies of decides what is left of what it wrote.
     pub(super) fn crash_of(&mut self, id: BrokerId) -> Crash {
         let disk = &self.machines[&id].disk;
-        if !self.loses_power {
+        if !self.may_lose_power(id) {
             return Crash::KeepAll;
         }
         // What a sync that failed was to write is in memory only: whoever starts again there builds on sand.
@@ -263,6 +275,36 @@ impl World {
             0 if !disk.has_lost_writes() => Crash::KeepAll,
             1 => Crash::LoseUnsynced,
             _ => Crash::Tear(self.random.bits()),
+        }
+    }
+
+    /// Whether a machine may be without power now, with what is promised (see [`Power`]).
+    fn may_lose_power(&self, id: BrokerId) -> bool {
+        match self.power {
+            Power::Lasts => false,
+            Power::Fails => true,
+            Power::FailsInTurn => self.ledger.newest_image().is_none_or(|image| {
+                let counts = |member: &BrokerId| self.machines[member].counts_in(&image);
+                let mut partitions = image.topics().iter().flat_map(|topic| topic.partitions());
+                partitions.all(|(_, partition)| {
+                    let mut others = partition.isr.iter().chain(&partition.elr).filter(|member| **member != id);
+                    !partition.replicas.contains(&id) || (others.clone().count() > 0 && others.all(counts))
+                })
+            }),
+        }
+    }
+
+    /// Whether nothing else may end, as a machine without power is counted on yet.
+    pub(super) fn spares_others(&self) -> bool {
+        let lacks = |image: &Image| self.machines.values().any(|machine| machine.may_lack(image));
+        self.power == Power::FailsInTurn && self.ledger.newest_image().is_some_and(|image| lacks(&image))
+    }
+
+    /// What was to end processes does so no more.
+    pub(super) fn spare_all(&mut self) {
+        for machine in self.machines.values_mut() {
+            machine.heal_disk();
+            machine.disk.stop_after(u64::MAX);
         }
     }
 
@@ -274,6 +316,31 @@ impl World {
         // Longer than a session now and then, so that the others go on without it.
         let longest = if self.random.chance(30) { 15 * SECOND } else { 2 * SECOND };
         self.random.between(MILLISECOND, longest)
+    }
+}
+
+/// How machines of a world lose power, and with it what was written and not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Power {
+    /// They do not.
+    Lasts,
+    /// Any of them at any time: every topic syncs before it acknowledges.
+    Fails,
+    /// One after the other, where the others go on: of those that a partition counts on, where two have to be in sync, one at most may lack something at a
+    /// time, and no process of the others ends until that one has registered again, and so is not counted on any more. Topics are as Kafka makes them,
+    /// with eligible leader replicas (KIP-966). A controller cannot tell a process that was killed from a machine that lost power: who is killed while
+    /// another has lost something is taken for one that has, too.
+    FailsInTurn,
+}
+
+impl Power {
+    pub(super) fn of(shape: &Shape, random: &mut Random) -> Self {
+        let brokers = shape.roles.iter().filter(|roles| roles.is_broker()).count();
+        match random.below(10) {
+            0..4 => Self::Fails,
+            4..7 if shape.keeps_eligible && brokers > 2 => Self::FailsInTurn,
+            _ => Self::Lasts,
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use gregor_types::{BrokerId, LeaderEpoch};
 use self::queue::{Call, Calls, Queue};
 use super::{
     audit::{Machines, audit_in_sync, audit_metadata, audit_moved},
-    clients::{Admin, Client, Producer, Reader, View, VoterAdmin},
+    clients::{Admin, Client, Deleter, Producer, Reader, View, VoterAdmin},
     durability::{audit_answer, audit_question},
     ledger::Ledger,
     letters::{Answer, CallId, Party, Purpose, Question, Return},
@@ -24,7 +24,7 @@ use super::{
     process::Process,
     progress::Progress,
     replicas::Sent,
-    trouble::Relief,
+    trouble::{Power, Relief},
     wire::Wire,
 };
 use crate::{
@@ -124,8 +124,8 @@ pub(super) struct World {
     clients: Vec<Box<dyn Client>>,
     pub(super) ledger: Ledger,
     pub(super) trace: Trace,
-    /// Whether machines lose power here.
-    pub(super) loses_power: bool,
+    /// How machines lose power here.
+    pub(super) power: Power,
     healing_since: Option<Nanos>,
     rested: Option<Rest>,
     /// Whether all is over.
@@ -174,11 +174,12 @@ impl World {
             Box::new(Producer::default()),
             Box::new(Reader::default()),
             Box::new(Reader::default()),
+            Box::new(Deleter::default()),
         ];
         if !shape.is_static {
             clients.push(Box::new(VoterAdmin::new(first_voters)));
         }
-        let loses_power = random.chance(50);
+        let power = Power::of(&shape, &mut random);
         let mut world = Self {
             now: 0,
             random,
@@ -188,9 +189,9 @@ impl World {
             calls: Calls::default(),
             next_call: 0,
             clients,
-            ledger: Ledger::default(),
+            ledger: Ledger::new(options.told),
             trace: Trace::new(options.told),
-            loses_power,
+            power,
             healing_since: None,
             rested: None,
             is_over: false,
@@ -199,7 +200,7 @@ impl World {
         };
         let Shape { roles, is_static, keeps_eligible, .. } = &shape;
         world.trace.note(format_args!(
-            "nodes {roles:?}, static: {is_static}, eligible leader replicas: {keeps_eligible}, power may be lost: {loses_power}"
+            "nodes {roles:?}, static: {is_static}, eligible leader replicas: {keeps_eligible}, power: {power:?}"
         ));
         for id in shape.ids() {
             let pause = world.random.below(SECOND);
@@ -210,7 +211,7 @@ impl World {
         }
         world.after(CALM, Event::Trouble);
         world.after(AUDIT_EVERY, Event::Audit);
-        world.after(TROUBLE, Event::Heal);
+        world.after(CALM + TROUBLE, Event::Heal);
         world
     }
 
@@ -465,17 +466,16 @@ impl World {
                 (image, controller) = (Some(process.image()), process.leader().leader);
             }
         }
-        let nodes = self.machines.values().map(|machine| (machine.identity.clone(), machine.process.is_some()));
         let mut view = View {
             me: index,
             now: self.now,
             healing: self.healing_since.is_some(),
-            nodes: nodes.collect(),
+            machines: &self.machines,
             random: &mut self.random,
             ledger: &mut self.ledger,
             image,
             controller,
-            synced: self.loses_power,
+            power: self.power,
             next_call: &mut self.next_call,
             outbox: Vec::new(),
             wake_at: None,
@@ -505,6 +505,9 @@ impl World {
         let Some(process) = &mut machine.process else { return };
         if process.take_control_news() {
             ledger.look_at_control(id, directory, boot, process);
+            for change in ledger.changes.iter_mut().flat_map(std::mem::take) {
+                trace.explain(&change);
+            }
         }
         if let Some(epoch) = process.leads_in()
             && controller.is_none_or(|(_, newest, _)| newest < epoch)

@@ -55,9 +55,8 @@ impl Driver {
 
     /// Registers this broker, and this controller, as soon as there is a controller to register with. Returns whether something began.
     pub(super) fn register_when_possible(&mut self) -> bool {
-        let has_broker = self.options.config.process_roles.broker;
-        let has_controller = self.controller.is_active() || self.remote_controller().is_some();
-        if has_broker && !self.lifecycle_started && has_controller {
+        let is_to_start = self.options.config.process_roles.broker && !self.lifecycle_started;
+        if is_to_start && (self.controller.is_active() || self.remote_controller().is_some()) {
             self.lifecycle_started = true;
             self.step_lifecycle(LifecycleInput::Start);
             return true;

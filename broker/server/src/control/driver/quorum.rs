@@ -149,22 +149,20 @@ impl Driver {
 
     /// Tells who leads, if that has changed. Returns whether somebody does who did not before: this broker has something to say to it.
     pub(super) fn show_leader(&mut self) -> bool {
-        let leader = self.leader();
-        let is_known = leader.leader.is_some();
-        let has_changed = self.quorum_leader.send_if_modified(|shown| {
-            let changes = *shown != leader;
-            *shown = leader;
-            changes
-        });
-        if has_changed && is_known {
+        let (epoch, leader) = (self.quorum.epoch(), self.quorum.leader_id());
+        let endpoint = leader.and_then(|id| self.address(id));
+        let is_shown = {
+            let shown = self.quorum_leader.borrow();
+            shown.epoch == epoch && shown.leader == leader && shown.endpoint == endpoint
+        };
+        if is_shown {
+            return false;
+        }
+        self.quorum_leader.send_replace(QuorumLeader { epoch, leader, endpoint });
+        if leader.is_some() {
             self.step_lifecycle(LifecycleInput::ControllerChanged);
         }
-        has_changed && is_known
-    }
-
-    fn leader(&self) -> QuorumLeader {
-        let leader = self.quorum.leader_id();
-        QuorumLeader { epoch: self.quorum.epoch(), leader, endpoint: leader.and_then(|id| self.address(id)) }
+        leader.is_some()
     }
 
     /// Where a node listens for controllers, as far as this one knows.

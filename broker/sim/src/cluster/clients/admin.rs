@@ -14,7 +14,10 @@ use gregor_server::control::ControllerResponse;
 use gregor_types::ErrorCode;
 
 use super::{Client, View};
-use crate::cluster::letters::{Answer, CallId, Question};
+use crate::cluster::{
+    letters::{Answer, CallId, Question},
+    trouble::Power,
+};
 
 const TOPICS_MAX: usize = 4;
 const PARTITIONS_MAX: usize = 4;
@@ -55,13 +58,13 @@ impl Admin {
         if topics.is_empty() || (topics.len() < TOPICS_MAX && view.random.chance(40)) {
             self.created += 1;
             let replicas = brokers.len().min(3);
-            let min_isr = if view.random.chance(70) { 2 } else { 1 };
+            let min_isr = if view.random.chance(70) || view.power == Power::FailsInTurn { 2 } else { 1 };
             return Some(Asked::Create {
                 name: format!("topic-{}", self.created),
                 partitions: view.random.between(1, 4) as i32,
                 replicas: replicas as i16,
                 min_isr,
-                synced: view.synced,
+                synced: view.power == Power::Fails,
             });
         }
         let image = view.image.clone()?;
@@ -70,7 +73,10 @@ impl Admin {
             let mut partitions = image.topics().by_name(name).into_iter().flat_map(|topic| topic.partitions());
             partitions.all(|(_, partition)| partition.leader.is_some())
         };
+        // Of how many have to be in sync it depends how many may lose something at a time.
+        let changes_min_isr = view.power != Power::FailsInTurn;
         if let Some(name) = topics.iter().find(|name| !is_led(name))
+            && changes_min_isr
             && view.random.chance(30)
         {
             return Some(Asked::MinIsr { name: name.clone(), min_isr: view.random.between(1, 4) as usize });
@@ -83,7 +89,8 @@ impl Admin {
             1 if partitions < PARTITIONS_MAX => Some(Asked::Grow { name, partitions: partitions as i32 + 1 }),
             2..5 => {
                 let mut to: Vec<i32> = brokers.iter().map(|broker| broker.value()).collect();
-                let wanted = to.len().min(3);
+                // Who moves a partition to a machine that lacks something, and to no other, has it lost.
+                let wanted = if view.power == Power::FailsInTurn { 3 } else { view.random.between(1, 5) as usize };
                 while to.len() > wanted {
                     let index = view.random.below(to.len() as u64) as usize;
                     to.remove(index);
@@ -93,7 +100,7 @@ impl Admin {
                 Some(Asked::Move { name, index, to })
             }
             5..8 => Some(Asked::Elect { name, index }),
-            8 => Some(Asked::MinIsr { name, min_isr: view.random.between(1, 4) as usize }),
+            8 if changes_min_isr => Some(Asked::MinIsr { name, min_isr: view.random.between(1, 4) as usize }),
             _ => None,
         }
     }

@@ -1,6 +1,7 @@
 //! Who uses a cluster: each acts when its time comes, asks nodes, and writes down what it was answered.
 
 mod admin;
+mod deleter;
 mod producer;
 mod reader;
 mod voters;
@@ -12,14 +13,16 @@ use gregor_raft::Nanos;
 use gregor_types::BrokerId;
 
 pub(super) use admin::Admin;
+pub(super) use deleter::Deleter;
 pub(super) use producer::Producer;
 pub(super) use reader::Reader;
 pub(super) use voters::VoterAdmin;
 
 use super::{
+    audit::Machines,
     ledger::Ledger,
     letters::{Answer, CallId, Question},
-    machine::Identity,
+    trouble::Power,
 };
 use crate::{Random, clock::MILLISECOND};
 
@@ -41,13 +44,13 @@ pub(super) struct View<'a> {
     pub(super) healing: bool,
     pub(super) random: &'a mut Random,
     pub(super) ledger: &'a mut Ledger,
-    /// The nodes as they are written down, and whether each runs.
-    pub(super) nodes: Vec<(Identity, bool)>,
+    /// The nodes: as they are written down, and whether each runs.
+    pub(super) machines: &'a Machines,
     /// The metadata as some node that runs shows it now, and whom that node takes for the active controller.
     pub(super) image: Option<Arc<MetadataImage>>,
     pub(super) controller: Option<BrokerId>,
-    /// Whether topics are to sync before they acknowledge: power may be lost.
-    pub(super) synced: bool,
+    /// How machines lose power: what topics are to ask for depends on it.
+    pub(super) power: Power,
     pub(super) next_call: &'a mut CallId,
     pub(super) outbox: Vec<(CallId, BrokerId, Question)>,
     pub(super) wake_at: Option<Nanos>,
@@ -71,7 +74,7 @@ impl View<'_> {
 
     /// The brokers that there are, running or not.
     pub(super) fn brokers(&self) -> Vec<BrokerId> {
-        let brokers = self.nodes.iter().filter(|(identity, _)| identity.roles.is_broker());
-        brokers.map(|(identity, _)| identity.id).collect()
+        let brokers = self.machines.values().filter(|machine| machine.identity.roles.is_broker());
+        brokers.map(|machine| machine.identity.id).collect()
     }
 }

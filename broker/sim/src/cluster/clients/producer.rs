@@ -60,7 +60,7 @@ impl Session {
 
 impl Client for Producer {
     fn wake(&mut self, view: &mut View<'_>) {
-        view.wake_in(120);
+        view.wake_in(150);
         let Some(image) = view.image.clone() else { return };
         if self.session.as_ref().is_some_and(|session| view.ledger.may_be_gone(session.place.topic_id)) {
             self.session = None;

@@ -1,7 +1,7 @@
 //! A consumer of what is committed: reads a partition from its start, one answer after the other, then goes on to another.
 
 use gregor_replication::FollowedPartition;
-use gregor_types::Offset;
+use gregor_types::{ErrorCode, Offset};
 use gregor_wire::batch::split_batches;
 
 use super::{Client, View};
@@ -31,7 +31,9 @@ struct Reading {
 
 impl Client for Reader {
     fn wake(&mut self, view: &mut View<'_>) {
-        view.wake_in(100);
+        // Where there was nothing new there hardly is by now.
+        let is_idle = self.reading.as_ref().is_some_and(|reading| reading.idle > 0);
+        view.wake_in(if is_idle { 300 } else { 100 });
         if self.asking.is_some() {
             return;
         }
@@ -56,6 +58,10 @@ impl Client for Reader {
             return;
         }
         let Some(reading) = &mut self.reading else { return };
+        if let Some(Answer::Refused(ErrorCode::OffsetOutOfRange)) = answer {
+            // What it wants next may have been deleted.
+            reading.from = reading.from.max(view.ledger.deleted(reading.place));
+        }
         let Some(Answer::Read(records, high_watermark)) = answer else { return };
         let before = reading.from;
         if let Err(wrong) = reading.take_in(&records, high_watermark, view) {

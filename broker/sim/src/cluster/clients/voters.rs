@@ -45,12 +45,12 @@ impl VoterAdmin {
     }
 
     fn next(&self, view: &mut View<'_>) -> Option<Change> {
-        let others: Vec<Identity> = view
-            .nodes
-            .iter()
-            .filter(|(identity, runs)| *runs && identity.roles.is_controller() && !self.voters.contains(&identity.id))
-            .filter(|(identity, _)| self.changes.iter().all(|pursued| pursued.change.id() != identity.id))
-            .map(|(identity, _)| identity.clone())
+        let running = view.machines.values().filter(|machine| machine.process.is_some());
+        let others: Vec<Identity> = running
+            .map(|machine| &machine.identity)
+            .filter(|identity| identity.roles.is_controller() && !self.voters.contains(&identity.id))
+            .filter(|identity| self.changes.iter().all(|pursued| pursued.change.id() != identity.id))
+            .cloned()
             .collect();
         let adds = !others.is_empty() && (view.random.chance(60) || self.voters.len() <= VOTERS_MIN);
         if adds {
@@ -61,8 +61,7 @@ impl VoterAdmin {
             return None;
         }
         let id = *view.random.pick(&self.voters);
-        let (identity, _) = view.nodes.iter().find(|(identity, _)| identity.id == id)?;
-        Some(Change::Remove(id, identity.directory))
+        Some(Change::Remove(id, view.machines.get(&id)?.identity.directory))
     }
 
     fn made(&mut self, change: &Change, view: &mut View<'_>) {
@@ -75,7 +74,7 @@ impl VoterAdmin {
                 view.ledger.count("voter removed");
                 self.voters.retain(|voter| voter != id);
                 let is_controller =
-                    view.nodes.iter().any(|(identity, _)| identity.id == *id && identity.roles == Roles::Controller);
+                    view.machines.get(id).is_some_and(|machine| machine.identity.roles == Roles::Controller);
                 // Only what votes no more may lose what it has voted; and a broker's records are not to be lost here.
                 if is_controller && !view.healing && view.random.chance(60) {
                     view.replaces = Some(*id);

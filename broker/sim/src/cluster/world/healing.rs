@@ -26,7 +26,7 @@ impl World {
     /// From now on nothing goes wrong.
     pub(super) fn heal(&mut self) {
         let acknowledged = self.ledger.acknowledged;
-        if acknowledged < ACKNOWLEDGED_MIN && self.now < TROUBLE_MAX {
+        if self.now < TROUBLE_MAX && (acknowledged < ACKNOWLEDGED_MIN || self.spares_others()) {
             return self.after(SECOND, Event::Heal);
         }
         if acknowledged < ACKNOWLEDGED_MIN {
@@ -43,6 +43,7 @@ impl World {
             self.relieve(Relief::Disk(id));
             let machine = &self.machines[&id];
             let Some(process) = &machine.process else {
+                machine.disk.stop_after(u64::MAX);
                 let pause = self.downtime();
                 self.after(pause, Event::Start(id));
                 continue;

@@ -4,7 +4,10 @@ use gregor_log::disk::Crash;
 use gregor_types::BrokerId;
 
 use super::{Event, REFUSED, World};
-use crate::{cluster::letters::Party, node::Death};
+use crate::{
+    cluster::{letters::Party, trouble::Power},
+    node::Death,
+};
 
 impl World {
     /// A node starts, unless it runs.
@@ -49,7 +52,13 @@ impl World {
             Crash::LoseUnsynced => self.ledger.count("power lost"),
             Crash::Tear(_) => self.ledger.count("write torn"),
         }
+        if self.power == Power::FailsInTurn && crash == Crash::LoseUnsynced && self.has_committed_unsynced(id) {
+            self.ledger.count("committed records lost by power");
+        }
         self.machine(id).crash(crash);
+        if self.power == Power::FailsInTurn && crash != Crash::KeepAll {
+            self.spare_all();
+        }
         self.calls.forget(Party::Node(id));
         // Its connections are gone, which who asked it hears of, unless nothing comes through.
         for (call, from) in self.calls.asked(id) {
@@ -59,6 +68,13 @@ impl World {
         }
         let pause = self.downtime();
         self.after(pause, Event::Start(id));
+    }
+
+    /// Whether a loss of power would take records from a node that are committed.
+    fn has_committed_unsynced(&self, id: BrokerId) -> bool {
+        let replicas = self.machines[&id].process.as_ref().and_then(|process| process.replicas.as_ref());
+        let mut held = replicas.into_iter().flat_map(|replicas| replicas.held.all());
+        held.any(|replica| replica.log.recovery_point() < replica.high_watermark())
     }
 
     /// A node begins to stop as it is meant to.
