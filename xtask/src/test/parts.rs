@@ -129,7 +129,7 @@ fn sim(full: bool) -> Vec<Step> {
         optimized("simulated clusters", "clusters", &[("GREGOR_SIM_CLUSTERS", clusters), ("GREGOR_SIM_FROM", "0")]),
         optimized("models", "models", &[("GREGOR_MODELS", of("1", "full"))]),
         optimized("planted bugs", "planted", &[("GREGOR_PLANTED_RANGES", of("3", "10"))]),
-        seeds("voters", "several_voters", "whatever_goes_wrong", of("100", "3000")),
+        seeds("voters", "several_voters", "whatever_goes_wrong", of("80", "3000")),
         seeds("voters that change", "voter_changes", "voters_come_and_go", of("60", "2000")),
         seeds("quorums that become dynamic", "upgrade", "whatever_goes_wrong", of("150", "5000")),
         seeds("replicas", "replicas", "whatever_goes_wrong", of("60", "2000")),
