@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: builds the simulator in release and plays worlds in it.
+//! `cargo xtask sim`: builds the simulator in release and plays worlds in it, of clusters unless those of one node are asked for.
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -17,11 +17,11 @@ pub struct Arguments {
     /// Play one world and print its story.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
-    /// Play worlds of several nodes, not of one.
+    /// Play worlds of one node, whose disk and clients are what is harmed, not of clusters.
     #[arg(long)]
-    cluster: bool,
+    one_node: bool,
     /// Clusters of so many nodes, each broker and controller; else their seeds say.
-    #[arg(long, value_name = "N", requires = "cluster")]
+    #[arg(long, value_name = "N", conflicts_with = "one_node")]
     nodes: Option<u64>,
     /// Play so many worlds at a time, not one for each core.
     #[arg(long, value_name = "N", conflicts_with = "seed")]
@@ -38,26 +38,33 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.debug {
         sim.arg("--release");
     }
-    sim.arg("--");
-    if arguments.cluster {
-        sim.arg("cluster");
-    }
-    match (arguments.seed, arguments.seeds) {
-        (Some(seed), _) => sim.args(["--seed", &seed.to_string()]),
-        (None, seeds) => {
-            let (seeds, from) = (seeds.unwrap_or_default().to_string(), arguments.from.to_string());
-            sim.args(["--seeds", &seeds, "--from", &from])
-        }
-    };
-    for (name, number) in [("--nodes", arguments.nodes), ("--jobs", arguments.jobs)] {
-        if let Some(number) = number {
-            sim.args([name, &number.to_string()]);
-        }
-    }
+    sim.arg("--").args(arguments.of_program());
     if !sim.status()?.success() {
         bail!("a world broke a promise, or the simulator could not be built");
     }
     Ok(())
+}
+
+impl Arguments {
+    /// What the program `gregor-sim` is started with.
+    fn of_program(&self) -> Vec<String> {
+        let mut program = Vec::new();
+        if !self.one_node {
+            program.push("cluster".to_owned());
+        }
+        let from = self.seeds.map(|_| self.from);
+        let numbers = [
+            ("--seed", self.seed),
+            ("--seeds", self.seeds),
+            ("--from", from),
+            ("--nodes", self.nodes),
+            ("--jobs", self.jobs),
+        ];
+        for (name, number) in numbers {
+            program.extend(number.into_iter().flat_map(|number| [name.to_owned(), number.to_string()]));
+        }
+        program
+    }
 }
 
 #[cfg(test)]
@@ -73,12 +80,20 @@ mod tests {
     }
 
     #[test]
-    fn many_worlds_or_one_are_chosen_with_all_else() {
-        let from = |line: &str| Line::try_parse_from(line.split(' ')).map(|line| line.arguments.from).ok();
-        assert_eq!(from("sim --seeds 5 --from 3 --cluster --debug"), Some(3));
-        assert_eq!(from("sim --seed 7 --cluster"), Some(0));
-        for wrong in ["sim", "sim --seeds 5 --seed 7", "sim --seed 7 --from 3"] {
-            assert_eq!(from(wrong), None, "{wrong}");
+    fn clusters_are_played_unless_worlds_of_one_node_are_asked_for() {
+        let program =
+            |line: &str| Line::try_parse_from(line.split(' ')).map(|line| line.arguments.of_program().join(" ")).ok();
+        for (line, wanted) in [
+            ("sim --seeds 5", "cluster --seeds 5 --from 0"),
+            ("sim --seeds 5 --from 3 --nodes 5 --jobs 1 --debug", "cluster --seeds 5 --from 3 --nodes 5 --jobs 1"),
+            ("sim --seed 7", "cluster --seed 7"),
+            ("sim --seed 7 --one-node", "--seed 7"),
+            ("sim --one-node --seeds 5 --from 3", "--seeds 5 --from 3"),
+        ] {
+            assert_eq!(program(line).as_deref(), Some(wanted), "{line}");
+        }
+        for wrong in ["sim", "sim --seeds 5 --seed 7", "sim --seed 7 --from 3", "sim --seed 7 --one-node --nodes 3"] {
+            assert_eq!(program(wrong), None, "{wrong}");
         }
     }
 }

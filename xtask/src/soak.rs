@@ -26,8 +26,8 @@ const SECONDS_MAX: f64 = 365.0 * 24.0 * 3600.0;
 /// How long, and from which seed on.
 #[derive(Args)]
 #[command(after_help = "\
-Three nodes with three partitions are killed, held (SIGSTOP), stopped and, as root, cut off from each other and from clients, alone, by
-twos and all at once, while two idempotent producers write with acks=all, a consumer reads, topics are made and offsets committed. Each
+Three nodes with three partitions are killed, held (SIGSTOP), stopped, cut off from each other and from clients (which takes root), and
+lose their disks, alone, by twos and all at once, while two idempotent producers write with acks=all, a consumer reads, topics are made and offsets committed. Each
 round is a new cluster with a new seed. It passes if all that was acknowledged or read is there, records at their offsets, once, and in
 the order of their producer; if all replicas have the same bytes; and if the nodes' metadata logs and answers agree.
 
@@ -168,7 +168,8 @@ fn round(arguments: &Arguments, count: u64, seed: u64, chaos: Duration, logs: &P
     let mut command = cargo_test(arguments);
     command.args(["--", "--nocapture"]);
     command.env("GREGOR_CHAOS_SEED", seed.to_string()).env("GREGOR_CHAOS_SECONDS", chaos.as_secs().to_string());
-    command.env("GREGOR_CHAOS_KEEP", "1");
+    // Without cuts it would be another test; whoever may make no network is told so.
+    command.env("GREGOR_CHAOS_KEEP", "1").env("GREGOR_CHAOS_CUTS", "required");
     let mut shown = Instant::now();
     let ended = process::run_logged(&mut command, &log, chaos + ROUND_END, || {
         if shown.elapsed() > Duration::from_secs(1) {

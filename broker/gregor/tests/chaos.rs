@@ -1,10 +1,10 @@
-//! Three real nodes that are killed, held, stopped and cut off, alone, by twos and all at once, while producers write and a
+//! Three real nodes that are killed, held, stopped, cut off and lose their disks, alone, by twos and all at once, while producers write and a
 //! consumer reads, topics are made and offsets are committed: what was acknowledged or read is there in the end, at its offset, once
 //! and in the order in which it was sent, and all nodes have the same.
 //!
-//! A run takes a minute; `GREGOR_CHAOS_SECONDS` asks for more. What happens to whom is chosen by a seed, which a failure
-//! shows and `GREGOR_CHAOS_SEED` repeats; when it happens is the machine's. Networks are cut where the test may make one, which
-//! takes root. `cargo xtask soak` reads the lines that begin with [`TELLS`].
+//! A run takes a minute, and longer if not all of it has happened then; `GREGOR_CHAOS_SECONDS` asks for more. What happens to whom is
+//! chosen by a seed, which a failure shows and `GREGOR_CHAOS_SEED` repeats; when it happens is the machine's. Networks are cut where the
+//! test may make one, which takes root; `GREGOR_CHAOS_CUTS=required` has it fail where it may not. `cargo xtask soak` reads the lines that begin with [`TELLS`].
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod support;
@@ -33,6 +33,9 @@ use support::{
 
 const SECONDS: &str = "GREGOR_CHAOS_SECONDS";
 const SEED: &str = "GREGOR_CHAOS_SEED";
+const CUTS_WANTED: &str = "GREGOR_CHAOS_CUTS";
+/// What all of the deck takes at most beyond the time that was asked for.
+const DECK_MAX: Duration = Duration::from_mins(15);
 /// How lines begin that tell what happens, and what came of it.
 const TELLS: &str = "chaos: ";
 const TOPIC: &str = "records";
@@ -45,7 +48,7 @@ const PACE: Duration = Duration::from_millis(5);
 const PROGRESS: usize = 20;
 
 /// What happens to nodes, until it is over.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Disturbance {
     Kill,
     Hold,
@@ -53,6 +56,8 @@ enum Disturbance {
     HoldOneAndKillAnother,
     KillTwo,
     KillAll,
+    /// A node is killed when all others have what it has, and gets an empty disk.
+    Wipe,
     /// Nothing goes to a node or comes from it.
     CutOff,
     CutOffOneAndKillAnother,
@@ -71,7 +76,7 @@ enum Disturbance {
 }
 
 /// Each is played once before any is played again.
-const DECK: [Disturbance; 7] = [
+const DECK: [Disturbance; 8] = [
     Disturbance::Kill,
     Disturbance::Hold,
     Disturbance::Hold,
@@ -79,6 +84,7 @@ const DECK: [Disturbance; 7] = [
     Disturbance::HoldOneAndKillAnother,
     Disturbance::KillTwo,
     Disturbance::KillAll,
+    Disturbance::Wipe,
 ];
 
 /// What is played with them where there is a network to cut.
@@ -98,7 +104,12 @@ impl Disturbance {
     fn leaves_two(self) -> bool {
         !matches!(
             self,
-            Self::HoldOneAndKillAnother | Self::KillTwo | Self::KillAll | Self::CutOffOneAndKillAnother | Self::CutAll
+            Self::HoldOneAndKillAnother
+                | Self::KillTwo
+                | Self::KillAll
+                | Self::Wipe
+                | Self::CutOffOneAndKillAnother
+                | Self::CutAll
         )
     }
 
@@ -312,6 +323,24 @@ async fn whole(client: &Client, fleet: &Fleet) {
     }
 }
 
+/// Waits until every replica of every topic is in sync, by what a node says that has heard of all that was decided before.
+async fn whole_throughout(client: &Client, fleet: &Fleet, number: usize) {
+    let latest = KString::from(format!("latest-{number}"));
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let _ = client.admin().create_topic(NewTopic::new(latest.clone()).partitions(1).replication_factor(3)).await;
+        let seen = client.admin().list_topics().await;
+        if let Ok(topics) = &seen
+            && topics.iter().any(|topic| topic.name == latest)
+            && topics.iter().flat_map(|topic| topic.partitions.values()).all(|partition| partition.isr.len() == NODES)
+        {
+            return;
+        }
+        assert!(Instant::now() < deadline, "not all replicas are in sync: {seen:?}\n{}", fleet.story());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// What each producer's session promises, and what was acknowledged or read before, of all that is there in the end.
 fn check(told: &Told, found: &Records) {
     let mut last: BTreeMap<(PartitionIndex, &str), u64> = BTreeMap::new();
@@ -336,8 +365,8 @@ fn check(told: &Told, found: &Records) {
     }
 }
 
-/// Does to the nodes what is to be done, and undoes it after a while.
-async fn disturb(disturbance: Disturbance, calm: bool, chance: &mut Chance, story: &Story, fleet: &mut Fleet) {
+/// Does to the nodes what is to be done, and undoes it after a while. Returns to which in the first place.
+async fn disturb(disturbance: Disturbance, calm: bool, chance: &mut Chance, story: &Story, fleet: &mut Fleet) -> usize {
     let mut nodes = [1, 2, 3];
     chance.shuffle(&mut nodes);
     let [one, other, _] = nodes;
@@ -365,6 +394,10 @@ async fn disturb(disturbance: Disturbance, calm: bool, chance: &mut Chance, stor
             fleet.kill(other);
         }
         Disturbance::KillAll => fleet.kill_all(),
+        Disturbance::Wipe => {
+            fleet.kill(one);
+            fleet.wipe(one);
+        }
         Disturbance::CutOffOneAndKillAnother => {
             tokio::time::sleep(chance.millis(0..2_500)).await;
             fleet.kill(other);
@@ -390,6 +423,7 @@ async fn disturb(disturbance: Disturbance, calm: bool, chance: &mut Chance, stor
         fleet.resume(node);
     }
     fleet.start_missing();
+    one
 }
 
 /// Has `most` be what a node took at most until now, and tells what each takes.
@@ -432,25 +466,35 @@ async fn play(network: Option<Network>, seed: u64, lasts: Duration) {
     let committing = witnesses::commit_offsets(client(&fleet).await, partition(0), until_over(&story));
     let committed = tokio::spawn(committing);
     let began = Instant::now();
-    let (mut played, mut most) = (0, Usage::default());
+    let (mut played, mut most) = (BTreeMap::<Disturbance, usize>::new(), Usage::default());
+    let missing = |played: &BTreeMap<Disturbance, usize>| -> Vec<Disturbance> {
+        all.iter().copied().filter(|disturbance| !played.contains_key(disturbance)).collect()
+    };
     let mut deck = Vec::new();
-    while began.elapsed() < lasts || played == 0 {
+    while began.elapsed() < lasts || !missing(&played).is_empty() && began.elapsed() < lasts + DECK_MAX {
         if deck.is_empty() {
             deck.clone_from(&all);
             chance.shuffle(&mut deck);
         }
         let disturbance = deck.pop().unwrap();
         let calm = chance.below(2) == 0;
-        if calm {
+        if disturbance == Disturbance::Wipe {
+            whole_throughout(&admin, &fleet, played.values().sum()).await;
+        } else if calm {
             whole(&admin, &fleet).await;
         }
         let (seconds, usage) = (began.elapsed().as_secs(), watch(&fleet, &mut most));
         let records = story.told().acknowledged.len();
         eprintln!("{TELLS}{seconds} s, {records} records; {usage}; {disturbance:?}, calm: {calm}");
-        disturb(disturbance, calm, &mut chance, &story, &mut fleet).await;
+        let node = disturb(disturbance, calm, &mut chance, &story, &mut fleet).await;
+        if disturbance == Disturbance::Wipe {
+            fleet.votes(node, &admin).await;
+        }
         story.progress(&format!("{disturbance:?}"), &fleet).await;
-        played += 1;
+        *played.entry(disturbance).or_default() += 1;
     }
+    eprintln!("{TELLS}this happened: {played:?}");
+    assert_eq!(missing(&played), [], "there was no time for these");
     story.is_over.store(true, Ordering::Relaxed);
     for task in tasks {
         task.await.unwrap();
@@ -472,8 +516,9 @@ async fn play(network: Option<Network>, seed: u64, lasts: Duration) {
     witnesses::check(&client, &made, &committed, &partition(0)).await;
     let told = std::mem::take(&mut *story.told());
     eprintln!(
-        "{TELLS}{played} disturbances, {} records acknowledged, {} read meanwhile, {} there, {} topics, {} offsets; \
+        "{TELLS}{} disturbances, {} records acknowledged, {} read meanwhile, {} there, {} topics, {} offsets; \
          at the end {usage}; at most {} MiB {} files",
+        played.values().sum::<usize>(),
         told.acknowledged.len(),
         told.read.len(),
         found.len(),
@@ -486,9 +531,20 @@ async fn play(network: Option<Network>, seed: u64, lasts: Duration) {
     check(&told, &found);
 }
 
-/// A network, or the reason why nothing is cut here.
+/// A network, unless none can be made here and none has to.
 fn network() -> Option<Network> {
-    Network::make().inspect_err(|why| eprintln!("{TELLS}no network is cut: {}", why.trim())).ok()
+    let is_required = match env::var(CUTS_WANTED).as_deref() {
+        Err(_) => false,
+        Ok("required") => true,
+        Ok(other) => panic!("{CUTS_WANTED}={other}: say `required`, or leave it out"),
+    };
+    Network::make()
+        .inspect_err(|why| {
+            let why = why.trim();
+            assert!(!is_required, "{CUTS_WANTED}=required, and no network can be made to cut: {why}");
+            eprintln!("{TELLS}no network is cut: {why}");
+        })
+        .ok()
 }
 
 /// Without it, the chaos would not be what it says.

@@ -11,8 +11,8 @@ use gregor_messages::{
     DescribeQuorumRequest, FetchRequest, describe_quorum_request, end_quorum_epoch_request::ReplicaInfo,
 };
 use gregor_raft::{
-    AppendError, Batch, ElectionState, Input, LogView as _, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Origin, Outgoing,
-    Quorum, Reply, Request, RequestId, Role, SnapshotId, StartError,
+    AppendError, Batch, Config, ElectionState, Input, LogView as _, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, Origin,
+    Outgoing, Quorum, Reply, Request, RequestId, Role, SnapshotId, StartError,
 };
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset, Timestamp, Uuid};
 use lone_voter::{
@@ -50,6 +50,26 @@ fn a_voter_asks_for_more_only_once_what_it_has_is_on_its_disk() {
     let partition = &next.topics[0].partitions[0];
     assert_eq!((partition.fetch_offset, partition.last_fetched_epoch), (2, 4));
     assert_eq!((next.max_bytes, partition.partition_max_bytes), (1_000, 1_000), "as many bytes as are configured");
+}
+
+#[test]
+fn who_may_become_a_voter_asks_for_more_only_once_what_it_has_is_on_its_disk() {
+    let mut rig = Rig::observing(Config { auto_join: true, ..config(0) });
+    let fetches = |rig: &mut Rig| -> Vec<_> {
+        let sent = std::mem::take(&mut rig.sent).into_iter();
+        let offset = |request: FetchRequest| request.topics[0].partitions[0].fetch_offset;
+        sent.filter_map(|(_, request)| if let Outgoing::Fetch(fetch) = request { Some(offset(fetch)) } else { None })
+            .collect()
+    };
+    assert_eq!(fetches(&mut rig), [0]);
+    let batch = Batch::Data(vec![Bytes::from_static(b"one"), Bytes::from_static(b"two")]);
+    rig.records(batch.encode(Offset(0), LeaderEpoch(4), Timestamp(0)), 2);
+    rig.pass(100);
+    assert_eq!(rig.log.end().offset, Offset(2));
+    // The leader may take it for a voter from that fetch on, which acknowledges the two then.
+    assert_eq!(fetches(&mut rig), [0; 0], "what it has is not on its disk");
+    rig.sync();
+    assert_eq!(fetches(&mut rig), [2]);
 }
 
 #[test]
@@ -93,6 +113,24 @@ fn a_vote_that_is_asked_of_another_replica_is_refused_by_its_key() {
         assert_eq!(verdict(reply), (ErrorCode::InvalidVoterKey, false));
     }
     assert_eq!(rig.persisted, 0);
+}
+
+#[test]
+fn a_candidate_that_the_voter_does_not_know_as_one_may_get_its_vote() {
+    // It became one by a record that this voter does not have yet (KIP-853).
+    let stranger = BrokerId(9);
+    for dynamic in [false, true] {
+        let mut rig = Rig::with(Paper::default(), ElectionState::unknown_leader(LeaderEpoch(3)), dynamic, 0);
+        for pre_vote in [true, false] {
+            let mut ballot = ballot(4, 2, pre_vote);
+            ballot.topics[0].partitions[0].replica_id = stranger.value();
+            ballot.topics[0].partitions[0].replica_directory_id = directory(stranger);
+            rig.step(Input::Request { id: RequestId(1), origin: Origin::here(2), request: Request::Vote(ballot) });
+            rig.sync();
+            let reply = rig.replies.pop().expect("an answer once it is on the disk");
+            assert_eq!(verdict(reply), (ErrorCode::None, true), "dynamic: {dynamic}, asked only: {pre_vote}");
+        }
+    }
 }
 
 #[test]
@@ -304,6 +342,34 @@ fn a_voter_that_knows_no_leader_asks_every_bootstrap_server_too() {
 }
 
 #[test]
+fn who_does_not_vote_asks_every_bootstrap_server_again_once_its_leader_is_silent() {
+    let mut rig = Rig::observing(config(2));
+    let mut asked = BTreeSet::new();
+    // Three times as long as a leader may be silent.
+    for _ in 0..300 {
+        for (to, _) in std::mem::take(&mut rig.sent) {
+            asked.insert(to);
+            rig.step(Input::Response { from: to, response: None });
+        }
+        rig.pass(21);
+    }
+    assert!((0..2).all(|index| asked.contains(&Quorum::bootstrap_node(index))), "{asked:?}");
+    // The first that knows who leads by now has it followed.
+    let next = loop {
+        if let Some((to, _)) = rig.sent.pop() {
+            break to;
+        }
+        rig.pass(21);
+    };
+    rig.sent.clear();
+    rig.says_who_leads(next, THIRD, LeaderEpoch(5));
+    assert_eq!((rig.quorum.leader_id(), rig.quorum.epoch()), (Some(THIRD), LeaderEpoch(5)));
+    rig.sync();
+    rig.pass(21);
+    assert!(matches!(&rig.sent[..], [(THIRD, Outgoing::Fetch(_))]), "{:?}", rig.sent);
+}
+
+#[test]
 fn a_voter_finds_out_where_a_leader_listens_that_its_own_log_does_not_know() {
     let (fourth, epoch) = (BrokerId(4), LeaderEpoch(4));
     // Its log was lost or cut before the record by which the fourth became a voter; who leads it remembers.
@@ -323,7 +389,7 @@ fn a_voter_finds_out_where_a_leader_listens_that_its_own_log_does_not_know() {
     stands_in_vain(&mut rig);
     let asked = rig.sent.iter().find(|(_, request)| matches!(request, Outgoing::Fetch(_))).map(|(to, _)| *to);
     let Some(asked) = asked.filter(|asked| *asked != fourth) else { panic!("it asks nobody: {:?}", rig.sent) };
-    rig.says_who_leads(asked, fourth);
+    rig.says_who_leads(asked, fourth, epoch);
     let listens = |rig: &Rig| rig.quorum.leader_endpoints().first().map(|endpoint| endpoint.port);
     assert!(matches!(rig.quorum.role(), Role::Follower(_)), "{:?}", rig.quorum.role());
     assert_eq!((rig.quorum.leader_id(), listens(&rig)), (Some(fourth), Some(4)));

@@ -307,7 +307,12 @@ impl LeaderState {
     /// The metadata log has a new state of this leadership: what a proposal came to, or somebody else's change of in-sync
     /// replicas or of the assignment. Returns the high watermark where it moved.
     pub fn on_assignment(&mut self, assignment: &PartitionAssignment, now: Timestamp) -> Option<Offset> {
-        if assignment.leader_epoch != self.leader_epoch || assignment.partition_epoch <= self.partition_epoch {
+        if assignment.leader_epoch != self.leader_epoch || assignment.partition_epoch < self.partition_epoch {
+            return None;
+        }
+        if assignment.partition_epoch == self.partition_epoch {
+            // The controller's answer, by which the state may be known already, does not say that a reassignment has come to its end.
+            self.adding.clone_from(&assignment.adding);
             return None;
         }
         self.partition_epoch = assignment.partition_epoch;

@@ -183,15 +183,16 @@ impl Node {
         let (draining, draining_receiver) = watch::channel(false);
         let connect = Network::connector(&config, outwards.to_brokers());
         let fetchers = Fetchers::new(&config, connect, draining_receiver.clone(), Handle::current());
-        let partitions =
-            Partitions::new(config.node_id, Arc::clone(&config), Arc::clone(&storage), Arc::clone(&metrics), fetchers);
+        let broker = lifecycle(&config, &storage);
+        let me = (config.node_id, broker.incarnation);
+        let partitions = Partitions::new(me, Arc::clone(&config), Arc::clone(&storage), Arc::clone(&metrics), fetchers);
         let control_options = ControlOptions {
             config: Arc::clone(&config),
             disk,
             cluster_id: storage.cluster_id().clone(),
             metadata_directory_id: storage.metadata_directory_id(),
             controller_endpoints: controller_endpoints(&config),
-            broker: lifecycle(&config, &storage),
+            broker,
             listener: Box::new(Publisher(Arc::clone(&partitions))),
         };
         let (control, control_thread) = control::start(control_options, outwards.to_controllers())?;

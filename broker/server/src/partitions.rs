@@ -49,6 +49,8 @@ pub(crate) use topic_ids::TopicIds;
 #[derive(Debug)]
 pub(crate) struct Partitions {
     node_id: BrokerId,
+    /// Which run of the broker this is.
+    incarnation: Uuid,
     base_config: Arc<BrokerConfig>,
     /// With what was set at run time.
     config: ArcSwap<BrokerConfig>,
@@ -184,8 +186,9 @@ impl Customer for Partitions {
 
 impl Partitions {
     /// No partitions yet.
+    /// `incarnation` is what this run of the broker registers with.
     pub(crate) fn new(
-        node_id: BrokerId,
+        (node_id, incarnation): (BrokerId, Uuid),
         config: Arc<BrokerConfig>,
         storage: Arc<Storage>,
         metrics: Arc<Metrics>,
@@ -196,6 +199,7 @@ impl Partitions {
         fetchers.set_watched(storage.runtimes());
         Arc::new(Self {
             node_id,
+            incarnation,
             config: ArcSwap::new(Arc::clone(&config)),
             base_config: config,
             storage,

@@ -11,7 +11,9 @@ use gregor_channel::Channel;
 use gregor_messages::{
     AddRaftVoterRequest, BeginQuorumEpochRequest, BrokerRegistrationRequest, EndQuorumEpochRequest, FetchRequest,
     FetchSnapshotRequest, RemoveRaftVoterRequest, UpdateRaftVoterRequest, VoteRequest, add_raft_voter_request,
-    begin_quorum_epoch_request, end_quorum_epoch_request,
+    begin_quorum_epoch_request,
+    describe_quorum_response::PartitionData,
+    end_quorum_epoch_request,
     fetch_request::{FetchPartition, FetchTopic, ReplicaState},
     fetch_snapshot_request, vote_request,
 };
@@ -103,17 +105,29 @@ impl Words {
     }
 
     async fn fetches(self, channel: &Channel) -> (ErrorCode, ErrorCode) {
+        self.fetches_as(STRANGER, directory_id(STRANGER), (0, 0), channel).await
+    }
+
+    /// Says that a replica with this directory has all before an offset, and in which epoch the last of it was written.
+    async fn fetches_as(
+        self,
+        replica: i32,
+        directory: DirectoryId,
+        (offset, last_epoch): (i64, i32),
+        channel: &Channel,
+    ) -> (ErrorCode, ErrorCode) {
         let partition = FetchPartition {
             current_leader_epoch: self.epoch,
-            last_fetched_epoch: 0,
+            fetch_offset: offset,
+            last_fetched_epoch: last_epoch,
             partition_max_bytes: 1 << 20,
-            replica_directory_id: directory_id(STRANGER),
+            replica_directory_id: directory,
             ..Default::default()
         };
         let topic = FetchTopic { topic_id: Uuid::METADATA_TOPIC, partitions: vec![partition], ..Default::default() };
         let request = FetchRequest {
             cluster_id: Some(self.cluster.into()),
-            replica_state: ReplicaState { replica_id: STRANGER, ..Default::default() },
+            replica_state: ReplicaState { replica_id: replica, ..Default::default() },
             max_bytes: 1 << 20,
             topics: vec![topic],
             ..Default::default()
@@ -299,20 +313,86 @@ async fn what_is_no_request_of_kafkas_ends_its_own_connection_and_nothing_else()
         cases.push(("a body of no sense", framed(&[&header(key, version)[..], &noise].concat())));
     }
     for id in 1..=3 {
+        // Another client of the node, that says nothing meanwhile.
+        let mut beside = TcpStream::connect((cluster.host(id).as_str(), PORT)).await.unwrap();
+        assert_names_its_versions(&mut beside, id).await;
         for (what, bytes) in &cases {
             let mut socket = TcpStream::connect((cluster.host(id).as_str(), PORT)).await.unwrap();
-            // The other side may have had enough before it has all of it.
+            // The other side may have had enough before it has all of it. This side does not end the connection.
             let _ = tokio::io::copy(&mut Cursor::new(bytes), &mut socket).await;
-            let _ = socket.shutdown().await;
             let mut rest = Vec::new();
             // An end or a reset, as the rest of the bytes was not read.
             let ended = timeout(DEADLINE, socket.read_to_end(&mut rest)).await;
             assert!(ended.is_ok(), "{what} (node {id}): the connection goes on");
+            assert!(rest.is_empty(), "{what} (node {id}) is answered: {rest:?}");
         }
+        assert_names_its_versions(&mut beside, id).await;
     }
     cluster.commit(1_002).await;
     cluster.all_see(1_002).await;
     assert_eq!(cluster.leader().await, (leader, epoch), "nobody else was elected");
+    cluster.stop_all().await;
+}
+
+/// Asks for the versions of a node's APIs (ApiVersions, version 0), and looks whether it answers.
+async fn assert_names_its_versions(socket: &mut TcpStream, id: i32) {
+    const CORRELATION: [u8; 4] = [0, 0, 0, 77];
+    let request = [&[0, 0, 0, 10, 0, 18, 0, 0][..], &CORRELATION, &[255; 2]].concat();
+    let answer = async {
+        socket.write_all(&request).await?;
+        let mut answer = vec![0; socket.read_u32().await? as usize];
+        socket.read_exact(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = timeout(DEADLINE, answer).await.unwrap().unwrap_or_else(|error| panic!("node {id} hung up: {error}"));
+    // The correlation, and no error.
+    assert_eq!(answer[..6], [&CORRELATION[..], &[0; 2]].concat(), "node {id}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_fetches_as_a_voter_from_another_disk_commits_nothing_and_keeps_no_leader() {
+    let mut cluster = Cluster::new(3, 0, false).with("controller.quorum.fetch.timeout.ms", "3000");
+    cluster.start_all().await;
+    cluster.commit(1_001).await;
+    cluster.all_see(1_001).await;
+    cluster.stop(3).await;
+    let (leader, epoch) = cluster.leader().await;
+    let other = 3 - leader;
+    cluster.stop(other).await;
+    let (control, channel) = (cluster.node(leader).control(), cluster.channel(leader));
+    let end_of = |partition: &PartitionData, voter: i32| {
+        let mut voters = partition.current_voters.iter();
+        voters.find(|found| found.replica_id == voter).map_or(0, |found| found.log_end_offset)
+    };
+    let before = cluster.describe(leader).await;
+    assert_eq!(before.leader_id, leader, "it has given up before anything was tried");
+    let present = end_of(&before, leader);
+    let words = Words { cluster: CLUSTER, to: leader, directory: directory_id(leader), epoch: epoch.value() };
+    let (mut fetched_more, deadline) = (false, std::time::Instant::now() + DEADLINE);
+    // As long as it leads, all that it appends is said to be on the others' disks, which are not those of the voters.
+    let fetches = async {
+        while let seen = cluster.describe(leader).await
+            && seen.leader_id == leader
+            && seen.leader_epoch == epoch.value()
+        {
+            assert!(seen.high_watermark <= present, "{seen:?}");
+            assert!(end_of(&seen, other) <= present && end_of(&seen, 3) <= present, "{seen:?}");
+            let end = end_of(&seen, leader);
+            for voter in [other, 3] {
+                let has = (end, epoch.value());
+                let (_, error) = words.fetches_as(voter, directory_id(7), has, &channel).await;
+                fetched_more |= error == ErrorCode::None && end > present;
+            }
+            assert!(std::time::Instant::now() < deadline, "it goes on to lead, with no other voter");
+        }
+    };
+    let (answer, ()) = tokio::join!(control.ask(1, alteration("log.retention.bytes", 1_002)), fetches);
+    assert_eq!(ErrorCode::from(answer.unwrap().responses[0].error_code), ErrorCode::NotController);
+    assert!(fetched_more, "nobody has fetched what was appended");
+    cluster.start(other).await;
+    cluster.start(3).await;
+    cluster.commit(1_003).await;
+    cluster.all_see(1_003).await;
     cluster.stop_all().await;
 }
 

@@ -147,7 +147,7 @@ fn play_many(worlds: &Worlds, jobs: u64) -> ExitCode {
     });
     let findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(first) = findings.iter().map(|finding| finding.seed).min() {
-        let kind = if is_cluster { "--cluster " } else { "" };
+        let kind = if is_cluster { "" } else { "--one-node " };
         let nodes = nodes_asked.map_or_else(String::new, |nodes| format!("--nodes {nodes} "));
         eprintln!("its story: cargo xtask sim {kind}{nodes}--seed {first}");
         return ExitCode::FAILURE;

@@ -6,6 +6,7 @@ use std::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use gregor_sim::{
@@ -20,18 +21,21 @@ const WORLDS_WITH_ALL_FAULTS: u64 = 200;
 
 #[test]
 fn every_cluster_loses_nothing_and_comes_to_rest_when_all_is_well_again() {
-    // More, on demand, in a release build: GREGOR_SIM_CLUSTERS=5000.
+    // More, on demand, in a release build: GREGOR_SIM_CLUSTERS=5000. Others, too: GREGOR_SIM_FROM.
     let seeds = std::env::var("GREGOR_SIM_CLUSTERS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(3);
+    let from = first_seed();
+    println!("GREGOR_SIM_FROM={from}");
     let (next, counts) = (AtomicU64::new(0), Mutex::new(BTreeMap::<&str, u64>::new()));
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= seeds {
                         return;
                     }
+                    let seed = from.wrapping_add(index);
                     let outcome = run(seed, Options::default()).unwrap_or_else(|finding| panic!("{finding}"));
                     look_at(seed, &outcome);
                     let mut counts = counts.lock().expect("no thread panics with it");
@@ -45,6 +49,17 @@ fn every_cluster_loses_nothing_and_comes_to_rest_when_all_is_well_again() {
     let counts = counts.into_inner().expect("no thread panicked");
     let missing: Vec<_> = FAULTS.iter().filter(|fault| !counts.contains_key(**fault)).collect();
     assert!(missing.is_empty() || seeds < WORLDS_WITH_ALL_FAULTS, "these never happened: {missing:?}");
+}
+
+/// The first seed: `GREGOR_SIM_FROM`, by default always the same; `random` has others played each time.
+fn first_seed() -> u64 {
+    match std::env::var("GREGOR_SIM_FROM").as_deref() {
+        Err(_) => 0,
+        Ok("random") => SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_nanos() as u64,
+        Ok(from) => {
+            from.parse().unwrap_or_else(|error| panic!("GREGOR_SIM_FROM={from}, not a seed nor random: {error}"))
+        }
+    }
 }
 
 fn look_at(seed: u64, outcome: &Outcome) {

@@ -113,13 +113,27 @@ fn sim(full: bool) -> Vec<Step> {
             Ok(command)
         })
     };
+    // The one test of that name that reads how many seeds there are to be.
+    let seeds = |name, test: &'static str, filter: &'static str, value: &'static str| {
+        Step::new(name, if full { 60 } else { 10 }, true, move |_| {
+            let mut command = workspace("test", &["--test", test, "--", filter]);
+            command.env("GREGOR_SEEDS", value);
+            Ok(command)
+        })
+    };
     let (crashes, cases, rounds) = if full { ("100000", "20000", "200000") } else { ("1500", "1000", "500") };
     let (worlds, clusters) = if full { ("1000", "5000") } else { ("40", "200") };
+    let of = |usual: &'static str, many: &'static str| if full { many } else { usual };
     let mut steps = vec![
         with("simulated worlds", "worlds", "GREGOR_SIM_SEEDS", worlds),
-        optimized("simulated clusters", "clusters", "GREGOR_SIM_CLUSTERS", clusters),
-        optimized("models", "models", "GREGOR_MODELS", if full { "full" } else { "1" }),
-        optimized("planted bugs", "planted", "GREGOR_PLANTED_RANGES", if full { "10" } else { "3" }),
+        optimized("simulated clusters", "clusters", &[("GREGOR_SIM_CLUSTERS", clusters), ("GREGOR_SIM_FROM", "0")]),
+        optimized("models", "models", &[("GREGOR_MODELS", of("1", "full"))]),
+        optimized("planted bugs", "planted", &[("GREGOR_PLANTED_RANGES", of("3", "10"))]),
+        seeds("voters", "several_voters", "whatever_goes_wrong", of("80", "3000")),
+        seeds("voters that change", "voter_changes", "voters_come_and_go", of("60", "2000")),
+        seeds("quorums that become dynamic", "upgrade", "whatever_goes_wrong", of("150", "5000")),
+        seeds("replicas", "replicas", "whatever_goes_wrong", of("60", "2000")),
+        seeds("controllers and brokers", "several_brokers", "whatever_happens", of("150", "5000")),
         with("crashes of the log", "crashes", "GREGOR_CRASH_SEEDS", crashes),
         with("crashes of the control thread", "control_crashes", "GREGOR_CRASH_SEEDS", crashes),
         with("images of records in any order", "image", "PROPTEST_CASES", cases),
@@ -127,20 +141,28 @@ fn sim(full: bool) -> Vec<Step> {
         with("hostile bytes", "hostile", "GREGOR_FUZZ_ROUNDS", rounds),
     ];
     if full {
+        // Beside those that are always the same.
+        let others = &[("GREGOR_SIM_CLUSTERS", "1000"), ("GREGOR_SIM_FROM", "random")];
+        steps.insert(2, optimized("other simulated clusters", "clusters", others));
         // Part `unit` has two minutes of it.
-        steps.push(with("chaos among real nodes", "chaos", "GREGOR_CHAOS_SECONDS", "1200"));
+        steps.push(Step::new("chaos among real nodes", 60, true, |_| {
+            let mut command = workspace("test", &["--test", "chaos"]);
+            command.env("GREGOR_CHAOS_SECONDS", "1200").env("GREGOR_CHAOS_CUTS", "required");
+            Ok(command)
+        }));
     }
     steps
 }
 
 /// Tests of the simulator that play many worlds: in release, and in the one build in which bugs can be planted for it to find.
-fn optimized(name: &'static str, test: &'static str, variable: &'static str, value: &'static str) -> Step {
+fn optimized(name: &'static str, test: &'static str, variables: &[(&'static str, &'static str)]) -> Step {
+    let variables = variables.to_vec();
     Step::new(name, 60, true, move |_| {
         let mut command = cargo(&["test", "--release", "-p", "gregor-sim", "--test", test]);
         command.env("RUSTFLAGS", "--cfg gregor_planted").env("CARGO_TARGET_DIR", paths::target().join("planted"));
         // Nobody keeps this program: what it would gain by them, linking would lose.
         command.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-        command.env(variable, value);
+        command.envs(variables.iter().copied());
         Ok(command)
     })
 }
@@ -182,6 +204,9 @@ fn e2e(full: bool) -> Vec<Step> {
             remove(&evidence);
             let mut command = cargo(&["test", "-p", "gregor-e2e", "--no-fail-fast"]);
             command.env("GREGOR_E2E", if full { "full" } else { "1" }).env("GREGOR_E2E_EVIDENCE", evidence);
+            if full {
+                command.env("GREGOR_CHAOS_CUTS", "required");
+            }
             Ok(command)
         }),
         Step::check("clusters down", 2, &["xtask", "rig", "--name", gregor_e2e::story::RIG, "down"]),

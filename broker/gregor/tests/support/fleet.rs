@@ -26,6 +26,7 @@ const GREGOR: &str = env!("CARGO_BIN_EXE_gregor");
 /// The processes, killed when the test ends, however it does.
 pub struct Fleet {
     folder: tempfile::TempDir,
+    cluster: String,
     hosts: [String; NODES],
     nodes: [Option<Process>; NODES],
     /// What lies between them, if that is a test's own.
@@ -68,7 +69,7 @@ fn properties(folder: &Path, hosts: &[String; NODES], node: usize) -> String {
          controller.quorum.bootstrap.servers={}\ncontroller.quorum.election.timeout.ms=500\n\
          controller.quorum.fetch.timeout.ms=1000\nbroker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=300\n\
          replica.socket.timeout.ms=5000\nreplica.lag.time.max.ms=4000\noffsets.topic.num.partitions=3\n\
-         default.replication.factor=3\nmin.insync.replicas=2\n",
+         default.replication.factor=3\nmin.insync.replicas=2\ncontroller.quorum.auto.join.enable=true\n",
         data.display(),
         servers.join(",")
     )
@@ -95,7 +96,34 @@ impl Fleet {
             let path = path.to_str().unwrap();
             gregor(&["storage", "format", "-c", path, "-t", &cluster, "--initial-controllers", &voters]);
         }
-        Self { folder, hosts, nodes: [const { None }; NODES], network }
+        Self { folder, cluster, hosts, nodes: [const { None }; NODES], network }
+    }
+
+    /// Gives a node that does not run an empty disk in place of its own. It joins the voters anew by itself when it is started.
+    pub fn wipe(&self, node: usize) {
+        fs::remove_dir_all(self.directory(node)).unwrap();
+        let path = self.folder.path().join(format!("node-{node}.properties"));
+        let path = path.to_str().unwrap();
+        gregor(&["storage", "format", "-c", path, "-t", &self.cluster, "--no-initial-controllers"]);
+    }
+
+    /// Waits until a node votes with the disk that it has now.
+    pub async fn votes(&self, node: usize, client: &Client) {
+        let meta = fs::read_to_string(self.directory(node).join("meta.properties")).unwrap();
+        let disk = meta.lines().find_map(|line| line.strip_prefix("directory.id=")).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let seen = client.admin().describe_quorum().await;
+            if let Ok(quorum) = &seen
+                && quorum.voters.len() == NODES
+                && quorum.voters.iter().any(|voter| voter.directory.to_string() == disk)
+            {
+                return;
+            }
+            let late = Instant::now() > deadline;
+            assert!(!late, "node {node} does not vote with its disk {disk}: {seen:?}\n{}", self.story());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Starts a node that does not run, and does not wait until it serves.

@@ -159,6 +159,12 @@ impl Rig {
         Self::new(Paper::default(), ElectionState::elected(LeaderEpoch(4), OTHER))
     }
 
+    /// A replica that does not vote, and follows the second voter in epoch 4.
+    pub fn observing(config: Config) -> Self {
+        let config = Config { local: voter(4, true), ..config };
+        Self::of(config, history(true), Paper::default(), ElectionState::elected(LeaderEpoch(4), OTHER))
+    }
+
     /// The leader that the second voter elected, with all of its log on the disk.
     pub fn leading(log: Paper, dynamic: bool) -> Self {
         let epoch = log.end().epoch;
@@ -251,12 +257,12 @@ impl Rig {
         self.step(Input::Response { from, response: Some(response) });
     }
 
-    /// Who was asked for records leads not, and says who does, and where that one listens.
-    pub fn says_who_leads(&mut self, from: BrokerId, leader: BrokerId) {
+    /// Who was asked for records leads not, and says who does in which epoch, and where that one listens.
+    pub fn says_who_leads(&mut self, from: BrokerId, leader: BrokerId, epoch: LeaderEpoch) {
         let error_code = ErrorCode::NotLeaderOrFollower.code();
         let mut data = fetch_response::PartitionData { error_code, ..Default::default() };
         data.current_leader.leader_id = leader.value();
-        data.current_leader.leader_epoch = self.quorum.epoch().value();
+        data.current_leader.leader_epoch = epoch.value();
         let topic = FetchableTopicResponse { partitions: vec![data], ..Default::default() };
         let node = fetch_response::NodeEndpoint {
             node_id: leader.value(),

@@ -310,6 +310,20 @@ fn a_reassignment_brings_replicas_and_takes_others_away() {
 }
 
 #[test]
+fn a_reassignment_that_only_brought_a_replica_is_over_once_the_metadata_says_so_of_a_state_that_is_known_already() {
+    let mut leader = leader(&[1, 2], &[1, 2], LIMITS);
+    let adding = PartitionAssignment { adding: ids(&[3]), ..assignment(&[1, 2, 3], &[1, 2], 8) };
+    leader.on_assignment(&adding, START);
+    leader.on_fetch(fetch(2, 100), START).unwrap();
+    let proposal = leader.on_fetch(fetch(3, 100), START).unwrap().proposal.unwrap();
+    // The change that brings the third into sync completes the reassignment, and the answer comes before the metadata.
+    leader.on_proposal_answered(&proposal, &accepted(&[1, 2, 3], 9), START);
+    assert!(leader.is_adding(BrokerId(3)), "nobody has said anything else");
+    leader.on_assignment(&assignment(&[1, 2, 3], &[1, 2, 3], 9), START);
+    assert!(!leader.is_adding(BrokerId(3)), "it is a replica like any other");
+}
+
+#[test]
 fn a_record_counts_as_deleted_once_every_live_replica_has_deleted_it() {
     let mut leader = leader(&[1, 2, 3], &[1, 2], LIMITS);
     leader.on_log_start(Offset(50));

@@ -85,6 +85,8 @@ struct World {
     threads: BTreeMap<i32, JoinHandle<()>>,
     disk: Arc<dyn Disk>,
     stop: watch::Sender<bool>,
+    /// What brokers that are started from now on register with.
+    incarnation: Uuid,
 }
 
 /// A broker as another reaches it: answers as `api/fetch.rs` does, without sessions.
@@ -96,6 +98,19 @@ struct InProcess {
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the metadata has of a broker that registered after `offset`.
+fn registration(id: i32, offset: i64, incarnation: Uuid) -> MetadataRecord {
+    let endpoint = BrokerEndpoint { name: "PLAINTEXT".into(), host: "h".into(), port: id as u16, ..Default::default() };
+    MetadataRecord::RegisterBroker(RegisterBrokerRecord {
+        broker_id: id,
+        broker_epoch: offset + i64::from(id),
+        incarnation_id: incarnation,
+        end_points: vec![endpoint],
+        fenced: false,
+        ..Default::default()
+    })
 }
 
 impl World {
@@ -117,21 +132,14 @@ impl World {
             threads: BTreeMap::new(),
             disk,
             stop: watch::Sender::new(false),
+            incarnation: Uuid::ZERO,
         };
         let mut image = Image::default();
         let mut apply = |record| image.apply(&record).unwrap();
         let level = FeatureLevelRecord { name: "metadata.version".into(), feature_level: 30, ..Default::default() };
         apply(MetadataRecord::FeatureLevel(level));
         for id in BROKERS {
-            let endpoint =
-                BrokerEndpoint { name: "PLAINTEXT".into(), host: "h".into(), port: id as u16, ..Default::default() };
-            apply(MetadataRecord::RegisterBroker(RegisterBrokerRecord {
-                broker_id: id,
-                broker_epoch: 100 + i64::from(id),
-                end_points: vec![endpoint],
-                fenced: false,
-                ..Default::default()
-            }));
+            apply(registration(id, 100, Uuid::ZERO));
         }
         apply(MetadataRecord::Topic(TopicRecord { name: "t".into(), topic_id: TOPIC, ..Default::default() }));
         for (name, value) in configs {
@@ -197,7 +205,8 @@ impl World {
             Arc::new(InProcess { cluster: Arc::clone(&cluster), from: id, to })
         };
         let fetchers = Fetchers::new(&config, Box::new(connect), self.stop.subscribe(), Handle::current());
-        let partitions = Partitions::new(BrokerId(id), config, storage, Arc::new(Metrics::new()), fetchers);
+        let me = (BrokerId(id), self.incarnation);
+        let partitions = Partitions::new(me, config, storage, Arc::new(Metrics::new()), fetchers);
         self.threads.insert(id, partitions.start(|_| {}).unwrap());
         let controller = Arc::clone(&self.cluster);
         tokio::spawn(Arc::clone(&partitions.isr_changes).run(controller));

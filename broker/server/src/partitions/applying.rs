@@ -198,12 +198,30 @@ impl Partitions {
         if deletes {
             self.forget_gone(work);
         }
+        if self.is_registered(&image) && !self.is_registered(previous) {
+            self.take_roles(&map, &image);
+        }
         self.publish(map, work);
         self.tell_registrations(changes, &image);
         self.moves.wake();
         for topic in self.map.load().ids.values().filter(|topic| is_concerned(&topic.name)) {
             let settings = TopicSettings::of(&topic.name, &work.config, &image);
             topic.partitions.values().for_each(|one| self.set_settings(one, &settings));
+        }
+    }
+
+    /// Whether the metadata knows this run of the broker.
+    fn is_registered(&self, image: &Image) -> bool {
+        image.cluster().broker(self.node_id).is_some_and(|broker| broker.incarnation == self.incarnation)
+    }
+
+    /// Gives all partitions their roles anew.
+    fn take_roles(&self, map: &PartitionMap, image: &Image) {
+        for held in map.ids.values().flat_map(|topic| topic.partitions.values()) {
+            let topic = image.topics().by_id(held.topic_id);
+            if let Some(replica) = topic.and_then(|topic| self.replica(topic, held.index)) {
+                self.set_role(held, replica.role, replica.state, image);
+            }
         }
     }
 
@@ -237,6 +255,9 @@ impl Partitions {
         image: &Image,
     ) {
         let leader = match role {
+            // An earlier run was elected, perhaps on a disk that had what this one's lacks, and others would cut their logs to it. The
+            // controller elects anew when it registers this run (Kafka's broker shows itself no metadata before).
+            ReplicaRole::Leader if !self.is_registered(image) => None,
             ReplicaRole::Leader => Some(self.node_id),
             ReplicaRole::Follower(leader) => Some(leader),
             ReplicaRole::Leaderless => None,

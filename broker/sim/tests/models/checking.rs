@@ -2,6 +2,8 @@
 
 use std::{fmt::Debug, hash::Hash, time::Instant};
 
+#[cfg(gregor_planted)]
+use stateright::Expectation;
 use stateright::{Checker, CheckerBuilder, HasDiscoveries, Model};
 
 /// A bug that `gregor_types::planted` lists, or none.
@@ -65,6 +67,21 @@ where
         if longest > steps { format!("up to {steps} events") } else { format!("all, {longest} events at most") };
     println!("{name}: {states} states, {bound}, in {seconds:.1} s");
     checker.assert_properties();
+}
+
+/// Tries out a model with a bug in it: what of all that must hold does not.
+#[cfg(gregor_planted)]
+pub fn broken<M>(trial: Trial<M>) -> Vec<&'static str>
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Debug + Hash + Send + Sync + Clone + PartialEq + 'static,
+    M::Action: Debug + Clone + PartialEq,
+{
+    let checker = bounded(trial.steps, trial.model).spawn_bfs().join();
+    let found = checker.discoveries();
+    let rules = checker.model().properties().into_iter();
+    let always = rules.filter(|rule| rule.expectation == Expectation::Always).map(|rule| rule.name);
+    always.filter(|name| found.contains_key(name)).collect()
 }
 
 fn bounded<M>(steps: usize, model: M) -> CheckerBuilder<M>

@@ -7,5 +7,7 @@ mod checking;
 mod elections;
 mod partition;
 mod partitions;
+#[cfg(gregor_planted)]
+mod planted;
 mod quorum;
 mod voter_changes;

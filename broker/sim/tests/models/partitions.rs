@@ -42,6 +42,16 @@ pub fn fenced_leaders(planted: Planted) -> Trial<PartitionModel> {
     trial(steps, World::new(false, left), further, planted)
 }
 
+/// All that are in sync are fenced, and one is left that fell behind.
+pub fn deserted(planted: Planted) -> Trial<PartitionModel> {
+    let (steps, fences) = Effort::wanted().choose((5, 2), (8, 2), (10, 3));
+    let start = World::new(false, Budget { fences, ..Budget::default() }).with_laggard();
+    assert!(start.past.has_acknowledged() && start.past.seen.shrank, "{start:?}");
+    let mut properties = always();
+    properties.push(Rule::sometimes("nobody leads", |_, world: &World| world.is_leaderless()));
+    Trial { steps, model: PartitionModel { start, properties, planted } }
+}
+
 /// A user moves leadership back, and nobody fails.
 pub fn preferred_leaders(planted: Planted) -> Trial<PartitionModel> {
     let (steps, records, fences, preferences) = Effort::wanted().choose((7, 1, 1, 1), (12, 1, 1, 1), (14, 2, 1, 1));
@@ -82,6 +92,11 @@ fn whoever_falls_behind_and_catches_up_has_what_is_committed_while_it_counts_as_
 #[test]
 fn whoever_is_fenced_while_it_leads_is_replaced_by_one_that_has_what_was_acknowledged() {
     try_all("leaders that are fenced", fenced_leaders(None));
+}
+
+#[test]
+fn who_fell_behind_does_not_lead_though_nobody_else_is_left() {
+    try_all("deserted partitions", deserted(None));
 }
 
 #[test]

@@ -38,3 +38,22 @@ async fn a_record_that_was_cut_while_its_append_ended_is_not_acknowledged() {
     let awaits = appended.join().unwrap().unwrap().awaits.expect("what is committed is another record");
     assert_eq!(one.check(awaits), Err(ErrorCode::NotLeaderOrFollower));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_leads_nothing_by_an_election_from_before_it_registered() {
+    let mut world = World::new(1);
+    let [one, two] = world.publish().await;
+    append(&one, "kept", false).unwrap();
+    until("the follower has it", || end_of(&two) == 1).await;
+    // It comes back, perhaps with nothing of what it had, and the controller does not know that yet.
+    world.incarnation = Uuid(5);
+    world.restart(1);
+    let [one, two] = world.publish().await;
+    assert_eq!(one.leadership(BrokerId(1)).0, None);
+    assert_eq!(append(&one, "too early", false).err(), Some(ErrorCode::NotLeaderOrFollower));
+    // The controller had it go on to lead.
+    world.publish_with(&registration(1, 200, Uuid(5))).await;
+    assert_eq!(one.leadership(BrokerId(1)).0, Some(BrokerId(1)));
+    append(&one, "in time", false).unwrap();
+    until("the follower has that", || end_of(&two) == 2).await;
+}

@@ -143,6 +143,28 @@ impl World {
         self
     }
 
+    /// The same, after the third broker fell out of sync, and lacks a record that the two others have and that is committed.
+    pub fn with_laggard(mut self) -> Self {
+        self.left.records += 1;
+        self.left.lags += 1;
+        self.happen(Event::Produce(BROKERS[0]));
+        for _ in 0..2 {
+            for key in self.fetches.keys().copied().filter(|key| key.follower == BROKERS[1]).collect::<Vec<_>>() {
+                self.happen(Event::Serve(key));
+                self.happen(Event::Take(key));
+            }
+        }
+        self.happen(Event::Lag(BROKERS[0]));
+        for (id, life) in self.proposals.keys().copied().collect::<Vec<_>>() {
+            self.happen(Event::Decide(id, life));
+            self.happen(Event::Hear(id, life));
+        }
+        for id in BROKERS {
+            self.happen(Event::ReadAll(id));
+        }
+        self
+    }
+
     /// All that can happen next.
     pub fn events(&self, events: &mut Vec<Event>) {
         for (key, fetching) in &self.fetches {
