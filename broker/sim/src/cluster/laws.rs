@@ -29,7 +29,8 @@ pub(super) fn broken_passage(before: &Image, after: &Image) -> Option<String> {
         // Where that is changed the controller forgets who is eligible, also where it comes to the same number of replicas.
         let wanted = min_isr(after, topic).filter(|wanted| Some(*wanted) == min_isr(before, topic))?;
         // As Kafka does, the controller takes all partitions to have as many replicas as the first one.
-        let wanted = wanted.min(topic.partition(PartitionIndex(0))?.replicas.len());
+        let replicas = |topic: &Topic| topic.partition(PartitionIndex(0)).map(|first| first.replicas.len());
+        let wanted = wanted.min(replicas(topic)?).min(replicas(before.topics().by_id(topic.id)?)?);
         topic.partitions().find_map(|(index, now)| {
             let then = before.topics().partition(topic.id, index)?;
             let forgotten = forgotten(then, now, wanted, &|broker| {

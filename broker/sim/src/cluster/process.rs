@@ -102,7 +102,7 @@ impl Process {
         let directory = LogDirectory::open(Arc::clone(&shared), DIRECTORY.into())?;
         let previous_epoch = directory.previous_broker_epoch().unwrap_or(BrokerEpoch::NONE);
         let replicas = if config.process_roles.broker {
-            Some(Replicas::open(disk, clock, random.fork(), Arc::clone(&config), directory)?)
+            Some(Replicas::open(disk, clock, random.fork(), Arc::clone(&config), (directory, incarnation))?)
         } else {
             None
         };

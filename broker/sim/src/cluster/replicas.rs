@@ -17,7 +17,7 @@ use gregor_replication::{
     FollowedPartition, IsrProposal, OffsetLookUp, PartitionAssignment, ProposalAnswer, ProposalOutcome, Registration,
 };
 use gregor_server::{TopicSettings, control::ImageUpdate};
-use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, Offset, TopicPartition};
+use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, Offset, TopicPartition, Uuid};
 
 use super::{
     fetching::Fetchers,
@@ -46,6 +46,8 @@ const PROPOSAL_PATIENCE: Nanos = 3 * SECOND;
 #[derive(Debug)]
 pub(super) struct Replicas {
     me: BrokerId,
+    /// Which run of the broker this is.
+    incarnation: Uuid,
     config: Arc<BrokerConfig>,
     clock: Clock,
     random: Random,
@@ -105,10 +107,11 @@ impl Replicas {
         clock: &Clock,
         random: Random,
         config: Arc<BrokerConfig>,
-        directory: LogDirectory,
+        (directory, incarnation): (LogDirectory, Uuid),
     ) -> Result<Self, Death> {
         Ok(Self {
             me: config.node_id,
+            incarnation,
             fetchers: Fetchers::new(config.node_id, config.num_replica_fetchers, 1_000),
             config,
             clock: clock.clone(),
@@ -161,6 +164,12 @@ impl Replicas {
         if !brokers.is_empty() {
             self.held.all_mut().for_each(|replica| replica.on_registrations(&brokers, wall));
         }
+        if self.is_registered(&image) && !self.is_registered(&previous) {
+            let held: Vec<_> = self.held.all().map(|replica| (replica.topic.clone(), replica.id)).collect();
+            for (topic, id) in held {
+                self.hold(&topic, id, &image)?;
+            }
+        }
         // Those that have come meanwhile began with these settings.
         for id in configured {
             if let Some(replica) = self.held.get_mut(id) {
@@ -168,6 +177,11 @@ impl Replicas {
             }
         }
         Ok(())
+    }
+
+    /// Whether the metadata knows this run of the broker: before, it leads nothing.
+    fn is_registered(&self, image: &Image) -> bool {
+        image.cluster().broker(self.me).is_some_and(|broker| broker.incarnation == self.incarnation)
     }
 
     /// Holds a replica in the role that the image gives it.
@@ -182,7 +196,8 @@ impl Replicas {
             self.held.insert(id, opened);
         }
         self.unmade.remove(&id);
-        let role = match state.leader {
+        let leader = state.leader.filter(|leader| *leader != self.me || self.is_registered(image));
+        let role = match leader {
             Some(leader) if leader == self.me => ReplicaRole::Leader,
             Some(leader) => ReplicaRole::Follower(leader),
             None => ReplicaRole::Leaderless,
@@ -196,7 +211,7 @@ impl Replicas {
         };
         let times = (self.clock.nanos(), self.clock.wall());
         let replica = self.held.get_mut(id).expect("it was just put there");
-        replica.set_role(self.me, state.leader, &assignment, |broker| registration_of(image, broker), times.1);
+        replica.set_role(self.me, leader, &assignment, |broker| registration_of(image, broker), times.1);
         match role {
             ReplicaRole::Follower(leader) => self.fetchers.follow(replica, leader, state.leader_epoch, times)?,
             ReplicaRole::Leader | ReplicaRole::Leaderless => self.fetchers.unfollow(id),
