@@ -6,6 +6,7 @@ mod fleet;
 
 use fleet::{COMBINED, Fleet, ONE, POOLS, container};
 use gregor_operator_api::cluster::KafkaCluster;
+use gregor_operator_api::names;
 use gregor_operator_api::value::ConfigValue;
 use gregor_operator_plan::kafka::PartitionSeen;
 use gregor_operator_plan::pods::{PodSeen, PodState};
@@ -124,4 +125,33 @@ fn the_loss_of_the_last_disk_in_sync_waits_until_another_is_elected() {
     fleet.settle();
     assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
     assert_ne!(fleet.identity().unwrap().nodes[&11].directory_id, before);
+}
+
+#[test]
+fn an_identity_that_is_gone_before_a_new_directory_has_its_turn_follows_the_claim() {
+    let mut fleet = Fleet::settled(COMBINED);
+    let before = fleet.identity().unwrap().nodes[&1].directory_id.clone();
+    fleet.wipe(1);
+    fleet.settle();
+    fleet.spec(|cluster| cluster.spec.accept_data_loss = vec![1]);
+    let said = |fleet: &Fleet, kind: Kind, name: &str| {
+        let object = fleet.object(kind, name).unwrap();
+        object["metadata"]["annotations"][names::DIRECTORY_ID].as_str().unwrap().to_owned()
+    };
+    let claim = |fleet: &Fleet| said(fleet, Kind::PersistentVolumeClaim, "demo-1-data");
+    while claim(&fleet) == before {
+        fleet.reconcile();
+    }
+    let after = claim(&fleet);
+    assert_eq!(said(&fleet, Kind::StatefulSet, "demo-1"), before, "its turn has not come");
+    fleet.identity = None;
+    fleet.settle();
+    assert_eq!(fleet.identity().unwrap().nodes[&1].directory_id, after, "{}", fleet.message());
+    // Nobody knows any more that the disk may be formatted, and a person says so once more.
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    for named in [vec![], vec![1]] {
+        fleet.spec(|cluster| cluster.spec.accept_data_loss = named);
+        fleet.settle();
+    }
+    assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
 }
