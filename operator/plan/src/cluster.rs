@@ -14,17 +14,17 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use crate::certificates::{self, CertificatesSeen, Next};
-use crate::compare::{applied, differs};
 use crate::decision::{Decision, Stage};
 use crate::identity::{Identity, Mint, NodeIdentity};
 use crate::kafka::KafkaSeen;
-use crate::objects::{self, network, node, storage};
+use crate::objects::{self, node};
 use crate::placement::{self, Layout};
 use crate::pods::{PodSeen, PodState};
 use crate::progress::{Progress, Reason};
 use crate::roll::{Candidate, Turn};
 use crate::unseen::Unseen;
 use crate::validate::{Node, ValidCluster};
+use crate::writing::{obsolete_config_map, restart, start, withdraw, write_shared};
 use crate::{Environment, Kind, Step, Wanted, disks, domain, quorum, racks, roll, status};
 
 /// All that was read of a cluster.
@@ -119,10 +119,10 @@ pub(crate) struct NodeSeen<'a> {
     pub(crate) recorded: &'a NodeIdentity,
     pub(crate) pod: Option<PodSeen>,
     pub(crate) claim: Option<&'a Value>,
-    stateful_set: Option<&'a Value>,
-    wanted_config: Wanted,
-    wanted_set: Wanted,
-    revision: String,
+    pub(crate) stateful_set: Option<&'a Value>,
+    pub(crate) wanted_config: Wanted,
+    pub(crate) wanted_set: Wanted,
+    pub(crate) revision: String,
 }
 
 impl NodeSeen<'_> {
@@ -381,110 +381,6 @@ fn holds(observed: &ClusterObserved, layout: &Layout, identity: &Identity, nodes
     !settled
 }
 
-/// What may be formatted follows the identity before anything else is written, and whatever else cannot be.
-fn withdraw(
-    observed: &ClusterObserved,
-    cluster: &ValidCluster,
-    identity: &Identity,
-    nodes: &[NodeSeen<'_>],
-) -> Result<(), Decision> {
-    let grants = nodes.iter().map(|node| storage::grant(cluster, node.node, identity));
-    let there = grants.filter(|grant| observed.object(grant.kind, &grant.name).is_some());
-    write(observed, there.collect(), Stage::Follow, Reason::Creating)
-}
-
-/// What can be written at any time without a restart.
-fn write_shared(
-    observed: &ClusterObserved,
-    cluster: &ValidCluster,
-    layout: &Layout,
-    identity: &Identity,
-    nodes: &[NodeSeen<'_>],
-    hold: bool,
-) -> Result<(), Decision> {
-    let mut wanted = network::shared(cluster, layout, identity.connections, hold);
-    for node in nodes {
-        wanted.push(storage::claim(cluster, node.node, identity, node.claim));
-        wanted.push(storage::grant(cluster, node.node, identity));
-    }
-    if let Some(ending) = wanted.iter().find_map(|wanted| {
-        let seen = observed.object(wanted.kind, &wanted.name)?;
-        seen["metadata"]["deletionTimestamp"].is_string().then_some(wanted)
-    }) {
-        let message =
-            format!("{} {} is being deleted: it is made again when it is gone", ending.kind.as_str(), ending.name);
-        return Err(Decision::wait(Stage::Objects, Progress::working(Reason::Terminating, message)));
-    }
-    // Listeners that were taken out of the manifest.
-    let obsolete = observed.objects.iter().find(|((kind, name), service)| {
-        *kind == Kind::Service
-            && service["metadata"]["labels"][names::NODE_ID_LABEL].is_string()
-            && service["metadata"]["deletionTimestamp"].is_null()
-            && !wanted.iter().any(|wanted| wanted.kind == Kind::Service && wanted.name == *name)
-    });
-    if let Some(((kind, name), seen)) = obsolete {
-        return Err(Decision::delete(*kind, name, seen));
-    }
-    write(observed, wanted, Stage::Objects, Reason::Creating)
-}
-
-/// Creates what is missing, then applies what differs.
-fn write(observed: &ClusterObserved, wanted: Vec<Wanted>, stage: Stage, reason: Reason) -> Result<(), Decision> {
-    let (there, missing): (Vec<Wanted>, Vec<Wanted>) =
-        wanted.into_iter().partition(|wanted| observed.object(wanted.kind, &wanted.name).is_some());
-    let names = |objects: &[Wanted]| {
-        objects.iter().map(|wanted| format!("{} {}", wanted.kind.as_str(), wanted.name)).collect::<Vec<_>>().join(", ")
-    };
-    if !missing.is_empty() {
-        let message = format!("creating {}", names(&missing));
-        return Err(Decision::step(stage, Step::Create(missing), reason, message));
-    }
-    let differing: Vec<Wanted> = there
-        .into_iter()
-        .filter(|wanted| {
-            observed.object(wanted.kind, &wanted.name).is_none_or(|seen| {
-                let settled = seen["metadata"]["uid"].as_str().and_then(|uid| observed.settled.get(uid));
-                differs(&wanted.body, seen)
-                    && (settled.is_none() || settled.map(String::as_str) != applied(&wanted.body))
-            })
-        })
-        .collect();
-    if !differing.is_empty() {
-        let message = format!("updating {}", names(&differing));
-        return Err(Decision::step(Stage::Follow, Step::Apply(differing), reason, message));
-    }
-    Ok(())
-}
-
-/// Makes the nodes that are not there, and puts right what somebody changed of those that are, without a restart.
-fn start(observed: &ClusterObserved, nodes: &[NodeSeen<'_>]) -> Result<(), Decision> {
-    for node in nodes {
-        if node.stateful_set.is_some_and(|seen| seen["metadata"]["deletionTimestamp"].is_string()) {
-            let message = format!("StatefulSet {} is being deleted: it is made again when it is gone", node.node.name);
-            return Err(Decision::wait(Stage::Node, Progress::working(Reason::Terminating, message)));
-        }
-        let turn_is_over = node.stateful_set.is_none_or(|seen| node::revision(seen) == node.revision);
-        if turn_is_over {
-            write(observed, vec![node.wanted_config.clone()], Stage::Configuration, Reason::Creating)?;
-            write(observed, vec![node.wanted_set.clone()], Stage::Node, Reason::Creating)?;
-        }
-    }
-    Ok(())
-}
-
-/// The node's turn: only now are its ConfigMap and its template written, and only then is its pod replaced.
-fn restart(observed: &ClusterObserved, node: &NodeSeen<'_>) -> Result<(), Decision> {
-    write(observed, vec![node.wanted_config.clone()], Stage::Configuration, Reason::Restarting)?;
-    write(observed, vec![node.wanted_set.clone()], Stage::Roll, Reason::Restarting)?;
-    let Some(pod) = node.pod.as_ref().filter(|pod| pod.state != PodState::Terminating) else { return Ok(()) };
-    if pod.revision == node.revision {
-        return Ok(());
-    }
-    let step = Step::DeletePod { name: pod.name.clone(), uid: pod.uid.clone(), version: pod.version.clone() };
-    let message = format!("restarting node {} with its new configuration", node.node.id);
-    Err(Decision::step(Stage::Roll, step, Reason::Restarting, message))
-}
-
 /// The next change of the voters, once every disk is recorded.
 fn vote(
     observed: &ClusterObserved,
@@ -547,22 +443,6 @@ fn rest(
 fn unready(nodes: &[NodeSeen<'_>]) -> Option<Progress> {
     let node = nodes.iter().find(|node| !node.is_ready())?;
     Some(pod_progress(node.node, node.pod.as_ref()))
-}
-
-/// A ConfigMap of an earlier configuration of the node, once the node runs with the newest.
-fn obsolete_config_map<'a>(
-    observed: &'a ClusterObserved,
-    node: &Node,
-    keep: &str,
-) -> Option<(&'a (Kind, String), &'a Value)> {
-    let id = node.id.to_string();
-    observed.objects.iter().find(|((kind, name), object)| {
-        *kind == Kind::ConfigMap
-            && object["immutable"] == true
-            && object["metadata"]["labels"][names::NODE_ID_LABEL] == *id
-            && object["metadata"]["deletionTimestamp"].is_null()
-            && name != keep
-    })
 }
 
 fn pod_progress(node: &Node, pod: Option<&PodSeen>) -> Progress {

@@ -25,6 +25,7 @@ mod status;
 pub mod topic;
 mod unseen;
 pub mod validate;
+mod writing;
 
 use certificates::SecretWrites;
 use quorum::VoterChange;
