@@ -25,7 +25,7 @@ use crate::roll::{Candidate, Turn};
 use crate::unseen::Unseen;
 use crate::validate::{Node, ValidCluster};
 use crate::writing::{obsolete_config_map, restart, start, withdraw, write_shared};
-use crate::{Environment, Kind, Step, Wanted, disks, domain, quorum, racks, roll, status};
+use crate::{Environment, Kind, Step, Wanted, disks, domain, quorum, racks, release, roll, status};
 
 /// All that was read of a cluster.
 #[derive(Debug, Clone)]
@@ -100,8 +100,8 @@ impl ClusterObserved {
 pub struct ClusterPlan {
     /// The step, if there is one.
     pub step: Option<Step>,
-    /// What is carried out before the step, whatever becomes of either: certificates that are due, and the racks of pods. They
-    /// hold up nobody, and a step that Kubernetes keeps refusing does not hold them up.
+    /// What is carried out before the step, whatever becomes of either: data is released that is to stay, certificates are due, and
+    /// pods have no racks yet. They hold up nobody, and a step that Kubernetes keeps refusing does not hold them up.
     pub beside: Vec<Step>,
     /// How far the cluster is.
     pub progress: Progress,
@@ -158,11 +158,16 @@ pub fn plan(observed: &ClusterObserved, environment: &Environment, now: &str, mi
         .map(|valid| ValidCluster { cluster_domain: domain.clone(), ..valid });
     let seconds = now.parse::<Timestamp>().expect("whoever asks gives the time in RFC 3339").as_second();
     let certificates = renew(observed, &domain, seconds, mint);
-    let decision = match &valid {
+    let mut decision = match &valid {
         Ok(cluster) => decide(observed, cluster, environment, &certificates, mint).unwrap_or_else(|early| early),
         Err(invalid) => Decision::from(invalid.clone()),
     };
     let mut beside = Vec::new();
+    let released = release::release(observed);
+    if !released.is_empty() {
+        decision.step = decision.step.filter(|step| !release::is_before(&released, step));
+        beside.push(Step::Release(released));
+    }
     let mut renewal = None;
     match certificates {
         // Which nodes there are is written down first.

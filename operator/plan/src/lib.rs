@@ -20,6 +20,7 @@ pub mod progress;
 pub mod properties;
 pub mod quorum;
 mod racks;
+mod release;
 pub mod roll;
 mod status;
 pub mod topic;
@@ -105,6 +106,21 @@ pub struct Wanted {
     pub body: Value,
 }
 
+/// An object that holds data and stays, with the owners that it is left with, if it still is what was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Release {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The version in which it was read.
+    pub version: String,
+    /// The owners that stay.
+    pub owners: Vec<Value>,
+}
+
 /// One thing to do. The next reconcile looks again before it does another.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
@@ -129,6 +145,8 @@ pub enum Step {
         /// The rack.
         rack: String,
     },
+    /// Leave objects with fewer owners: they do not go with their KafkaCluster.
+    Release(Vec<Release>),
     /// Delete a pod, if it still is what was read: its StatefulSet starts the next one.
     DeletePod {
         /// The pod's name.

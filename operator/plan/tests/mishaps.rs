@@ -4,10 +4,11 @@
 
 mod fleet;
 
-use fleet::{COMBINED, Fleet, ONE, POOLS, container};
+use fleet::pods::container;
+use fleet::{COMBINED, Fleet, ONE, POOLS};
 use gregor_operator_api::cluster::KafkaCluster;
-use gregor_operator_api::names;
 use gregor_operator_api::value::ConfigValue;
+use gregor_operator_api::{DeletionPolicy, names};
 use gregor_operator_plan::kafka::PartitionSeen;
 use gregor_operator_plan::pods::{PodSeen, PodState};
 use gregor_operator_plan::{Kind, Reason};
@@ -154,4 +155,48 @@ fn an_identity_that_is_gone_before_a_new_directory_has_its_turn_follows_the_clai
         fleet.settle();
     }
     assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
+}
+
+/// The claims and the identity, with what they belong to.
+fn owners(fleet: &Fleet) -> Vec<usize> {
+    let claims = fleet.objects.iter().filter(|((kind, _), _)| *kind == Kind::PersistentVolumeClaim);
+    let all = claims.map(|(_, claim)| claim).chain(&fleet.identity);
+    all.map(|object| object["metadata"]["ownerReferences"].as_array().map_or(0, Vec::len)).collect()
+}
+
+/// What a cluster is refused for, or waits for, and how it comes to that.
+type Stall<'a> = (Reason, &'a dyn Fn(&mut Fleet));
+
+#[test]
+fn data_that_is_to_stay_is_released_whatever_the_cluster_is_refused_for() {
+    let mut deleting = Fleet::new(COMBINED);
+    deleting.spec(|cluster| cluster.spec.deletion_policy = DeletionPolicy::Delete);
+    deleting.settle();
+    assert_eq!(owners(&deleting), [1, 1, 1, 1]);
+    let listener = |name: &str| serde_json::from_value(json!({"name": name, "port": 9094})).unwrap();
+    let stalls: [Stall<'_>; 4] = [
+        (Reason::NodeRemovalRefused, &|fleet| fleet.spec(|cluster| cluster.spec.node_pools[0].replicas = Some(2))),
+        (Reason::InvalidConfig, &|fleet| {
+            let bad = ("node.id".to_owned(), ConfigValue::Integer(7));
+            fleet.spec(|cluster| drop(cluster.spec.config.insert(bad.0, bad.1)));
+        }),
+        (Reason::DiskLost, &|fleet| fleet.wipe(1)),
+        (Reason::Creating, &|fleet| {
+            fleet.refuses = Some(Kind::Service);
+            fleet.spec(|cluster| cluster.spec.listeners.push(listener("outside")));
+        }),
+    ];
+    for (reason, stall) in stalls {
+        let mut fleet = deleting.clone();
+        stall(&mut fleet);
+        for _ in 0..10 {
+            fleet.reconcile();
+            fleet.kubelet();
+        }
+        assert_eq!(fleet.reason(), Some(reason), "{}", fleet.message());
+        assert_eq!(owners(&fleet), [1, 1, 1, 1], "nothing is asked for yet");
+        fleet.spec(|cluster| cluster.spec.deletion_policy = DeletionPolicy::Retain);
+        fleet.reconcile();
+        assert_eq!(owners(&fleet), [0, 0, 0, 0], "{}", fleet.message());
+    }
 }

@@ -1,9 +1,10 @@
 //! Carries out one step of a cluster's plan, if this operator still leads. It never decides: every write is what the plan said, guarded
 //! by the version that the plan saw.
 
+use futures::future::join_all;
 use gregor_operator_api::{KafkaCluster, names};
 use gregor_operator_plan::compare::{applied, differs};
-use gregor_operator_plan::{Kind, Progress, Reason, Step, Wanted};
+use gregor_operator_plan::{Kind, Progress, Reason, Release, Step, Wanted};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
@@ -71,6 +72,11 @@ pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -
             let doing = format!("telling pod {pod} its rack");
             gone_is_fine(pods.patch(pod, &parameters, &Patch::Merge(&patch)).await.map(drop), doing)?;
             "tell_rack"
+        }
+        Step::Release(all) => {
+            let released = join_all(all.iter().map(|each| release(context, namespace, each))).await;
+            released.into_iter().collect::<Result<(), Error>>()?;
+            "release"
         }
         Step::DeletePod { name, uid, version } => {
             let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
@@ -143,6 +149,16 @@ pub fn verdict(step: &Step, error: &Error) -> Option<Progress> {
         return Some(Progress::stalled(reason, format!("Kubernetes refuses it: {said}")));
     }
     error.is_forbidden().then(|| Progress::working(Reason::Rejected, format!("Kubernetes forbids it: {said}")))
+}
+
+/// Takes owners off an object, if it still is what the plan saw.
+async fn release(context: &Context, namespace: &str, each: &Release) -> Result<(), Error> {
+    let Release { kind, name, uid, version, owners } = each;
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(*kind));
+    let patch = json!({"metadata": {"uid": uid, "resourceVersion": version, "ownerReferences": owners}});
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let doing = format!("releasing {} {name}", kind.as_str());
+    gone_is_fine(api.patch(name, &parameters, &Patch::Merge(&patch)).await.map(drop), doing)
 }
 
 /// Of the object that the plan saw, as the plan saw it: one that has changed since is looked at again.

@@ -82,6 +82,10 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
             Step::TellRack { pod, rack, .. } => {
                 tracing::info!(cluster = name, namespace, "telling pod {pod} that it is in rack {rack}");
             }
+            Step::Release(all) => {
+                let names: Vec<&str> = all.iter().map(|each| each.name.as_str()).collect();
+                tracing::info!(cluster = name, namespace, "{} stay when the cluster goes", names.join(", "));
+            }
             _ => tracing::info!(cluster = name, namespace, "{}", planned.progress.message()),
         }
         // None of them waits for another's success: the plan made each of them possible by itself.
