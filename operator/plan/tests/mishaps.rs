@@ -5,7 +5,7 @@
 mod fleet;
 
 use fleet::pods::container;
-use fleet::{COMBINED, Fleet, ONE, POOLS};
+use fleet::{COMBINED, Fleet, Harm, ONE, POOLS};
 use gregor_operator_api::cluster::KafkaCluster;
 use gregor_operator_api::value::ConfigValue;
 use gregor_operator_api::{DeletionPolicy, names};
@@ -198,5 +198,48 @@ fn data_that_is_to_stay_is_released_whatever_the_cluster_is_refused_for() {
         fleet.spec(|cluster| cluster.spec.deletion_policy = DeletionPolicy::Retain);
         fleet.reconcile();
         assert_eq!(owners(&fleet), [0, 0, 0, 0], "{}", fleet.message());
+    }
+}
+
+#[test]
+fn nodes_that_never_became_ready_do_not_wait_for_each_other() {
+    let bad = ("log.retention.hours".to_owned(), ConfigValue::Integer(-7));
+    for harm in [Harm::IsNotMade, Harm::IsNotReady] {
+        let mut fleet = Fleet::settled(POOLS);
+        (fleet.poison, fleet.harm) = (Some("log.retention.hours=-7".to_owned()), harm);
+        let (key, value) = bad.clone();
+        fleet.spec(|cluster| {
+            cluster.spec.node_pools[1].node_ids = Some(vec!["10-13".to_owned(), "20".to_owned()]);
+            cluster.spec.config.insert(key, value);
+        });
+        fleet.settle();
+        assert!((12..=13).all(|id| fleet.pods.contains_key(&id) && !fleet.is_ready(id)), "{harm:?}");
+        let before = fleet.restarts.len();
+        fleet.spec(|cluster| drop(cluster.spec.config.remove(&bad.0)));
+        fleet.settle();
+        assert_eq!(fleet.reason(), Some(Reason::Ready), "{harm:?}: {}", fleet.message());
+        assert_eq!(fleet.restarts.len(), before, "those that are there had no turn");
+    }
+}
+
+#[test]
+fn a_cluster_none_of_whose_nodes_became_ready_is_corrected() {
+    for harm in [Harm::Ends, Harm::IsNotMade, Harm::IsNotReady] {
+        let mut fleet = Fleet::settled(COMBINED);
+        let hours = |hours: i64| {
+            move |cluster: &mut KafkaCluster| {
+                drop(cluster.spec.config.insert("log.retention.hours".to_owned(), ConfigValue::Integer(hours)));
+            }
+        };
+        fleet.spec(hours(7));
+        fleet.settle();
+        // What all have is no good from now on, and all are started anew.
+        (fleet.poison, fleet.harm) = (Some("log.retention.hours=7".to_owned()), harm);
+        (0..3).for_each(|id| fleet.kill(id));
+        fleet.settle();
+        assert!((0..3).all(|id| !fleet.is_ready(id)), "{harm:?}");
+        fleet.spec(hours(8));
+        fleet.settle();
+        assert_eq!(fleet.reason(), Some(Reason::Ready), "{harm:?}: {}", fleet.message());
     }
 }

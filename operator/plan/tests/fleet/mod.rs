@@ -65,6 +65,17 @@ pub struct Formatted {
     pub standalone: bool,
 }
 
+/// What becomes of a node with a configuration that is no good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// It ends again and again.
+    Ends,
+    /// Its container is never made.
+    IsNotMade,
+    /// It runs, and does not become ready.
+    IsNotReady,
+}
+
 /// The metadata quorum, once it was started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Quorum {
@@ -89,6 +100,8 @@ pub struct Fleet {
     pub blind: bool,
     /// A line of server.properties with which no node runs.
     pub poison: Option<String>,
+    /// What becomes of a node that has it.
+    pub harm: Harm,
     /// Labels of the one Kubernetes node that all pods are on.
     pub kubernetes_labels: Option<BTreeMap<String, String>>,
     /// Objects of this kind are neither made nor changed: a quota or an admission policy stands in the way.
@@ -119,6 +132,7 @@ impl Fleet {
             under_replicated: Vec::new(),
             blind: false,
             poison: None,
+            harm: Harm::Ends,
             kubernetes_labels: None,
             refuses: None,
             last: None,

@@ -5,7 +5,7 @@ use gregor_operator_api::names;
 use gregor_operator_plan::Kind;
 use serde_json::{Value, json};
 
-use super::{Fleet, Formatted, Quorum};
+use super::{Fleet, Formatted, Harm, Quorum};
 
 impl Fleet {
     /// The StatefulSet controller and the kubelets, each node once. Returns whether anything changed.
@@ -81,11 +81,21 @@ impl Fleet {
             return Some(ended(4, None));
         }
         if self.poison.as_ref().is_some_and(|poison| self.properties(id).contains(poison.as_str())) {
-            let mut crashed = container("gregor", 5, &json!({"waiting": {"reason": "CrashLoopBackOff"}}));
-            crashed["lastState"] = json!({"terminated": {"exitCode": 1}});
+            let node = match self.harm {
+                Harm::Ends => {
+                    let mut crashed = container("gregor", 5, &json!({"waiting": {"reason": "CrashLoopBackOff"}}));
+                    crashed["lastState"] = json!({"terminated": {"exitCode": 1}});
+                    crashed
+                }
+                Harm::IsNotMade => {
+                    container("gregor", 0, &json!({"waiting": {"reason": "CreateContainerConfigError"}}))
+                }
+                Harm::IsNotReady => container("gregor", 0, &json!({"running": {}})),
+            };
             return Some(json!({
                 "initContainerStatuses": [container("format", 0, &json!({"terminated": {"exitCode": 0}}))],
-                "containerStatuses": [crashed],
+                "containerStatuses": [node],
+                "conditions": [{"type": "Ready", "status": "False"}],
             }));
         }
         if standalone && self.quorum.is_none() {
