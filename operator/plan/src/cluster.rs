@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::certificates::{self, CertificatesSeen, Next};
 use crate::decision::{Decision, Stage};
+use crate::evictions::Evictions;
 use crate::identity::{Identity, Mint, NodeIdentity};
 use crate::kafka::KafkaSeen;
 use crate::objects::{self, node};
@@ -100,8 +101,8 @@ impl ClusterObserved {
 pub struct ClusterPlan {
     /// The step, if there is one.
     pub step: Option<Step>,
-    /// What is carried out before the step, whatever becomes of either: data is released that is to stay, certificates are due, and
-    /// pods have no racks yet. They hold up nobody, and a step that Kubernetes keeps refusing does not hold them up.
+    /// What is carried out before the step, whatever becomes of either: data is released that is to stay, evictions are held up or let
+    /// go, certificates are due, and pods have no racks yet. They hold up nobody, and a step that Kubernetes keeps refusing does not hold them up.
     pub beside: Vec<Step>,
     /// How far the cluster is.
     pub progress: Progress,
@@ -139,7 +140,7 @@ impl NodeSeen<'_> {
         self.own_pod().is_some_and(|pod| pod.state == PodState::Ready)
     }
 
-    fn candidate(&self) -> Candidate<'_> {
+    pub(crate) fn candidate(&self) -> Candidate<'_> {
         let written = self.stateful_set.is_some_and(|seen| node::revision(seen) == self.revision);
         let old_pod = self.pod.as_ref().is_some_and(|pod| pod.revision != self.revision);
         Candidate {
@@ -158,9 +159,26 @@ pub fn plan(observed: &ClusterObserved, environment: &Environment, now: &str, mi
         .map(|valid| ValidCluster { cluster_domain: domain.clone(), ..valid });
     let seconds = now.parse::<Timestamp>().expect("whoever asks gives the time in RFC 3339").as_second();
     let certificates = renew(observed, &domain, seconds, mint);
-    let mut decision = match &valid {
-        Ok(cluster) => decide(observed, cluster, environment, &certificates, mint).unwrap_or_else(|early| early),
-        Err(invalid) => Decision::from(invalid.clone()),
+    let placed = match &valid {
+        Ok(cluster) => {
+            place(observed, cluster, environment, mint).map(|(identity, layout)| (cluster, identity, layout))
+        }
+        Err(invalid) => Err(Decision::from(invalid.clone())),
+    };
+    let identity = recorded(observed);
+    let (mut decision, evictions) = match placed {
+        Ok((cluster, identity, layout)) => {
+            let nodes = look(observed, cluster, &layout, &identity, environment);
+            let evictions = Evictions::of(observed, &identity, Some((&layout, &nodes)));
+            let scene = Scene { observed, cluster, identity: &identity, layout: &layout, nodes: &nodes };
+            (decide(&scene, &certificates, &evictions, mint).unwrap_or_else(|early| early), evictions)
+        }
+        Err(early) => {
+            let uid = observed.cluster.metadata.uid.as_deref().unwrap_or_default();
+            let stays = observed.identity.as_ref().is_some_and(|config_map| !leaves(config_map, uid));
+            let identity = identity.as_ref().filter(|_| stays);
+            (early, identity.map(|identity| Evictions::of(observed, identity, None)).unwrap_or_default())
+        }
     };
     let mut beside = Vec::new();
     let released = release::release(observed);
@@ -168,6 +186,7 @@ pub fn plan(observed: &ClusterObserved, environment: &Environment, now: &str, mi
         decision.step = decision.step.filter(|step| !release::is_before(&released, step));
         beside.push(Step::Release(released));
     }
+    beside.extend(evictions.step);
     let mut renewal = None;
     match certificates {
         // Which nodes there are is written down first.
@@ -178,7 +197,6 @@ pub fn plan(observed: &ClusterObserved, environment: &Environment, now: &str, mi
         Next::Leaving(why) => renewal = Some(why),
         Next::Refuse(_) | Next::Done => {}
     }
-    let identity = recorded(observed);
     if identity.is_some() {
         let layout = valid.as_ref().ok().zip(identity).and_then(|(valid, it)| placement::layout(valid, &it).ok());
         beside.extend(racks::tell(observed, layout.as_ref()));
@@ -198,14 +216,13 @@ fn renew(observed: &ClusterObserved, domain: &str, now: i64, mint: Mint<'_>) -> 
     recorded(observed).map_or(Next::Done, |identity| certificates::next(observed, &identity, domain, now, mint))
 }
 
-/// The early ways out are `Err`, so that `?` leaves by them.
-fn decide(
+/// Who the cluster is and which nodes it should have. The early ways out are `Err`, so that `?` leaves by them.
+fn place(
     observed: &ClusterObserved,
     cluster: &ValidCluster,
     environment: &Environment,
-    certificates: &Next,
     mint: Mint<'_>,
-) -> Result<Decision, Decision> {
+) -> Result<(Identity, Layout), Decision> {
     if observed.cluster.metadata.deletion_timestamp.is_some() {
         let progress = Progress::working(Reason::Terminating, "the cluster is being deleted");
         return Err(Decision::wait(Stage::Manifest, progress));
@@ -219,11 +236,26 @@ fn decide(
         ));
     }
     let layout = placement::layout(cluster, &identity)?;
-    let nodes = look(observed, cluster, &layout, &identity, environment);
-    withdraw(observed, cluster, &identity, &nodes)?;
-    disks::record(observed, cluster, &identity, &nodes, mint)?;
+    Ok((identity, layout))
+}
+
+/// A cluster that is known, with the nodes that it should have and what there is of them.
+struct Scene<'a> {
+    observed: &'a ClusterObserved,
+    cluster: &'a ValidCluster,
+    identity: &'a Identity,
+    layout: &'a Layout,
+    nodes: &'a [NodeSeen<'a>],
+}
+
+/// What to do about it.
+fn decide(scene: &Scene<'_>, certificates: &Next, evictions: &Evictions, mint: Mint<'_>) -> Result<Decision, Decision> {
+    let Scene { observed, cluster, identity, layout, nodes } = *scene;
+    withdraw(observed, cluster, identity, nodes)?;
+    disks::record(observed, cluster, identity, nodes, mint)?;
     let candidates: Vec<Candidate<'_>> = nodes.iter().map(NodeSeen::candidate).collect();
-    write_shared(observed, cluster, &layout, &identity, &nodes, holds(observed, &layout, &identity, &candidates))?;
+    write_shared(observed, cluster, layout, identity, nodes)?;
+    evictions.held()?;
     certify(certificates)?;
     let replace =
         |identity: &Identity| Step::ReplaceIdentity(objects::identity(cluster, identity, observed.identity.as_ref()));
@@ -236,8 +268,8 @@ fn decide(
             "writing down which pools the nodes are in",
         ));
     }
-    start(observed, &nodes)?;
-    racks::known(observed, &nodes)?;
+    start(observed, nodes)?;
+    racks::known(observed, nodes)?;
     let turn = roll::next(&candidates, observed.kafka.as_ref());
     // Who serves nothing is put right before anything is waited for: it may be what is waited for.
     if let Turn::Take(id) = turn
@@ -247,7 +279,7 @@ fn decide(
     }
     if !layout.new.is_empty() {
         let Some(first) = nodes.iter().find(|node| node.node.is_controller() && node.is_ready()) else {
-            return Err(Decision::wait(Stage::Start, unready(&nodes).unwrap_or_else(no_controller)));
+            return Err(Decision::wait(Stage::Start, unready(nodes).unwrap_or_else(no_controller)));
         };
         if identity.standalone_grant.is_some() {
             let message =
@@ -258,7 +290,7 @@ fn decide(
         let step = replace(&identity.clone().with_nodes(&layout.new, mint));
         return Err(Decision::step(Stage::Nodes, step, Reason::AddingNodes, format!("adding the nodes {ids}")));
     }
-    vote(observed, &layout, &identity, &nodes)?;
+    vote(observed, layout, identity, nodes)?;
     match turn {
         Turn::Take(id) => {
             if let Some(node) = nodes.iter().find(|node| node.node.id == id) {
@@ -266,12 +298,12 @@ fn decide(
             }
         }
         Turn::Wait(reason, message) => {
-            let progress = unready(&nodes).unwrap_or_else(|| Progress::working(reason, message));
+            let progress = unready(nodes).unwrap_or_else(|| Progress::working(reason, message));
             return Err(Decision::wait(Stage::Roll, progress));
         }
         Turn::Nobody => {}
     }
-    rest(observed, &layout, &identity, &nodes)
+    rest(observed, layout, identity, nodes)
 }
 
 /// No node is made before its certificate. What else there is to do about certificates holds up nobody.
@@ -298,8 +330,8 @@ fn identify(observed: &ClusterObserved, cluster: &ValidCluster, mint: Mint<'_>) 
         .map(|((_, name), object)| (name.as_str(), object));
     // What an earlier KafkaCluster of this name takes with it says nothing about this one.
     let leaving = match &observed.identity {
-        Some(config_map) => leaves(config_map, cluster).then_some(cluster.identity()),
-        None => repeats.clone().find(|(_, object)| leaves(object, cluster)).map(|(name, _)| name.to_owned()),
+        Some(config_map) => leaves(config_map, &cluster.uid).then_some(cluster.identity()),
+        None => repeats.clone().find(|(_, object)| leaves(object, &cluster.uid)).map(|(name, _)| name.to_owned()),
     };
     if let Some(name) = leaving {
         let message = format!("waiting until {name} of the deleted KafkaCluster of this name is gone");
@@ -329,11 +361,11 @@ fn identify(observed: &ClusterObserved, cluster: &ValidCluster, mint: Mint<'_>) 
     Err(Decision::step(Stage::Identity, step, Reason::Creating, message))
 }
 
-/// Whether an object is deleted, or will be with another KafkaCluster than this one.
-fn leaves(object: &Value, cluster: &ValidCluster) -> bool {
+/// Whether an object is deleted, or will be with another KafkaCluster than the one with this uid.
+fn leaves(object: &Value, uid: &str) -> bool {
     let owners = object["metadata"]["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
     object["metadata"]["deletionTimestamp"].is_string()
-        || (!owners.is_empty() && owners.iter().all(|owner| owner["uid"] != *cluster.uid))
+        || (!owners.is_empty() && owners.iter().all(|owner| owner["uid"] != *uid))
 }
 
 /// All that is known of the nodes that the identity has.
@@ -372,18 +404,6 @@ fn look<'a>(
             }
         })
         .collect()
-}
-
-/// Whether no pod may be evicted: one is away, behind or about to be restarted, or nobody knows.
-fn holds(observed: &ClusterObserved, layout: &Layout, identity: &Identity, nodes: &[Candidate<'_>]) -> bool {
-    let settled = layout.new.is_empty()
-        && nodes.iter().all(|node| node.state == Some(&PodState::Ready) && !node.outdated)
-        && observed.kafka.as_ref().is_some_and(|kafka| {
-            kafka.under_replicated.is_empty()
-                && kafka.quorum.lagging().is_empty()
-                && quorum::next(layout, identity, &kafka.quorum) == quorum::Next::Done
-        });
-    !settled
 }
 
 /// The next change of the voters, once every disk is recorded.

@@ -10,6 +10,7 @@ pub mod compare;
 mod decision;
 mod disks;
 mod domain;
+mod evictions;
 pub mod identity;
 pub mod kafka;
 pub mod objects;

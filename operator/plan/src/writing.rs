@@ -34,9 +34,8 @@ pub(crate) fn write_shared(
     layout: &Layout,
     identity: &Identity,
     nodes: &[NodeSeen<'_>],
-    hold: bool,
 ) -> Result<(), Decision> {
-    let mut wanted = network::shared(cluster, layout, identity.connections, hold);
+    let mut wanted = network::shared(cluster, layout, identity.connections);
     for node in nodes {
         wanted.push(storage::claim(cluster, node.node, identity, node.claim));
         wanted.push(storage::grant(cluster, node.node, identity));
@@ -45,6 +44,13 @@ pub(crate) fn write_shared(
         let seen = observed.object(wanted.kind, &wanted.name)?;
         seen["metadata"]["deletionTimestamp"].is_string().then_some(wanted)
     }) {
+        if ending.kind == Kind::PersistentVolumeClaim {
+            let message = format!(
+                "the claim {} is marked as deleted, which cannot be taken back: its disk goes as soon as its pod ends, and until then no pod is restarted or may be evicted. Save what only this disk has; then delete the pod, and name the node in spec.acceptDataLoss",
+                ending.name
+            );
+            return Err(Decision::wait(Stage::Objects, Progress::stalled(Reason::Terminating, message)));
+        }
         let message =
             format!("{} {} is being deleted: it is made again when it is gone", ending.kind.as_str(), ending.name);
         return Err(Decision::wait(Stage::Objects, Progress::working(Reason::Terminating, message)));

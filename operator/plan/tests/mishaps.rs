@@ -11,7 +11,7 @@ use gregor_operator_api::value::ConfigValue;
 use gregor_operator_api::{DeletionPolicy, names};
 use gregor_operator_plan::kafka::PartitionSeen;
 use gregor_operator_plan::pods::{PodSeen, PodState};
-use gregor_operator_plan::{Kind, Reason};
+use gregor_operator_plan::{Kind, Progress, Reason};
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Value, json};
 
@@ -241,5 +241,51 @@ fn a_cluster_none_of_whose_nodes_became_ready_is_corrected() {
         fleet.spec(hours(8));
         fleet.settle();
         assert_eq!(fleet.reason(), Some(Reason::Ready), "{harm:?}: {}", fleet.message());
+    }
+}
+
+#[test]
+fn evictions_are_held_up_whatever_the_cluster_is_refused_for() {
+    let refused = |cluster: &mut KafkaCluster| cluster.spec.node_pools[0].replicas = Some(2);
+    let invalid = |cluster: &mut KafkaCluster| {
+        cluster.spec.config.insert("node.id".to_owned(), ConfigValue::Integer(7));
+    };
+    let changes: [fn(&mut KafkaCluster); 2] = [refused, invalid];
+    for (change, reason) in changes.into_iter().zip([Reason::NodeRemovalRefused, Reason::InvalidConfig]) {
+        let mut fleet = Fleet::settled(COMBINED);
+        fleet.spec(change);
+        fleet.reconcile();
+        assert_eq!((fleet.reason(), fleet.budget()), (Some(reason), 2), "{}", fleet.message());
+        fleet.under_replicated =
+            vec![PartitionSeen { topic: "t".to_owned(), partition: 0, replicas: vec![0, 1], in_sync: vec![1] }];
+        fleet.reconcile();
+        assert_eq!((fleet.reason(), fleet.budget()), (Some(reason), 3), "{}", fleet.message());
+        fleet.under_replicated.clear();
+        fleet.reconcile();
+        assert_eq!(fleet.budget(), 2);
+        fleet.kill(2);
+        fleet.reconcile();
+        assert_eq!(fleet.budget(), 3, "one is away");
+        fleet.kubelet();
+        fleet.kubelet();
+        fleet.catch_up();
+        fleet.blind = true;
+        fleet.reconcile();
+        assert_eq!(fleet.budget(), 3, "nobody knows");
+    }
+}
+
+#[test]
+fn a_disk_that_goes_with_its_pod_holds_up_evictions_and_is_told() {
+    for (manifest, nodes) in [(COMBINED, 3), (ONE, 1)] {
+        let mut fleet = Fleet::settled(manifest);
+        assert_eq!(fleet.budget(), nodes - 1);
+        let claim = fleet.objects.get_mut(&(Kind::PersistentVolumeClaim, "demo-0-data".to_owned())).unwrap();
+        claim["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        fleet.reconcile();
+        assert_eq!(fleet.budget(), nodes);
+        let plan = fleet.last.as_ref().unwrap();
+        assert!(matches!(plan.progress, Progress::Stalled { .. }), "{plan:?}");
+        assert!(plan.progress.message().contains("demo-0-data"), "{}", fleet.message());
     }
 }
