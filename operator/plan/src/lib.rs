@@ -105,6 +105,25 @@ pub struct Wanted {
     pub name: String,
     /// The whole object as it is applied.
     pub body: Value,
+    /// What was read of it, of objects that data hangs on: another version is not overwritten.
+    pub seen: Option<Seen>,
+}
+
+/// An object as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its uid.
+    pub uid: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl Seen {
+    /// What was read.
+    pub fn of(object: &Value) -> Self {
+        let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+        Self { uid: text("uid"), version: text("resourceVersion") }
+    }
 }
 
 /// An object that holds data and stays, with the owners that it is left with, if it still is what was read.
@@ -131,7 +150,7 @@ pub enum Step {
     ReplaceIdentity(Value),
     /// Create objects that were not there. One that is there by now belongs to somebody else: it is never overwritten.
     Create(Vec<Wanted>),
-    /// Apply objects that differ, in this order.
+    /// Apply objects that differ, in this order; if one that data hangs on has changed by now, look again.
     Apply(Vec<Wanted>),
     /// Write Secrets with certificates, each at the version that was read; if one has changed by now, look again.
     WriteSecrets(SecretWrites),

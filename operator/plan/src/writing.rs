@@ -13,7 +13,7 @@ use crate::placement::Layout;
 use crate::pods::PodState;
 use crate::progress::{Progress, Reason};
 use crate::validate::{Node, ValidCluster};
-use crate::{Kind, Step, Wanted};
+use crate::{Kind, Seen, Step, Wanted};
 
 /// What may be formatted follows the identity before anything else is written, and whatever else cannot be.
 pub(crate) fn withdraw(
@@ -86,12 +86,15 @@ pub(crate) fn write(
     }
     let differing: Vec<Wanted> = there
         .into_iter()
-        .filter(|wanted| {
-            observed.object(wanted.kind, &wanted.name).is_none_or(|seen| {
-                let settled = seen["metadata"]["uid"].as_str().and_then(|uid| observed.settled.get(uid));
-                differs(&wanted.body, seen)
-                    && (settled.is_none() || settled.map(String::as_str) != applied(&wanted.body))
-            })
+        .filter_map(|wanted| {
+            let seen = observed.object(wanted.kind, &wanted.name)?;
+            let settled = seen["metadata"]["uid"].as_str().and_then(|uid| observed.settled.get(uid));
+            let due = differs(&wanted.body, seen)
+                && (settled.is_none() || settled.map(String::as_str) != applied(&wanted.body));
+            // A permission to format, what repeats the identity, and what starts a process on a disk: an operator that was held up
+            // must not put back what another has written since.
+            let data = matches!(wanted.kind, Kind::ConfigMap | Kind::PersistentVolumeClaim | Kind::StatefulSet);
+            due.then(|| Wanted { seen: data.then(|| Seen::of(seen)), ..wanted })
         })
         .collect();
     if !differing.is_empty() {

@@ -4,7 +4,7 @@
 use futures::future::join_all;
 use gregor_operator_api::{KafkaCluster, names};
 use gregor_operator_plan::compare::{applied, differs};
-use gregor_operator_plan::{Kind, Progress, Reason, Release, Step, Wanted};
+use gregor_operator_plan::{Kind, Progress, Reason, Release, Seen, Step, Wanted};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
@@ -33,12 +33,14 @@ pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -
         }
         Step::Create(all) => {
             for wanted in all {
+                context.leads().await?;
                 create(context, namespace, wanted).await?;
             }
             "create"
         }
         Step::Apply(all) => {
             for wanted in all {
+                context.leads().await?;
                 match apply(context, namespace, wanted).await {
                     Err(error)
                         if wanted.kind == Kind::PersistentVolumeClaim
@@ -195,6 +197,18 @@ async fn write_identity(context: &Context, namespace: &str, identity: &Value, cr
 async fn create(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), Error> {
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(wanted.kind));
     let doing = format!("creating {} {}", wanted.kind.as_str(), wanted.name);
+    if wanted.kind == Kind::ConfigMap {
+        // A permission to format must not be given where another operator has given and withdrawn it since the name was free: the
+        // empty object is made by whoever comes first, and filled only in the version in which it was made.
+        let labels = &wanted.body["metadata"]["labels"];
+        let empty =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": wanted.name, "labels": labels}});
+        let empty = serde_json::from_value(empty).map_err(Error::shape(&doing))?;
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let made = api.create(&parameters, &empty).await.map_err(Error::kubernetes(&doing))?;
+        let seen = Seen { uid: made.uid().unwrap_or_default(), version: made.resource_version().unwrap_or_default() };
+        return apply(context, namespace, &Wanted { seen: Some(seen), ..wanted.clone() }).await;
+    }
     if api.get_opt(&wanted.name).await.map_err(Error::kubernetes(&doing))?.is_some() {
         let message = format!("{} {} exists already", wanted.kind.as_str(), wanted.name);
         let taken = Status::failure(&message, "AlreadyExists").with_code(409).boxed();
@@ -207,8 +221,12 @@ async fn apply(context: &Context, namespace: &str, wanted: &Wanted) -> Result<()
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(wanted.kind));
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     let doing = format!("applying {} {}", wanted.kind.as_str(), wanted.name);
-    let stored =
-        api.patch(&wanted.name, &parameters, &Patch::Apply(&wanted.body)).await.map_err(Error::kubernetes(&doing))?;
+    let mut body = wanted.body.clone();
+    if let Some(Seen { uid, version }) = &wanted.seen {
+        body["metadata"]["uid"] = json!(uid);
+        body["metadata"]["resourceVersion"] = json!(version);
+    }
+    let stored = api.patch(&wanted.name, &parameters, &Patch::Apply(&body)).await.map_err(Error::kubernetes(&doing))?;
     let uid = stored.uid().unwrap_or_default();
     let stored = serde_json::to_value(stored).map_err(Error::shape(doing))?;
     if differs(&wanted.body, &stored) {

@@ -13,7 +13,9 @@ use gregor_operator_api::{KafkaCluster, names, yaml};
 use gregor_operator_plan::cluster::{ClusterObserved, ClusterPlan, plan};
 use gregor_operator_plan::kafka::{PartitionSeen, QuorumSeen, ReplicaSeen};
 use gregor_operator_plan::quorum::VoterChange;
-use gregor_operator_plan::{Connections, Environment, Identity, KafkaSeen, Kind, Reason, Stage, Step, Unseen, Wanted};
+use gregor_operator_plan::{
+    Connections, Environment, Identity, KafkaSeen, Kind, Reason, Seen, Stage, Step, Unseen, Wanted,
+};
 use k8s_openapi::api::core::v1::Pod;
 use secrets::Secrets;
 use serde_json::{Value, json};
@@ -326,7 +328,14 @@ impl Fleet {
                     self.put(wanted);
                 }
             }
-            Step::Apply(all) => all.into_iter().for_each(|wanted| self.put(wanted)),
+            Step::Apply(all) => {
+                for wanted in all {
+                    let there = Seen::of(self.object(wanted.kind, &wanted.name).unwrap());
+                    let data = [Kind::ConfigMap, Kind::PersistentVolumeClaim, Kind::StatefulSet].contains(&wanted.kind);
+                    assert_eq!(wanted.seen, data.then_some(there), "{} is overwritten unseen", wanted.name);
+                    self.put(wanted);
+                }
+            }
             Step::WriteSecrets(writes) => self.secrets.write(writes),
             Step::ChangeVoters(change) => self.change_voters(change),
             Step::TellRack { pod, uid, rack } => {
@@ -438,12 +447,13 @@ impl Fleet {
     }
 
     fn put(&mut self, wanted: Wanted) {
-        let Wanted { kind, name, mut body } = wanted;
+        let Wanted { kind, name, mut body, .. } = wanted;
         let uid = match self.objects.get(&(kind, name.clone())) {
             Some(seen) => seen["metadata"]["uid"].as_str().unwrap().to_owned(),
             None => self.uid(),
         };
         body["metadata"]["uid"] = json!(uid);
+        body["metadata"]["resourceVersion"] = json!(self.uid());
         if kind == Kind::PersistentVolumeClaim {
             self.disks.entry(uid).or_default();
         }

@@ -249,7 +249,7 @@ impl World {
     }
 
     fn put(&mut self, wanted: Wanted) {
-        let Wanted { kind, name, mut body } = wanted;
+        let Wanted { kind, name, mut body, .. } = wanted;
         let uid = match self.objects.get(&(kind, name.clone())) {
             Some(seen) => {
                 assert!(seen["immutable"] != true || seen["data"] == body["data"], "{name} is immutable");
