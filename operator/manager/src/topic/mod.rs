@@ -28,7 +28,7 @@ const NEXT_STEP: Duration = Duration::from_millis(20);
 /// Brings a topic one step nearer to its manifest.
 pub async fn reconcile(topic: Arc<KafkaTopic>, context: Arc<Context>) -> Result<Action, Error> {
     let began = Instant::now();
-    let outcome = look_and_step(&topic, &context).await;
+    let outcome = context.in_time(Box::pin(look_and_step(&topic, &context))).await;
     context.metrics.seconds.get_or_create(&KindLabel { kind: KIND }).observe(began.elapsed().as_secs_f64());
     let word = match &outcome {
         Ok((reason, _)) => reason.map_or("Gone", Reason::as_str),
