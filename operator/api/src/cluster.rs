@@ -233,6 +233,7 @@ pub struct Rack {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(self.name in ['internal', 'controller', 'replication', 'bootstrap', 'health', 'nodes'])")
     .message("this name belongs to the operator: give the listener another one"))]
+#[x_kube(validation = Rule::new("!self.name.contains('--')").message("the ports of containers take this name, and Kubernetes lets it have no two hyphens in a row: write one"))]
 #[x_kube(validation = Rule::new("!(self.port in [9090, 9091, 9092, 9404])").message("ports 9090, 9091, 9092 and 9404 belong to the operator: give the listener another one, for example 9094"))]
 #[x_kube(validation = Rule::new("!has(self.tls)").message("this release serves plaintext listeners only: leave out tls, and keep the listener inside a network that you trust"))]
 #[x_kube(validation = Rule::new("self.type != 'NodePort' || (has(self.advertised) && has(self.advertised.hostTemplate) && has(self.advertised.portTemplate))")

@@ -30,6 +30,10 @@ pub const STATUS_MANAGER: &str = "gregor-operator-status";
 /// Objects that are remembered as stored otherwise, and pods by what they show; forgetting one costs one write, or one look.
 const SETTLED_MAX: usize = 10_000;
 
+/// How long one reconcile may take. The connection that an answer should come by can be dead without a sign of it, and nobody else
+/// works on the object meanwhile.
+const PATIENCE: Duration = Duration::from_mins(2);
+
 /// What every reconcile needs.
 pub struct Context {
     /// The API server.
@@ -46,6 +50,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// How often statuses may be written.
     pub gate: StatusGate,
+    /// How long one reconcile may take.
+    pub patience: Duration,
     /// Every KafkaTopic in sight, to find those that name the same topic.
     pub topics: RwLock<Vec<Store<KafkaTopic>>>,
     /// Objects that the API server stores otherwise than they were applied, by uid, with the hash of what was applied.
@@ -76,6 +82,7 @@ impl Context {
             admin,
             metrics,
             gate: StatusGate::default(),
+            patience: PATIENCE,
             topics: RwLock::default(),
             settled: Mutex::default(),
             shown: Mutex::default(),
@@ -97,6 +104,12 @@ impl Context {
             Some(fence) => fence.check().await,
             None => Ok(()),
         }
+    }
+
+    /// What the work on an object comes to, if it ends in time.
+    pub async fn in_time<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let late = |_| Err(Error::Late { seconds: self.patience.as_secs() });
+        tokio::time::timeout(self.patience, work).await.unwrap_or_else(late)
     }
 
     /// Remembers that an object is stored otherwise than it was applied.
@@ -134,6 +147,11 @@ impl Context {
         let count = attempts.entry(uid.to_owned()).or_insert(0);
         *count = count.saturating_add(1);
         *count
+    }
+
+    /// How often in a row the work on an object has failed.
+    pub fn failures(&self, uid: &str) -> u32 {
+        self.attempts.lock().expect("nothing panics while it holds this lock").get(uid).copied().unwrap_or_default()
     }
 
     /// Forgets the failures of an object.

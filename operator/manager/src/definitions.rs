@@ -41,7 +41,8 @@ fn version(text: &str) -> Vec<u64> {
     text.split(['.', '-']).map_while(|part| part.parse().ok()).collect()
 }
 
-/// Waits until the API server serves our kinds. It asks for a list of each, which needs no right on definitions.
+/// Waits until the API server serves our kinds. It asks for a list of each, which needs no right on definitions. Where it may not
+/// list them it does not wait.
 pub async fn wait(client: &Client, namespace: Option<&str>) {
     loop {
         let one = ListParams::default().limit(1);
@@ -53,6 +54,14 @@ pub async fn wait(client: &Client, namespace: Option<&str>) {
         };
         match outcome {
             Ok(()) => return,
+            // The server knows the kinds, and what it forbids in one namespace must not hold up the others: the watches go on asking.
+            Err(kube::Error::Api(status)) if status.is_forbidden() => {
+                let place = namespace.map_or_else(|| "any namespace".to_owned(), |name| format!("namespace {name}"));
+                tracing::warn!(
+                    "no right to list KafkaClusters and KafkaTopics in {place}: {status}; give the operator its Role there, or take the namespace out of watchNamespaces"
+                );
+                return;
+            }
             Err(error) => {
                 tracing::warn!(
                     "waiting for the definitions of KafkaCluster and KafkaTopic: {error}; install the chart gregor-crds or `gregor-operator crd | kubectl apply --server-side -f -`"

@@ -31,6 +31,12 @@ pub enum Error {
         /// What is wrong. No secret is in it.
         said: String,
     },
+    /// An answer did not come: whoever should give it may be gone without a word.
+    #[error("no answer within {seconds} s: the connection to the API server may be dead")]
+    Late {
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// Another operator leads, or may by now.
     #[error("this operator does not lead by the Lease {lease}: {said}")]
     NotLeading {
@@ -121,6 +127,7 @@ impl Error {
             Self::Kubernetes { .. } => "kubernetes",
             Self::Shape { .. } => "shape",
             Self::Certificate { .. } => "certificate",
+            Self::Late { .. } => "late",
             Self::NotLeading { .. } => "not_leading",
             Self::Broker { .. } => "broker",
         }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use gregor_operator::cluster::apply;
 use gregor_operator::fence::Fence;
 use gregor_operator_api::{KafkaCluster, condition};
-use gregor_operator_plan::{Kind, Step};
+use gregor_operator_plan::{Kind, Seen, Step, Wanted};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 use k8s_openapi::api::events::v1::Event;
@@ -109,6 +109,33 @@ async fn only_what_was_looked_at_is_deleted() {
     }
     lab.gone::<Service>("demo-bootstrap").await;
     wait_until("the pod is another", async || (lab.pod_uid().await? != pod.uid()?).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_step_that_was_held_up_puts_nothing_back() {
+    let Some(lab) = Lab::start("held").await else { return };
+    let operator = lab.operator();
+    let cluster = lab.create::<KafkaCluster>(CLUSTER).await;
+    let name = "demo-0-grant";
+    let first = wait_until("the permission is there", async || {
+        let grant = lab.api::<ConfigMap>().get_opt(name).await.unwrap()?;
+        grant.data.is_some().then_some(grant)
+    })
+    .await;
+    lab.cluster_says("demo", "Ready").await;
+    operator.stop().await;
+    let now = lab.api::<ConfigMap>().get(name).await.unwrap();
+    let body = |data: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"held": data}});
+    let seen = |grant: &ConfigMap| Some(Seen { uid: grant.uid().unwrap(), version: grant.resource_version().unwrap() });
+    let wanted = |seen| vec![Wanted { kind: Kind::ConfigMap, name: name.to_owned(), body: body("standalone"), seen }];
+    let context = lab.context("cluster.local");
+    let error = apply::carry_out(&context, &cluster, &Step::Create(wanted(None))).await.unwrap_err();
+    assert!(error.is_already_exists(), "{error}");
+    let old = Some(Seen { version: "1".to_owned(), ..seen(&first).unwrap() });
+    let error = apply::carry_out(&context, &cluster, &Step::Apply(wanted(old))).await.unwrap_err();
+    assert!(error.is_outdated(), "{error}");
+    assert_eq!(lab.api::<ConfigMap>().get(name).await.unwrap().data, now.data);
+    apply::carry_out(&context, &cluster, &Step::Apply(wanted(seen(&now)))).await.unwrap();
 }
 
 #[tokio::test]

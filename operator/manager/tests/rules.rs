@@ -72,6 +72,7 @@ async fn a_cluster_that_cannot_be_served_is_refused_in_words() {
         (json!({"metadata": {"name": "0digits"}}), "begins with a letter"),
         (listener(json!({"tls": {"secretName": "s"}})), "leave out tls"),
         (listener(json!({"name": "internal"})), "give the listener another one"),
+        (listener(json!({"name": "a--b"})), "two hyphens in a row: write one"),
         (listener(json!({"port": 9092})), "for example 9094"),
         (listener(json!({"type": "NodePort"})), "write advertised:"),
         (listener(json!({"advertised": {"hostTemplate": "b{broker}"}})), "hostTemplate"),

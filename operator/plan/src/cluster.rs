@@ -14,18 +14,19 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 use crate::certificates::{self, CertificatesSeen, Next};
-use crate::compare::{applied, differs};
 use crate::decision::{Decision, Stage};
+use crate::evictions::Evictions;
 use crate::identity::{Identity, Mint, NodeIdentity};
 use crate::kafka::KafkaSeen;
-use crate::objects::{self, network, node, storage};
+use crate::objects::{self, node};
 use crate::placement::{self, Layout};
 use crate::pods::{PodSeen, PodState};
 use crate::progress::{Progress, Reason};
 use crate::roll::{Candidate, Turn};
 use crate::unseen::Unseen;
 use crate::validate::{Node, ValidCluster};
-use crate::{Environment, Kind, Step, Wanted, disks, domain, quorum, racks, roll, status};
+use crate::writing::{obsolete_config_map, restart, start, withdraw, write_shared};
+use crate::{Environment, Kind, Step, Wanted, disks, domain, quorum, racks, release, roll, status};
 
 /// All that was read of a cluster.
 #[derive(Debug, Clone)]
@@ -100,8 +101,8 @@ impl ClusterObserved {
 pub struct ClusterPlan {
     /// The step, if there is one.
     pub step: Option<Step>,
-    /// What is carried out before the step, whatever becomes of either: certificates that are due, and the racks of pods. They
-    /// hold up nobody, and a step that Kubernetes keeps refusing does not hold them up.
+    /// What is carried out before the step, whatever becomes of either: data is released that is to stay, evictions are held up or let
+    /// go, certificates are due, and pods have no racks yet. They hold up nobody, and a step that Kubernetes keeps refusing does not hold them up.
     pub beside: Vec<Step>,
     /// How far the cluster is.
     pub progress: Progress,
@@ -119,10 +120,10 @@ pub(crate) struct NodeSeen<'a> {
     pub(crate) recorded: &'a NodeIdentity,
     pub(crate) pod: Option<PodSeen>,
     pub(crate) claim: Option<&'a Value>,
-    stateful_set: Option<&'a Value>,
-    wanted_config: Wanted,
-    wanted_set: Wanted,
-    revision: String,
+    pub(crate) stateful_set: Option<&'a Value>,
+    pub(crate) wanted_config: Wanted,
+    pub(crate) wanted_set: Wanted,
+    pub(crate) revision: String,
 }
 
 impl NodeSeen<'_> {
@@ -139,7 +140,7 @@ impl NodeSeen<'_> {
         self.own_pod().is_some_and(|pod| pod.state == PodState::Ready)
     }
 
-    fn candidate(&self) -> Candidate<'_> {
+    pub(crate) fn candidate(&self) -> Candidate<'_> {
         let written = self.stateful_set.is_some_and(|seen| node::revision(seen) == self.revision);
         let old_pod = self.pod.as_ref().is_some_and(|pod| pod.revision != self.revision);
         Candidate {
@@ -158,11 +159,34 @@ pub fn plan(observed: &ClusterObserved, environment: &Environment, now: &str, mi
         .map(|valid| ValidCluster { cluster_domain: domain.clone(), ..valid });
     let seconds = now.parse::<Timestamp>().expect("whoever asks gives the time in RFC 3339").as_second();
     let certificates = renew(observed, &domain, seconds, mint);
-    let decision = match &valid {
-        Ok(cluster) => decide(observed, cluster, environment, &certificates, mint).unwrap_or_else(|early| early),
-        Err(invalid) => Decision::from(invalid.clone()),
+    let placed = match &valid {
+        Ok(cluster) => {
+            place(observed, cluster, environment, mint).map(|(identity, layout)| (cluster, identity, layout))
+        }
+        Err(invalid) => Err(Decision::from(invalid.clone())),
+    };
+    let identity = recorded(observed);
+    let (mut decision, evictions) = match placed {
+        Ok((cluster, identity, layout)) => {
+            let nodes = look(observed, cluster, &layout, &identity, environment);
+            let evictions = Evictions::of(observed, &identity, Some((&layout, &nodes)));
+            let scene = Scene { observed, cluster, identity: &identity, layout: &layout, nodes: &nodes };
+            (decide(&scene, &certificates, &evictions, mint).unwrap_or_else(|early| early), evictions)
+        }
+        Err(early) => {
+            let uid = observed.cluster.metadata.uid.as_deref().unwrap_or_default();
+            let stays = observed.identity.as_ref().is_some_and(|config_map| !leaves(config_map, uid));
+            let identity = identity.as_ref().filter(|_| stays);
+            (early, identity.map(|identity| Evictions::of(observed, identity, None)).unwrap_or_default())
+        }
     };
     let mut beside = Vec::new();
+    let released = release::release(observed);
+    if !released.is_empty() {
+        decision.step = decision.step.filter(|step| !release::is_before(&released, step));
+        beside.push(Step::Release(released));
+    }
+    beside.extend(evictions.step);
     let mut renewal = None;
     match certificates {
         // Which nodes there are is written down first.
@@ -173,7 +197,6 @@ pub fn plan(observed: &ClusterObserved, environment: &Environment, now: &str, mi
         Next::Leaving(why) => renewal = Some(why),
         Next::Refuse(_) | Next::Done => {}
     }
-    let identity = recorded(observed);
     if identity.is_some() {
         let layout = valid.as_ref().ok().zip(identity).and_then(|(valid, it)| placement::layout(valid, &it).ok());
         beside.extend(racks::tell(observed, layout.as_ref()));
@@ -193,14 +216,13 @@ fn renew(observed: &ClusterObserved, domain: &str, now: i64, mint: Mint<'_>) -> 
     recorded(observed).map_or(Next::Done, |identity| certificates::next(observed, &identity, domain, now, mint))
 }
 
-/// The early ways out are `Err`, so that `?` leaves by them.
-fn decide(
+/// Who the cluster is and which nodes it should have. The early ways out are `Err`, so that `?` leaves by them.
+fn place(
     observed: &ClusterObserved,
     cluster: &ValidCluster,
     environment: &Environment,
-    certificates: &Next,
     mint: Mint<'_>,
-) -> Result<Decision, Decision> {
+) -> Result<(Identity, Layout), Decision> {
     if observed.cluster.metadata.deletion_timestamp.is_some() {
         let progress = Progress::working(Reason::Terminating, "the cluster is being deleted");
         return Err(Decision::wait(Stage::Manifest, progress));
@@ -214,11 +236,26 @@ fn decide(
         ));
     }
     let layout = placement::layout(cluster, &identity)?;
-    let nodes = look(observed, cluster, &layout, &identity, environment);
-    withdraw(observed, cluster, &identity, &nodes)?;
-    disks::record(observed, cluster, &identity, &nodes, mint)?;
+    Ok((identity, layout))
+}
+
+/// A cluster that is known, with the nodes that it should have and what there is of them.
+struct Scene<'a> {
+    observed: &'a ClusterObserved,
+    cluster: &'a ValidCluster,
+    identity: &'a Identity,
+    layout: &'a Layout,
+    nodes: &'a [NodeSeen<'a>],
+}
+
+/// What to do about it.
+fn decide(scene: &Scene<'_>, certificates: &Next, evictions: &Evictions, mint: Mint<'_>) -> Result<Decision, Decision> {
+    let Scene { observed, cluster, identity, layout, nodes } = *scene;
+    withdraw(observed, cluster, identity, nodes)?;
+    disks::record(observed, cluster, identity, nodes, mint)?;
     let candidates: Vec<Candidate<'_>> = nodes.iter().map(NodeSeen::candidate).collect();
-    write_shared(observed, cluster, &layout, &identity, &nodes, holds(observed, &layout, &identity, &candidates))?;
+    write_shared(observed, cluster, layout, identity, nodes)?;
+    evictions.held()?;
     certify(certificates)?;
     let replace =
         |identity: &Identity| Step::ReplaceIdentity(objects::identity(cluster, identity, observed.identity.as_ref()));
@@ -231,8 +268,8 @@ fn decide(
             "writing down which pools the nodes are in",
         ));
     }
-    start(observed, &nodes)?;
-    racks::known(observed, &nodes)?;
+    start(observed, nodes)?;
+    racks::known(observed, nodes)?;
     let turn = roll::next(&candidates, observed.kafka.as_ref());
     // Who serves nothing is put right before anything is waited for: it may be what is waited for.
     if let Turn::Take(id) = turn
@@ -242,7 +279,7 @@ fn decide(
     }
     if !layout.new.is_empty() {
         let Some(first) = nodes.iter().find(|node| node.node.is_controller() && node.is_ready()) else {
-            return Err(Decision::wait(Stage::Start, unready(&nodes).unwrap_or_else(no_controller)));
+            return Err(Decision::wait(Stage::Start, unready(nodes).unwrap_or_else(no_controller)));
         };
         if identity.standalone_grant.is_some() {
             let message =
@@ -253,7 +290,7 @@ fn decide(
         let step = replace(&identity.clone().with_nodes(&layout.new, mint));
         return Err(Decision::step(Stage::Nodes, step, Reason::AddingNodes, format!("adding the nodes {ids}")));
     }
-    vote(observed, &layout, &identity, &nodes)?;
+    vote(observed, layout, identity, nodes)?;
     match turn {
         Turn::Take(id) => {
             if let Some(node) = nodes.iter().find(|node| node.node.id == id) {
@@ -261,12 +298,12 @@ fn decide(
             }
         }
         Turn::Wait(reason, message) => {
-            let progress = unready(&nodes).unwrap_or_else(|| Progress::working(reason, message));
+            let progress = unready(nodes).unwrap_or_else(|| Progress::working(reason, message));
             return Err(Decision::wait(Stage::Roll, progress));
         }
         Turn::Nobody => {}
     }
-    rest(observed, &layout, &identity, &nodes)
+    rest(observed, layout, identity, nodes)
 }
 
 /// No node is made before its certificate. What else there is to do about certificates holds up nobody.
@@ -293,8 +330,8 @@ fn identify(observed: &ClusterObserved, cluster: &ValidCluster, mint: Mint<'_>) 
         .map(|((_, name), object)| (name.as_str(), object));
     // What an earlier KafkaCluster of this name takes with it says nothing about this one.
     let leaving = match &observed.identity {
-        Some(config_map) => leaves(config_map, cluster).then_some(cluster.identity()),
-        None => repeats.clone().find(|(_, object)| leaves(object, cluster)).map(|(name, _)| name.to_owned()),
+        Some(config_map) => leaves(config_map, &cluster.uid).then_some(cluster.identity()),
+        None => repeats.clone().find(|(_, object)| leaves(object, &cluster.uid)).map(|(name, _)| name.to_owned()),
     };
     if let Some(name) = leaving {
         let message = format!("waiting until {name} of the deleted KafkaCluster of this name is gone");
@@ -324,11 +361,11 @@ fn identify(observed: &ClusterObserved, cluster: &ValidCluster, mint: Mint<'_>) 
     Err(Decision::step(Stage::Identity, step, Reason::Creating, message))
 }
 
-/// Whether an object is deleted, or will be with another KafkaCluster than this one.
-fn leaves(object: &Value, cluster: &ValidCluster) -> bool {
+/// Whether an object is deleted, or will be with another KafkaCluster than the one with this uid.
+fn leaves(object: &Value, uid: &str) -> bool {
     let owners = object["metadata"]["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
     object["metadata"]["deletionTimestamp"].is_string()
-        || (!owners.is_empty() && owners.iter().all(|owner| owner["uid"] != *cluster.uid))
+        || (!owners.is_empty() && owners.iter().all(|owner| owner["uid"] != *uid))
 }
 
 /// All that is known of the nodes that the identity has.
@@ -367,122 +404,6 @@ fn look<'a>(
             }
         })
         .collect()
-}
-
-/// Whether no pod may be evicted: one is away, behind or about to be restarted, or nobody knows.
-fn holds(observed: &ClusterObserved, layout: &Layout, identity: &Identity, nodes: &[Candidate<'_>]) -> bool {
-    let settled = layout.new.is_empty()
-        && nodes.iter().all(|node| node.state == Some(&PodState::Ready) && !node.outdated)
-        && observed.kafka.as_ref().is_some_and(|kafka| {
-            kafka.under_replicated.is_empty()
-                && kafka.quorum.lagging().is_empty()
-                && quorum::next(layout, identity, &kafka.quorum) == quorum::Next::Done
-        });
-    !settled
-}
-
-/// What may be formatted follows the identity before anything else is written, and whatever else cannot be.
-fn withdraw(
-    observed: &ClusterObserved,
-    cluster: &ValidCluster,
-    identity: &Identity,
-    nodes: &[NodeSeen<'_>],
-) -> Result<(), Decision> {
-    let grants = nodes.iter().map(|node| storage::grant(cluster, node.node, identity));
-    let there = grants.filter(|grant| observed.object(grant.kind, &grant.name).is_some());
-    write(observed, there.collect(), Stage::Follow, Reason::Creating)
-}
-
-/// What can be written at any time without a restart.
-fn write_shared(
-    observed: &ClusterObserved,
-    cluster: &ValidCluster,
-    layout: &Layout,
-    identity: &Identity,
-    nodes: &[NodeSeen<'_>],
-    hold: bool,
-) -> Result<(), Decision> {
-    let mut wanted = network::shared(cluster, layout, identity.connections, hold);
-    for node in nodes {
-        wanted.push(storage::claim(cluster, node.node, identity, node.claim));
-        wanted.push(storage::grant(cluster, node.node, identity));
-    }
-    if let Some(ending) = wanted.iter().find_map(|wanted| {
-        let seen = observed.object(wanted.kind, &wanted.name)?;
-        seen["metadata"]["deletionTimestamp"].is_string().then_some(wanted)
-    }) {
-        let message =
-            format!("{} {} is being deleted: it is made again when it is gone", ending.kind.as_str(), ending.name);
-        return Err(Decision::wait(Stage::Objects, Progress::working(Reason::Terminating, message)));
-    }
-    // Listeners that were taken out of the manifest.
-    let obsolete = observed.objects.iter().find(|((kind, name), service)| {
-        *kind == Kind::Service
-            && service["metadata"]["labels"][names::NODE_ID_LABEL].is_string()
-            && service["metadata"]["deletionTimestamp"].is_null()
-            && !wanted.iter().any(|wanted| wanted.kind == Kind::Service && wanted.name == *name)
-    });
-    if let Some(((kind, name), seen)) = obsolete {
-        return Err(Decision::delete(*kind, name, seen));
-    }
-    write(observed, wanted, Stage::Objects, Reason::Creating)
-}
-
-/// Creates what is missing, then applies what differs.
-fn write(observed: &ClusterObserved, wanted: Vec<Wanted>, stage: Stage, reason: Reason) -> Result<(), Decision> {
-    let (there, missing): (Vec<Wanted>, Vec<Wanted>) =
-        wanted.into_iter().partition(|wanted| observed.object(wanted.kind, &wanted.name).is_some());
-    let names = |objects: &[Wanted]| {
-        objects.iter().map(|wanted| format!("{} {}", wanted.kind.as_str(), wanted.name)).collect::<Vec<_>>().join(", ")
-    };
-    if !missing.is_empty() {
-        let message = format!("creating {}", names(&missing));
-        return Err(Decision::step(stage, Step::Create(missing), reason, message));
-    }
-    let differing: Vec<Wanted> = there
-        .into_iter()
-        .filter(|wanted| {
-            observed.object(wanted.kind, &wanted.name).is_none_or(|seen| {
-                let settled = seen["metadata"]["uid"].as_str().and_then(|uid| observed.settled.get(uid));
-                differs(&wanted.body, seen)
-                    && (settled.is_none() || settled.map(String::as_str) != applied(&wanted.body))
-            })
-        })
-        .collect();
-    if !differing.is_empty() {
-        let message = format!("updating {}", names(&differing));
-        return Err(Decision::step(Stage::Follow, Step::Apply(differing), reason, message));
-    }
-    Ok(())
-}
-
-/// Makes the nodes that are not there, and puts right what somebody changed of those that are, without a restart.
-fn start(observed: &ClusterObserved, nodes: &[NodeSeen<'_>]) -> Result<(), Decision> {
-    for node in nodes {
-        if node.stateful_set.is_some_and(|seen| seen["metadata"]["deletionTimestamp"].is_string()) {
-            let message = format!("StatefulSet {} is being deleted: it is made again when it is gone", node.node.name);
-            return Err(Decision::wait(Stage::Node, Progress::working(Reason::Terminating, message)));
-        }
-        let turn_is_over = node.stateful_set.is_none_or(|seen| node::revision(seen) == node.revision);
-        if turn_is_over {
-            write(observed, vec![node.wanted_config.clone()], Stage::Configuration, Reason::Creating)?;
-            write(observed, vec![node.wanted_set.clone()], Stage::Node, Reason::Creating)?;
-        }
-    }
-    Ok(())
-}
-
-/// The node's turn: only now are its ConfigMap and its template written, and only then is its pod replaced.
-fn restart(observed: &ClusterObserved, node: &NodeSeen<'_>) -> Result<(), Decision> {
-    write(observed, vec![node.wanted_config.clone()], Stage::Configuration, Reason::Restarting)?;
-    write(observed, vec![node.wanted_set.clone()], Stage::Roll, Reason::Restarting)?;
-    let Some(pod) = node.pod.as_ref().filter(|pod| pod.state != PodState::Terminating) else { return Ok(()) };
-    if pod.revision == node.revision {
-        return Ok(());
-    }
-    let step = Step::DeletePod { name: pod.name.clone(), uid: pod.uid.clone(), version: pod.version.clone() };
-    let message = format!("restarting node {} with its new configuration", node.node.id);
-    Err(Decision::step(Stage::Roll, step, Reason::Restarting, message))
 }
 
 /// The next change of the voters, once every disk is recorded.
@@ -547,22 +468,6 @@ fn rest(
 fn unready(nodes: &[NodeSeen<'_>]) -> Option<Progress> {
     let node = nodes.iter().find(|node| !node.is_ready())?;
     Some(pod_progress(node.node, node.pod.as_ref()))
-}
-
-/// A ConfigMap of an earlier configuration of the node, once the node runs with the newest.
-fn obsolete_config_map<'a>(
-    observed: &'a ClusterObserved,
-    node: &Node,
-    keep: &str,
-) -> Option<(&'a (Kind, String), &'a Value)> {
-    let id = node.id.to_string();
-    observed.objects.iter().find(|((kind, name), object)| {
-        *kind == Kind::ConfigMap
-            && object["immutable"] == true
-            && object["metadata"]["labels"][names::NODE_ID_LABEL] == *id
-            && object["metadata"]["deletionTimestamp"].is_null()
-            && name != keep
-    })
 }
 
 fn pod_progress(node: &Node, pod: Option<&PodSeen>) -> Progress {

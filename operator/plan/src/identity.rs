@@ -241,12 +241,15 @@ impl Identity {
     }
 
     /// Rebuilds it from the objects that repeat it: claims, and StatefulSets that run. Every disk counts as formatted: what is
-    /// not known must not be formatted.
+    /// not known must not be formatted. A claim knows better than a StatefulSet, which learns of a new directory only at its
+    /// node's next turn.
     ///
     /// `None` if there is no such object, `Err` with an object's name if one does not say whose it is.
     pub fn rebuild<'a>(objects: impl Iterator<Item = (&'a str, &'a Value)>) -> Result<Option<Self>, String> {
         let mut identity: Option<Self> = None;
-        for (name, object) in objects {
+        let is_claim = |object: &Value| object["kind"] == "PersistentVolumeClaim";
+        let (claims, others): (Vec<_>, Vec<_>) = objects.partition(|(_, object)| is_claim(object));
+        for (name, object) in claims.into_iter().chain(others) {
             let annotation = |key: &str| object["metadata"]["annotations"][key].as_str().map(str::to_owned);
             let node_id =
                 object["metadata"]["labels"][names::NODE_ID_LABEL].as_str().and_then(|id| id.parse::<i32>().ok());
@@ -277,9 +280,7 @@ impl Identity {
                 return Err(name.to_owned());
             }
             identity.cluster_domain = identity.cluster_domain.take().or(domain);
-            let claim_uid = (object["kind"] == "PersistentVolumeClaim")
-                .then(|| object["metadata"]["uid"].as_str().map(str::to_owned))
-                .flatten();
+            let claim_uid = is_claim(object).then(|| object["metadata"]["uid"].as_str().map(str::to_owned)).flatten();
             let placement = annotation(names::ROLES).and_then(|roles| {
                 let pool = object["metadata"]["labels"][names::POOL_LABEL].as_str()?.to_owned();
                 Some(Placement { pool, roles: parse_roles(&roles)? })
@@ -288,7 +289,7 @@ impl Identity {
                 .nodes
                 .entry(node_id)
                 .or_insert(NodeIdentity { formatted: true, ..NodeIdentity::fresh(directory_id.clone(), None) });
-            if node.directory_id != directory_id {
+            if node.directory_id != directory_id && (is_claim(object) || node.claim_uid.is_none()) {
                 return Err(name.to_owned());
             }
             node.claim_uid = node.claim_uid.take().or(claim_uid);

@@ -10,6 +10,7 @@ pub mod compare;
 mod decision;
 mod disks;
 mod domain;
+mod evictions;
 pub mod identity;
 pub mod kafka;
 pub mod objects;
@@ -20,11 +21,13 @@ pub mod progress;
 pub mod properties;
 pub mod quorum;
 mod racks;
+mod release;
 pub mod roll;
 mod status;
 pub mod topic;
 mod unseen;
 pub mod validate;
+mod writing;
 
 use certificates::SecretWrites;
 use quorum::VoterChange;
@@ -102,6 +105,40 @@ pub struct Wanted {
     pub name: String,
     /// The whole object as it is applied.
     pub body: Value,
+    /// What was read of it, of objects that data hangs on: another version is not overwritten.
+    pub seen: Option<Seen>,
+}
+
+/// An object as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its uid.
+    pub uid: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl Seen {
+    /// What was read.
+    pub fn of(object: &Value) -> Self {
+        let text = |key: &str| object["metadata"][key].as_str().unwrap_or_default().to_owned();
+        Self { uid: text("uid"), version: text("resourceVersion") }
+    }
+}
+
+/// An object that holds data and stays, with the owners that it is left with, if it still is what was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Release {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// The version in which it was read.
+    pub version: String,
+    /// The owners that stay.
+    pub owners: Vec<Value>,
 }
 
 /// One thing to do. The next reconcile looks again before it does another.
@@ -113,7 +150,7 @@ pub enum Step {
     ReplaceIdentity(Value),
     /// Create objects that were not there. One that is there by now belongs to somebody else: it is never overwritten.
     Create(Vec<Wanted>),
-    /// Apply objects that differ, in this order.
+    /// Apply objects that differ, in this order; if one that data hangs on has changed by now, look again.
     Apply(Vec<Wanted>),
     /// Write Secrets with certificates, each at the version that was read; if one has changed by now, look again.
     WriteSecrets(SecretWrites),
@@ -128,6 +165,8 @@ pub enum Step {
         /// The rack.
         rack: String,
     },
+    /// Leave objects with fewer owners: they do not go with their KafkaCluster.
+    Release(Vec<Release>),
     /// Delete a pod, if it still is what was read: its StatefulSet starts the next one.
     DeletePod {
         /// The pod's name.

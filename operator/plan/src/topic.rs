@@ -17,9 +17,14 @@ pub enum ClusterSeen {
     Gone,
     /// It does not allow topics from this namespace.
     Forbids,
-    /// It is not ready; the text says why.
-    NotReady(String),
-    /// It can be asked.
+    /// It is not as its manifest wants it. Its brokers are asked all the same: where they serve, they serve topics too.
+    NotReady {
+        /// Why.
+        said: String,
+        /// Whether a new topic would find its brokers: not while the cluster is being made.
+        is_whole: bool,
+    },
+    /// It is as its manifest wants it.
     Ready,
 }
 
@@ -37,25 +42,24 @@ impl ClusterSeen {
         let conditions = cluster.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
         match condition::find(conditions, condition::READY) {
             Some(ready) if ready.status == condition::ConditionStatus::True => Self::Ready,
-            Some(ready) if serves_on(cluster, &ready.reason) => Self::Ready,
-            Some(ready) => Self::NotReady(ready.message.clone()),
-            None => Self::NotReady("the operator has not looked at it yet".to_owned()),
+            Some(ready) => Self::NotReady { said: ready.message.clone(), is_whole: is_whole(cluster) },
+            None => Self::NotReady { said: "the operator has not looked at it yet".to_owned(), is_whole: false },
         }
+    }
+
+    /// Whether the brokers are asked.
+    pub fn is_asked(&self) -> bool {
+        matches!(self, Self::NotReady { .. } | Self::Ready)
     }
 }
 
-/// Whether the brokers of a cluster are worth asking although it is not as its manifest wants it: while one of several nodes is
-/// restarted, crashes or has lost its disk, the others serve. Where they do not, they say so.
-fn serves_on(cluster: &KafkaCluster, reason: &str) -> bool {
-    let several = cluster.status.as_ref().is_some_and(|status| status.node_count > 1);
-    let one_is_away = [
-        Reason::Restarting,
-        Reason::WaitingForNodes,
-        Reason::WaitingForReplicas,
-        Reason::NodeCrashing,
-        Reason::DiskLost,
-    ];
-    several && one_is_away.iter().any(|away| away.as_str() == reason)
+/// Whether every node that the manifest asks for was added, and most of them are ready. Of a manifest that is refused the status
+/// lists no nodes, and those that there are serve on.
+fn is_whole(cluster: &KafkaCluster) -> bool {
+    let Some(status) = &cluster.status else { return false };
+    let count = status.nodes.len();
+    let away = status.nodes.iter().filter(|node| !node.ready).count();
+    i32::try_from(count).is_ok_and(|count| count >= status.node_count) && away * 2 <= count
 }
 
 /// A topic as the brokers describe it.
@@ -91,7 +95,7 @@ pub struct TopicObserved {
     pub rivals: Vec<KafkaTopic>,
     /// The cluster.
     pub cluster: ClusterSeen,
-    /// What the brokers say; asked only if the cluster is ready.
+    /// What the brokers say; asked only if the cluster is there and allows it.
     pub broker: Result<Option<TopicSeen>, BrokerError>,
 }
 
@@ -227,6 +231,9 @@ fn decide(observed: &TopicObserved) -> Outcome {
         );
     }
     let Ok(Some(seen)) = &observed.broker else {
+        if let ClusterSeen::NotReady { said, is_whole: false } = &observed.cluster {
+            return Err(waits_for(topic.cluster().1, said));
+        }
         let create = TopicStep::Create { partitions: topic.spec.partitions, replicas: topic.spec.replicas, config };
         return step(create, "creating the topic");
     };
@@ -247,7 +254,7 @@ fn release(observed: &TopicObserved, deletes: bool) -> Outcome {
         ClusterSeen::Forbids => {
             return let_go("the cluster no longer allows topics of this namespace: the topic stays");
         }
-        ClusterSeen::NotReady(_) | ClusterSeen::Ready => reachable(observed)?,
+        ClusterSeen::NotReady { .. } | ClusterSeen::Ready => reachable(observed)?,
     }
     match &observed.broker {
         Ok(None) => let_go("the topic is deleted"),
@@ -272,17 +279,31 @@ fn reachable(observed: &TopicObserved) -> Result<(), Progress> {
             );
             Err(Progress::stalled(Reason::NamespaceNotAllowed, message))
         }
-        ClusterSeen::NotReady(said) => {
-            Err(Progress::working(Reason::ClusterNotReady, format!("waiting for the KafkaCluster {name}: {said}")))
-        }
-        ClusterSeen::Ready => match &observed.broker {
-            Ok(_) => Ok(()),
-            Err(BrokerError::Unavailable(said)) => Err(Progress::working(
+        ClusterSeen::NotReady { .. } | ClusterSeen::Ready => match (&observed.broker, &observed.cluster) {
+            (Ok(_), _) => Ok(()),
+            (Err(BrokerError::Unavailable(_)), ClusterSeen::NotReady { said, .. }) => Err(waits_for(name, said)),
+            (Err(BrokerError::Unavailable(said)), _) => Err(Progress::working(
                 Reason::ClusterUnreachable,
                 format!("the brokers of {name} do not answer: {said}"),
             )),
-            Err(BrokerError::Refused(said)) => Err(Progress::stalled(Reason::Rejected, said.clone())),
+            (Err(BrokerError::Refused(said)), _) => Err(Progress::stalled(Reason::Rejected, said.clone())),
         },
+    }
+}
+
+/// Nothing goes on until the cluster does.
+fn waits_for(cluster: &str, said: &str) -> Progress {
+    Progress::working(Reason::ClusterNotReady, format!("waiting for the KafkaCluster {cluster}: {said}"))
+}
+
+/// What the brokers' refusal of a step means: that of brokers which are not all there passes by.
+pub fn refused(observed: &TopicObserved, doing: &str, said: &str) -> Progress {
+    match &observed.cluster {
+        ClusterSeen::NotReady { said: why, .. } => {
+            let (_, name) = observed.topic.cluster();
+            waits_for(name, &format!("{why}; {doing}: {said}"))
+        }
+        _ => Progress::stalled(Reason::Rejected, format!("{doing}: {said}")),
     }
 }
 

@@ -4,12 +4,14 @@
 
 mod fleet;
 
-use fleet::{COMBINED, Fleet, ONE, POOLS, container};
+use fleet::pods::container;
+use fleet::{COMBINED, Fleet, Harm, ONE, POOLS};
 use gregor_operator_api::cluster::KafkaCluster;
 use gregor_operator_api::value::ConfigValue;
+use gregor_operator_api::{DeletionPolicy, names};
 use gregor_operator_plan::kafka::PartitionSeen;
 use gregor_operator_plan::pods::{PodSeen, PodState};
-use gregor_operator_plan::{Kind, Reason};
+use gregor_operator_plan::{Kind, Progress, Reason};
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Value, json};
 
@@ -124,4 +126,166 @@ fn the_loss_of_the_last_disk_in_sync_waits_until_another_is_elected() {
     fleet.settle();
     assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
     assert_ne!(fleet.identity().unwrap().nodes[&11].directory_id, before);
+}
+
+#[test]
+fn an_identity_that_is_gone_before_a_new_directory_has_its_turn_follows_the_claim() {
+    let mut fleet = Fleet::settled(COMBINED);
+    let before = fleet.identity().unwrap().nodes[&1].directory_id.clone();
+    fleet.wipe(1);
+    fleet.settle();
+    fleet.spec(|cluster| cluster.spec.accept_data_loss = vec![1]);
+    let said = |fleet: &Fleet, kind: Kind, name: &str| {
+        let object = fleet.object(kind, name).unwrap();
+        object["metadata"]["annotations"][names::DIRECTORY_ID].as_str().unwrap().to_owned()
+    };
+    let claim = |fleet: &Fleet| said(fleet, Kind::PersistentVolumeClaim, "demo-1-data");
+    while claim(&fleet) == before {
+        fleet.reconcile();
+    }
+    let after = claim(&fleet);
+    assert_eq!(said(&fleet, Kind::StatefulSet, "demo-1"), before, "its turn has not come");
+    fleet.identity = None;
+    fleet.settle();
+    assert_eq!(fleet.identity().unwrap().nodes[&1].directory_id, after, "{}", fleet.message());
+    // Nobody knows any more that the disk may be formatted, and a person says so once more.
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    for named in [vec![], vec![1]] {
+        fleet.spec(|cluster| cluster.spec.accept_data_loss = named);
+        fleet.settle();
+    }
+    assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
+}
+
+/// The claims and the identity, with what they belong to.
+fn owners(fleet: &Fleet) -> Vec<usize> {
+    let claims = fleet.objects.iter().filter(|((kind, _), _)| *kind == Kind::PersistentVolumeClaim);
+    let all = claims.map(|(_, claim)| claim).chain(&fleet.identity);
+    all.map(|object| object["metadata"]["ownerReferences"].as_array().map_or(0, Vec::len)).collect()
+}
+
+/// What a cluster is refused for, or waits for, and how it comes to that.
+type Stall<'a> = (Reason, &'a dyn Fn(&mut Fleet));
+
+#[test]
+fn data_that_is_to_stay_is_released_whatever_the_cluster_is_refused_for() {
+    let mut deleting = Fleet::new(COMBINED);
+    deleting.spec(|cluster| cluster.spec.deletion_policy = DeletionPolicy::Delete);
+    deleting.settle();
+    assert_eq!(owners(&deleting), [1, 1, 1, 1]);
+    let listener = |name: &str| serde_json::from_value(json!({"name": name, "port": 9094})).unwrap();
+    let stalls: [Stall<'_>; 4] = [
+        (Reason::NodeRemovalRefused, &|fleet| fleet.spec(|cluster| cluster.spec.node_pools[0].replicas = Some(2))),
+        (Reason::InvalidConfig, &|fleet| {
+            let bad = ("node.id".to_owned(), ConfigValue::Integer(7));
+            fleet.spec(|cluster| drop(cluster.spec.config.insert(bad.0, bad.1)));
+        }),
+        (Reason::DiskLost, &|fleet| fleet.wipe(1)),
+        (Reason::Creating, &|fleet| {
+            fleet.refuses = Some(Kind::Service);
+            fleet.spec(|cluster| cluster.spec.listeners.push(listener("outside")));
+        }),
+    ];
+    for (reason, stall) in stalls {
+        let mut fleet = deleting.clone();
+        stall(&mut fleet);
+        for _ in 0..10 {
+            fleet.reconcile();
+            fleet.kubelet();
+        }
+        assert_eq!(fleet.reason(), Some(reason), "{}", fleet.message());
+        assert_eq!(owners(&fleet), [1, 1, 1, 1], "nothing is asked for yet");
+        fleet.spec(|cluster| cluster.spec.deletion_policy = DeletionPolicy::Retain);
+        fleet.reconcile();
+        assert_eq!(owners(&fleet), [0, 0, 0, 0], "{}", fleet.message());
+    }
+}
+
+#[test]
+fn nodes_that_never_became_ready_do_not_wait_for_each_other() {
+    let bad = ("log.retention.hours".to_owned(), ConfigValue::Integer(-7));
+    for harm in [Harm::IsNotMade, Harm::IsNotReady] {
+        let mut fleet = Fleet::settled(POOLS);
+        (fleet.poison, fleet.harm) = (Some("log.retention.hours=-7".to_owned()), harm);
+        let (key, value) = bad.clone();
+        fleet.spec(|cluster| {
+            cluster.spec.node_pools[1].node_ids = Some(vec!["10-13".to_owned(), "20".to_owned()]);
+            cluster.spec.config.insert(key, value);
+        });
+        fleet.settle();
+        assert!((12..=13).all(|id| fleet.pods.contains_key(&id) && !fleet.is_ready(id)), "{harm:?}");
+        let before = fleet.restarts.len();
+        fleet.spec(|cluster| drop(cluster.spec.config.remove(&bad.0)));
+        fleet.settle();
+        assert_eq!(fleet.reason(), Some(Reason::Ready), "{harm:?}: {}", fleet.message());
+        assert_eq!(fleet.restarts.len(), before, "those that are there had no turn");
+    }
+}
+
+#[test]
+fn a_cluster_none_of_whose_nodes_became_ready_is_corrected() {
+    for harm in [Harm::Ends, Harm::IsNotMade, Harm::IsNotReady] {
+        let mut fleet = Fleet::settled(COMBINED);
+        let hours = |hours: i64| {
+            move |cluster: &mut KafkaCluster| {
+                drop(cluster.spec.config.insert("log.retention.hours".to_owned(), ConfigValue::Integer(hours)));
+            }
+        };
+        fleet.spec(hours(7));
+        fleet.settle();
+        // What all have is no good from now on, and all are started anew.
+        (fleet.poison, fleet.harm) = (Some("log.retention.hours=7".to_owned()), harm);
+        (0..3).for_each(|id| fleet.kill(id));
+        fleet.settle();
+        assert!((0..3).all(|id| !fleet.is_ready(id)), "{harm:?}");
+        fleet.spec(hours(8));
+        fleet.settle();
+        assert_eq!(fleet.reason(), Some(Reason::Ready), "{harm:?}: {}", fleet.message());
+    }
+}
+
+#[test]
+fn evictions_are_held_up_whatever_the_cluster_is_refused_for() {
+    let refused = |cluster: &mut KafkaCluster| cluster.spec.node_pools[0].replicas = Some(2);
+    let invalid = |cluster: &mut KafkaCluster| {
+        cluster.spec.config.insert("node.id".to_owned(), ConfigValue::Integer(7));
+    };
+    let changes: [fn(&mut KafkaCluster); 2] = [refused, invalid];
+    for (change, reason) in changes.into_iter().zip([Reason::NodeRemovalRefused, Reason::InvalidConfig]) {
+        let mut fleet = Fleet::settled(COMBINED);
+        fleet.spec(change);
+        fleet.reconcile();
+        assert_eq!((fleet.reason(), fleet.budget()), (Some(reason), 2), "{}", fleet.message());
+        fleet.under_replicated =
+            vec![PartitionSeen { topic: "t".to_owned(), partition: 0, replicas: vec![0, 1], in_sync: vec![1] }];
+        fleet.reconcile();
+        assert_eq!((fleet.reason(), fleet.budget()), (Some(reason), 3), "{}", fleet.message());
+        fleet.under_replicated.clear();
+        fleet.reconcile();
+        assert_eq!(fleet.budget(), 2);
+        fleet.kill(2);
+        fleet.reconcile();
+        assert_eq!(fleet.budget(), 3, "one is away");
+        fleet.kubelet();
+        fleet.kubelet();
+        fleet.catch_up();
+        fleet.blind = true;
+        fleet.reconcile();
+        assert_eq!(fleet.budget(), 3, "nobody knows");
+    }
+}
+
+#[test]
+fn a_disk_that_goes_with_its_pod_holds_up_evictions_and_is_told() {
+    for (manifest, nodes) in [(COMBINED, 3), (ONE, 1)] {
+        let mut fleet = Fleet::settled(manifest);
+        assert_eq!(fleet.budget(), nodes - 1);
+        let claim = fleet.objects.get_mut(&(Kind::PersistentVolumeClaim, "demo-0-data".to_owned())).unwrap();
+        claim["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        fleet.reconcile();
+        assert_eq!(fleet.budget(), nodes);
+        let plan = fleet.last.as_ref().unwrap();
+        assert!(matches!(plan.progress, Progress::Stalled { .. }), "{plan:?}");
+        assert!(plan.progress.message().contains("demo-0-data"), "{}", fleet.message());
+    }
 }

@@ -132,15 +132,23 @@ proptest! {
             let turn = roll::next(&candidates, kafka.as_ref());
             let outdated = states.values().any(|(state, outdated, _)| *outdated && *state != Some(PodState::Terminating));
             prop_assert_eq!(turn != Turn::Nobody, outdated);
+            let newest = states.values().any(|(_, outdated, begun)| !outdated || *begun);
+            let starting = states.values().any(|(state, ..)| *state == Some(PodState::Starting));
+            prop_assert!(newest || !starting || matches!(turn, Turn::Take(_)), "who serves nothing does not wait for others that do not");
             let Turn::Take(id) = turn else { return Ok(()) };
             prop_assert!(states[&id].1, "who is up to date stays");
-            if states[&id].0 != Some(PodState::Ready) {
+            let is_ready = |id: i32| states[&id].0 == Some(PodState::Ready);
+            let serves = (0..3).any(|other| other != id && is_ready(other));
+            let runs = is_ready(id) || (states[&id].0 == Some(PodState::Running) && serves);
+            if !runs {
                 return Ok(());
             }
             prop_assert!(!blind, "nobody who runs is touched unseen");
-            prop_assert!(states.iter().all(|(_, (state, ..))| *state == Some(PodState::Ready)), "one away at a time");
-            prop_assert!((0..3).all(|other| other == id || in_sync.contains(&other)), "every other replica is in sync");
-            if voters.iter().any(|voter| voter.id == id) {
+            prop_assert!(!is_ready(id) || (0..3).all(is_ready), "one away at a time");
+            let spared = (!is_ready(id) && !in_sync.contains(&id)) || (0..3).all(|other| other == id || in_sync.contains(&other));
+            prop_assert!(spared, "every other replica is in sync");
+            let behind = |voter: &ReplicaSeen| voter.behind_ms > 2_000 && leader != Some(id) && !is_ready(id);
+            if voters.iter().any(|voter| voter.id == id && !behind(voter)) {
                 let others: Vec<ReplicaSeen> = voters.iter().filter(|voter| voter.id != id).cloned().collect();
                 let majority = voters.len() / 2 + 1;
                 prop_assert!(leader.is_some() && level(&others) >= majority.min(voters.len() - 1));

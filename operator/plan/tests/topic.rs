@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use gregor_operator_api::value::ConfigValue;
 use gregor_operator_api::{DeletionPolicy, KafkaCluster, KafkaTopic, names, yaml};
 use gregor_operator_plan::topic::{
-    BrokerError, ClusterSeen, TopicObserved, TopicPlan, TopicSeen, TopicStep, owned_text, plan,
+    BrokerError, ClusterSeen, TopicObserved, TopicPlan, TopicSeen, TopicStep, owned_text, plan, refused,
 };
 use gregor_operator_plan::{Progress, Reason};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -230,7 +230,8 @@ fn waiting_for_the_cluster_is_no_failure() {
     hold(&mut held);
     leave(&mut held);
     let mut observed = observed(held, None);
-    observed.cluster = ClusterSeen::NotReady("node 0 is starting".to_owned());
+    observed.cluster = ClusterSeen::NotReady { said: "node 0 is starting".to_owned(), is_whole: true };
+    observed.broker = Err(BrokerError::Unavailable("connection refused".to_owned()));
     let plan = settle(&mut observed);
     assert!(matches!(plan.progress, Progress::Working { reason: Reason::ClusterNotReady, .. }));
     assert!(observed.topic.metadata.finalizers.is_some(), "the topic is still there, so the object stays");
@@ -255,19 +256,77 @@ fn a_topic_that_somebody_else_deleted_is_created_again_with_a_warning() {
     assert_eq!(plan.warning.unwrap().0, "TopicRecreated");
 }
 
+/// A cluster that is not ready for this reason, of whose nodes so many are ready and so many are not.
+fn not_ready(wanted: i32, ready: i32, away: i32, reason: &str) -> ClusterSeen {
+    let node = |id: i32| json!({"nodeId": id, "pool": "a", "ready": id < ready, "directoryId": "d"});
+    let cluster = json!({
+        "apiVersion": "gregor.dev/v1beta1",
+        "kind": "KafkaCluster",
+        "metadata": {"name": "demo", "namespace": "team"},
+        "spec": {"nodePools": [{"name": "a", "replicas": wanted}]},
+        "status": {
+            "nodeCount": wanted,
+            "nodes": (0..ready + away).map(node).collect::<Vec<_>>(),
+            "conditions": [{
+                "type": "Ready",
+                "status": "False",
+                "reason": reason,
+                "message": "m",
+                "lastTransitionTime": NOW,
+            }],
+        },
+    });
+    ClusterSeen::of(Some(&serde_json::from_value(cluster).unwrap()), "team")
+}
+
 #[test]
 fn one_node_of_several_that_is_away_holds_up_no_topic() {
-    let with = |nodes: i32, reason: &str| {
-        let text = format!(
-            "{{apiVersion: gregor.dev/v1beta1, kind: KafkaCluster, metadata: {{name: demo, namespace: team}}, spec: {{nodePools: [{{name: a, replicas: {nodes}}}]}}, status: {{nodeCount: {nodes}, conditions: [{{type: Ready, status: \"False\", reason: {reason}, message: m, lastTransitionTime: \"2026-01-01T00:00:00Z\"}}]}}}}"
-        );
-        let cluster: KafkaCluster = yaml::from_str(&text).unwrap();
-        ClusterSeen::of(Some(&cluster), "team")
-    };
-    assert_eq!(with(3, "DiskLost"), ClusterSeen::Ready);
-    assert_eq!(with(3, "Restarting"), ClusterSeen::Ready);
-    assert!(matches!(with(3, "AddingNodes"), ClusterSeen::NotReady(_)), "it is not whole yet");
-    assert!(matches!(with(1, "DiskLost"), ClusterSeen::NotReady(_)), "nobody is left to ask");
+    for reason in ["Unschedulable", "Recovering", "Starting", "DiskLost", "ForeignDisk", "Rejected", "ChangingVoters"] {
+        let mut observed = observed(topic("events"), None);
+        observed.cluster = not_ready(3, 2, 1, reason);
+        assert!(observed.cluster.is_asked());
+        assert!(matches!(settle(&mut observed).progress, Progress::Ready { .. }), "{reason}");
+        // It goes, too.
+        hold(&mut observed.topic);
+        leave(&mut observed.topic);
+        settle(&mut observed);
+        assert_eq!((observed.broker, observed.topic.metadata.finalizers), (Ok(None), None), "{reason}");
+    }
+}
+
+#[test]
+fn a_refused_manifest_of_a_cluster_that_serves_holds_up_no_topic() {
+    let mut observed = observed(topic("events"), None);
+    // Nothing of the manifest is known, and so nothing of the nodes.
+    observed.cluster = not_ready(0, 0, 0, "InvalidConfig");
+    assert!(matches!(settle(&mut observed).progress, Progress::Ready { .. }));
+}
+
+#[test]
+fn a_new_topic_waits_until_its_cluster_is_made_and_those_that_are_there_do_not() {
+    for (wanted, ready, away) in [(3, 1, 0), (3, 1, 2), (1, 0, 1)] {
+        let mut fresh = observed(topic("events"), None);
+        fresh.cluster = not_ready(wanted, ready, away, "AddingNodes");
+        let plan = settle(&mut fresh);
+        assert!(matches!(plan.progress, Progress::Working { reason: Reason::ClusterNotReady, .. }), "{plan:?}");
+        assert_eq!(fresh.broker, Ok(None));
+        let mut topic = topic("events");
+        set(&mut topic, "retention.ms", "1");
+        let mut there = observed(topic, Some(seen(1, &[])));
+        there.cluster = not_ready(wanted, ready, away, "AddingNodes");
+        assert!(matches!(settle(&mut there).progress, Progress::Ready { .. }));
+    }
+}
+
+#[test]
+fn what_brokers_refuse_that_are_not_all_there_passes_by() {
+    let mut observed = observed(topic("events"), None);
+    let said = "INVALID_REPLICATION_FACTOR: 2 brokers";
+    assert!(matches!(refused(&observed, "creating", said), Progress::Stalled { reason: Reason::Rejected, .. }));
+    observed.cluster = not_ready(3, 2, 1, "Starting");
+    let progress = refused(&observed, "creating", said);
+    assert!(matches!(progress, Progress::Working { reason: Reason::ClusterNotReady, .. }), "{progress:?}");
+    assert!(progress.message().contains(said));
 }
 
 #[test]
@@ -282,8 +341,8 @@ spec: {nodePools: [{name: a, replicas: 1}], allowedNamespaces: [blue]}
     )
     .unwrap();
     assert_eq!(ClusterSeen::of(Some(&cluster), "red"), ClusterSeen::Forbids);
-    assert!(matches!(ClusterSeen::of(Some(&cluster), "blue"), ClusterSeen::NotReady(_)));
-    assert!(matches!(ClusterSeen::of(Some(&cluster), "kafka"), ClusterSeen::NotReady(_)));
+    assert!(matches!(ClusterSeen::of(Some(&cluster), "blue"), ClusterSeen::NotReady { .. }));
+    assert!(matches!(ClusterSeen::of(Some(&cluster), "kafka"), ClusterSeen::NotReady { .. }));
     assert_eq!(ClusterSeen::of(None, "kafka"), ClusterSeen::Gone);
     let mut observed = observed(topic("events"), None);
     observed.cluster = ClusterSeen::Forbids;

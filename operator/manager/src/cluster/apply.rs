@@ -1,9 +1,10 @@
 //! Carries out one step of a cluster's plan, if this operator still leads. It never decides: every write is what the plan said, guarded
 //! by the version that the plan saw.
 
+use futures::future::join_all;
 use gregor_operator_api::{KafkaCluster, names};
 use gregor_operator_plan::compare::{applied, differs};
-use gregor_operator_plan::{Kind, Progress, Reason, Step, Wanted};
+use gregor_operator_plan::{Kind, Progress, Reason, Release, Seen, Step, Wanted};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::ResourceExt as _;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
@@ -32,12 +33,14 @@ pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -
         }
         Step::Create(all) => {
             for wanted in all {
+                context.leads().await?;
                 create(context, namespace, wanted).await?;
             }
             "create"
         }
         Step::Apply(all) => {
             for wanted in all {
+                context.leads().await?;
                 match apply(context, namespace, wanted).await {
                     Err(error)
                         if wanted.kind == Kind::PersistentVolumeClaim
@@ -71,6 +74,11 @@ pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -
             let doing = format!("telling pod {pod} its rack");
             gone_is_fine(pods.patch(pod, &parameters, &Patch::Merge(&patch)).await.map(drop), doing)?;
             "tell_rack"
+        }
+        Step::Release(all) => {
+            let released = join_all(all.iter().map(|each| release(context, namespace, each))).await;
+            released.into_iter().collect::<Result<(), Error>>()?;
+            "release"
         }
         Step::DeletePod { name, uid, version } => {
             let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
@@ -145,6 +153,16 @@ pub fn verdict(step: &Step, error: &Error) -> Option<Progress> {
     error.is_forbidden().then(|| Progress::working(Reason::Rejected, format!("Kubernetes forbids it: {said}")))
 }
 
+/// Takes owners off an object, if it still is what the plan saw.
+async fn release(context: &Context, namespace: &str, each: &Release) -> Result<(), Error> {
+    let Release { kind, name, uid, version, owners } = each;
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(*kind));
+    let patch = json!({"metadata": {"uid": uid, "resourceVersion": version, "ownerReferences": owners}});
+    let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let doing = format!("releasing {} {name}", kind.as_str());
+    gone_is_fine(api.patch(name, &parameters, &Patch::Merge(&patch)).await.map(drop), doing)
+}
+
 /// Of the object that the plan saw, as the plan saw it: one that has changed since is looked at again.
 fn only(uid: &str, version: &str) -> DeleteParams {
     DeleteParams {
@@ -179,6 +197,18 @@ async fn write_identity(context: &Context, namespace: &str, identity: &Value, cr
 async fn create(context: &Context, namespace: &str, wanted: &Wanted) -> Result<(), Error> {
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(wanted.kind));
     let doing = format!("creating {} {}", wanted.kind.as_str(), wanted.name);
+    if wanted.kind == Kind::ConfigMap {
+        // A permission to format must not be given where another operator has given and withdrawn it since the name was free: the
+        // empty object is made by whoever comes first, and filled only in the version in which it was made.
+        let labels = &wanted.body["metadata"]["labels"];
+        let empty =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": wanted.name, "labels": labels}});
+        let empty = serde_json::from_value(empty).map_err(Error::shape(&doing))?;
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let made = api.create(&parameters, &empty).await.map_err(Error::kubernetes(&doing))?;
+        let seen = Seen { uid: made.uid().unwrap_or_default(), version: made.resource_version().unwrap_or_default() };
+        return apply(context, namespace, &Wanted { seen: Some(seen), ..wanted.clone() }).await;
+    }
     if api.get_opt(&wanted.name).await.map_err(Error::kubernetes(&doing))?.is_some() {
         let message = format!("{} {} exists already", wanted.kind.as_str(), wanted.name);
         let taken = Status::failure(&message, "AlreadyExists").with_code(409).boxed();
@@ -191,8 +221,12 @@ async fn apply(context: &Context, namespace: &str, wanted: &Wanted) -> Result<()
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource(wanted.kind));
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     let doing = format!("applying {} {}", wanted.kind.as_str(), wanted.name);
-    let stored =
-        api.patch(&wanted.name, &parameters, &Patch::Apply(&wanted.body)).await.map_err(Error::kubernetes(&doing))?;
+    let mut body = wanted.body.clone();
+    if let Some(Seen { uid, version }) = &wanted.seen {
+        body["metadata"]["uid"] = json!(uid);
+        body["metadata"]["resourceVersion"] = json!(version);
+    }
+    let stored = api.patch(&wanted.name, &parameters, &Patch::Apply(&body)).await.map_err(Error::kubernetes(&doing))?;
     let uid = stored.uid().unwrap_or_default();
     let stored = serde_json::to_value(stored).map_err(Error::shape(doing))?;
     if differs(&wanted.body, &stored) {

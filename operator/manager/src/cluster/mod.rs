@@ -35,17 +35,50 @@ const RENEWING: Duration = Duration::from_secs(5);
 /// How soon the next step follows one that was carried out.
 const NEXT_STEP: Duration = Duration::from_millis(50);
 
+/// The failure in a row that is told in the status: the first few mostly pass by.
+const TOLD: u32 = 5;
+
 /// Brings a cluster one step nearer to its manifest.
 pub async fn reconcile(cluster: Arc<KafkaCluster>, context: Arc<Context>) -> Result<Action, Error> {
     let began = Instant::now();
-    let outcome = look_and_step(&cluster, &context).await;
+    let outcome = context.in_time(Box::pin(look_and_step(&cluster, &context))).await;
     context.metrics.seconds.get_or_create(&KindLabel { kind: KIND }).observe(began.elapsed().as_secs_f64());
+    if let Err(error) = &outcome
+        && context.failures(&cluster.uid().unwrap_or_default()) + 1 >= TOLD
+    {
+        // Who does not lead says nothing, and nobody waits for what cannot be said.
+        if let Err(error) = context.in_time(tell(&cluster, &context, error)).await {
+            tracing::debug!(cluster = cluster.name_any(), "{error}");
+        }
+    }
     let word = match &outcome {
         Ok((reason, _)) => reason.map_or("Gone", Reason::as_str),
         Err(error) => error.label(),
     };
     context.metrics.reconciles.get_or_create(&OutcomeLabel { kind: KIND, outcome: word }).inc();
     outcome.map(|(_, action)| action)
+}
+
+/// Says in the status why a cluster is not worked on. Of the rest of the status nothing newer is known.
+async fn tell(cluster: &KafkaCluster, context: &Context, error: &Error) -> Result<(), Error> {
+    context.leads().await?;
+    let said = error.api_message().map_or_else(|| error.to_string(), str::to_owned);
+    let progress = Progress::working(Reason::Retrying, format!("it goes on being tried: {said}"));
+    let before = cluster.status.clone().unwrap_or_default();
+    let generation = cluster.metadata.generation.unwrap_or_default();
+    let status = KafkaClusterStatus {
+        conditions: progress.conditions(&before.conditions, generation, &Context::now()),
+        phase: Some(phase(&progress)),
+        ..before
+    };
+    let api: Api<KafkaCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
+    status::write(context, &api, cluster, cluster.status.as_ref(), &status).await.map(drop)
+}
+
+/// The phase of a cluster that is not as it should be.
+fn phase(progress: &Progress) -> String {
+    let phase = format!("{}: {}", progress.reason().as_str(), progress.message());
+    gregor_operator_plan::progress::truncate(&phase, 250)
 }
 
 /// When to try again after an error.
@@ -81,6 +114,10 @@ async fn look_and_step(cluster: &KafkaCluster, context: &Context) -> Result<(Opt
             Step::WriteSecrets(writes) => tracing::info!(cluster = name, namespace, "{}", writes.why),
             Step::TellRack { pod, rack, .. } => {
                 tracing::info!(cluster = name, namespace, "telling pod {pod} that it is in rack {rack}");
+            }
+            Step::Release(all) => {
+                let names: Vec<&str> = all.iter().map(|each| each.name.as_str()).collect();
+                tracing::info!(cluster = name, namespace, "{} stay when the cluster goes", names.join(", "));
             }
             _ => tracing::info!(cluster = name, namespace, "{}", planned.progress.message()),
         }
@@ -161,8 +198,7 @@ fn says_the_same(before: &KafkaClusterStatus, after: &KafkaClusterStatus) -> boo
 fn say(planned: &mut ClusterPlan, progress: Progress, cluster: &KafkaCluster, now: &str) {
     let before = cluster.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     planned.status.conditions = progress.conditions(before, cluster.metadata.generation.unwrap_or_default(), now);
-    let phase = format!("{}: {}", progress.reason().as_str(), progress.message());
-    planned.status.phase = Some(gregor_operator_plan::progress::truncate(&phase, 250));
+    planned.status.phase = Some(phase(&progress));
     planned.progress = progress;
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use gregor_operator_api::{KafkaCluster, KafkaTopic, names};
 use gregor_operator_plan::properties::INTERNAL_PORT;
-use gregor_operator_plan::topic::{BrokerError, ClusterSeen, TopicObserved, TopicStep, owned_text, plan};
+use gregor_operator_plan::topic::{BrokerError, ClusterSeen, TopicObserved, TopicStep, owned_text, plan, refused};
 use gregor_operator_plan::{Progress, Reason};
 use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
@@ -28,7 +28,7 @@ const NEXT_STEP: Duration = Duration::from_millis(20);
 /// Brings a topic one step nearer to its manifest.
 pub async fn reconcile(topic: Arc<KafkaTopic>, context: Arc<Context>) -> Result<Action, Error> {
     let began = Instant::now();
-    let outcome = look_and_step(&topic, &context).await;
+    let outcome = context.in_time(Box::pin(look_and_step(&topic, &context))).await;
     context.metrics.seconds.get_or_create(&KindLabel { kind: KIND }).observe(began.elapsed().as_secs_f64());
     let word = match &outcome {
         Ok((reason, _)) => reason.map_or("Gone", Reason::as_str),
@@ -72,10 +72,11 @@ async fn look_and_step(topic: &KafkaTopic, context: &Context) -> Result<(Option<
         match carry_out(context, &api, topic, &bootstrap, step).await {
             Ok(()) => stepped = true,
             Err(Error::Broker { doing, source }) => {
-                let message = format!("{doing}: {source}");
                 planned.progress = match source {
-                    BrokerError::Unavailable(_) => Progress::working(Reason::ClusterUnreachable, message),
-                    BrokerError::Refused(_) => Progress::stalled(Reason::Rejected, message),
+                    BrokerError::Unavailable(said) => {
+                        Progress::working(Reason::ClusterUnreachable, format!("{doing}: {said}"))
+                    }
+                    BrokerError::Refused(said) => refused(&observed, &doing, &said),
                 };
                 let before = topic.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
                 planned.status.conditions =
@@ -116,10 +117,10 @@ async fn dereference(context: &Context, topic: KafkaTopic, bootstrap: &str) -> R
     let namespace = topic.namespace().unwrap_or_default();
     let seen = ClusterSeen::of(cluster.as_ref(), &namespace);
     let rivals = rivals(context, &topic, cluster.as_ref());
-    let broker = if seen == ClusterSeen::Ready {
+    let broker = if seen.is_asked() {
         context.admin.describe(bootstrap, topic.topic_name()).await
     } else {
-        Err(BrokerError::Unavailable("the cluster is not ready".to_owned()))
+        Err(BrokerError::Unavailable("there is no cluster to ask".to_owned()))
     };
     Ok(TopicObserved { topic, rivals, cluster: seen, broker })
 }

@@ -218,6 +218,22 @@ pub async fn client() -> Option<Client> {
     Some(client)
 }
 
+fn environment(cluster_domain: &str) -> Environment {
+    Environment {
+        image_repository: "gregor".to_owned(),
+        image_tag: "0.1.0".to_owned(),
+        image_pull_policy: "IfNotPresent".to_owned(),
+        image_pull_secrets: Vec::new(),
+        cluster_domain: cluster_domain.to_owned(),
+    }
+}
+
+/// What an operator works with that has another client than the lab's, and no brokers to ask.
+pub fn context_of(client: Client) -> Context {
+    let brokers: Arc<dyn Admin> = Arc::<Brokers>::default();
+    Context::new(client, environment("cluster.local"), brokers, "lab", Metrics::default())
+}
+
 impl Lab {
     /// A namespace of its own with a kubelet. `None` where there is no API server.
     pub async fn start(name: &str) -> Option<Self> {
@@ -241,13 +257,7 @@ impl Lab {
 
     /// What an operator works with whose Kubernetes has this DNS domain.
     pub fn context(&self, cluster_domain: &str) -> Context {
-        let environment = Environment {
-            image_repository: "gregor".to_owned(),
-            image_tag: "0.1.0".to_owned(),
-            image_pull_policy: "IfNotPresent".to_owned(),
-            image_pull_secrets: Vec::new(),
-            cluster_domain: cluster_domain.to_owned(),
-        };
+        let environment = environment(cluster_domain);
         let brokers: Arc<dyn Admin> = Arc::clone(&self.brokers) as Arc<dyn Admin>;
         Context::new(self.client.clone(), environment, brokers, "lab", Metrics::default())
     }

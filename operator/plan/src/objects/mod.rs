@@ -67,7 +67,7 @@ pub(crate) fn wanted(kind: Kind, name: &str, mut body: Value) -> Wanted {
     body["apiVersion"] = json!(api_version);
     body["kind"] = json!(kind.as_str());
     body["metadata"]["name"] = json!(name);
-    Wanted { kind, name: name.to_owned(), body: stamp(body) }
+    Wanted { kind, name: name.to_owned(), body: stamp(body), seen: None }
 }
 
 /// The ConfigMap that holds the identity. It is replaced as a whole, at the version that was read.

@@ -1,24 +1,19 @@
 //! How a cluster is reached and protected: Services, the ServiceAccount, the PodDisruptionBudget.
 
 use gregor_operator_api::cluster::ListenerType;
-use gregor_operator_api::names;
+use gregor_operator_api::{KafkaCluster, names};
 use serde_json::{Value, json};
 
-use super::{labels, node_labels, owner, wanted};
+use super::{labels, node_labels, owner, owner_of, wanted};
 use crate::identity::Connections;
 use crate::placement::Layout;
 use crate::properties::{CONTROLLER_PORT, INTERNAL_PORT, REPLICATION_PORT};
 use crate::validate::{Node, NodeListener, ValidCluster};
 use crate::{Kind, Wanted};
 
-/// Everything of a cluster that no disk hangs on. While `hold` says so, no pod may be evicted.
-pub fn shared(cluster: &ValidCluster, layout: &Layout, connections: Connections, hold: bool) -> Vec<Wanted> {
-    let mut all = vec![
-        service_account(cluster),
-        headless(cluster, connections),
-        bootstrap(cluster, layout),
-        budget(cluster, layout, hold),
-    ];
+/// Everything of a cluster that no disk hangs on, but how many pods may be evicted.
+pub fn shared(cluster: &ValidCluster, layout: &Layout, connections: Connections) -> Vec<Wanted> {
+    let mut all = vec![service_account(cluster), headless(cluster, connections), bootstrap(cluster, layout)];
     for node in layout.nodes.values() {
         let outside = node.listeners.iter().filter(|listener| listener.type_ == ListenerType::NodePort);
         all.extend(outside.map(|listener| node_port(cluster, node, listener)));
@@ -99,16 +94,18 @@ fn bootstrap(cluster: &ValidCluster, layout: &Layout) -> Wanted {
     wanted(Kind::Service, &cluster.bootstrap_service(), body)
 }
 
-/// One for the whole cluster. All nodes but one must stay, which is none of one node; all, while one is away, behind or about
-/// to be restarted: Kubernetes refuses an eviction until it has taken notice of a change here.
-fn budget(cluster: &ValidCluster, layout: &Layout, hold: bool) -> Wanted {
-    let nodes = layout.nodes.len();
+/// One for the whole cluster, whether its manifest can be or not: so many nodes must stay. At rest that is all but one, which is none of
+/// one node; all, while one is away, behind or about to be restarted: Kubernetes refuses an eviction until it has taken notice of a
+/// change here.
+pub fn budget(cluster: &KafkaCluster, min_available: usize) -> Wanted {
+    let name = cluster.metadata.name.as_deref().unwrap_or_default();
+    let owner = owner_of(name, cluster.metadata.uid.as_deref().unwrap_or_default());
     let body = json!({
-        "metadata": {"labels": labels(&cluster.name), "ownerReferences": owner(cluster)},
+        "metadata": {"labels": labels(name), "ownerReferences": owner},
         "spec": {
-            "minAvailable": if hold && nodes > 1 { nodes } else { nodes.saturating_sub(1) },
-            "selector": {"matchLabels": {names::CLUSTER_LABEL: cluster.name}},
+            "minAvailable": min_available,
+            "selector": {"matchLabels": {names::CLUSTER_LABEL: name}},
         },
     });
-    wanted(Kind::PodDisruptionBudget, &cluster.name, body)
+    wanted(Kind::PodDisruptionBudget, name, body)
 }

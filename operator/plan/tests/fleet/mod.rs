@@ -3,6 +3,7 @@
 //! could still be formatted, that voters and restarts leave a majority and every partition's other replicas.
 #![allow(clippy::unwrap_used, dead_code)] // a test that cannot go on may panic, and each test uses its part
 
+pub mod pods;
 #[path = "../secrets/mod.rs"]
 pub mod secrets;
 
@@ -12,7 +13,9 @@ use gregor_operator_api::{KafkaCluster, names, yaml};
 use gregor_operator_plan::cluster::{ClusterObserved, ClusterPlan, plan};
 use gregor_operator_plan::kafka::{PartitionSeen, QuorumSeen, ReplicaSeen};
 use gregor_operator_plan::quorum::VoterChange;
-use gregor_operator_plan::{Connections, Environment, Identity, KafkaSeen, Kind, Reason, Stage, Step, Unseen, Wanted};
+use gregor_operator_plan::{
+    Connections, Environment, Identity, KafkaSeen, Kind, Reason, Seen, Stage, Step, Unseen, Wanted,
+};
 use k8s_openapi::api::core::v1::Pod;
 use secrets::Secrets;
 use serde_json::{Value, json};
@@ -64,6 +67,17 @@ pub struct Formatted {
     pub standalone: bool,
 }
 
+/// What becomes of a node with a configuration that is no good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    /// It ends again and again.
+    Ends,
+    /// Its container is never made.
+    IsNotMade,
+    /// It runs, and does not become ready.
+    IsNotReady,
+}
+
 /// The metadata quorum, once it was started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Quorum {
@@ -88,6 +102,8 @@ pub struct Fleet {
     pub blind: bool,
     /// A line of server.properties with which no node runs.
     pub poison: Option<String>,
+    /// What becomes of a node that has it.
+    pub harm: Harm,
     /// Labels of the one Kubernetes node that all pods are on.
     pub kubernetes_labels: Option<BTreeMap<String, String>>,
     /// Objects of this kind are neither made nor changed: a quota or an admission policy stands in the way.
@@ -118,6 +134,7 @@ impl Fleet {
             under_replicated: Vec::new(),
             blind: false,
             poison: None,
+            harm: Harm::Ends,
             kubernetes_labels: None,
             refuses: None,
             last: None,
@@ -311,7 +328,14 @@ impl Fleet {
                     self.put(wanted);
                 }
             }
-            Step::Apply(all) => all.into_iter().for_each(|wanted| self.put(wanted)),
+            Step::Apply(all) => {
+                for wanted in all {
+                    let there = Seen::of(self.object(wanted.kind, &wanted.name).unwrap());
+                    let data = [Kind::ConfigMap, Kind::PersistentVolumeClaim, Kind::StatefulSet].contains(&wanted.kind);
+                    assert_eq!(wanted.seen, data.then_some(there), "{} is overwritten unseen", wanted.name);
+                    self.put(wanted);
+                }
+            }
             Step::WriteSecrets(writes) => self.secrets.write(writes),
             Step::ChangeVoters(change) => self.change_voters(change),
             Step::TellRack { pod, uid, rack } => {
@@ -320,6 +344,15 @@ impl Fleet {
                 pod.metadata.annotations.get_or_insert_default().insert(names::RACK.to_owned(), rack);
             }
             Step::DeletePod { name, uid, .. } => self.delete_pod(&name, &uid, observed),
+            Step::Release(all) => {
+                for each in all {
+                    let seen = match each.kind {
+                        Kind::ConfigMap => self.identity.as_mut(),
+                        kind => self.objects.get_mut(&(kind, each.name)),
+                    };
+                    seen.unwrap()["metadata"]["ownerReferences"] = json!(each.owners);
+                }
+            }
             Step::Delete { kind, name, uid, .. } => {
                 let gone = self.objects.remove(&(kind, name)).unwrap();
                 assert_eq!(gone["metadata"]["uid"], uid);
@@ -414,12 +447,13 @@ impl Fleet {
     }
 
     fn put(&mut self, wanted: Wanted) {
-        let Wanted { kind, name, mut body } = wanted;
+        let Wanted { kind, name, mut body, .. } = wanted;
         let uid = match self.objects.get(&(kind, name.clone())) {
             Some(seen) => seen["metadata"]["uid"].as_str().unwrap().to_owned(),
             None => self.uid(),
         };
         body["metadata"]["uid"] = json!(uid);
+        body["metadata"]["resourceVersion"] = json!(self.uid());
         if kind == Kind::PersistentVolumeClaim {
             self.disks.entry(uid).or_default();
         }
@@ -432,118 +466,6 @@ impl Fleet {
             );
         }
         self.objects.insert((kind, name), body);
-    }
-
-    /// The StatefulSet controller and the kubelets, each node once. Returns whether anything changed.
-    pub fn kubelet(&mut self) -> bool {
-        let sets: Vec<(i32, Value)> = self
-            .objects
-            .iter()
-            .filter(|((kind, _), _)| *kind == Kind::StatefulSet)
-            .map(|(_, set)| {
-                (set["metadata"]["labels"][names::NODE_ID_LABEL].as_str().unwrap().parse().unwrap(), set.clone())
-            })
-            .collect();
-        let mut changed = self.secrets.refresh(self.pods.keys().copied());
-        for (id, set) in sets {
-            if !self.pods.contains_key(&id) {
-                let mut pod = set["spec"]["template"].clone();
-                pod["metadata"]["name"] = json!(format!("demo-{id}-0"));
-                pod["metadata"]["uid"] = json!(self.uid());
-                pod["spec"]["nodeName"] = json!("kube-1");
-                if pod["spec"]["volumes"].as_array().unwrap().iter().any(|volume| volume["secret"].is_object())
-                    && !self.secrets.mount(id)
-                {
-                    continue;
-                }
-                self.pods.insert(id, serde_json::from_value(pod).unwrap());
-                // It starts with the next turn: a pod that does not run yet is a state that the plan meets.
-                changed = true;
-                continue;
-            }
-            if self.is_ready(id) {
-                continue;
-            }
-            let before = self.pods[&id].status.clone();
-            let status = self.run(id).map(|status| serde_json::from_value(status).unwrap());
-            if let Some(pod) = self.pods.get_mut(&id).filter(|_| status.is_some()) {
-                pod.status = status;
-            }
-            changed |= self.pods[&id].status != before;
-        }
-        changed
-    }
-
-    /// The init container, and the node after it.
-    fn run(&mut self, id: i32) -> Option<Value> {
-        let pod = serde_json::to_value(&self.pods[&id]).unwrap();
-        let annotations = &pod["metadata"]["annotations"];
-        let directory_id = annotations[names::DIRECTORY_ID].as_str().unwrap().to_owned();
-        let cluster_id = annotations[names::CLUSTER_ID].as_str().unwrap().to_owned();
-        let claim = self.object(Kind::PersistentVolumeClaim, &format!("demo-{id}-data"))?;
-        let claim = claim["metadata"]["uid"].as_str().unwrap().to_owned();
-        let grant =
-            self.object(Kind::ConfigMap, &format!("demo-{id}-grant"))?["data"][&directory_id].as_str()?.to_owned();
-        let arguments = pod["spec"]["initContainers"][0]["args"].as_array().unwrap().clone();
-        let disk = self.disks.get_mut(&claim).unwrap();
-        match disk {
-            Some(found) if found.cluster_id == cluster_id && found.directory_id == directory_id => {}
-            Some(_) => return Some(refused("ForeignDisk")),
-            None if grant == "none" => return Some(refused("DiskLost")),
-            None => {
-                // A second start beside a quorum that has run already is another cluster.
-                self.quorums += usize::from(grant == "standalone" && self.quorum.is_some());
-                *disk = Some(Formatted {
-                    cluster_id,
-                    directory_id: directory_id.clone(),
-                    standalone: grant == "standalone",
-                });
-            }
-        }
-        let standalone = disk.as_ref().is_some_and(|disk| disk.standalone);
-        let rack = annotations[names::RACK].as_str().unwrap_or_default();
-        let waits_for_rack = arguments.iter().any(|argument| argument == "--rack=$(GREGOR_RACK)") && rack.is_empty();
-        if (arguments.iter().any(|argument| argument == "--until-recorded") && grant != "none") || waits_for_rack {
-            return Some(ended(4, None));
-        }
-        if self.poison.as_ref().is_some_and(|poison| self.properties(id).contains(poison.as_str())) {
-            let mut crashed = container("gregor", 5, &json!({"waiting": {"reason": "CrashLoopBackOff"}}));
-            crashed["lastState"] = json!({"terminated": {"exitCode": 1}});
-            return Some(json!({
-                "initContainerStatuses": [container("format", 0, &json!({"terminated": {"exitCode": 0}}))],
-                "containerStatuses": [crashed],
-            }));
-        }
-        if standalone && self.quorum.is_none() {
-            self.quorum = Some(Quorum { voters: vec![(id, directory_id.clone())] });
-            self.quorums += 1;
-        }
-        // Nobody is ready without a quorum; a voter that comes back may be what it lacked.
-        let quorum = self.quorum.clone()?;
-        let up = quorum
-            .voters
-            .iter()
-            .filter(|(voter, directory)| {
-                self.follows(*voter, directory)
-                    || self.runs(*voter, directory)
-                    || (*voter == id && *directory == directory_id)
-            })
-            .count();
-        let ready = up > quorum.voters.len() / 2;
-        Some(json!({
-            "initContainerStatuses": [container("format", 0, &json!({"terminated": {"exitCode": 0}}))],
-            "containerStatuses": [container("gregor", 0, &json!({"running": {}}))],
-            "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
-        }))
-    }
-
-    /// Whether the process of a voter runs, ready or not.
-    fn runs(&self, id: i32, directory: &str) -> bool {
-        let running = self.pods.get(&id).and_then(|pod| {
-            let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
-            containers.first()?.state.as_ref()?.running.clone()
-        });
-        running.is_some() && self.directory(id).as_deref() == Some(directory)
     }
 
     pub fn kill(&mut self, id: i32) {
@@ -579,17 +501,4 @@ impl Fleet {
         }
         panic!("it never comes to rest: {:?}", self.last);
     }
-}
-
-pub fn container(name: &str, restarts: i32, state: &Value) -> Value {
-    json!({"name": name, "image": "gregor", "imageID": "", "ready": false, "restartCount": restarts, "state": state})
-}
-
-fn ended(code: i32, message: Option<&str>) -> Value {
-    let state = json!({"terminated": {"exitCode": code, "message": message}});
-    json!({"initContainerStatuses": [container("format", 0, &state)]})
-}
-
-fn refused(reason: &str) -> Value {
-    ended(3, Some(&json!({"reason": reason, "message": "as found"}).to_string()))
 }

@@ -222,6 +222,15 @@ impl World {
                 let pod = self.pod.take().unwrap();
                 assert_eq!((pod.metadata.name.unwrap(), pod.metadata.uid.unwrap()), (name, uid));
             }
+            Step::Release(all) => {
+                for each in all {
+                    let seen = match each.kind {
+                        Kind::ConfigMap => self.identity.as_mut(),
+                        kind => self.objects.get_mut(&(kind, each.name)),
+                    };
+                    seen.unwrap()["metadata"]["ownerReferences"] = json!(each.owners);
+                }
+            }
             Step::Delete { kind, name, uid, .. } => {
                 let gone = self.objects.remove(&(kind, name)).unwrap();
                 assert_eq!(gone["metadata"]["uid"], uid);
@@ -240,7 +249,7 @@ impl World {
     }
 
     fn put(&mut self, wanted: Wanted) {
-        let Wanted { kind, name, mut body } = wanted;
+        let Wanted { kind, name, mut body, .. } = wanted;
         let uid = match self.objects.get(&(kind, name.clone())) {
             Some(seen) => {
                 assert!(seen["immutable"] != true || seen["data"] == body["data"], "{name} is immutable");
