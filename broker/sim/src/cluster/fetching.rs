@@ -126,20 +126,23 @@ impl Fetchers {
         &mut self,
         id: FetcherId,
         number: u64,
-        answer: Option<Parts>,
+        answer: Option<Result<(i32, Parts), ErrorCode>>,
         held: &mut Held,
         (now, wall): (Nanos, Timestamp),
     ) -> Result<(), LogError> {
         let Some(task) = self.tasks.get_mut(&id) else { return Ok(()) };
         task.is_asking = false;
         task.wakes_at = now;
-        let Some(answers) = answer else {
+        let Some(answer) = answer else {
             task.fetcher.on_request_failed(number, steady(now));
             return Ok(());
         };
+        let (error, (session, answers)) = match answer {
+            Ok(answered) => (ErrorCode::None, answered),
+            Err(error) => (error, (0, Vec::new())),
+        };
         let names = answers.iter().map(|(partition, ..)| *partition);
-        // Without a session, every request names all.
-        if !task.fetcher.on_fetched(number, ErrorCode::None, 0, names, steady(now)) {
+        if !task.fetcher.on_fetched(number, error, session, names, steady(now)) {
             return Ok(());
         }
         for (partition, answer, records) in answers {

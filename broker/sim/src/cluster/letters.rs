@@ -84,8 +84,8 @@ pub(super) enum Answer {
     Control(ControllerResponse),
     /// Which versions a node runs.
     Versions,
-    /// To a follower.
-    Fetched(Parts),
+    /// To a follower: what is wrong with its session, if anything is, or which that is, and what is new in it.
+    Fetched(Result<(i32, Parts), ErrorCode>),
     /// In the order of the question.
     LookedUp(Vec<Result<Offset, ErrorCode>>),
     /// Where the batch lies, and in which leadership it was committed.

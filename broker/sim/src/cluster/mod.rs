@@ -24,6 +24,7 @@ mod process;
 mod progress;
 mod replica;
 mod replicas;
+mod sessions;
 mod trouble;
 mod wire;
 mod world;

@@ -316,9 +316,8 @@ impl Process {
                 self.queued.push_back(Queued::Heard(as_heard(asked, wanted, answer)));
             }
             (Purpose::Fetch(id, number), Some(replicas)) => {
-                let parts =
-                    answer.and_then(|answer| if let Answer::Fetched(parts) = answer { Some(parts) } else { None });
-                replicas.fetchers.fetched(id, number, parts, &mut replicas.held, times)?;
+                let said = answer.and_then(|answer| if let Answer::Fetched(said) = answer { Some(said) } else { None });
+                replicas.fetchers.fetched(id, number, said, &mut replicas.held, times)?;
             }
             (Purpose::LookUp(id, asked), Some(replicas)) => {
                 let found =

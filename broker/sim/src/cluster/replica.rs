@@ -50,8 +50,9 @@ pub(super) struct Replica {
     /// How often the log was cut back to a leader's, and how often it began anew where a leader's log begins.
     pub(super) truncations: u64,
     pub(super) starts_over: u64,
-    /// Where it stood when it was asked last whether that has changed: the epoch in which it leads, the log's end, and the high watermark.
-    stood: Option<(Option<LeaderEpoch>, Offset, Offset)>,
+    /// Where it stood when it was asked last whether that has changed: the epoch in which it leads, where its log begins and ends, and the high
+    /// watermark.
+    stood: Option<(Option<LeaderEpoch>, [Offset; 3])>,
     /// What the ledger has seen of it.
     pub(super) seen: Option<Seen>,
 }
@@ -299,25 +300,20 @@ impl Replica {
         Ok((PartitionAnswer { error: ErrorCode::None, leader: marks, diverging }, records))
     }
 
-    /// Whether a fetch that waits has something to hear.
-    pub(super) fn has_news(&self, position: &FetchPosition, told: Offset) -> bool {
-        match &self.role {
-            Role::Leader(leader) => {
-                leader.leader_epoch() != position.leader_epoch
-                    || self.log.end_offset() > position.offset
-                    || leader.high_watermark() != told
-            }
-            Role::Follower(_) => true,
+    /// The log is about to have more, of which a follower could not know that was here last at this time and had everything.
+    pub(super) fn on_quiet_fetch(&mut self, follower: BrokerId, at: Timestamp) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.on_quiet_fetch(follower, at);
         }
     }
 
-    /// Whether anything that a fetch that waits looks at has changed since this was asked last.
+    /// Whether anything that a session looks at has changed since this was asked last.
     pub(super) fn take_change(&mut self) -> bool {
         let epoch = match &self.role {
             Role::Leader(leader) => Some(leader.leader_epoch()),
             Role::Follower(_) => None,
         };
-        let stand = (epoch, self.log.end_offset(), self.high_watermark());
+        let stand = (epoch, [self.log.start_offset(), self.log.end_offset(), self.high_watermark()]);
         self.stood.replace(stand) != Some(stand)
     }
 

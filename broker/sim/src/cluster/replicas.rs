@@ -24,6 +24,7 @@ use super::{
     held::Held,
     letters::{Answer, FollowerQuestion, Parts, Purpose, Question, Return},
     replica::{Replica, Role, refusal},
+    sessions::{Sessions, Turn},
 };
 use crate::{
     Random,
@@ -57,9 +58,12 @@ pub(super) struct Replicas {
     /// Replicas for which the disk had no room yet.
     unmade: BTreeMap<FollowedPartition, KString>,
     pub(super) fetchers: Fetchers,
+    sessions: Sessions,
     waiting: Vec<WaitingFetch>,
     /// Whether a replica is gone since it was looked whether fetches that wait have something to hear.
     has_fewer: bool,
+    /// What has happened here that is counted.
+    pub(super) happened: Vec<&'static str>,
     proposals: BTreeMap<FollowedPartition, Proposal>,
     answers: Vec<(Return, Answer)>,
     next_checkpoint: Nanos,
@@ -81,9 +85,8 @@ pub(super) struct Sent {
 struct WaitingFetch {
     back: Return,
     asked: FollowerQuestion,
+    turn: Turn,
     until: Nanos,
-    /// The high watermarks that it will have been told, in the order of the plan.
-    told: Vec<Offset>,
 }
 
 /// A change of in-sync replicas on its way to the controller.
@@ -120,8 +123,10 @@ impl Replicas {
             previous: Arc::default(),
             held: Held::default(),
             unmade: BTreeMap::new(),
+            sessions: Sessions::default(),
             waiting: Vec::new(),
             has_fewer: false,
+            happened: Vec::new(),
             proposals: BTreeMap::new(),
             answers: Vec::new(),
             next_checkpoint: clock.nanos() + CHECKPOINT_EVERY,
@@ -162,7 +167,10 @@ impl Replicas {
         let wall = self.clock.wall();
         let brokers: Vec<_> = update.changes.brokers.iter().map(|id| (*id, registration_of(&image, *id))).collect();
         if !brokers.is_empty() {
-            self.held.all_mut().for_each(|replica| replica.on_registrations(&brokers, wall));
+            for replica in self.held.all_mut() {
+                replica.on_registrations(&brokers, wall);
+                self.sessions.changed(replica.id);
+            }
         }
         if self.is_registered(&image) && !self.is_registered(&previous) {
             let held: Vec<_> = self.held.all().map(|replica| (replica.topic.clone(), replica.id)).collect();
@@ -211,6 +219,8 @@ impl Replicas {
         };
         let times = (self.clock.nanos(), self.clock.wall());
         let replica = self.held.get_mut(id).expect("it was just put there");
+        // A follower that may be in sync or not is to be looked at with its next fetch.
+        self.sessions.changed(id);
         replica.set_role(self.me, leader, &assignment, |broker| registration_of(image, broker), times.1);
         match role {
             ReplicaRole::Follower(leader) => self.fetchers.follow(replica, leader, state.leader_epoch, times)?,
@@ -236,6 +246,7 @@ impl Replicas {
         self.proposals.remove(&id);
         let Some(mut replica) = self.held.remove(id) else { return Ok(()) };
         self.has_fewer = true;
+        self.sessions.changed(id);
         self.answers.append(&mut replica.give_up());
         self.folder.delete(replica.log, self.clock.wall(), &mut self.random)?;
         // A log that gets the name anew must not inherit the old one's high watermark.
@@ -247,7 +258,13 @@ impl Replicas {
     pub(super) fn produce(&mut self, back: Return, id: FollowedPartition, batch: &Batches) -> Result<(), Death> {
         let now = self.clock.wall();
         match self.held.get_mut(id) {
-            Some(replica) => replica.produce(back, &batch.0, now)?,
+            Some(replica) => {
+                for (follower, at) in self.sessions.quiet(id) {
+                    self.happened.push("quiet fetch");
+                    replica.on_quiet_fetch(follower, at);
+                }
+                replica.produce(back, &batch.0, now)?;
+            }
             None => self.answers.push((back, Answer::Refused(ErrorCode::NotLeaderOrFollower))),
         }
         Ok(())
@@ -282,33 +299,42 @@ impl Replicas {
 
     /// Takes a follower's fetch: it is answered at once if there is something to say, else it waits.
     pub(super) fn fetch(&mut self, back: Return, asked: FollowerQuestion) -> Result<(), Death> {
-        let (parts, says) = self.serve(&asked, true)?;
-        if says {
-            self.answers.push((back, Answer::Fetched(parts)));
-            return Ok(());
+        let turn = match self.sessions.begin(&asked, self.clock.wall()) {
+            Ok(turn) => turn,
+            Err(error) => {
+                self.happened.push("fetch session lost");
+                self.answers.push((back, Answer::Fetched(Err(error))));
+                return Ok(());
+            }
+        };
+        match self.serve(&asked, turn)? {
+            Some(parts) if !parts.is_empty() => {
+                self.answers.push((back, Answer::Fetched(Ok((turn.session, parts)))));
+            }
+            _ => {
+                let until = self.clock.nanos() + FETCH_WAIT;
+                self.waiting.push(WaitingFetch { back, asked, turn, until });
+            }
         }
-        let told = parts.iter().map(|(_, answer, _)| answer.leader.high_watermark).collect();
-        let until = self.clock.nanos() + FETCH_WAIT;
-        self.waiting.push(WaitingFetch { back, asked, until, told });
         Ok(())
     }
 
-    /// Each partition's part of an answer, and whether it says anything.
-    fn serve(&mut self, asked: &FollowerQuestion, is_new: bool) -> Result<(Parts, bool), Death> {
+    /// What there is to say of partitions in a session; `None` where a later request has taken the turn.
+    fn serve(&mut self, asked: &FollowerQuestion, turn: Turn) -> Result<Option<Parts>, Death> {
         let now = self.clock.wall();
         let registration = registration_of(&self.previous, asked.replica);
+        let Some(visited) = self.sessions.to_visit(turn) else { return Ok(None) };
         let mut parts = Vec::new();
-        let mut says = false;
-        for (id, position) in &asked.plan.wanted {
-            let replica = if is_new { self.held.get_mut(*id) } else { self.held.reading(*id) };
+        for (id, position, is_new) in visited {
+            let replica = if is_new { self.held.get_mut(id) } else { self.held.reading(id) };
             let (answer, records) = match replica {
-                Some(replica) => replica.serve(asked, position, registration, is_new, now)?,
+                Some(replica) => replica.serve(asked, &position, registration, is_new, now)?,
                 None => (refusal(ErrorCode::NotLeaderOrFollower), Bytes::new()),
             };
-            says |= !records.is_empty() || answer.error != ErrorCode::None || answer.diverging.is_some();
-            parts.push((*id, answer, records));
+            parts.push((id, answer, records));
         }
-        Ok((parts, says))
+        self.sessions.settle(turn, &mut parts);
+        Ok(Some(parts))
     }
 
     /// Answers the fetches that have waited long enough, or have something to hear now: most of what happens changes nothing that they wait for.
@@ -317,19 +343,14 @@ impl Replicas {
         if !is_changed && self.waiting.iter().all(|waiting| waiting.until > now) {
             return Ok(());
         }
-        let held = &self.held;
-        let is_due = |waiting: &mut WaitingFetch| {
-            let wanted = waiting.asked.plan.wanted.iter().zip(&waiting.told);
-            let mut news = wanted.map(|((id, position), told)| match held.get(*id) {
-                Some(replica) => replica.has_news(position, *told),
-                None => true,
-            });
-            waiting.until <= now || news.any(|news| news)
-        };
-        let due: Vec<_> = self.waiting.extract_if(.., is_due).collect();
-        for waiting in due {
-            let (parts, _) = self.serve(&waiting.asked, false)?;
-            self.answers.push((waiting.back, Answer::Fetched(parts)));
+        for waiting in std::mem::take(&mut self.waiting) {
+            // Whoever asked in a turn that is over has asked again since.
+            let Some(parts) = self.serve(&waiting.asked, waiting.turn)? else { continue };
+            if parts.is_empty() && waiting.until > now {
+                self.waiting.push(waiting);
+            } else {
+                self.answers.push((waiting.back, Answer::Fetched(Ok((waiting.turn.session, parts)))));
+            }
         }
         Ok(())
     }
@@ -364,11 +385,17 @@ impl Replicas {
             if let Some(wanted) = replica.take_proposal() {
                 self.proposals.insert(replica.id, Proposal { wanted, next: now, under_way: false });
             }
-            is_changed |= replica.take_change();
+            if replica.take_change() {
+                is_changed = true;
+                self.sessions.changed(id);
+            }
             self.held.done(id);
         }
         if looks {
             self.folder.remove_deleted(wall)?;
+            if self.random.chance(2) {
+                self.sessions.forget_one();
+            }
         }
         if self.next_checkpoint <= now {
             self.next_checkpoint = now + CHECKPOINT_EVERY;
@@ -418,6 +445,9 @@ impl Replicas {
             return;
         };
         let outcome = answer.map_or(ProposalOutcome::Retry, |answer| leader.on_proposal_answered(asked, answer, wall));
+        if matches!(outcome, ProposalOutcome::Settled(_)) {
+            self.sessions.changed(id);
+        }
         if outcome == ProposalOutcome::Retry && leader.has_proposed(asked) {
             (proposal.under_way, proposal.next) = (false, now + PROPOSAL_RETRY);
         } else {

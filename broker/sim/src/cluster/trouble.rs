@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Every kind of thing that goes wrong or is changed, as [`Outcome::counts`](super::Outcome::counts) names it. Over many seeds each happens.
-pub const FAULTS: [&str; 46] = [
+pub const FAULTS: [&str; 48] = [
     "message lost",
     "message doubled",
     "message late",
@@ -74,6 +74,8 @@ pub const FAULTS: [&str; 46] = [
     "setting changed",
     "records deleted",
     "log started over",
+    "quiet fetch",
+    "fetch session lost",
     "registration",
 ];
 

@@ -517,6 +517,7 @@ impl World {
             *controller = Some((id, epoch, *now));
         }
         if let Some(replicas) = &mut process.replicas {
+            replicas.happened.drain(..).for_each(|what| ledger.count(what));
             replicas.held.show(|replica| ledger.look_at_replica(id, replica));
         }
         audit_moved(machines, ledger);
