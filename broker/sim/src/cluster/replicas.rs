@@ -145,9 +145,10 @@ impl Replicas {
         // As the server: a higher min.insync.replicas counts before roles.
         let is_configured =
             |replica: &&Replica| update.changes.configs.contains(&ConfigResource::topic(replica.topic.clone()));
-        let configured: Vec<_> = match update.changes.configs.is_empty() {
-            true => Vec::new(),
-            false => self.held.all().filter(is_configured).map(|replica| replica.id).collect(),
+        let configured: Vec<_> = if update.changes.configs.is_empty() {
+            Vec::new()
+        } else {
+            self.held.all().filter(is_configured).map(|replica| replica.id).collect()
         };
         for id in &configured {
             if let Some(replica) = self.held.get_mut(*id) {
@@ -323,7 +324,7 @@ impl Replicas {
     fn serve(&mut self, asked: &FollowerQuestion, turn: Turn) -> Result<Option<Parts>, Death> {
         let now = self.clock.wall();
         let registration = registration_of(&self.previous, asked.replica);
-        let Some(visited) = self.sessions.to_visit(turn) else { return Ok(None) };
+        let Some(visited) = self.sessions.visit(turn) else { return Ok(None) };
         let mut parts = Vec::new();
         for (id, position, is_new) in visited {
             let replica = if is_new { self.held.get_mut(id) } else { self.held.reading(id) };

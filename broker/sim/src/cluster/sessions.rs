@@ -76,7 +76,7 @@ impl Sessions {
     }
 
     /// What of a request may have something to tell, and whether its leader is to take note of it; `None` where a later one has taken its turn.
-    pub(super) fn to_visit(&mut self, turn: Turn) -> Option<Vec<(FollowedPartition, FetchPosition, bool)>> {
+    pub(super) fn visit(&mut self, turn: Turn) -> Option<Vec<(FollowedPartition, FetchPosition, bool)>> {
         let session = self.open.get_mut(&turn.session).filter(|session| session.epoch == turn.epoch)?;
         let visited = session.members.iter_mut().filter(|(_, member)| !member.is_exhausted);
         let noted = visited.map(|(id, member)| {
