@@ -133,6 +133,9 @@ impl Ledger {
 
     /// Looks at a replica, and compares what it knows to be committed with what others do. Whether there is more of that than it could look at.
     pub(super) fn look_at_replica(&mut self, id: BrokerId, replica: &mut Replica) -> bool {
+        if replica.is_doubtful {
+            return true;
+        }
         match self.hold_replica(id, replica) {
             Ok(seen) => seen.compared < replica.high_watermark(),
             Err(wrong) => {

@@ -237,7 +237,11 @@ impl Machine {
         self.is_let_down = self.is_full || self.is_failing;
         let incarnation = self.incarnation(self.boot);
         let random = self.random.fork();
-        self.process = Some(Process::start(&self.disk, &self.clock, random, &self.identity, incarnation)?);
+        let mut process = Process::start(&self.disk, &self.clock, random, &self.identity, incarnation)?;
+        if let Some(replicas) = &mut process.replicas {
+            replicas.has_lost_power = self.lost_power_in.is_some();
+        }
+        self.process = Some(process);
         Ok(())
     }
 

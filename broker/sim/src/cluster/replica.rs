@@ -45,6 +45,9 @@ pub(super) struct Replica {
     answers: Vec<(Return, Answer)>,
     /// What the controller is to be asked for.
     proposal: Option<IsrProposal>,
+    /// Whether what it takes for committed may not be: where power was lost, a batch that was cut off may be back, below a high watermark that was written
+    /// later. It is so until a leader has found their logs the same, or it leads itself.
+    pub(super) is_doubtful: bool,
     /// The epoch of a fetch that it has answered as the leader in another one.
     pub(super) answered_in: Option<LeaderEpoch>,
     /// How often the log was cut back to a leader's, and how often it began anew where a leader's log begins.
@@ -95,6 +98,7 @@ impl Replica {
             flushing: None,
             answers: Vec::new(),
             proposal: None,
+            is_doubtful: false,
             answered_in: None,
             truncations: 0,
             starts_over: 0,
@@ -145,6 +149,7 @@ impl Replica {
         let mut leading = LeaderState::new(me, assignment, self.limits, log, now);
         introduce(&mut leading, assignment, registered, now);
         self.role = Role::Leader(leading);
+        self.is_doubtful = false;
     }
 
     pub(super) fn on_registrations(&mut self, brokers: &[(BrokerId, Option<Registration>)], now: Timestamp) {
@@ -376,6 +381,7 @@ impl Replica {
         let log = &mut self.log;
         match step {
             FollowerStep::Append { from, leader, .. } if from == log.end_offset() => {
+                self.is_doubtful = false;
                 let known = known_part(records, leader_epoch);
                 if !known.is_empty() {
                     log.append_as_replica(known, now)?;

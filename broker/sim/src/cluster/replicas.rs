@@ -62,6 +62,8 @@ pub(super) struct Replicas {
     waiting: Vec<WaitingFetch>,
     /// Whether a replica is gone since it was looked whether fetches that wait have something to hear.
     has_fewer: bool,
+    /// Whether this machine has ever lost power.
+    pub(super) has_lost_power: bool,
     /// What has happened here that is counted.
     pub(super) happened: Vec<&'static str>,
     proposals: BTreeMap<FollowedPartition, Proposal>,
@@ -126,6 +128,7 @@ impl Replicas {
             sessions: Sessions::default(),
             waiting: Vec::new(),
             has_fewer: false,
+            has_lost_power: false,
             happened: Vec::new(),
             proposals: BTreeMap::new(),
             answers: Vec::new(),
@@ -198,10 +201,11 @@ impl Replicas {
         let Some(state) = image.topics().partition(id.topic_id, id.partition) else { return Ok(()) };
         if !self.held.contains(id) {
             let settings = TopicSettings::of(topic, &self.config, image);
-            let Some(opened) = self.open_log(topic, id, settings)? else {
+            let Some(mut opened) = self.open_log(topic, id, settings)? else {
                 self.unmade.insert(id, topic.clone());
                 return Ok(());
             };
+            opened.is_doubtful = self.has_lost_power;
             self.held.insert(id, opened);
         }
         self.unmade.remove(&id);
