@@ -289,3 +289,56 @@ fn a_disk_that_goes_with_its_pod_holds_up_evictions_and_is_told() {
         assert!(plan.progress.message().contains("demo-0-data"), "{}", fleet.message());
     }
 }
+
+#[test]
+fn a_lost_disk_does_not_stop_the_repair_of_other_nodes_and_can_be_given_up_after_it() {
+    let mut fleet = Fleet::settled(COMBINED);
+    let hours = |hours: i64| {
+        move |cluster: &mut KafkaCluster| {
+            drop(cluster.spec.config.insert("log.retention.hours".to_owned(), ConfigValue::Integer(hours)));
+        }
+    };
+    fleet.spec(hours(7));
+    fleet.settle();
+    // What all have is no good from now on; node 2 has no disk any more, and node 1 is started anew.
+    fleet.poison = Some("log.retention.hours=7".to_owned());
+    fleet.wipe(2);
+    fleet.kill(1);
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    fleet.spec(|cluster| cluster.spec.accept_data_loss = vec![2]);
+    fleet.settle();
+    assert!(fleet.message().contains("majority") && !fleet.is_ready(1), "{}", fleet.message());
+    let before = fleet.restarts.len();
+    fleet.spec(|cluster| {
+        hours(8)(cluster);
+        cluster.spec.accept_data_loss.clear();
+    });
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    assert!(fleet.is_ready(1), "it is corrected");
+    assert!(fleet.is_ready(0) && fleet.restarts.len() == before, "who runs has no turn while a disk is lost");
+    fleet.spec(|cluster| cluster.spec.accept_data_loss = vec![2]);
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
+}
+
+#[test]
+fn what_other_nodes_need_is_made_again_while_a_disk_is_lost() {
+    let mut fleet = Fleet::settled(COMBINED);
+    let claim = (Kind::PersistentVolumeClaim, "demo-2-data".to_owned());
+    fleet.kill(2);
+    fleet.objects.remove(&claim).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    let needed = [(Kind::StatefulSet, "demo-1"), (Kind::ConfigMap, "demo-1-grant"), (Kind::Service, "demo-bootstrap")];
+    for (kind, name) in needed {
+        fleet.objects.remove(&(kind, name.to_owned())).unwrap();
+    }
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    for (kind, name) in needed {
+        assert!(fleet.object(kind, name).is_some(), "{name}");
+    }
+    assert!(!fleet.objects.contains_key(&claim), "whoever brings the disk back makes its claim");
+}
