@@ -15,7 +15,7 @@ use crate::placement::Layout;
 use crate::pods::PodState;
 use crate::progress::{Progress, Reason};
 use crate::validate::{Node, ValidCluster};
-use crate::{Kind, Seen, Step, Wanted};
+use crate::{Kind, Seen, Step, Wanted, ports};
 
 /// What may be formatted follows the identity before anything else is written, and whatever else cannot be.
 pub(crate) fn withdraw(
@@ -102,6 +102,7 @@ pub(crate) fn write(
             due.then(|| Wanted { seen: data.then(|| Seen::of(seen)), ..wanted })
         })
         .collect();
+    let differing = ports::in_turn(observed, differing);
     if !differing.is_empty() {
         let message = format!("updating {}", names(&differing));
         return Err(Decision::step(Stage::Follow, Step::Apply(differing), reason, message));

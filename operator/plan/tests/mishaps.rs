@@ -342,3 +342,34 @@ fn what_other_nodes_need_is_made_again_while_a_disk_is_lost() {
     }
     assert!(!fleet.objects.contains_key(&claim), "whoever brings the disk back makes its claim");
 }
+
+#[test]
+fn node_ports_change_places() {
+    let moves: [&[(i32, i32)]; 4] = [
+        &[(0, 30091), (1, 30090)],
+        &[(0, 30091), (1, 30092), (2, 30090)],
+        &[(0, 30091), (1, 30092), (2, 30093)],
+        &[(1, 30090), (0, 30095)],
+    ];
+    let mut outside = Fleet::new(COMBINED);
+    let listener = |nodes: Value| {
+        let advertised = json!({"hostTemplate": "{nodeId}.example.com", "portTemplate": "3009{nodeId}"});
+        let listener =
+            json!({"name": "outside", "port": 9094, "type": "NodePort", "advertised": advertised, "nodes": nodes});
+        serde_json::from_value(listener).unwrap()
+    };
+    outside.spec(|cluster| cluster.spec.listeners = vec![listener(json!([]))]);
+    outside.settle();
+    for ports in moves {
+        let mut fleet = outside.clone();
+        let nodes: Vec<Value> = ports.iter().map(|(id, port)| json!({"nodeId": id, "port": port})).collect();
+        fleet.spec(|cluster| cluster.spec.listeners = vec![listener(json!(nodes))]);
+        fleet.settle();
+        assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
+        for (id, port) in ports {
+            let service = fleet.object(Kind::Service, &format!("demo-{id}-outside")).unwrap();
+            assert_eq!(service["spec"]["ports"][0]["nodePort"], *port, "{ports:?}");
+            assert_eq!(service["spec"]["type"], "NodePort");
+        }
+    }
+}
