@@ -1,14 +1,23 @@
 //! Whether this operator still leads, asked of the API server right before every step: a process that was held for longer than its
 //! Lease lasts learns of that from nobody else in time. Called by whoever carries out steps; it never takes or renews the Lease.
+//!
+//! It also says when a process has to begin anew, as only then a Lease that was deleted is made again.
+
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::api::Api;
+use tokio::time::Instant;
 
 use crate::error::Error;
 
+/// How often the Lease is looked at beside the steps.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// The Lease of the operator that leads, and who this one is.
+#[derive(Clone)]
 pub struct Fence {
     leases: Api<Lease>,
     name: String,
@@ -28,6 +37,36 @@ impl Fence {
             self.leases.get(&self.name).await.map_err(Error::kubernetes(format!("reading Lease {}", self.name)))?;
         held(&lease.spec.unwrap_or_default(), &self.identity, Timestamp::now())
             .map_err(|said| Error::NotLeading { lease: self.name.clone(), said })
+    }
+
+    /// Comes back when this operator could not be seen to lead for `limit`, with the last that stood in the way.
+    pub async fn lost(&self, limit: Duration) -> Error {
+        failing(limit, async || self.check().await).await
+    }
+
+    /// Comes back when for `limit` there was no Lease at all, whoever may hold it.
+    pub async fn gone(&self, limit: Duration) -> Error {
+        failing(limit, async || match self.leases.get_opt(&self.name).await {
+            Ok(None) => Err(Error::NotLeading { lease: self.name.clone(), said: "there is none".to_owned() }),
+            // Where nothing can be read nobody knows that it is gone, and this operator waits anyway.
+            Ok(Some(_)) | Err(_) => Ok(()),
+        })
+        .await
+    }
+}
+
+/// The last error of looks none of which was good for `limit`. A look of which no answer comes is not a good one.
+async fn failing(limit: Duration, look: impl AsyncFn() -> Result<(), Error>) -> Error {
+    let mut good = Instant::now();
+    loop {
+        let began = Instant::now();
+        let late = |_| Err(Error::Late { seconds: LOOK.as_secs() });
+        match tokio::time::timeout(LOOK, look()).await.unwrap_or_else(late) {
+            Ok(()) => good = began,
+            Err(error) if good.elapsed() >= limit => return error,
+            Err(_) => {}
+        }
+        tokio::time::sleep_until(began + LOOK).await;
     }
 }
 

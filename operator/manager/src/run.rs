@@ -34,6 +34,11 @@ use crate::{cluster, definitions, topic};
 const LEASE_SECONDS: u64 = 15;
 /// Seconds before its end at which it is renewed.
 const LEASE_GRACE_SECONDS: u64 = 5;
+/// How long the answer to a request about the Lease may take: such a request has to be tried again before the Lease is over.
+const LEASE_ANSWER: Duration = Duration::from_secs(3);
+/// How long this operator may not be seen to lead, or the Lease not be there, until the process ends to begin anew: twice what a Lease
+/// lasts, as an API server that is away for a moment is no reason.
+const LEASE_LOST: Duration = Duration::from_secs(2 * LEASE_SECONDS);
 
 /// A future that is done when everything is to end; each controller waits for a copy.
 pub type Ending = Shared<BoxFuture<'static, ()>>;
@@ -69,9 +74,14 @@ async fn lead_and_work(options: &Options, metrics: Metrics, health: Health, endi
         definitions::wait(&client, scope.as_deref()).await;
     }
     health.set_ready();
-    let mut leads = take_lease(options, &client).await?;
+    let leasing = lease_client().await?;
+    let fence = Fence::new(&leasing, &options.lease_namespace, &options.lease_name, &options.identity);
+    let mut leads = take_lease(options, leasing).await?;
     tracing::info!("ready; waiting for the Lease {}/{}", options.lease_namespace, options.lease_name);
-    leads.wait_for(|leads| *leads).await.context("the Lease could not be watched")?;
+    tokio::select! {
+        leading = leads.wait_for(|leads| *leads) => drop(leading.context("the Lease could not be watched")?),
+        error = fence.gone(LEASE_LOST) => return Err(error).context("beginning anew to make the Lease"),
+    }
     tracing::info!(namespaces = ?options.namespaces, "leading");
     metrics.leader.set(1.0);
     let environment = Environment {
@@ -82,8 +92,7 @@ async fn lead_and_work(options: &Options, metrics: Metrics, health: Health, endi
         cluster_domain: options.cluster_domain.clone(),
     };
     let admin: Arc<dyn Admin> = Arc::new(KafkaAdmin::start().context("a thread for the brokers cannot be started")?);
-    let fence = Fence::new(&client, &options.lease_namespace, &options.lease_name, &options.identity);
-    let context = Context::new(client, environment, admin, &options.identity, metrics).fenced(fence);
+    let context = Context::new(client, environment, admin, &options.identity, metrics).fenced(fence.clone());
     let context = Arc::new(context);
     tokio::select! {
         () = work(context, &scopes, options.concurrency, ending) => Ok(()),
@@ -92,11 +101,28 @@ async fn lead_and_work(options: &Options, metrics: Metrics, health: Health, endi
             // Another one may lead by now: end at once, and begin again from nothing.
             bail!("the Lease {}/{} is lost", options.lease_namespace, options.lease_name)
         }
+        error = fence.lost(LEASE_LOST) => Err(error).context("beginning anew to take the Lease"),
     }
 }
 
-async fn take_lease(options: &Options, client: &Client) -> anyhow::Result<watch::Receiver<bool>> {
-    let manager = LeaseManagerBuilder::new(client.clone(), &options.lease_name)
+/// A client for the Lease alone.
+async fn lease_client() -> anyhow::Result<Client> {
+    let config = kube::Config::infer().await.context("no Kubernetes: neither a service account nor KUBECONFIG")?;
+    Client::try_from(answered(config, LEASE_ANSWER)).context("no client for the Lease")
+}
+
+/// Requests that end: the manager of the Lease sets them no limit, and must not wait on a connection that is dead without a sign of
+/// it. Not for watches, which are silent for long.
+fn answered(mut config: kube::Config, limit: Duration) -> kube::Config {
+    config.read_timeout = Some(limit);
+    config.write_timeout = Some(limit);
+    config.connect_timeout = Some(limit);
+    config.reset_reader_on_write = true;
+    config
+}
+
+async fn take_lease(options: &Options, client: Client) -> anyhow::Result<watch::Receiver<bool>> {
+    let manager = LeaseManagerBuilder::new(client, &options.lease_name)
         .with_namespace(&options.lease_namespace)
         .with_identity(&options.identity)
         .with_field_manager(format!("{FIELD_MANAGER}-{}", options.identity))
@@ -211,4 +237,22 @@ fn topics_of(store: &Store<KafkaTopic>, cluster: &KafkaCluster) -> Vec<ObjectRef
     let name = cluster.name_any();
     let names_it = |topic: &Arc<KafkaTopic>| topic.cluster() == (namespace.as_str(), name.as_str());
     store.state().iter().filter(|topic| names_it(topic)).map(|topic| ObjectRef::from_obj(topic.as_ref())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::coordination::v1::Lease;
+
+    #[tokio::test]
+    async fn a_request_about_the_lease_ends_though_no_answer_comes() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        // It takes connections, and says nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let config = kube::Config::new(format!("http://{}", silent.local_addr().unwrap()).parse().unwrap());
+        let client = Client::try_from(answered(config, Duration::from_millis(100))).unwrap();
+        let leases: kube::Api<Lease> = kube::Api::namespaced(client, "default");
+        let answer = tokio::time::timeout(Duration::from_secs(30), leases.get("gregor-operator")).await;
+        assert!(answer.expect("it ends").is_err());
+    }
 }

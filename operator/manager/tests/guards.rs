@@ -139,6 +139,27 @@ async fn a_step_that_was_held_up_puts_nothing_back() {
 }
 
 #[tokio::test]
+async fn what_is_refused_hides_nothing_else_of_a_step() {
+    let Some(lab) = Lab::start("hidden").await else { return };
+    let cluster = lab.create::<KafkaCluster>(CLUSTER).await;
+    let context = lab.context("cluster.local");
+    let service = |name: &str, port: i32| {
+        let body = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"port": port}]}});
+        Wanted { kind: Kind::Service, name: name.to_owned(), body, seen: None }
+    };
+    let error = apply::carry_out(&context, &cluster, &Step::Create(vec![service("bad", 0), service("good", 1)])).await;
+    assert!(error.unwrap_err().is_invalid());
+    let port = async || {
+        let service = lab.api::<Service>().get_opt("good").await.unwrap()?;
+        Some(service.spec?.ports?.first()?.port)
+    };
+    assert_eq!(port().await, Some(1));
+    let error = apply::carry_out(&context, &cluster, &Step::Apply(vec![service("bad", 0), service("good", 2)])).await;
+    assert!(error.unwrap_err().is_invalid());
+    assert_eq!(port().await, Some(2));
+}
+
+#[tokio::test]
 async fn another_domain_is_refused_and_touches_nothing() {
     let Some(lab) = Lab::start("domain").await else { return };
     let first = lab.operator();

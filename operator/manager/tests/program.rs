@@ -1,15 +1,21 @@
-//! The program itself: its help, its definitions, and two replicas of which one leads.
+//! The program itself: its help, its definitions, two replicas of which one leads, and a Lease that is deleted.
 #![allow(clippy::unwrap_used)] // a test that cannot go on may say so by panicking
 
 mod lab;
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use gregor_operator_api::{KafkaCluster, condition};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::Timestamp;
 use lab::{CLUSTER, Lab, wait_until};
+
+const LEASE: &str = "gregor-operator";
 
 fn program() -> Command {
     Command::new(env!("CARGO_BIN_EXE_gregor-operator"))
@@ -31,6 +37,7 @@ fn help_and_definitions_need_no_kubernetes() {
 /// A replica that is ended with this value.
 struct Replica {
     child: Child,
+    log: PathBuf,
     address: SocketAddr,
 }
 
@@ -44,13 +51,14 @@ impl Drop for Replica {
 impl Replica {
     fn start(lab: &Lab, name: &str) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}.log", lab.namespace));
         let child = program()
             .args(["run", "--namespace", &lab.namespace, "--lease-namespace", &lab.namespace])
             .args(["--identity", name, "--listen", &address.to_string()])
-            .stderr(Stdio::null())
+            .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Self { child, address }
+        Self { child, log, address }
     }
 
     fn get(&self, path: &str) -> Option<String> {
@@ -60,6 +68,10 @@ impl Replica {
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
         Some(text)
+    }
+
+    fn has_said(&self, words: &str) -> bool {
+        std::fs::read_to_string(&self.log).is_ok_and(|log| log.contains(words))
     }
 
     fn leads(&self) -> bool {
@@ -93,4 +105,34 @@ async fn one_replica_leads_and_the_other_takes_over() {
     let cluster = lab.cluster_says("demo", "Ready").await;
     let conditions = cluster.status.unwrap().conditions;
     assert_eq!(condition::find(&conditions, condition::READY).unwrap().observed_generation, 2);
+}
+
+#[tokio::test]
+async fn without_a_lease_the_leader_begins_anew_and_makes_one() {
+    let Some(lab) = Lab::start("no-lease").await else { return };
+    let mut leader = Replica::start(&lab, "one");
+    wait_until("it leads", async || leader.leads().then_some(())).await;
+    lab.delete::<Lease>(LEASE).await;
+    let ended = wait_until("it has ended", async || leader.child.try_wait().unwrap()).await;
+    assert!(!ended.success(), "what restarts it has to see a failure");
+    let next = Replica::start(&lab, "one");
+    wait_until("it leads again", async || next.leads().then_some(())).await;
+    lab.create::<KafkaCluster>(CLUSTER).await;
+    lab.cluster_says("demo", "Ready").await;
+}
+
+#[tokio::test]
+async fn without_a_lease_who_waits_for_it_begins_anew_too() {
+    let Some(lab) = Lab::start("no-leader").await else { return };
+    lab.create::<Lease>(&format!(
+        "{{apiVersion: coordination.k8s.io/v1, kind: Lease, metadata: {{name: {LEASE}}}, spec: {{holderIdentity: another, leaseDurationSeconds: 3600, renewTime: \"{:.6}\"}}}}",
+        Timestamp::now()
+    ))
+    .await;
+    let mut waiting = Replica::start(&lab, "one");
+    wait_until("it waits", async || waiting.has_said("waiting for the Lease").then_some(())).await;
+    assert!(!waiting.leads());
+    lab.delete::<Lease>(LEASE).await;
+    let ended = wait_until("it has ended", async || waiting.child.try_wait().unwrap()).await;
+    assert!(!ended.success(), "what restarts it has to see a failure");
 }

@@ -252,31 +252,12 @@ struct Scene<'a> {
 fn decide(scene: &Scene<'_>, certificates: &Next, evictions: &Evictions, mint: Mint<'_>) -> Result<Decision, Decision> {
     let Scene { observed, cluster, identity, layout, nodes } = *scene;
     withdraw(observed, cluster, identity, nodes)?;
-    disks::record(observed, cluster, identity, nodes, mint)?;
-    let candidates: Vec<Candidate<'_>> = nodes.iter().map(NodeSeen::candidate).collect();
-    write_shared(observed, cluster, layout, identity, nodes)?;
-    evictions.held()?;
-    certify(certificates)?;
-    let replace =
-        |identity: &Identity| Step::ReplaceIdentity(objects::identity(cluster, identity, observed.identity.as_ref()));
-    if !layout.moved.is_empty() {
-        let step = replace(&identity.clone().with_placements(&layout.moved));
-        return Err(Decision::step(
-            Stage::Manifest,
-            step,
-            Reason::Creating,
-            "writing down which pools the nodes are in",
-        ));
+    let trouble = disks::record(observed, cluster, identity, nodes, mint)?;
+    let repaired = repair(scene, certificates, evictions, trouble.as_ref());
+    if let Some(trouble) = trouble {
+        return Err(repaired.err().map_or_else(|| trouble.stop(), |decision| trouble.during(decision)));
     }
-    start(observed, nodes)?;
-    racks::known(observed, nodes)?;
-    let turn = roll::next(&candidates, observed.kafka.as_ref());
-    // Who serves nothing is put right before anything is waited for: it may be what is waited for.
-    if let Turn::Take(id) = turn
-        && let Some(node) = nodes.iter().find(|node| node.node.id == id && (layout.is_single() || !node.is_ready()))
-    {
-        restart(observed, node)?;
-    }
+    let turn = repaired?;
     if !layout.new.is_empty() {
         let Some(first) = nodes.iter().find(|node| node.node.is_controller() && node.is_ready()) else {
             return Err(Decision::wait(Stage::Start, unready(nodes).unwrap_or_else(no_controller)));
@@ -287,7 +268,8 @@ fn decide(scene: &Scene<'_>, certificates: &Next, evictions: &Evictions, mint: M
             return Err(Decision::wait(Stage::Start, Progress::working(Reason::Starting, message)));
         }
         let ids = layout.new.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let step = replace(&identity.clone().with_nodes(&layout.new, mint));
+        let identity = identity.clone().with_nodes(&layout.new, mint);
+        let step = Step::ReplaceIdentity(objects::identity(cluster, &identity, observed.identity.as_ref()));
         return Err(Decision::step(Stage::Nodes, step, Reason::AddingNodes, format!("adding the nodes {ids}")));
     }
     vote(observed, layout, identity, nodes)?;
@@ -304,6 +286,44 @@ fn decide(scene: &Scene<'_>, certificates: &Next, evictions: &Evictions, mint: M
         Turn::Nobody => {}
     }
     rest(observed, layout, identity, nodes)
+}
+
+/// Writes what is missing or differs, and puts right who serves nothing, also while a disk is in trouble. Says whose turn it is where
+/// nothing of that is to be done.
+fn repair(
+    scene: &Scene<'_>,
+    certificates: &Next,
+    evictions: &Evictions,
+    trouble: Option<&disks::Trouble>,
+) -> Result<Turn, Decision> {
+    let Scene { observed, cluster, identity, layout, nodes } = *scene;
+    let troubled = trouble.map(|trouble| trouble.nodes.clone()).unwrap_or_default();
+    let candidates: Vec<Candidate<'_>> = nodes.iter().map(NodeSeen::candidate).collect();
+    write_shared(observed, cluster, layout, identity, nodes, &troubled)?;
+    evictions.held()?;
+    certify(certificates)?;
+    if !layout.moved.is_empty() {
+        let identity = identity.clone().with_placements(&layout.moved);
+        let step = Step::ReplaceIdentity(objects::identity(cluster, &identity, observed.identity.as_ref()));
+        let message = "writing down which pools the nodes are in";
+        return Err(Decision::step(Stage::Manifest, step, Reason::Creating, message));
+    }
+    start(observed, nodes)?;
+    racks::known(observed, nodes)?;
+    let turn = roll::next(&candidates, observed.kafka.as_ref());
+    // Who serves nothing is put right before anything is waited for: it may be what is waited for. A process that still runs on a disk
+    // in trouble may be all that holds its data.
+    let runs = |node: &NodeSeen<'_>| node.pod.as_ref().is_some_and(|pod| pod.state == PodState::Running);
+    let serves_nothing = |node: &&NodeSeen<'_>| {
+        let holds = troubled.contains(&node.node.id) && runs(node);
+        (!node.is_ready() && !holds) || (trouble.is_none() && layout.is_single())
+    };
+    if let Turn::Take(id) = turn
+        && let Some(node) = nodes.iter().filter(serves_nothing).find(|node| node.node.id == id)
+    {
+        restart(observed, node)?;
+    }
+    Ok(turn)
 }
 
 /// No node is made before its certificate. What else there is to do about certificates holds up nobody.

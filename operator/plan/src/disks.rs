@@ -1,6 +1,8 @@
 //! The disks of a cluster compared with what the identity has recorded of them, before anything else is touched. Called by the
 //! cluster's plan; this is where a lost disk is told from a new one, and nothing here ever grants a second start of the quorum.
 
+use std::collections::BTreeSet;
+
 use gregor_operator_api::names;
 use serde_json::Value;
 
@@ -15,7 +17,32 @@ use crate::quorum;
 use crate::validate::ValidCluster;
 use crate::{Kind, Step};
 
-/// Writes down what was learnt of the disks, and stops at what must not go on. Everything is written down before anything
+/// Disks that are lost or somebody else's. What the other nodes need goes on meanwhile: it may be what lets a loss be given up.
+pub(crate) struct Trouble {
+    progress: Progress,
+    /// Whose disks they are: their claims are left as they are, or as their owner brings them back.
+    pub(crate) nodes: BTreeSet<i32>,
+}
+
+impl Trouble {
+    /// What is said while something is done for other nodes, or waited for: the trouble goes first, as a person has to see it.
+    pub(crate) fn during(&self, decision: Decision) -> Decision {
+        let mut progress = self.progress.clone();
+        if let (Progress::Stalled { message, .. }, Progress::Stalled { message: other, .. }) =
+            (&mut progress, &decision.progress)
+        {
+            *message = format!("{message}; besides, {other}");
+        }
+        Decision { progress, ..decision }
+    }
+
+    /// What is decided where there is nothing else to do.
+    pub(crate) fn stop(&self) -> Decision {
+        Decision::wait(Stage::Loss, self.progress.clone())
+    }
+}
+
+/// Writes down what was learnt of the disks, and says what must not go on. Everything is written down before anything
 /// stops, so that a word about one node is not lost while another is in trouble.
 pub(crate) fn record(
     observed: &ClusterObserved,
@@ -23,7 +50,7 @@ pub(crate) fn record(
     identity: &Identity,
     nodes: &[NodeSeen<'_>],
     mint: Mint<'_>,
-) -> Result<(), Decision> {
+) -> Result<Option<Trouble>, Decision> {
     for node in nodes {
         belongs(identity, node)?;
         keeps_name(observed, node)?;
@@ -34,6 +61,7 @@ pub(crate) fn record(
         formatted(identity, node, &replace)?;
     }
     let mut lost: Vec<String> = Vec::new();
+    let mut troubled: BTreeSet<i32> = BTreeSet::new();
     let mut noted: Option<Identity> = None;
     for node in nodes {
         let named = cluster.accept_data_loss.contains(&node.node.id);
@@ -43,6 +71,7 @@ pub(crate) fn record(
             (true, true, Acceptance::Open) => {
                 if let Some(obstacle) = obstacle(observed, identity, nodes, node) {
                     lost.push(format!("node {}: {obstacle}", node.node.id));
+                    troubled.insert(node.node.id);
                     continue;
                 }
                 let identity = identity.clone().with_loss_accepted(node.node.id, node.claim_uid(), mint);
@@ -60,6 +89,7 @@ pub(crate) fn record(
             }
         }
         if let Some(loss) = loss {
+            troubled.insert(node.node.id);
             let remedy = if named {
                 "its entry in spec.acceptDataLoss was there before this loss and does not count: take it out, and put it in again"
             } else {
@@ -68,19 +98,30 @@ pub(crate) fn record(
             lost.push(format!("node {}: {loss}; nothing is formatted. To go on, {remedy}", node.node.id));
         }
     }
-    let noted = noted.map(|identity| replace(&identity));
-    if !lost.is_empty() {
-        let progress = Progress::stalled(Reason::DiskLost, lost.join("; "));
-        return Err(Decision { step: noted, progress, stage: Stage::Loss });
-    }
-    if let Some(step) = noted {
+    let mut trouble = (!lost.is_empty())
+        .then(|| Trouble { progress: Progress::stalled(Reason::DiskLost, lost.join("; ")), nodes: troubled });
+    let under = |trouble: &Option<Trouble>, decision: Decision| match trouble {
+        Some(trouble) => trouble.during(decision),
+        None => decision,
+    };
+    if let Some(identity) = noted {
         let message = "writing down what spec.acceptDataLoss stands for";
-        return Err(Decision::step(Stage::Loss, step, Reason::Creating, message));
+        return Err(under(&trouble, Decision::step(Stage::Loss, replace(&identity), Reason::Creating, message)));
     }
     for node in nodes {
-        own(identity, node, &replace)?;
+        own(identity, node, &replace).map_err(|decision| under(&trouble, decision))?;
     }
-    follow_policy(observed, cluster, identity)
+    for (id, message) in nodes.iter().filter_map(|node| Some((node.node.id, foreign(node)?))) {
+        let trouble = trouble.get_or_insert_with(|| Trouble {
+            progress: Progress::stalled(Reason::ForeignDisk, message),
+            nodes: BTreeSet::new(),
+        });
+        trouble.nodes.insert(id);
+    }
+    if trouble.is_none() {
+        follow_policy(observed, cluster, identity)?;
+    }
+    Ok(trouble)
 }
 
 /// A claim of another cluster is left alone.
@@ -187,15 +228,17 @@ fn obstacle(
     ))
 }
 
-/// What a node's disk is, once nothing is lost.
+/// What is to be said where a node's disk is somebody else's.
+fn foreign(node: &NodeSeen<'_>) -> Option<String> {
+    let PodState::Refused(Refusal::ForeignDisk(said)) = &node.own_pod()?.state else { return None };
+    Some(format!(
+        "node {}: its disk belongs to somebody else and is left alone: {said}; give the node its own disk",
+        node.node.id
+    ))
+}
+
+/// Which claim the disk of a new node is.
 fn own(identity: &Identity, node: &NodeSeen<'_>, replace: &dyn Fn(&Identity) -> Step) -> Result<(), Decision> {
-    if let Some(PodState::Refused(Refusal::ForeignDisk(said))) = node.own_pod().map(|pod| &pod.state) {
-        let message = format!(
-            "node {}: its disk belongs to somebody else and is left alone: {said}; give the node its own disk",
-            node.node.id
-        );
-        return Err(Decision::refuse(Reason::ForeignDisk, message));
-    }
     let claim_uid = node.claim_uid();
     if !node.recorded.formatted && claim_uid.is_some() && node.recorded.claim_uid.as_deref() != claim_uid {
         let mut identity = identity.clone();

@@ -17,6 +17,7 @@ pub mod objects;
 pub mod owned_keys;
 pub mod placement;
 pub mod pods;
+mod ports;
 pub mod progress;
 pub mod properties;
 pub mod quorum;

@@ -1,6 +1,8 @@
 //! What of a cluster's objects is to be written: those that are missing, those that differ, and those that nothing uses any more.
 //! Called by the cluster's plan in the order of safety; nothing here decides whether the time for it has come.
 
+use std::collections::BTreeSet;
+
 use gregor_operator_api::names;
 use serde_json::Value;
 
@@ -13,7 +15,7 @@ use crate::placement::Layout;
 use crate::pods::PodState;
 use crate::progress::{Progress, Reason};
 use crate::validate::{Node, ValidCluster};
-use crate::{Kind, Seen, Step, Wanted};
+use crate::{Kind, Seen, Step, Wanted, ports};
 
 /// What may be formatted follows the identity before anything else is written, and whatever else cannot be.
 pub(crate) fn withdraw(
@@ -27,17 +29,20 @@ pub(crate) fn withdraw(
     write(observed, there.collect(), Stage::Follow, Reason::Creating)
 }
 
-/// What can be written at any time without a restart.
+/// What can be written at any time without a restart. The claims of `troubled` nodes are left to who brings their disks back.
 pub(crate) fn write_shared(
     observed: &ClusterObserved,
     cluster: &ValidCluster,
     layout: &Layout,
     identity: &Identity,
     nodes: &[NodeSeen<'_>],
+    troubled: &BTreeSet<i32>,
 ) -> Result<(), Decision> {
     let mut wanted = network::shared(cluster, layout, identity.connections);
     for node in nodes {
-        wanted.push(storage::claim(cluster, node.node, identity, node.claim));
+        if !troubled.contains(&node.node.id) {
+            wanted.push(storage::claim(cluster, node.node, identity, node.claim));
+        }
         wanted.push(storage::grant(cluster, node.node, identity));
     }
     if let Some(ending) = wanted.iter().find_map(|wanted| {
@@ -97,6 +102,7 @@ pub(crate) fn write(
             due.then(|| Wanted { seen: data.then(|| Seen::of(seen)), ..wanted })
         })
         .collect();
+    let differing = ports::in_turn(observed, differing);
     if !differing.is_empty() {
         let message = format!("updating {}", names(&differing));
         return Err(Decision::step(Stage::Follow, Step::Apply(differing), reason, message));

@@ -289,3 +289,87 @@ fn a_disk_that_goes_with_its_pod_holds_up_evictions_and_is_told() {
         assert!(plan.progress.message().contains("demo-0-data"), "{}", fleet.message());
     }
 }
+
+#[test]
+fn a_lost_disk_does_not_stop_the_repair_of_other_nodes_and_can_be_given_up_after_it() {
+    let mut fleet = Fleet::settled(COMBINED);
+    let hours = |hours: i64| {
+        move |cluster: &mut KafkaCluster| {
+            drop(cluster.spec.config.insert("log.retention.hours".to_owned(), ConfigValue::Integer(hours)));
+        }
+    };
+    fleet.spec(hours(7));
+    fleet.settle();
+    // What all have is no good from now on; node 2 has no disk any more, and node 1 is started anew.
+    fleet.poison = Some("log.retention.hours=7".to_owned());
+    fleet.wipe(2);
+    fleet.kill(1);
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    fleet.spec(|cluster| cluster.spec.accept_data_loss = vec![2]);
+    fleet.settle();
+    assert!(fleet.message().contains("majority") && !fleet.is_ready(1), "{}", fleet.message());
+    let before = fleet.restarts.len();
+    fleet.spec(|cluster| {
+        hours(8)(cluster);
+        cluster.spec.accept_data_loss.clear();
+    });
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    assert!(fleet.is_ready(1), "it is corrected");
+    assert!(fleet.is_ready(0) && fleet.restarts.len() == before, "who runs has no turn while a disk is lost");
+    fleet.spec(|cluster| cluster.spec.accept_data_loss = vec![2]);
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
+}
+
+#[test]
+fn what_other_nodes_need_is_made_again_while_a_disk_is_lost() {
+    let mut fleet = Fleet::settled(COMBINED);
+    let claim = (Kind::PersistentVolumeClaim, "demo-2-data".to_owned());
+    fleet.kill(2);
+    fleet.objects.remove(&claim).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    let needed = [(Kind::StatefulSet, "demo-1"), (Kind::ConfigMap, "demo-1-grant"), (Kind::Service, "demo-bootstrap")];
+    for (kind, name) in needed {
+        fleet.objects.remove(&(kind, name.to_owned())).unwrap();
+    }
+    fleet.settle();
+    assert_eq!(fleet.reason(), Some(Reason::DiskLost), "{}", fleet.message());
+    for (kind, name) in needed {
+        assert!(fleet.object(kind, name).is_some(), "{name}");
+    }
+    assert!(!fleet.objects.contains_key(&claim), "whoever brings the disk back makes its claim");
+}
+
+#[test]
+fn node_ports_change_places() {
+    let moves: [&[(i32, i32)]; 4] = [
+        &[(0, 30091), (1, 30090)],
+        &[(0, 30091), (1, 30092), (2, 30090)],
+        &[(0, 30091), (1, 30092), (2, 30093)],
+        &[(1, 30090), (0, 30095)],
+    ];
+    let mut outside = Fleet::new(COMBINED);
+    let listener = |nodes: Value| {
+        let advertised = json!({"hostTemplate": "{nodeId}.example.com", "portTemplate": "3009{nodeId}"});
+        let listener =
+            json!({"name": "outside", "port": 9094, "type": "NodePort", "advertised": advertised, "nodes": nodes});
+        serde_json::from_value(listener).unwrap()
+    };
+    outside.spec(|cluster| cluster.spec.listeners = vec![listener(json!([]))]);
+    outside.settle();
+    for ports in moves {
+        let mut fleet = outside.clone();
+        let nodes: Vec<Value> = ports.iter().map(|(id, port)| json!({"nodeId": id, "port": port})).collect();
+        fleet.spec(|cluster| cluster.spec.listeners = vec![listener(json!(nodes))]);
+        fleet.settle();
+        assert_eq!(fleet.reason(), Some(Reason::Ready), "{}", fleet.message());
+        for (id, port) in ports {
+            let service = fleet.object(Kind::Service, &format!("demo-{id}-outside")).unwrap();
+            assert_eq!(service["spec"]["ports"][0]["nodePort"], *port, "{ports:?}");
+            assert_eq!(service["spec"]["type"], "NodePort");
+        }
+    }
+}

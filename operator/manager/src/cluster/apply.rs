@@ -32,25 +32,30 @@ pub async fn carry_out(context: &Context, cluster: &KafkaCluster, step: &Step) -
             "replace_identity"
         }
         Step::Create(all) => {
+            // One that is refused hides no other: the first that was is told when all were tried.
+            let mut outcome = Ok(());
             for wanted in all {
                 context.leads().await?;
-                create(context, namespace, wanted).await?;
+                outcome = outcome.and(create(context, namespace, wanted).await);
             }
+            outcome?;
             "create"
         }
         Step::Apply(all) => {
+            let mut outcome = Ok(());
             for wanted in all {
                 context.leads().await?;
-                match apply(context, namespace, wanted).await {
+                outcome = outcome.and(match apply(context, namespace, wanted).await {
                     Err(error)
                         if wanted.kind == Kind::PersistentVolumeClaim
                             && (error.is_invalid() || error.is_forbidden()) =>
                     {
-                        leave_claim(context, namespace, cluster, wanted, &error).await?;
+                        leave_claim(context, namespace, cluster, wanted, &error).await
                     }
-                    outcome => outcome?,
-                }
+                    applied => applied,
+                });
             }
+            outcome?;
             "apply"
         }
         Step::WriteSecrets(writes) => {

@@ -457,6 +457,12 @@ impl Fleet {
         if kind == Kind::PersistentVolumeClaim {
             self.disks.entry(uid).or_default();
         }
+        if body["spec"]["ports"][0]["nodePort"].is_i64() {
+            let port = |service: &Value| service["spec"]["ports"][0]["nodePort"].clone();
+            let mut others = self.objects.iter().filter(|((_, other), _)| *other != name);
+            let taken = others.find(|((kind, _), other)| *kind == Kind::Service && port(other) == port(&body));
+            assert!(taken.is_none(), "provided port is already allocated: {name} wants the one of {taken:?}");
+        }
         if kind == Kind::StatefulSet && !self.objects.contains_key(&(kind, name.clone())) {
             let volumes = body["spec"]["template"]["spec"]["volumes"].as_array().unwrap();
             let secret = volumes.iter().find_map(|volume| volume["secret"]["secretName"].as_str());
