@@ -13,7 +13,8 @@ use anyhow::{Context, Result, ensure};
 use gregor_apache::{Broker, Jars, Loopback, java_tool};
 use gregor_compat::{FEATURES_BEYOND_US, Gregor, program};
 
-const CLUSTER_ID: &str = "4L6g3nShT-eMCtK--X86sw";
+/// The id of all of them.
+pub const CLUSTER_ID: &str = "4L6g3nShT-eMCtK--X86sw";
 const CLIENT_PORT: u16 = 9_092;
 const CONTROLLER_PORT: u16 = 9_093;
 /// How long a node of ours may take until it serves, on a machine that starts Java beside it.
