@@ -28,7 +28,7 @@ const COMMON: &str = "controller.listener.names=CONTROLLER\n\
      transaction.state.log.replication.factor=3\ntransaction.state.log.min.isr=2\ntransaction.state.log.num.partitions=3\n\
      broker.session.timeout.ms=5000\nbroker.heartbeat.interval.ms=500\ncontroller.quorum.fetch.timeout.ms=3000\n\
      metadata.log.max.record.bytes.between.snapshots=1\nlog.cleaner.backoff.ms=200\n\
-     replica.high.watermark.checkpoint.interval.ms=200\n";
+     replica.high.watermark.checkpoint.interval.ms=200\nlog.flush.start.offset.checkpoint.interval.ms=200\n";
 /// An Apache broker begins to write its checkpoints 30 s after its start, unless told so.
 const OF_APACHE: &str = "log.initial.task.delay.ms=100\n";
 
