@@ -76,6 +76,7 @@ impl Trial {
             println!("  round {round}: {} {victim} is killed, {active} leads the quorum", self.cluster.kind(victim));
             self.cluster.kill(victim)?;
             self.goes_on()?;
+            self.shorten()?;
             self.bring(victim)?;
             self.have_leaders_of_both_kinds()?;
             kind = kind.other();
