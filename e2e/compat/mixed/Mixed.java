@@ -20,8 +20,8 @@ import org.apache.kafka.common.serialization.*;
  * begin with "| " and one that is "done" or "failed".
  */
 public class Mixed {
-    static final String ORDERED = "ordered", COMPACTED = "compacted", OFFSETS = "__consumer_offsets", GROUP = "group";
-    static final int ORDERED_PARTITIONS = 6, COMPACTED_PARTITIONS = 3, OFFSETS_PARTITIONS = 3, PRODUCERS = 3, KEYS = 40;
+    static final String ORDERED = "ordered", COMPACTED = "compacted", SHORTENED = "shortened", OFFSETS = "__consumer_offsets", GROUP = "group";
+    static final int ORDERED_PARTITIONS = 6, COMPACTED_PARTITIONS = 3, SHORTENED_PARTITIONS = 3, OFFSETS_PARTITIONS = 3, PRODUCERS = 3, KEYS = 40;
     /** What one command waits for at most. A producer never gives up before that: it has nothing to lose but time. */
     static final long LIMIT_SECONDS = 240;
     static final int GIVE_UP_MS = 900_000;
@@ -39,6 +39,7 @@ public class Mixed {
     static Admin controllers;
     static final List<Writer> writers = new ArrayList<>();
     static KeyWriter keyWriter;
+    static Shortener shortener;
     static Reader reader;
     static Member member;
     static int created;
@@ -79,6 +80,8 @@ public class Mixed {
             case "controller" -> sayController();
             case "voters" -> waitForVoters(numbers(words[1]));
             case "check" -> check();
+            case "shorten" -> shortener.shorten(Integer.parseInt(words[1]));
+            case "starts" -> shortener.starts.forEach((partition, start) -> say(partition + " " + start));
             case "ends" -> ends().forEach((partition, end) -> say(partition + " " + end));
             default -> throw new IllegalArgumentException(words[0]);
         }
@@ -128,6 +131,8 @@ public class Mixed {
         compact.putAll(Map.of("cleanup.policy", "compact", "min.cleanable.dirty.ratio", "0.01", "segment.ms", "5000", "delete.retention.ms", "100"));
         create(new NewTopic(ORDERED, assignments(brokers, ORDERED_PARTITIONS)).configs(common));
         create(new NewTopic(COMPACTED, assignments(brokers, COMPACTED_PARTITIONS)).configs(compact));
+        create(new NewTopic(SHORTENED, assignments(brokers, SHORTENED_PARTITIONS)).configs(common));
+        shortener = new Shortener();
         waitUntil("all replicas in sync", Mixed::areInSync);
     }
 
@@ -160,7 +165,7 @@ public class Mixed {
 
     static Map<TopicPartition, TopicPartitionInfo> partitions() throws Exception {
         var found = new HashMap<TopicPartition, TopicPartitionInfo>();
-        var names = member == null ? List.of(ORDERED, COMPACTED) : List.of(ORDERED, COMPACTED, OFFSETS);
+        var names = member == null ? List.of(ORDERED, COMPACTED, SHORTENED) : List.of(ORDERED, COMPACTED, SHORTENED, OFFSETS);
         var topics = admin.describeTopics(names).allTopicNames().get();
         topics.forEach((name, topic) -> topic.partitions().forEach(one -> found.put(new TopicPartition(name, one.partition()), one)));
         return found;
@@ -325,6 +330,44 @@ public class Mixed {
         }
     }
 
+    /** Each of its records says at which offset it is. Of what it wrote, it has all deleted but the last few. */
+    static class Shortener {
+        final KafkaProducer<String, byte[]> producer = producer(new StringSerializer());
+        final Map<TopicPartition, Long> starts = new HashMap<>();
+        final Map<TopicPartition, Long> ends = new HashMap<>();
+
+        /** As many more records of each partition; half of them go, with all that was before. */
+        void shorten(int more) throws Exception {
+            for (var partition : allOf(SHORTENED, SHORTENED_PARTITIONS)) {
+                long end = ends.getOrDefault(partition, 0L);
+                var answers = new ArrayList<Future<RecordMetadata>>();
+                for (long next = end; next < end + more; next++)
+                    answers.add(producer.send(new ProducerRecord<>(SHORTENED, partition.partition(), Long.toString(next), value((int) next))));
+                for (var answer : answers) answer.get();
+                ends.put(partition, end + more);
+                starts.put(partition, end + more / 2);
+            }
+            var wanted = starts.entrySet().stream().collect(Collectors.toMap(Map.Entry::getKey, one -> RecordsToDelete.beforeOffset(one.getValue())));
+            waitUntil("records are deleted", () -> {
+                admin.deleteRecords(wanted).all().get();
+                return true;
+            });
+        }
+
+        /** What was not deleted is there, and nothing else. */
+        void check() throws Exception {
+            for (var partition : ends.keySet()) {
+                long next = starts.get(partition);
+                for (var record : readAll(partition)) {
+                    if (record.offset() != next || !record.key().equals(Long.toString(next)))
+                        throw new IllegalStateException(partition + " has " + record.key() + " at " + record.offset() + ", where " + next + " belongs");
+                    next++;
+                }
+                if (next != ends.get(partition)) throw new IllegalStateException(partition + " ends at " + next + ", and " + ends.get(partition) + " records were acknowledged");
+            }
+        }
+    }
+
     /** Reads along. What it was shown once has to be there at the end, at the same offset. It is never sent back. */
     static class Reader {
         final List<TreeMap<Long, String>> seen = new ArrayList<>();
@@ -471,6 +514,7 @@ public class Mixed {
         int records = 0;
         for (var partition : allOf(ORDERED, ORDERED_PARTITIONS)) records += checkOrdered(partition);
         checkCompacted();
+        shortener.check();
         say(records + " records of " + PRODUCERS + " producers, once and in order");
     }
 
@@ -532,7 +576,7 @@ public class Mixed {
 
     static Map<String, Long> ends() throws Exception {
         var ends = new TreeMap<String, Long>();
-        for (var topic : Map.of(ORDERED, ORDERED_PARTITIONS, COMPACTED, COMPACTED_PARTITIONS, OFFSETS, OFFSETS_PARTITIONS).entrySet())
+        for (var topic : Map.of(ORDERED, ORDERED_PARTITIONS, COMPACTED, COMPACTED_PARTITIONS, SHORTENED, SHORTENED_PARTITIONS, OFFSETS, OFFSETS_PARTITIONS).entrySet())
             ends(topic.getKey(), topic.getValue()).forEach((partition, end) -> ends.put(partition.toString(), end));
         return ends;
     }

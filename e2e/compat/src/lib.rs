@@ -2,18 +2,20 @@
 //!
 //! A [`Gregor`] is a real broker process with a folder of its own; a [`Journey`] is a real client in its own language,
 //! installed by its own package manager under `target/compat`; a [`Driver`] is Java's client doing what a test tells it, line by
-//! line. Nothing here knows the protocol.
+//! line; a [`Connection`] is one request after another, each made by hand.
 
 mod chance;
 mod driver;
 mod gregor;
 mod journey;
+mod raw;
 mod tls_stores;
 
 pub use chance::Chance;
 pub use driver::Driver;
 pub use gregor::{Gregor, program};
 pub use journey::Journey;
+pub use raw::Connection;
 pub use tls_stores::TlsStores;
 
 /// Features that Apache finalizes by itself and Gregor does not serve yet: where both are to be in one cluster, or on one directory,

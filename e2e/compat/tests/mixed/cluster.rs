@@ -13,7 +13,8 @@ use anyhow::{Context, Result, ensure};
 use gregor_apache::{Broker, Jars, Loopback, java_tool};
 use gregor_compat::{FEATURES_BEYOND_US, Gregor, program};
 
-const CLUSTER_ID: &str = "4L6g3nShT-eMCtK--X86sw";
+/// The id of all of them.
+pub const CLUSTER_ID: &str = "4L6g3nShT-eMCtK--X86sw";
 const CLIENT_PORT: u16 = 9_092;
 const CONTROLLER_PORT: u16 = 9_093;
 /// How long a node of ours may take until it serves, on a machine that starts Java beside it.
@@ -27,7 +28,7 @@ const COMMON: &str = "controller.listener.names=CONTROLLER\n\
      transaction.state.log.replication.factor=3\ntransaction.state.log.min.isr=2\ntransaction.state.log.num.partitions=3\n\
      broker.session.timeout.ms=5000\nbroker.heartbeat.interval.ms=500\ncontroller.quorum.fetch.timeout.ms=3000\n\
      metadata.log.max.record.bytes.between.snapshots=1\nlog.cleaner.backoff.ms=200\n\
-     replica.high.watermark.checkpoint.interval.ms=200\n";
+     replica.high.watermark.checkpoint.interval.ms=200\nlog.flush.start.offset.checkpoint.interval.ms=200\n";
 /// An Apache broker begins to write its checkpoints 30 s after its start, unless told so.
 const OF_APACHE: &str = "log.initial.task.delay.ms=100\n";
 

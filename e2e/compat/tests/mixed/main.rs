@@ -1,5 +1,6 @@
 //! Clusters of Apache's nodes and ours: voters of both kinds, leaders of both kinds, killed back and forth under the load of idempotent
-//! producers; and an Apache cluster that becomes ours node by node on the same directories, and goes back.
+//! producers; and an Apache cluster that becomes ours node by node on the same directories, and goes back. What strangers say to a voter
+//! is answered alike by both.
 //!
 //! No acknowledged record is lost, doubled or out of order; replicas have the same bytes; all nodes have the same metadata, as Apache
 //! reads it. `GREGOR_COMPAT=full` tries more clusters for longer, each time others; every run prints its seed, and
@@ -10,6 +11,7 @@ mod cluster;
 mod eligible;
 mod images;
 mod replicas;
+mod strangers;
 mod trial;
 
 use std::sync::{Mutex, PoisonError};
@@ -81,6 +83,16 @@ fn brokers_of_both_kinds_have_replicas_of_each_others_partitions_whoever_is_the_
     let brokers = [(Role::Broker, Apache), (Role::Broker, Gregor)];
     for (controller, of) in [(Apache, OF_TOOLS), (Gregor, NEWEST)] {
         serves([&[(Role::Controller, controller)], &brokers[..]].concat(), of)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn strangers_are_answered_alike_and_change_the_same() -> Result<()> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for of in if is_full() { &[OF_TOOLS, NEWEST][..] } else { &[OF_TOOLS] } {
+        let (jars, release) = release_of(*of)?;
+        strangers::are_answered_alike(&jars, release)?;
     }
     Ok(())
 }

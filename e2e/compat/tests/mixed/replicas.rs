@@ -2,7 +2,7 @@
 //! record of each key.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     thread::sleep,
@@ -19,7 +19,9 @@ const DEADLINE: Duration = Duration::from_mins(1);
 /// A batch of the load is far smaller.
 const BATCH_BYTES_MAX: usize = 1 << 24;
 /// Names of compacted topics, see `Mixed.java`.
-const COMPACTED: [&str; 2] = ["compacted-", "__consumer_offsets-"];
+const COMPACTED: [&str; 2] = [CLEANED, "__consumer_offsets-"];
+/// Of those, the one whose segments end soon.
+const CLEANED: &str = "compacted-";
 
 /// A batch, in place.
 struct Batch {
@@ -28,8 +30,52 @@ struct Batch {
     bytes: Vec<u8>,
 }
 
+/// An offset, a key and a value.
+type Record = (i64, Vec<u8>, Option<Vec<u8>>);
+
 /// The newest value of each key, with its offset.
 type Newest = BTreeMap<Vec<u8>, (i64, Vec<u8>)>;
+
+/// Waits until each broker's own cleaner has come so far with compacted partitions, each named with an offset: before where it was, no key is
+/// there twice.
+pub fn are_cleaned(cluster: &Cluster, offsets: &BTreeMap<String, i64>) -> Result<()> {
+    for (partition, offset) in offsets.iter().filter(|(partition, _)| partition.starts_with(CLEANED)) {
+        for id in cluster.brokers() {
+            come_to(|| is_cleaned(&cluster.data(id), partition, *offset))
+                .with_context(|| format!("node {id}, {}, cleans {partition}", cluster.kind(id)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Where a cleaner ended is a record that it left as it was.
+fn is_cleaned(folder: &Path, partition: &str, least: i64) -> Result<()> {
+    let clean = checkpoint(folder, "cleaner-offset-checkpoint", partition)?.unwrap_or(0);
+    ensure!(clean > least, "it came to {clean}, and {least} was written when it was asked");
+    let mut keys = BTreeSet::new();
+    for (offset, key, _) in records(&folder.join(partition), clean)? {
+        let key = String::from_utf8_lossy(&key).into_owned();
+        ensure!(!keys.contains(&key), "{key} is there again at {offset}, though cleaned up to {clean}");
+        keys.insert(key);
+    }
+    Ok(())
+}
+
+/// Waits until every replica of partitions begins where its records were deleted.
+pub fn begin_at(cluster: &Cluster, starts: &BTreeMap<String, i64>) -> Result<()> {
+    for (partition, start) in starts {
+        ensure!(*start > 0, "no record of {partition} was deleted");
+        for id in cluster.brokers() {
+            let folder = cluster.data(id);
+            come_to(|| {
+                let begins = start_of(&folder, partition, &batches(&folder.join(partition))?)?;
+                ensure!(begins == Some(*start), "{partition} begins at {begins:?} on node {id}, not at {start}");
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
+}
 
 /// Compares the replicas of every partition, each named with the offset at which it ends, once all of them know that all of it is
 /// committed. Nothing may be written meanwhile.
@@ -40,7 +86,7 @@ pub fn are_the_same(cluster: &Cluster, ends: &BTreeMap<String, i64>) -> Result<(
             wait_for_high_watermark(folder, partition, *end)?;
         }
         if COMPACTED.iter().any(|name| partition.starts_with(name)) {
-            come_to_the_same_newest(&folders, partition, *end)?;
+            come_to(|| have_the_same_newest(&folders, partition, *end))?;
         } else {
             have_the_same_batches(&folders, partition, *end)?;
         }
@@ -54,19 +100,18 @@ pub fn have_the_same_metadata(cluster: &Cluster, end: i64) -> Result<()> {
     have_the_same_batches(&folders, "__cluster_metadata-0", end)
 }
 
-/// From the highest start of any of them on. Where a segment ends is each broker's own business.
+/// From the batch on in which the highest start of any of them lies. Where a segment ends is each broker's own business.
 fn have_the_same_batches(folders: &[PathBuf], partition: &str, end: i64) -> Result<()> {
     let mut replicas = Vec::new();
     for folder in folders {
         let batches = batches(&folder.join(partition))?;
-        let first = batches.first().map_or(end, |batch| batch.base);
-        let start = checkpoint(folder, "log-start-offset-checkpoint", partition)?.unwrap_or(0).max(first);
+        let start = start_of(folder, partition, &batches)?.unwrap_or(end);
         replicas.push((folder, start, batches));
     }
     let start = replicas.iter().map(|(_, start, _)| *start).max().context("a replica")?;
     let mut first: Option<(&PathBuf, Vec<&Batch>)> = None;
     for (folder, _, batches) in &replicas {
-        let shared: Vec<_> = batches.iter().filter(|batch| batch.base >= start && batch.next <= end).collect();
+        let shared: Vec<_> = batches.iter().filter(|batch| batch.next > start && batch.next <= end).collect();
         let last = shared.last().map_or(start, |batch| batch.next);
         ensure!(last == end, "{partition} in {} ends at {last}, and {end} is committed", folder.display());
         let Some((other, expected)) = &first else {
@@ -86,6 +131,12 @@ fn have_the_same_batches(folders: &[PathBuf], partition: &str, end: i64) -> Resu
     Ok(())
 }
 
+/// Nowhere without batches and a checkpoint.
+fn start_of(folder: &Path, partition: &str, batches: &[Batch]) -> Result<Option<i64>> {
+    let first = batches.first().map(|batch| batch.base);
+    Ok(checkpoint(folder, "log-start-offset-checkpoint", partition)?.max(first))
+}
+
 fn picture(batch: Option<&Batch>) -> String {
     batch.map_or_else(
         || "another number of batches".to_owned(),
@@ -96,11 +147,12 @@ fn picture(batch: Option<&Batch>) -> String {
     )
 }
 
-/// A cleaner may put files in each other's place while they are read. What really differs, differs for ever.
-fn come_to_the_same_newest(folders: &[PathBuf], partition: &str, end: i64) -> Result<()> {
+/// A cleaner may put files in each other's place while they are read, and brokers write checkpoints now and then. What really differs,
+/// differs for ever.
+fn come_to(look: impl Fn() -> Result<()>) -> Result<()> {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        match have_the_same_newest(folders, partition, end) {
+        match look() {
             Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(200)),
             outcome => return outcome,
         }
@@ -131,18 +183,25 @@ fn have_the_same_newest(folders: &[PathBuf], partition: &str, end: i64) -> Resul
 
 /// A tombstone may be gone in one replica and be there in another.
 fn newest(folder: &Path, end: i64) -> Result<Newest> {
-    let mut newest: BTreeMap<Vec<u8>, (i64, Option<Vec<u8>>)> = BTreeMap::new();
+    let newest: BTreeMap<_, _> =
+        records(folder, end)?.into_iter().map(|(offset, key, value)| (key, (offset, value))).collect();
+    Ok(newest.into_iter().filter_map(|(key, (offset, value))| Some((key, (offset, value?)))).collect())
+}
+
+/// The records of batches that end before an offset, or there.
+fn records(folder: &Path, end: i64) -> Result<Vec<Record>> {
+    let mut found = Vec::new();
     for stored in batches(folder)?.iter().filter(|batch| batch.next <= end) {
         for batch in split_batches(&stored.bytes) {
             let records = batch?.records(BATCH_BYTES_MAX)?;
             for record in &records {
                 let record = record?;
                 let key = record.key.unwrap_or_default().to_vec();
-                newest.insert(key, (record.offset.value(), record.value.map(<[u8]>::to_vec)));
+                found.push((record.offset.value(), key, record.value.map(<[u8]>::to_vec)));
             }
         }
     }
-    Ok(newest.into_iter().filter_map(|(key, (offset, value))| Some((key, (offset, value?)))).collect())
+    Ok(found)
 }
 
 /// All batches of a partition's folder, each checked by its checksum.
@@ -240,5 +299,17 @@ mod tests {
         // What is before the start of one of them is not asked for.
         fs::write(other.join("log-start-offset-checkpoint"), "0\n1\nordered 0 2\n").unwrap();
         have_the_same_batches(&[one.clone(), other], "ordered-0", 3).unwrap();
+    }
+    #[test]
+    fn what_no_cleaner_went_over_is_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let one = directory(folder.path(), "one", &["a", "b", "c"]);
+        let cleaned = |up_to: i64| {
+            fs::write(one.join("cleaner-offset-checkpoint"), format!("0\n1\nordered 0 {up_to}\n")).unwrap();
+            is_cleaned(&one, "ordered-0", 0)
+        };
+        assert!(is_cleaned(&one, "ordered-0", 0).unwrap_err().to_string().contains("came to 0"));
+        cleaned(1).unwrap();
+        assert!(cleaned(3).unwrap_err().to_string().contains("key is there again at 1"));
     }
 }

@@ -76,6 +76,7 @@ impl Trial {
             println!("  round {round}: {} {victim} is killed, {active} leads the quorum", self.cluster.kind(victim));
             self.cluster.kill(victim)?;
             self.goes_on()?;
+            self.shorten()?;
             self.bring(victim)?;
             self.have_leaders_of_both_kinds()?;
             kind = kind.other();
@@ -124,16 +125,20 @@ impl Trial {
 
     /// Looks at everything that was promised. The load has ended then; [`Self::go_on`] has it go on.
     pub fn look(&mut self) -> Result<()> {
+        self.have_leaders_of_both_kinds()?;
+        self.shorten()?;
+        // Segments end as long as there is load.
+        let written = self.offsets("ends")?;
+        replicas::are_cleaned(&self.cluster, &written).map_err(|error| error.context(self.cluster.story()))?;
         for line in self.tell("check")? {
             println!("  {line}");
         }
         self.tell("insync")?;
-        let mut ends = BTreeMap::new();
-        for line in self.tell("ends")? {
-            let (partition, end) = line.split_once(' ').context("a partition and its end")?;
-            ends.insert(partition.to_owned(), end.parse::<i64>()?);
-        }
+        let ends = self.offsets("ends")?;
         ensure!(ends.values().any(|end| *end > 0), "nothing was written: {ends:?}");
+        let starts = self.offsets("starts")?;
+        ensure!(!starts.is_empty(), "no records were deleted");
+        replicas::begin_at(&self.cluster, &starts)?;
         replicas::are_the_same(&self.cluster, &ends)?;
         images::are_the_same(&self.cluster, &self.jars, self.tools.as_ref())?;
         self.cluster.check_that_all_run()
@@ -166,6 +171,20 @@ impl Trial {
     pub fn goes_on(&mut self) -> Result<()> {
         self.tell(&format!("progress {PROGRESS}"))?;
         self.cluster.check_that_all_run()
+    }
+
+    /// Records are deleted of partitions that nodes of both kinds lead.
+    fn shorten(&mut self) -> Result<()> {
+        self.tell(&format!("shorten {PROGRESS}")).map(drop)
+    }
+
+    /// Offsets of partitions.
+    fn offsets(&mut self, which: &str) -> Result<BTreeMap<String, i64>> {
+        let offset = |line: String| -> Result<(String, i64)> {
+            let (partition, offset) = line.split_once(' ').context("a partition and its offset")?;
+            Ok((partition.to_owned(), offset.parse()?))
+        };
+        self.tell(which)?.into_iter().map(offset).collect()
     }
 
     /// Starts a node, and waits until it votes and its replicas are in sync.

@@ -5,7 +5,6 @@
 //! repeats it; `GREGOR_COMPAT_KEEP=1` leaves the directories where they are.
 
 mod home;
-mod raw;
 mod view;
 
 use std::{

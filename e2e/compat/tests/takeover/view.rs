@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
+use gregor_compat::Connection;
 use gregor_messages::{
     DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest, FetchRequest,
     ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetFetchRequest, OffsetForLeaderEpochRequest,
@@ -27,7 +28,7 @@ use gregor_messages::{
 use gregor_types::ErrorCode;
 use gregor_wire::batch::{EndTransactionMarker, crc32c, split_batches};
 
-use crate::{home::Home, raw::Connection};
+use crate::home::Home;
 
 /// How long a broker may take until it serves everything that it has.
 const DEADLINE: Duration = Duration::from_secs(90);

@@ -37,7 +37,7 @@ impl Connection {
             request_api_key: R::KEY.code(),
             request_api_version: version,
             correlation_id,
-            client_id: Some("takeover".into()),
+            client_id: Some("compat".into()),
             ..RequestHeader::default()
         };
         let mut writer = Writer::new();
