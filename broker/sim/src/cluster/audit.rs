@@ -150,6 +150,7 @@ fn audit_members(machines: &Machines, image: &Image, id: FollowedPartition, ledg
 
 /// Holds every replica that there is to what was acknowledged and shown.
 pub(super) fn audit_records(machines: &mut Machines, ledger: &mut Ledger) {
+    audit_unclean(machines, ledger);
     for place in ledger.places() {
         let mut held = 0;
         for (id, machine) in machines.iter_mut() {
@@ -164,6 +165,29 @@ pub(super) fn audit_records(machines: &mut Machines, ledger: &mut Ledger) {
         if held == 0 {
             let name = ledger.name(place);
             ledger.violated(format!("{name} is nowhere"));
+        }
+    }
+}
+
+/// Of a partition that has allowed unclean elections all replicas have the same, whatever that is.
+fn audit_unclean(machines: &mut Machines, ledger: &mut Ledger) {
+    let Some(image) = ledger.newest_image() else { return };
+    let places = image.topics().iter().flat_map(|topic| {
+        topic.partitions().map(move |(partition, _)| FollowedPartition { topic_id: topic.id, partition })
+    });
+    let unclean: Vec<_> = places.filter(|place| ledger.is_unclean(*place)).collect();
+    for place in unclean {
+        let mut first = None;
+        for (id, machine) in machines.iter_mut() {
+            let replicas = machine.process.as_mut().and_then(|process| process.replicas.as_mut());
+            let Some(replica) = replicas.and_then(|replicas| replicas.held.reading(place)) else { continue };
+            let found = records(replica, Offset::ZERO);
+            let (other, known) = first.get_or_insert_with(|| (*id, found.clone()));
+            if let Err(error) = &found {
+                ledger.violated(format!("{} at {id} cannot be read: {error}", ledger.name(place)));
+            } else if found != *known {
+                ledger.violated(format!("{} has {found:?} at {id}, and {known:?} at {other}", ledger.name(place)));
+            }
         }
     }
 }

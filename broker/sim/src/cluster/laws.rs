@@ -6,6 +6,8 @@ use gregor_metadata::{ConfigResource, Image, LeaderRecoveryState, Partition, Top
 use gregor_replication::FollowedPartition;
 use gregor_types::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionIndex};
 
+use super::ledger::UNCLEAN_TOPIC;
+
 const MIN_IN_SYNC_REPLICAS: &str = "min.insync.replicas";
 
 /// The first law that an image breaks, if it breaks any.
@@ -13,7 +15,11 @@ pub(super) fn broken_law(image: &Image) -> Option<String> {
     let keeps_eligible = image.features().has_eligible_leader_replicas();
     image.topics().iter().find_map(|topic| {
         topic.partitions().find_map(|(index, partition)| {
-            let law = broken_by(partition, keeps_eligible, &|broker| image.cluster().is_active(*broker))?;
+            // The last known eligible leader may be elected all the same (KIP-966).
+            let may_recover = keeps_eligible || topic.name.starts_with(UNCLEAN_TOPIC);
+            let recovers = partition.leader_recovery == LeaderRecoveryState::Recovering;
+            let law = broken_by(partition, keeps_eligible, &|broker| image.cluster().is_active(*broker))
+                .or((recovers && !may_recover).then_some("is led by who may lack records"))?;
             Some(format!("{}-{index} {law}: {partition:?}", topic.name))
         })
     })
@@ -25,7 +31,7 @@ pub(super) fn broken_passage(before: &Image, after: &Image) -> Option<String> {
     if !before.features().has_eligible_leader_replicas() || !after.features().has_eligible_leader_replicas() {
         return None;
     }
-    after.topics().iter().find_map(|topic| {
+    after.topics().iter().filter(|topic| !topic.name.starts_with(UNCLEAN_TOPIC)).find_map(|topic| {
         // Where that is changed the controller forgets who is eligible, also where it comes to the same number of replicas.
         let wanted = min_isr(after, topic).filter(|wanted| Some(*wanted) == min_isr(before, topic))?;
         // As Kafka does, the controller takes all partitions to have as many replicas as the first one.
@@ -123,12 +129,9 @@ fn broken_by(
     let mut candidates = if isr.is_empty() { elr } else { isr }.iter();
     match partition.leader {
         Some(leader) if !isr.contains(&leader) || !is_active(&leader) => {
-            return Some("is led by who is not in sync, or is fenced or on its way down");
+            Some("is led by who is not in sync, or is fenced or on its way down")
         }
-        None if candidates.any(is_active) => return Some("is led by nobody, and somebody could lead it"),
-        _ => {}
+        None if candidates.any(is_active) => Some("is led by nobody, and somebody could lead it"),
+        _ => None,
     }
-    // Nobody allows unclean elections here. The last known eligible leader may be elected all the same (KIP-966).
-    let recovers = partition.leader_recovery == LeaderRecoveryState::Recovering;
-    (recovers && !keeps_eligible).then_some("is led by who may lack records")
 }

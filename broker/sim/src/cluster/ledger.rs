@@ -20,6 +20,9 @@ use super::{
 };
 use crate::promises::Value;
 
+/// Topics that are named so allow unclean elections (`unclean.leader.election.enable`): of what was acknowledged there nothing need last.
+pub(super) const UNCLEAN_TOPIC: &str = "unclean-";
+
 /// A batch as it stands in a log: what its checksum does not cover, and the checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seal {
@@ -202,6 +205,9 @@ impl Ledger {
             seen.starts_over = replica.starts_over;
             self.count("log started over");
         }
+        if seen.compared > high_watermark && replica.topic.starts_with(UNCLEAN_TOPIC) {
+            self.count("committed records truncated");
+        }
         if seen.compared > high_watermark {
             // What it had was not known to be committed any more when it was cut, or it begins anew.
             seen.compared = start;
@@ -220,6 +226,9 @@ impl Ledger {
     /// Compares a replica's batches from an offset on with those that are known to be committed.
     fn compare(&mut self, id: BrokerId, replica: &mut Replica, from: &mut Offset, to: Offset) -> Option<String> {
         *from = (*from).max(replica.log.start_offset());
+        if replica.topic.starts_with(UNCLEAN_TOPIC) {
+            *from = to;
+        }
         while *from < to {
             // A disk that fails meanwhile shows it to the node itself.
             let bytes = replica.bytes(*from, to).ok()?;
@@ -291,6 +300,9 @@ impl Ledger {
     /// A batch was acknowledged.
     pub(super) fn acknowledged(&mut self, place: FollowedPartition, base: Offset, values: &[Value]) {
         self.acknowledged += values.len() as u64;
+        if self.is_unclean(place) {
+            return;
+        }
         for (offset, value) in (base.value()..).map(Offset).zip(values) {
             self.stands(place, offset, *value, "an acknowledgement");
         }
@@ -328,6 +340,11 @@ impl Ledger {
     /// Whether a topic may be gone.
     pub(super) fn may_be_gone(&self, topic: TopicId) -> bool {
         self.names.get(&topic).is_none_or(|name| self.leaving.contains(name))
+    }
+
+    /// Whether a partition is one of those of which nothing need last.
+    pub(super) fn is_unclean(&self, place: FollowedPartition) -> bool {
+        self.names.get(&place.topic_id).is_some_and(|name| name.starts_with(UNCLEAN_TOPIC))
     }
 
     /// Topics that are to be there.
@@ -397,6 +414,9 @@ fn count_elections(counts: &mut BTreeMap<&'static str, u64>, before: &Image, aft
             }
             match partition.leader {
                 Some(leader) if known.elr.contains(&leader) => count("eligible leader elected"),
+                Some(leader) if topic.name.starts_with(UNCLEAN_TOPIC) && !known.isr.contains(&leader) => {
+                    count("unclean leader elected");
+                }
                 Some(_) => count("leader elected"),
                 None => count("leaderless"),
             }

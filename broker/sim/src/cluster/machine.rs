@@ -27,6 +27,8 @@ use crate::{
 
 /// The cluster.
 pub(super) const CLUSTER: &str = "simulated";
+/// The level of `metadata.version` that clusters are brought to (4.3-IV0).
+pub(super) const METADATA_VERSION: i16 = 30;
 const CONTROLLER_PORT: u16 = 9093;
 const HOST: &str = "10.0.0.";
 const MILLION: i64 = 1_000_000;
@@ -45,10 +47,12 @@ pub(super) struct Shape {
     pub(super) roles: Vec<Roles>,
     /// How many of the first ones vote at first. All of them are controllers.
     pub(super) voters: usize,
-    /// Whether the voters stand in every node's configuration, and never change (`kraft.version` 0).
+    /// Whether the voters stand in every node's configuration, and do not change before somebody makes the quorum dynamic (`kraft.version` 0).
     pub(super) is_static: bool,
     /// Whether partitions keep eligible leader replicas (KIP-966).
     pub(super) keeps_eligible: bool,
+    /// The level of `metadata.version` that it is formatted with.
+    metadata_version: i16,
     /// How far behind a follower in sync may be, in milliseconds: soon, and who is in sync changes often.
     lag_max_ms: u64,
     /// How soon a node that was not answered asks again, in milliseconds: by Kafka's default of 20 most of what happens where nobody leads is just that.
@@ -64,6 +68,7 @@ pub(super) struct Identity {
     pub(super) directory: DirectoryId,
     pub(super) config: Arc<BrokerConfig>,
     keeps_eligible: bool,
+    metadata_version: i16,
 }
 
 /// See the module's documentation.
@@ -113,9 +118,16 @@ impl Shape {
         // A controller of a static quorum votes.
         let voters = if is_static { controllers } else { 3 };
         let keeps_eligible = random.chance(50);
+        // Who votes is in the log since 21, eligible leader replicas are in it since 23.
+        let metadata_version = match random.below(10) {
+            0..6 => METADATA_VERSION,
+            _ if keeps_eligible => *random.pick(&[23, 25, 29]),
+            _ if is_static => *random.pick(&[7, 8, 11, 14, 17, 22, 29]),
+            _ => *random.pick(&[21, 22, 25, 29]),
+        };
         let lag_max_ms = *random.pick(&[1_500, 4_000]);
         let retry_backoff_ms = *random.pick(&[20, 100, 100, 100]);
-        Self { roles, voters, is_static, keeps_eligible, lag_max_ms, retry_backoff_ms }
+        Self { roles, voters, is_static, keeps_eligible, metadata_version, lag_max_ms, retry_backoff_ms }
     }
 
     /// The nodes' numbers.
@@ -156,8 +168,9 @@ fn directory_id(id: BrokerId, disk: u64) -> DirectoryId {
 impl Identity {
     pub(super) fn new(id: BrokerId, shape: &Shape) -> Self {
         let roles = shape.roles[id.value() as usize - 1];
-        let keeps_eligible = shape.keeps_eligible;
-        Self { id, roles, directory: directory_id(id, 0), config: Arc::new(config(id, shape)), keeps_eligible }
+        let Shape { keeps_eligible, metadata_version, .. } = *shape;
+        let (directory, config) = (directory_id(id, 0), Arc::new(config(id, shape)));
+        Self { id, roles, directory, config, keeps_eligible, metadata_version }
     }
 
     pub(super) fn host(&self) -> String {
@@ -259,7 +272,8 @@ impl Machine {
     /// registered since.
     pub(super) fn may_lack(&self, image: &Image) -> bool {
         let registered = image.cluster().broker(self.identity.id).map(|broker| broker.incarnation);
-        self.lost_power_in.is_some_and(|lost_in| registered.is_none_or(|life| life <= self.incarnation(lost_in)))
+        self.identity.roles.is_broker()
+            && self.lost_power_in.is_some_and(|lost_in| registered.is_none_or(|life| life <= self.incarnation(lost_in)))
     }
 
     /// The process dies where it stands, or the machine with it.
@@ -302,7 +316,7 @@ fn formatted(identity: &Identity, voters: InitialVoters, clock: &Clock) -> Fault
         directories: vec![(DIRECTORY.into(), identity.directory)],
         metadata_directory: DIRECTORY.into(),
         voters,
-        metadata_version: 30,
+        metadata_version: identity.metadata_version,
         features: vec![(ELIGIBLE_LEADER_REPLICAS_FEATURE.to_owned(), i16::from(identity.keeps_eligible))],
         ignore_formatted: false,
         now: clock.wall(),

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Every kind of thing that goes wrong or is changed, as [`Outcome::counts`](super::Outcome::counts) names it. Over many seeds each happens.
-pub const FAULTS: [&str; 48] = [
+pub const FAULTS: [&str; 53] = [
     "message lost",
     "message doubled",
     "message late",
@@ -55,6 +55,7 @@ pub const FAULTS: [&str; 48] = [
     "disk error",
     "disk full",
     "disk replaced",
+    "quorum made dynamic",
     "voter added",
     "voter removed",
     "controller elected",
@@ -65,6 +66,8 @@ pub const FAULTS: [&str; 48] = [
     "in-sync replicas changed",
     "leader elected",
     "eligible leader elected",
+    "unclean leader elected",
+    "committed records truncated",
     "leaderless",
     "topic created",
     "topic deleted",
@@ -72,6 +75,8 @@ pub const FAULTS: [&str; 48] = [
     "partition moved",
     "preferred leader elected",
     "setting changed",
+    "metadata version raised",
+    "metadata version lowered",
     "records deleted",
     "log started over",
     "quiet fetch",

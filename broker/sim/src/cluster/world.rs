@@ -176,8 +176,8 @@ impl World {
             Box::new(Reader::default()),
             Box::new(Deleter::default()),
         ];
-        if !shape.is_static {
-            clients.push(Box::new(VoterAdmin::new(first_voters)));
+        if !shape.is_static || random.chance(50) {
+            clients.push(Box::new(VoterAdmin::new(first_voters, shape.is_static)));
         }
         let power = Power::of(&shape, &mut random);
         let mut world = Self {

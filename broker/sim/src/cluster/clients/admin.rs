@@ -1,4 +1,5 @@
-//! An administrator: creates topics and deletes them, adds partitions, moves them, elects leaders, changes what a topic asks for.
+//! An administrator: creates topics and deletes them, adds partitions, moves them, elects leaders, changes what a topic asks for, and raises and
+//! lowers `metadata.version`.
 
 use gregor_controller::{ControllerRequest, ControllerResponse as Decision};
 use gregor_messages::{
@@ -10,12 +11,15 @@ use gregor_messages::{
     elect_leaders_request::TopicPartitions,
     incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig},
 };
+use gregor_metadata::{Image, METADATA_VERSION_FEATURE, MetadataVersion};
 use gregor_server::control::ControllerResponse;
 use gregor_types::ErrorCode;
 
-use super::{Client, View};
+use super::{Client, SAFE_DOWNGRADE, UPGRADE, View, finalize};
 use crate::cluster::{
+    ledger::UNCLEAN_TOPIC,
     letters::{Answer, CallId, Question},
+    machine::METADATA_VERSION,
     trouble::Power,
 };
 
@@ -23,8 +27,9 @@ const TOPICS_MAX: usize = 4;
 const PARTITIONS_MAX: usize = 4;
 const TOPIC_RESOURCE: i8 = 2;
 const TIMEOUT_MS: i32 = 10_000;
-/// `ElectionType.PREFERRED`.
+/// `ElectionType.PREFERRED`, and `UNCLEAN`.
 const PREFERRED: i8 = 0;
+const UNCLEAN: i8 = 1;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -37,12 +42,14 @@ pub(in crate::cluster) struct Admin {
 
 #[derive(Debug, Clone)]
 enum Asked {
-    Create { name: String, partitions: i32, replicas: i16, min_isr: usize, synced: bool },
+    Create { name: String, partitions: i32, replicas: i16, min_isr: usize, synced: bool, unclean: bool },
     Delete { name: String },
     Grow { name: String, partitions: i32 },
     Move { name: String, index: i32, to: Vec<i32> },
-    Elect { name: String, index: i32 },
+    Elect { name: String, index: i32, kind: i8 },
     MinIsr { name: String, min_isr: usize },
+    Raise { level: i16 },
+    Lower { level: i16 },
 }
 
 impl Admin {
@@ -59,12 +66,14 @@ impl Admin {
             self.created += 1;
             let replicas = brokers.len().min(3);
             let min_isr = if view.random.chance(70) || view.power == Power::FailsInTurn { 2 } else { 1 };
+            let unclean = view.random.chance(15);
             return Some(Asked::Create {
-                name: format!("topic-{}", self.created),
+                name: format!("{}{}", if unclean { UNCLEAN_TOPIC } else { "topic-" }, self.created),
                 partitions: view.random.between(1, 4) as i32,
                 replicas: replicas as i16,
                 min_isr,
                 synced: view.power == Power::Fails,
+                unclean,
             });
         }
         let image = view.image.clone()?;
@@ -84,7 +93,7 @@ impl Admin {
         let name = view.random.pick(&topics).clone();
         let partitions = image.topics().by_name(&name)?.partition_count();
         let index = view.random.below(partitions.max(1) as u64) as i32;
-        match view.random.below(12) {
+        match view.random.below(14) {
             0 if topics.len() > 1 => Some(Asked::Delete { name }),
             1 if partitions < PARTITIONS_MAX => Some(Asked::Grow { name, partitions: partitions as i32 + 1 }),
             2..5 => {
@@ -99,18 +108,41 @@ impl Admin {
                 to.rotate_left(turn);
                 Some(Asked::Move { name, index, to })
             }
-            5..8 => Some(Asked::Elect { name, index }),
+            5..8 => {
+                let kind = if name.starts_with(UNCLEAN_TOPIC) { UNCLEAN } else { PREFERRED };
+                Some(Asked::Elect { name, index, kind })
+            }
             8 if changes_min_isr => Some(Asked::MinIsr { name, min_isr: view.random.between(1, 4) as usize }),
+            9 | 10 => level_beside(&image, view),
             _ => None,
         }
     }
 }
 
+/// A higher level of `metadata.version`, or a lower one for which nothing is lost.
+fn level_beside(image: &Image, view: &mut View<'_>) -> Option<Asked> {
+    let present = image.features().metadata_version();
+    let is_lossless = |wanted: MetadataVersion| {
+        !MetadataVersion::all().any(|passed| wanted < passed && passed <= present && passed.changed_metadata())
+    };
+    // Where topics keep eligible leader replicas, every level that is lossless to go to has them, too.
+    let lower: Vec<i16> = MetadataVersion::all()
+        .filter(|wanted| *wanted < present && is_lossless(*wanted))
+        .map(MetadataVersion::level)
+        .collect();
+    if !lower.is_empty() && view.random.chance(50) {
+        return Some(Asked::Lower { level: *view.random.pick(&lower) });
+    }
+    let present = present.level();
+    (present < METADATA_VERSION)
+        .then(|| Asked::Raise { level: view.random.between(present as u64 + 1, METADATA_VERSION as u64 + 1) as i16 })
+}
+
 impl Asked {
     fn request(&self) -> ControllerRequest {
         match self {
-            Self::Create { name, partitions, replicas, min_isr, synced } => {
-                create(name, *partitions, *replicas, *min_isr, *synced).into()
+            Self::Create { name, partitions, replicas, min_isr, synced, unclean } => {
+                create(name, *partitions, *replicas, *min_isr, (*synced, *unclean)).into()
             }
             Self::Delete { name } => {
                 let topic_names = vec![name.as_str().into()];
@@ -133,11 +165,13 @@ impl Asked {
                 let topics = vec![topic];
                 AlterPartitionReassignmentsRequest { timeout_ms: TIMEOUT_MS, topics, ..Default::default() }.into()
             }
-            Self::Elect { name, index } => {
+            Self::Raise { level } => finalize(METADATA_VERSION_FEATURE, *level, UPGRADE),
+            Self::Lower { level } => finalize(METADATA_VERSION_FEATURE, *level, SAFE_DOWNGRADE),
+            Self::Elect { name, index, kind } => {
                 let topic =
                     TopicPartitions { topic: name.as_str().into(), partitions: vec![*index], ..Default::default() };
                 ElectLeadersRequest {
-                    election_type: PREFERRED,
+                    election_type: *kind,
                     topic_partitions: Some(vec![topic]),
                     timeout_ms: TIMEOUT_MS,
                     ..Default::default()
@@ -169,13 +203,22 @@ impl Asked {
             Self::Delete { .. } => "topic deleted",
             Self::Grow { .. } => "partitions added",
             Self::Move { .. } => "partition moved",
+            Self::Elect { kind: UNCLEAN, .. } => "unclean leader asked for",
             Self::Elect { .. } => "preferred leader elected",
             Self::MinIsr { .. } => "setting changed",
+            Self::Raise { .. } => "metadata version raised",
+            Self::Lower { .. } => "metadata version lowered",
         }
     }
 }
 
-fn create(name: &str, partitions: i32, replicas: i16, min_isr: usize, synced: bool) -> CreateTopicsRequest {
+fn create(
+    name: &str,
+    partitions: i32,
+    replicas: i16,
+    min_isr: usize,
+    (synced, unclean): (bool, bool),
+) -> CreateTopicsRequest {
     let config = |name: &str, value: &str| CreatableTopicConfig {
         name: name.into(),
         value: Some(value.into()),
@@ -192,6 +235,9 @@ fn create(name: &str, partitions: i32, replicas: i16, min_isr: usize, synced: bo
     if synced {
         configs.push(config("flush.messages", "1"));
     }
+    if unclean {
+        configs.push(config("unclean.leader.election.enable", "true"));
+    }
     let topic = CreatableTopic {
         name: name.into(),
         num_partitions: partitions,
@@ -206,6 +252,7 @@ fn create(name: &str, partitions: i32, replicas: i16, min_isr: usize, synced: bo
 fn error_in(decision: &Decision) -> Option<ErrorCode> {
     let code = match decision {
         Decision::CreateTopics(response) => response.topics.first()?.error_code,
+        Decision::UpdateFeatures(response) => response.error_code,
         Decision::DeleteTopics(response) => response.responses.first()?.error_code,
         Decision::CreatePartitions(response) => response.results.first()?.error_code,
         Decision::IncrementalAlterConfigs(response) => response.responses.first()?.error_code,

@@ -8,6 +8,8 @@ mod voters;
 
 use std::sync::Arc;
 
+use gregor_controller::ControllerRequest;
+use gregor_messages::{UpdateFeaturesRequest, update_features_request::FeatureUpdateKey};
 use gregor_metadata::MetadataImage;
 use gregor_raft::Nanos;
 use gregor_types::BrokerId;
@@ -25,6 +27,17 @@ use super::{
     trouble::Power,
 };
 use crate::{Random, clock::MILLISECOND};
+
+/// `FeatureUpdate.UpgradeType.UPGRADE`, and `SAFE_DOWNGRADE`.
+const UPGRADE: i8 = 1;
+const SAFE_DOWNGRADE: i8 = 2;
+
+/// Asks for a level of a feature.
+fn finalize(feature: &str, level: i16, upgrade_type: i8) -> ControllerRequest {
+    let update =
+        FeatureUpdateKey { feature: feature.into(), max_version_level: level, upgrade_type, ..Default::default() };
+    UpdateFeaturesRequest { timeout_ms: 10_000, feature_updates: vec![update], ..Default::default() }.into()
+}
 
 /// Somebody who uses the cluster.
 pub(super) trait Client: std::fmt::Debug {

@@ -120,6 +120,8 @@ impl Client for Producer {
                 session.in_flight = None;
                 session.acknowledged_in = epoch;
             }
+            // What came before it is gone.
+            Some(Answer::Wrong(..)) if view.ledger.is_unclean(session.place) => self.session = None,
             // Of one batch at a time, sent until it is acknowledged, every later one finds the one before it; a gap is a loss. Only a
             // partition that knows nothing of the producer takes any sequence for the first, and who does not know yet that it leads
             // no more has not seen what was acknowledged since.

@@ -1,14 +1,16 @@
 //! An administrator of the quorum: takes voters out, has the disk of some of them replaced, and puts controllers in.
 //!
-//! Each change is asked for until it is known to be made. Now and then a voter is to be put in while another is to be taken out; never are
+//! Where the quorum is static (`kraft.version` 0) it has that changed first. Each change is asked for until it is known to be made. Now and then a voter is to be put in while another is to be taken out; never are
 //! two to be taken out, so that never more than one voter is less than there seem to be.
 
+use gregor_controller::ControllerResponse as Decision;
 use gregor_messages::{AddRaftVoterRequest, RemoveRaftVoterRequest, add_raft_voter_request::Listener as AddedListener};
+use gregor_metadata::KRAFT_VERSION_FEATURE;
 use gregor_raft::Request;
 use gregor_server::control::ControllerResponse;
 use gregor_types::{BrokerId, DirectoryId, ErrorCode};
 
-use super::{Client, View};
+use super::{Client, UPGRADE, View, finalize};
 use crate::cluster::{
     letters::{Answer, CallId, Question},
     machine::{CLUSTER, Identity, Roles},
@@ -16,12 +18,18 @@ use crate::cluster::{
 
 /// Fewer voters than this stay for no time at all.
 const VOTERS_MIN: usize = 2;
+/// How likely a static quorum is made dynamic each time it is thought of.
+const UPGRADES_IN_HUNDRED: u64 = 15;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(in crate::cluster) struct VoterAdmin {
     /// Who votes, as far as it knows.
     voters: Vec<BrokerId>,
+    /// Whether they cannot be changed yet.
+    is_static: bool,
+    /// Whether the first ones stand in every node's configuration.
+    is_configured: bool,
     /// What is to be made.
     changes: Vec<Pursued>,
 }
@@ -34,22 +42,27 @@ struct Pursued {
 
 #[derive(Debug, Clone)]
 enum Change {
+    /// To `kraft.version` 1.
+    Upgrade,
     Add(Identity),
     Remove(BrokerId, DirectoryId),
 }
 
 impl VoterAdmin {
-    /// Knows the first voters.
-    pub(in crate::cluster) const fn new(voters: Vec<BrokerId>) -> Self {
-        Self { voters, changes: Vec::new() }
+    /// Knows the first voters, and whether the quorum is static.
+    pub(in crate::cluster) const fn new(voters: Vec<BrokerId>, is_static: bool) -> Self {
+        Self { voters, is_static, is_configured: is_static, changes: Vec::new() }
     }
 
     fn next(&self, view: &mut View<'_>) -> Option<Change> {
+        if self.is_static {
+            return (self.changes.is_empty() && view.random.chance(UPGRADES_IN_HUNDRED)).then_some(Change::Upgrade);
+        }
         let running = view.machines.values().filter(|machine| machine.process.is_some());
         let others: Vec<Identity> = running
             .map(|machine| &machine.identity)
             .filter(|identity| identity.roles.is_controller() && !self.voters.contains(&identity.id))
-            .filter(|identity| self.changes.iter().all(|pursued| pursued.change.id() != identity.id))
+            .filter(|identity| self.changes.iter().all(|pursued| pursued.change.id() != Some(identity.id)))
             .cloned()
             .collect();
         let adds = !others.is_empty() && (view.random.chance(60) || self.voters.len() <= VOTERS_MIN);
@@ -66,6 +79,10 @@ impl VoterAdmin {
 
     fn made(&mut self, change: &Change, view: &mut View<'_>) {
         match change {
+            Change::Upgrade => {
+                view.ledger.count("quorum made dynamic");
+                self.is_static = false;
+            }
             Change::Add(identity) => {
                 view.ledger.count("voter added");
                 self.voters.push(identity.id);
@@ -75,8 +92,9 @@ impl VoterAdmin {
                 self.voters.retain(|voter| voter != id);
                 let is_controller =
                     view.machines.get(id).is_some_and(|machine| machine.identity.roles == Roles::Controller);
-                // Only what votes no more may lose what it has voted; and a broker's records are not to be lost here.
-                if is_controller && !view.healing && view.random.chance(60) {
+                // Only what votes no more may lose what it has voted; and a broker's records are not to be lost here. Where the first voters stand in
+                // every configuration, an empty disk makes one of them.
+                if is_controller && !self.is_configured && !view.healing && view.random.chance(60) {
                     view.replaces = Some(*id);
                 }
             }
@@ -85,15 +103,17 @@ impl VoterAdmin {
 }
 
 impl Change {
-    const fn id(&self) -> BrokerId {
+    const fn id(&self) -> Option<BrokerId> {
         match self {
-            Self::Add(identity) => identity.id,
-            Self::Remove(id, _) => *id,
+            Self::Upgrade => None,
+            Self::Add(identity) => Some(identity.id),
+            Self::Remove(id, _) => Some(*id),
         }
     }
 
-    fn request(&self) -> Request {
-        match self {
+    fn question(&self) -> Question {
+        let request = match self {
+            Self::Upgrade => return Question::Decide(finalize(KRAFT_VERSION_FEATURE, 1, UPGRADE)),
             Self::Add(identity) => {
                 let listeners = identity.controller_endpoints().into_iter().map(|endpoint| AddedListener {
                     name: endpoint.name,
@@ -117,7 +137,8 @@ impl Change {
                 voter_directory_id: *directory,
                 ..Default::default()
             }),
-        }
+        };
+        Question::Quorum(request)
     }
 }
 
@@ -135,14 +156,16 @@ impl Client for VoterAdmin {
             self.changes.extend(change.map(|change| Pursued { change, asking: None }));
         }
         for pursued in self.changes.iter_mut().filter(|pursued| pursued.asking.is_none()) {
-            let question = Question::Quorum(pursued.change.request());
-            pursued.asking = Some(view.ask(controller, question));
+            pursued.asking = Some(view.ask(controller, pursued.change.question()));
         }
     }
 
     fn hear(&mut self, call: CallId, answer: Option<Answer>, view: &mut View<'_>) {
         let Some(place) = self.changes.iter().position(|pursued| pursued.asking == Some(call)) else { return };
         let code = match &answer {
+            Some(Answer::Control(ControllerResponse::Controller(Decision::UpdateFeatures(response)))) => {
+                Some(response.error_code)
+            }
             Some(Answer::Control(ControllerResponse::AddRaftVoter(response))) => Some(response.error_code),
             Some(Answer::Control(ControllerResponse::RemoveRaftVoter(response))) => Some(response.error_code),
             _ => None,

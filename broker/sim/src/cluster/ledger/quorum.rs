@@ -223,11 +223,14 @@ fn hold_progress(id: BrokerId, now: &Shown, before: Option<&Shown>, image: &Meta
 fn hold_voters(id: BrokerId, now: &Shown, process: &Process) -> Result<(), String> {
     let quorum = process.quorum();
     let (Some(committed), true) = (quorum.high_watermark(), now.leads_in.is_some()) else { return Ok(()) };
-    let (voters, then) = (quorum.history().voters(), quorum.history().at(committed.max(now.began)).1);
+    let (voters, (version, then)) = (quorum.history().voters(), quorum.history().at(committed.max(now.began)));
     if std::ptr::eq(voters, then) {
         return Ok(());
     }
-    let keys = |voters: &VoterSet| voters.iter().map(|voter| voter.key).collect::<BTreeSet<_>>();
+    // The voters of a static quorum have no directories.
+    let directory = |key: ReplicaKey| key.directory.filter(|_| version > 0);
+    let keys =
+        |voters: &VoterSet| voters.iter().map(|voter| (voter.key.id, directory(voter.key))).collect::<BTreeSet<_>>();
     let (voters, then) = (keys(voters), keys(then));
     if voters.symmetric_difference(&then).count() > 1 {
         return Err(format!("node {id} has {voters:?} for voters, and only {then:?} are committed"));
