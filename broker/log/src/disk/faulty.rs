@@ -238,6 +238,17 @@ impl State {
 
     fn name(&mut self, folder: Name, change: NameChange) -> io::Result<()> {
         Arc::make_mut(&mut self.names).apply(&change);
+        // What is pending inside of a folder goes where the folder goes: another one may have its name next.
+        match &change {
+            NameChange::Rename(from, to) => {
+                for (of, inside) in self.pending.iter_mut().filter(|(of, _)| from.holds(of)) {
+                    of.follow(from, to);
+                    inside.follow(from, to);
+                }
+            }
+            NameChange::RemoveFolder(name) => self.pending.retain(|(of, _)| !name.holds(of)),
+            NameChange::Folder(_) | NameChange::Set(..) | NameChange::Remove(_) => {}
+        }
         self.pending.push((folder, change));
         self.changed()
     }
@@ -251,6 +262,14 @@ impl State {
     }
 
     fn sync_folder(&mut self, folder: &Name) {
+        // An earlier folder of this name is out of its way before, with all that its parent was changed by until then.
+        let parent = folder.parent();
+        let is_away = |(of, change): &(Name, NameChange)| *of == parent && change.takes_away() == Some(folder);
+        if let Some(last) = self.pending.iter().rposition(is_away) {
+            for (_, change) in self.pending.extract_if(..=last, |(of, _)| *of == parent) {
+                Arc::make_mut(&mut self.durable_names).apply(&change);
+            }
+        }
         for (_, change) in self.pending.extract_if(.., |(of, _)| of == folder) {
             Arc::make_mut(&mut self.durable_names).apply(&change);
         }
@@ -282,11 +301,16 @@ impl State {
             *count = if crash == Crash::LoseUnsynced { 0 } else { below(*count + 1) };
         }
         let durable_names = Arc::make_mut(&mut self.durable_names);
+        // Folders that are back under names that others have had since: nothing of those comes into them.
+        let mut back: Vec<Name> = Vec::new();
         for (folder, change) in pending {
             let left = kept.get_mut(&folder).expect("every folder was counted");
-            if *left > 0 {
+            if *left > 0 && !back.iter().any(|name| name.holds(&folder)) {
                 *left -= 1;
                 durable_names.apply(&change);
+            } else {
+                *left = 0;
+                back.extend(change.takes_away().cloned());
             }
         }
         durable_names.forget_unreached();

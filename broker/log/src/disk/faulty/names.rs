@@ -74,10 +74,45 @@ impl Name {
         name.0.strip_prefix(&*self.0).filter(|rest| rest.first().is_none_or(|byte| *byte == SEPARATOR))
     }
 
+    /// Whether it is this folder, or in it.
+    pub(super) fn holds(&self, name: &Self) -> bool {
+        self.rest(name).is_some()
+    }
+
+    /// Its name once a folder that it is in has another name.
+    pub(super) fn follow(&mut self, from: &Self, to: &Self) {
+        if let Some(rest) = from.rest(self) {
+            *self = Self([&*to.0, rest].concat().into());
+        }
+    }
+
     /// What a name right in this folder is called.
     fn last(&self, name: &Self) -> Option<String> {
         let last = self.rest(name)?.strip_prefix(&[SEPARATOR])?;
         (!last.contains(&SEPARATOR)).then(|| String::from_utf8_lossy(last).into_owned())
+    }
+}
+
+impl NameChange {
+    /// The folder, or file, of whose name there is nothing any more.
+    pub(super) const fn takes_away(&self) -> Option<&Name> {
+        match self {
+            Self::Rename(name, _) | Self::RemoveFolder(name) => Some(name),
+            Self::Folder(_) | Self::Set(..) | Self::Remove(_) => None,
+        }
+    }
+
+    /// The same change once a folder that it is in has another name.
+    pub(super) fn follow(&mut self, from: &Name, to: &Name) {
+        let names = match self {
+            Self::Folder(name) | Self::Set(name, _) | Self::Remove(name) | Self::RemoveFolder(name) => {
+                [Some(name), None]
+            }
+            Self::Rename(name, other) => [Some(name), Some(other)],
+        };
+        for name in names.into_iter().flatten() {
+            name.follow(from, to);
+        }
     }
 }
 
@@ -178,6 +213,7 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::{Crash, Disk as _, FaultyDisk};
 
     #[test]
     fn a_name_is_the_same_however_its_path_is_spelled() {
@@ -185,6 +221,30 @@ mod tests {
             assert_eq!(Name::of(Path::new(spelled)), Name::of(Path::new("/data/a-0/x")), "{spelled}");
         }
         assert_eq!(Name::of(Path::new("/data")).parent(), Name::of(Path::new("/")));
+    }
+
+    #[test]
+    fn what_is_synced_in_a_folder_stays_there_though_another_had_its_name() {
+        let disk = FaultyDisk::new();
+        let sync = |path: &str| disk.sync_directory(Path::new(path)).complete().unwrap();
+        let make = |folder: &str, file: &str| {
+            disk.create_directory(Path::new(folder)).unwrap();
+            disk.create(&Path::new(folder).join(file)).unwrap();
+        };
+        make("/data/a", "old");
+        sync("/");
+        sync("/data");
+        sync("/data/a");
+        disk.rename(Path::new("/data/a"), Path::new("/data/b")).unwrap();
+        make("/data/a", "new");
+        sync("/data/a");
+        sync("/data");
+        disk.crash(Crash::LoseUnsynced);
+        let names = |folder: &str| {
+            let listed = disk.list(Path::new(folder)).unwrap().into_iter();
+            listed.map(|entry| entry.name).collect::<Vec<_>>()
+        };
+        assert_eq!((names("/data/a"), names("/data/b")), (vec!["new".to_owned()], vec!["old".to_owned()]));
     }
 
     #[test]
