@@ -478,6 +478,11 @@ async fn play(network: Option<Network>, seed: u64, lasts: Duration) {
         }
         let disturbance = deck.pop().unwrap();
         let calm = chance.below(2) == 0;
+        if calm || disturbance == Disturbance::Wipe {
+            // Until the run of a node that was started anew is registered, an earlier one counts as in sync: a new controller takes it to be alive for
+            // a session.
+            fleet.serving().await;
+        }
         if disturbance == Disturbance::Wipe {
             whole_throughout(&admin, &fleet, played.values().sum()).await;
         } else if calm {
