@@ -49,6 +49,8 @@ impl Response {
         let (whole, of_partition) = match self {
             Self::Vote(response) => {
                 let data = response.topics.first().and_then(|topic| topic.partitions.first());
+                let node = response.node_endpoints.first();
+                address = node.map(|node| (node.node_id, node.host.clone(), i32::from(node.port)));
                 (response.error_code, data.map(|data| (data.error_code, data.leader_id, data.leader_epoch)))
             }
             Self::BeginQuorumEpoch(response) => {

@@ -5,9 +5,9 @@
 mod lone_voter;
 
 use bytes::Bytes;
-use gregor_messages::VoteResponse;
+use gregor_messages::{VoteResponse, vote_response};
 use gregor_raft::{ElectionState, Input, Origin, Request, RequestId, Response, Role};
-use gregor_types::{ErrorCode, LeaderEpoch};
+use gregor_types::{BrokerId, ErrorCode, LeaderEpoch};
 use lone_voter::{OTHER, Paper, Rig, THIRD, ballot, ends, verdict};
 
 #[test]
@@ -29,6 +29,23 @@ fn a_voter_that_cannot_be_asked_whether_it_would_vote_is_asked_for_its_vote() {
     // What was asked before it stood changes nothing.
     rig.step(Input::Response { from: THIRD, response: Some(Response::Vote(unknown)) });
     assert!(matches!(rig.quorum.role(), Role::Leader(_)), "{:?}", rig.quorum.role());
+}
+
+#[test]
+fn a_leader_that_is_no_voter_here_is_found_where_an_answer_to_a_ballot_says() {
+    let mut rig = Rig::new(Paper::default(), ElectionState::unknown_leader(LeaderEpoch(3)));
+    rig.pass(2_000);
+    assert!(matches!(rig.quorum.role(), Role::Prospective(_)), "{:?}", rig.quorum.role());
+    // It may be the one that this voter's log says was taken out, which is not so elsewhere.
+    let stranger = BrokerId(9);
+    let partition = vote_response::PartitionData { leader_id: 9, leader_epoch: 4, ..Default::default() };
+    let topic = vote_response::TopicData { partitions: vec![partition], ..Default::default() };
+    let node = vote_response::NodeEndpoint { node_id: 9, host: "there".into(), port: 77, ..Default::default() };
+    let response = VoteResponse { topics: vec![topic], node_endpoints: vec![node], ..Default::default() };
+    rig.step(Input::Response { from: OTHER, response: Some(Response::Vote(response)) });
+    assert_eq!(rig.quorum.leader_id(), Some(stranger));
+    let [endpoint] = rig.quorum.leader_endpoints() else { panic!("{:?}", rig.quorum.leader_endpoints()) };
+    assert_eq!((endpoint.host.as_str(), endpoint.port), ("there", 77));
 }
 
 /// A voter that knows no leader, whose log ends in epoch 2.
