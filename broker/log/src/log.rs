@@ -282,19 +282,9 @@ impl PartitionLog {
         self.epochs.assign(epoch, start);
     }
 
-    /// Where an epoch ends, for OffsetForLeaderEpoch and diverging fetches.
+    /// Where an epoch ends, for OffsetForLeaderEpoch.
     pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> EpochEndOffset {
         self.epochs.end_offset_for(epoch, self.end_offset)
-    }
-
-    /// KIP-595: where a reader has to cut its log back to first, as its last record is of an epoch that ended elsewhere here.
-    pub fn diverging(&self, from: Offset, last_fetched_epoch: LeaderEpoch) -> Option<EpochEndOffset> {
-        if last_fetched_epoch == LeaderEpoch::NONE {
-            return None;
-        }
-        let ours = self.end_offset_for_epoch(last_fetched_epoch);
-        (ours.end_offset != Offset::NONE && (ours.end_offset < from || ours.leader_epoch < last_fetched_epoch))
-            .then_some(ours)
     }
 
     /// The leader epoch of the record at an offset.

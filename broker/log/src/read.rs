@@ -7,7 +7,7 @@ use gregor_types::{LeaderEpoch, Offset, Timestamp, planted::planted};
 use gregor_wire::batch::{BatchHeader, BatchView};
 
 use crate::{
-    LogError, PartitionLog, ReadError,
+    EpochEndOffset, LogError, PartitionLog, ReadError,
     checked_bytes::CheckedBytes,
     disk::{self, SharedFile},
     scanner::{BatchScanner, SWEEP_BUFFER_BYTES, Scan},
@@ -246,6 +246,31 @@ impl PartitionLog {
         let region = Some(Region::File { file, position: position.into(), len });
         let is_recent = self.recent.front().is_some_and(|first| first.base_offset <= from);
         Ok(ReadPlan { region, unchecked, segment: Some(self.segments[index].base_offset), is_recent })
+    }
+
+    /// Where an epoch ends, for a follower that has to cut its log there (KIP-595): [`Self::end_offset_for_epoch`], but never amid a batch.
+    ///
+    /// Records are deleted up to any offset, and the epoch of the batch that the log then starts in is known to begin at the log's start.
+    /// What a follower has in place of that batch begins before. Kafka's leader tells it to cut its log at the start all the same, and
+    /// Kafka's follower then takes for its log's end what is inside a batch that it has removed.
+    pub fn cut_for_epoch(&mut self, epoch: LeaderEpoch) -> Result<EpochEndOffset, LogError> {
+        let mut end = self.end_offset_for_epoch(epoch);
+        if end.end_offset == self.start_offset && self.start_offset < self.end_offset {
+            end.end_offset = self.batch_start(self.start_offset)?;
+        }
+        Ok(end)
+    }
+
+    /// The base offset of the batch that holds an offset; the offset where none does.
+    fn batch_start(&mut self, offset: Offset) -> Result<Offset, LogError> {
+        let base = if self.recent.front().is_some_and(|first| first.base_offset <= offset) {
+            let at = self.recent.partition_point(|batch| batch.last_offset < offset);
+            self.recent.get(at).map(|batch| batch.base_offset)
+        } else {
+            let (index, disk) = (self.segment_at(offset), self.disk.clone());
+            self.segments[index].locate(&*disk, offset)?.map(|located| located.header.base_offset)
+        };
+        Ok(base.map_or(offset, |base| base.min(offset)))
     }
 
     /// Position and size of the first batch in a segment that ends at `offset` or later.

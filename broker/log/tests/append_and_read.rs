@@ -144,6 +144,29 @@ fn a_follower_truncates_to_the_end_of_the_older_epoch() {
     assert_eq!(read_all(&mut log).len(), 3);
 }
 
+#[test]
+fn a_follower_is_never_told_to_cut_its_log_amid_a_batch_that_the_leaders_log_starts_in() {
+    let disk = FaultyDisk::new();
+    let mut log = create(&disk, LogConfig::default());
+    try_append(&mut log, 6, &batch(&["a", "b"])).unwrap();
+    try_append(&mut log, 7, &batch(&["c", "d", "e"])).unwrap();
+    let cut = |log: &mut PartitionLog, epoch| {
+        let cut = log.cut_for_epoch(LeaderEpoch(epoch)).unwrap();
+        (cut.leader_epoch.0, cut.end_offset.0)
+    };
+    assert_eq!((cut(&mut log, 6), cut(&mut log, 7)), ((6, 2), (7, 5)));
+    log.advance_start(Offset(3)).unwrap();
+    assert_eq!(log.epochs(), [(LeaderEpoch(7), Offset(3))], "as Kafka keeps it");
+    assert_eq!(log.end_offset_for_epoch(LeaderEpoch(6)).end_offset, Offset(3));
+    assert_eq!((cut(&mut log, 6), cut(&mut log, 7)), ((6, 2), (7, 5)));
+    flush(&mut log);
+    let mut log = close_and_reopen(&disk, log);
+    log.advance_start(Offset(3)).unwrap();
+    assert_eq!((cut(&mut log, 6), cut(&mut log, 7)), ((6, 2), (7, 5)), "also of what is no more in memory");
+    log.advance_start(Offset(5)).unwrap();
+    assert_eq!(cut(&mut log, 7), (7, 5), "there is no batch");
+}
+
 fn append_epoch_1(log: &mut PartitionLog) -> Offset {
     try_append(log, 1, &produced(1, 0, 20, false, &["v"])).unwrap().info().base_offset
 }

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use gregor_log::{AppendError, LogError, PartitionLog};
+use gregor_log::{AppendError, EpochEndOffset, LogError, PartitionLog};
 use gregor_replication::{EpochEnd, FollowerLog, FollowerStep, LeaderMarks, LogPosition, StepFailure};
 use gregor_types::{LeaderEpoch, Offset, Timestamp};
 use gregor_wire::batch::split_batches;
@@ -249,13 +249,12 @@ impl FollowerLog for Partition {
     }
 
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<EpochEnd> {
-        self.with_log(|log, _| end_of_epoch(log, epoch)).flatten()
+        self.with_log(|log, _| known(log.end_offset_for_epoch(epoch))).flatten()
     }
 }
 
-/// Where an epoch, or the last before it, ends in a log.
-pub(super) fn end_of_epoch(log: &PartitionLog, epoch: LeaderEpoch) -> Option<EpochEnd> {
-    let end = log.end_offset_for_epoch(epoch);
+/// What is known of where an epoch ends.
+pub(super) fn known(end: EpochEndOffset) -> Option<EpochEnd> {
     (end.end_offset != Offset::NONE).then_some(EpochEnd { epoch: end.leader_epoch, end: end.end_offset })
 }
 

@@ -15,7 +15,7 @@ use gregor_log::{AbortedTransaction, EpochEndOffset, LogError, ReadError, ReadPl
 use gregor_replication::{History, check_leader_epoch, compare_history};
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch, Offset};
 
-use super::{FollowerReader, Partition, Role, State, following::end_of_epoch};
+use super::{FollowerReader, Partition, Role, State, following::known};
 
 /// A lock that is still held after so long, and a turn of other threads, is held by an append that takes long, or that has no processor.
 const LOCK_PATIENCE: Duration = Duration::from_millis(1);
@@ -177,7 +177,7 @@ impl Partition {
         {
             return Ok(Read { preferred, ..Read::empty(marks) });
         }
-        let here = end_of_epoch(log, last_fetched_epoch);
+        let here = known(log.cut_for_epoch(last_fetched_epoch)?);
         match compare_history(from, last_fetched_epoch, marks.log_start, here) {
             History::Same => {}
             History::OutOfRange => return Err(Failed::Refused(ErrorCode::OffsetOutOfRange)),

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gregor_log::{AppendError, Appended, FlushToken, LogConfig, LogError, PartitionLog, ReadPlan, ReadRequest};
+use gregor_log::{
+    AppendError, Appended, EpochEndOffset, FlushToken, LogConfig, LogError, PartitionLog, ReadPlan, ReadRequest,
+};
 use gregor_raft::Nanos;
 use gregor_replication::{
     EpochEnd, FetchPosition, FollowedPartition, FollowerFetch, FollowerLog, FollowerState, FollowerStep, History,
@@ -275,7 +277,7 @@ impl Replica {
             self.answered_in = Some(position.leader_epoch);
         }
         let (start, end) = (self.log.start_offset(), self.log.end_offset());
-        let here = end_of_epoch(&self.log, position.last_fetched_epoch);
+        let here = known(self.log.cut_for_epoch(position.last_fetched_epoch)?);
         let mut diverging = None;
         match compare_history(position.offset, position.last_fetched_epoch, start, here) {
             History::Same if position.offset < start || position.offset > end => {
@@ -504,7 +506,7 @@ impl FollowerLog for Replica {
     }
 
     fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<EpochEnd> {
-        end_of_epoch(&self.log, epoch)
+        known(self.log.end_offset_for_epoch(epoch))
     }
 }
 
@@ -525,8 +527,7 @@ fn introduce(
     }
 }
 
-fn end_of_epoch(log: &PartitionLog, epoch: LeaderEpoch) -> Option<EpochEnd> {
-    let end = log.end_offset_for_epoch(epoch);
+fn known(end: EpochEndOffset) -> Option<EpochEnd> {
     (end.end_offset != Offset::NONE).then_some(EpochEnd { epoch: end.leader_epoch, end: end.end_offset })
 }
 

@@ -54,6 +54,41 @@ async fn a_follower_catches_up_where_its_leaders_log_begins_inside_of_a_batch() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_led_is_told_to_cut_its_log_before_the_batch_that_the_next_leaders_log_begins_inside_of() {
+    let world = World::new(1);
+    let [first, next] = world.publish().await;
+    append(&first, "both have it", true).unwrap();
+    until("both have it", || end_of(&next) == 1 && next.high_watermark() == Offset(1)).await;
+    world.cut_off(2);
+    for text in ["nobody", "is ever", "told of it"] {
+        append(&first, text, false).unwrap();
+    }
+    world.elect(2).await;
+    let mut builder = RecordBatchBuilder::new(BatchOptions::default());
+    for text in ["one", "two", "three"] {
+        builder.append(now(), None, Some(text.as_bytes()), &[]);
+    }
+    next.append(&ValidatedBatch::trusted(&builder.build()).unwrap(), false, now()).unwrap();
+    delete_records(&next, Offset(2));
+    let query = Query {
+        from: Offset(4),
+        current_leader_epoch: LeaderEpoch::NONE,
+        last_fetched_epoch: LeaderEpoch(0),
+        max_bytes: 1_000,
+        min_one_batch: true,
+        isolation: Isolation::LogEnd,
+        of_any_replica: false,
+        near: &[],
+        follower: None,
+    };
+    let diverging = next.read(&query).unwrap().diverging.map(|end| (end.leader_epoch, end.end_offset));
+    assert_eq!(diverging, Some((LeaderEpoch(0), Offset(1))), "not to 2, which is inside of a batch");
+    world.heal();
+    until("who has led has all", || end_of(&first) == 4 && start_of(&first) == Some(Offset(2))).await;
+    assert_eq!(bytes_of(&first), bytes_of(&next));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_of_records_waits_for_no_follower_that_is_gone_whatever_is_heard_of_last() {
     for fenced_first in [true, false] {
         let world = World::new(1);
