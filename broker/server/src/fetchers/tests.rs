@@ -28,6 +28,7 @@ use gregor_messages::{
     list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse},
 };
 use gregor_metadata::{Changes, Image, MetadataImage, MetadataPosition};
+use gregor_node::IsrAnswers;
 use gregor_replication::{IsrProposal, ProposalAnswer};
 use gregor_state_records::metadata::{
     ConfigRecord, FeatureLevelRecord, MetadataRecord, PartitionRecord, RegisterBrokerRecord, TopicRecord,
@@ -41,7 +42,7 @@ use super::{Fetchers, Leader};
 use crate::{
     clock::now,
     control::{FormatOptions, ImageUpdate, InitialVoters, MetadataListener, format_storage},
-    isr_changes::{AlterPartition, Answers, Proposed},
+    isr_changes::{AlterPartition, Proposed},
     metrics::Metrics,
     partition::{Awaits, FollowerReader, Isolation, Partition, Produced, Query},
     partitions::{Partitions, Publisher},
@@ -294,7 +295,7 @@ impl Drop for World {
 
 /// The controller: takes what is proposed on its own state.
 impl AlterPartition for Cluster {
-    async fn alter(&self, proposed: &[Proposed]) -> Option<Answers> {
+    async fn alter(&self, proposed: &[Proposed]) -> Option<IsrAnswers> {
         locked(&self.requests).push(proposed.len());
         while *locked(&self.holds_alterations) {
             sleep(Duration::from_millis(5)).await;
@@ -319,7 +320,7 @@ impl AlterPartition for Cluster {
                 partition_epoch: partition.partition_epoch,
             }
         };
-        let named = |one: &Proposed| ((one.partition.topic_id, one.partition.index), answer(&one.proposal));
+        let named = |one: &Proposed| (one.id, answer(&one.proposal));
         Some(proposed.iter().map(named).collect())
     }
 }

@@ -254,10 +254,11 @@ impl Partitions {
         state: &gregor_metadata::Partition,
         image: &Image,
     ) {
+        // An earlier run was elected, perhaps on a disk that had what this one's lacks, and others would cut their logs to it; and what this
+        // one fetches is not to count as what that one has. The controller elects anew when it registers this run (Kafka's broker shows
+        // itself no metadata before).
+        let role = if self.is_registered(image) { role } else { ReplicaRole::Leaderless };
         let leader = match role {
-            // An earlier run was elected, perhaps on a disk that had what this one's lacks, and others would cut their logs to it. The
-            // controller elects anew when it registers this run (Kafka's broker shows itself no metadata before).
-            ReplicaRole::Leader if !self.is_registered(image) => None,
             ReplicaRole::Leader => Some(self.node_id),
             ReplicaRole::Follower(leader) => Some(leader),
             ReplicaRole::Leaderless => None,

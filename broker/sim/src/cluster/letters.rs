@@ -8,9 +8,9 @@ use gregor_messages::{
     AlterPartitionRequest, ApiVersionsResponse, VoteRequest, api_versions_response::SupportedFeatureKey,
 };
 use gregor_metadata::{KRAFT_VERSION_FEATURE, ServedFeature};
-use gregor_node::LifecycleInput;
+use gregor_node::{LifecycleInput, Proposed};
 use gregor_raft::{Outgoing, Request, Response};
-use gregor_replication::{FetchPlan, FetcherId, FollowedPartition, IsrProposal, OffsetLookUp, PartitionAnswer};
+use gregor_replication::{FetchPlan, FetcherId, FollowedPartition, OffsetLookUp, PartitionAnswer};
 use gregor_server::control::{ControllerRequest, ControllerResponse, Heard, NodeRequest, OfBroker};
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, LeaderEpoch, Offset};
 
@@ -109,8 +109,13 @@ pub(super) enum Purpose {
     Fetch(FetcherId, u64),
     /// For a fetcher.
     LookUp(FetcherId, Vec<OffsetLookUp>),
-    /// For a partition that it leads.
-    Isr(FollowedPartition, IsrProposal),
+    /// For partitions that it leads.
+    Isr(Vec<Proposed<()>>),
+}
+
+/// The partition of a proposal.
+pub(super) fn partition_of(proposed: &Proposed<()>) -> FollowedPartition {
+    FollowedPartition { topic_id: proposed.id.0, partition: proposed.id.1 }
 }
 
 /// What a control thread wants of another node, as far as the answer's way depends on it.

@@ -81,6 +81,8 @@ pub(super) struct Machine {
     pub(super) process: Option<Process>,
     /// Counts its processes.
     pub(super) boot: u64,
+    /// Before this no process starts, by the world's time.
+    pub(super) down_until: Nanos,
     /// When its process is to be stepped, by the world's time.
     pub(super) step_at: Nanos,
     /// When it is woken next, by the world's time: at the latest when it is to be stepped.
@@ -205,6 +207,7 @@ impl Machine {
             clock,
             process: None,
             boot: 0,
+            down_until: 0,
             step_at: Nanos::MAX,
             woken_at: Nanos::MAX,
             drift,

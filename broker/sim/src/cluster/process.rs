@@ -5,9 +5,8 @@ use std::{collections::VecDeque, fmt, sync::Arc};
 use gregor_controller::ControllerResponse as Decision;
 use gregor_log::{Disk, LogDirectory, disk::FaultyDisk};
 use gregor_metadata::MetadataImage;
-use gregor_node::LifecycleConfig;
+use gregor_node::{IsrAnswers, LifecycleConfig, alter_partition_answers};
 use gregor_raft::{Nanos, Outgoing, Quorum};
-use gregor_replication::ProposalAnswer;
 use gregor_server::control::{
     BrokerState, ControlError, ControlHandle, ControlOptions, ControllerRequest, ControllerResponse, Heard,
     NodeRequest, QuorumLeader, SteppedControl,
@@ -324,8 +323,8 @@ impl Process {
                     answer.and_then(|answer| if let Answer::LookedUp(found) = answer { Some(found) } else { None });
                 replicas.fetchers.looked_up(id, &asked, found, &mut replicas.held, times)?;
             }
-            (Purpose::Isr(id, asked), Some(replicas)) => {
-                replicas.proposal_answered(id, &asked, answer.and_then(said_of_proposal).as_ref());
+            (Purpose::Isr(asked), Some(replicas)) => {
+                replicas.proposals_answered(asked, answer.and_then(said_of_proposals).as_ref());
             }
             (_, None) => {}
         }
@@ -431,21 +430,10 @@ impl Process {
 }
 
 /// What an answer of the active controller says of a proposal.
-fn said_of_proposal(answer: Answer) -> Option<ProposalAnswer> {
+fn said_of_proposals(answer: Answer) -> Option<IsrAnswers> {
     let Answer::Control(ControllerResponse::Controller(Decision::AlterPartition(response))) = answer else {
         return None;
     };
-    if response.error_code != 0 {
-        // Nothing was said of the partition: a controller that is not active, or a broker epoch that is over.
-        return None;
-    }
-    let answered = response.topics.first()?.partitions.first()?;
-    Some(match ErrorCode::from(answered.error_code) {
-        ErrorCode::None => ProposalAnswer::Accepted {
-            isr: answered.isr.iter().copied().map(BrokerId).collect(),
-            leader_epoch: LeaderEpoch(answered.leader_epoch),
-            partition_epoch: answered.partition_epoch,
-        },
-        error => ProposalAnswer::Refused(error),
-    })
+    // A controller that is not active, or a broker epoch that is over, says nothing of any partition.
+    alter_partition_answers(&response).ok()
 }

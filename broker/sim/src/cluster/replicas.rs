@@ -1,34 +1,28 @@
-//! The partitions of a simulated broker in a cluster, as the metadata says: what the server's `partitions/`, `isr_changes.rs` and
-//! `housekeeper.rs` do on their threads, in steps.
+//! The partitions of a simulated broker in a cluster, as the metadata says: what the server's `partitions/` and `housekeeper.rs` do on
+//! their threads, in steps.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use gregor_config::BrokerConfig;
 use gregor_log::{CheckpointKind, LogDirectory, disk::FaultyDisk};
-use gregor_messages::{
-    AlterPartitionRequest,
-    alter_partition_request::{BrokerState, PartitionData, TopicData},
-};
 use gregor_metadata::{ConfigResource, Image, MetadataImage};
-use gregor_node::{PartitionAction, ReplicaRole, partition_actions};
+use gregor_node::{IsrAnswers, IsrChanges, PartitionAction, Proposed, ReplicaRole, alter_partition, partition_actions};
 use gregor_raft::Nanos;
-use gregor_replication::{
-    FollowedPartition, IsrProposal, OffsetLookUp, PartitionAssignment, ProposalAnswer, ProposalOutcome, Registration,
-};
+use gregor_replication::{FollowedPartition, OffsetLookUp, PartitionAssignment, ProposalOutcome, Registration};
 use gregor_server::{TopicSettings, control::ImageUpdate};
 use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, Offset, TopicPartition, Uuid};
 
 use super::{
     fetching::Fetchers,
     held::Held,
-    letters::{Answer, FollowerQuestion, Parts, Purpose, Question, Return},
+    letters::{Answer, FollowerQuestion, Parts, Purpose, Question, Return, partition_of},
     replica::{Replica, Role, refusal},
     sessions::{Sessions, Turn},
 };
 use crate::{
     Random,
-    clock::{Clock, MILLISECOND, SECOND},
+    clock::{Clock, SECOND},
     network::Batches,
     node::{Death, LogFolder},
 };
@@ -38,9 +32,7 @@ const CHECKPOINT_EVERY: Nanos = 5 * SECOND;
 const LAGGARDS_EVERY: Nanos = SECOND;
 /// How long a leader lets a follower wait that has everything.
 const FETCH_WAIT: Nanos = SECOND / 2;
-/// Before a proposal is sent again.
-const PROPOSAL_RETRY: Nanos = 200 * MILLISECOND;
-/// How long the controller may take to answer one.
+/// How long the controller may take to answer a request for in-sync replicas.
 const PROPOSAL_PATIENCE: Nanos = 3 * SECOND;
 
 /// See the module's documentation.
@@ -66,7 +58,7 @@ pub(super) struct Replicas {
     pub(super) has_lost_power: bool,
     /// What has happened here that is counted.
     pub(super) happened: Vec<&'static str>,
-    proposals: BTreeMap<FollowedPartition, Proposal>,
+    isr_changes: IsrChanges<()>,
     answers: Vec<(Return, Answer)>,
     next_checkpoint: Nanos,
     next_look: Nanos,
@@ -89,14 +81,6 @@ struct WaitingFetch {
     asked: FollowerQuestion,
     turn: Turn,
     until: Nanos,
-}
-
-/// A change of in-sync replicas on its way to the controller.
-#[derive(Debug)]
-struct Proposal {
-    wanted: IsrProposal,
-    next: Nanos,
-    under_way: bool,
 }
 
 /// How the metadata knows a broker.
@@ -130,7 +114,7 @@ impl Replicas {
             has_fewer: false,
             has_lost_power: false,
             happened: Vec::new(),
-            proposals: BTreeMap::new(),
+            isr_changes: IsrChanges::default(),
             answers: Vec::new(),
             next_checkpoint: clock.nanos() + CHECKPOINT_EVERY,
             next_look: clock.nanos() + LAGGARDS_EVERY,
@@ -191,7 +175,7 @@ impl Replicas {
         Ok(())
     }
 
-    /// Whether the metadata knows this run of the broker: before, it leads nothing.
+    /// Whether the metadata knows this run of the broker: before, it neither leads nor follows.
     fn is_registered(&self, image: &Image) -> bool {
         image.cluster().broker(self.me).is_some_and(|broker| broker.incarnation == self.incarnation)
     }
@@ -209,7 +193,7 @@ impl Replicas {
             self.held.insert(id, opened);
         }
         self.unmade.remove(&id);
-        let leader = state.leader.filter(|leader| *leader != self.me || self.is_registered(image));
+        let leader = state.leader.filter(|_| self.is_registered(image));
         let role = match leader {
             Some(leader) if leader == self.me => ReplicaRole::Leader,
             Some(leader) => ReplicaRole::Follower(leader),
@@ -248,7 +232,6 @@ impl Replicas {
     fn delete(&mut self, id: FollowedPartition) -> Result<(), Death> {
         self.fetchers.unfollow(id);
         self.unmade.remove(&id);
-        self.proposals.remove(&id);
         let Some(mut replica) = self.held.remove(id) else { return Ok(()) };
         self.has_fewer = true;
         self.sessions.changed(id);
@@ -387,8 +370,9 @@ impl Replicas {
                 replica.drop_laggards(wall);
             }
             self.answers.append(&mut replica.take_answers());
-            if let Some(wanted) = replica.take_proposal() {
-                self.proposals.insert(replica.id, Proposal { wanted, next: now, under_way: false });
+            if let Some(proposal) = replica.take_proposal() {
+                let key = (id.topic_id, id.partition);
+                self.isr_changes.propose(Proposed { id: key, partition: (), proposal });
             }
             if replica.take_change() {
                 is_changed = true;
@@ -410,54 +394,51 @@ impl Replicas {
             self.checkpoint(CheckpointKind::LogStart)?;
         }
         self.propose(broker_epoch, controller, sent);
-        // As the server's fetchers: the epoch that the metadata knows, which at first may be an earlier life's.
-        let known = registration_of(&self.previous, self.me).map_or(BrokerEpoch::NONE, |known| known.epoch);
+        // As the server's fetchers: the epoch that the metadata knows, or knew before this broker was taken out of it.
+        let known = registration_of(&self.previous, self.me).map_or(broker_epoch, |known| known.epoch);
         self.fetchers.ask(known, now, sent);
         self.wake_fetches(is_changed)
     }
 
     fn propose(&mut self, broker_epoch: BrokerEpoch, controller: Option<BrokerId>, sent: &mut Vec<Sent>) {
         let now = self.clock.nanos();
-        for (id, proposal) in &mut self.proposals {
-            if proposal.under_way || proposal.next > now {
-                continue;
-            }
-            let Some(controller) = controller else {
-                proposal.next = now + PROPOSAL_RETRY;
-                continue;
-            };
-            proposal.under_way = true;
-            sent.push(Sent {
+        let mut batch = self.isr_changes.take(now);
+        batch.retain(|one| match self.held.get(partition_of(one)).map(|replica| &replica.role) {
+            Some(Role::Leader(leader)) => leader.has_proposed(&one.proposal),
+            _ => false,
+        });
+        match controller {
+            _ if batch.is_empty() => self.isr_changes.answered(batch, now),
+            None => self.isr_changes.unanswered(batch, now),
+            Some(controller) => sent.push(Sent {
                 to: controller,
-                question: Question::AlterPartition(alter_partition(self.me, broker_epoch, *id, &proposal.wanted)),
-                purpose: Purpose::Isr(*id, proposal.wanted.clone()),
+                question: Question::AlterPartition(alter_partition(self.me, broker_epoch, &batch)),
+                purpose: Purpose::Isr(batch),
                 patience: PROPOSAL_PATIENCE,
-            });
+            }),
         }
     }
 
-    /// What the controller said of a proposal; `None` where it said nothing of it.
-    pub(super) fn proposal_answered(
-        &mut self,
-        id: FollowedPartition,
-        asked: &IsrProposal,
-        answer: Option<&ProposalAnswer>,
-    ) {
+    /// What the controller said of what it was asked for; `None` where it said nothing of any.
+    pub(super) fn proposals_answered(&mut self, mut batch: Vec<Proposed<()>>, answers: Option<&IsrAnswers>) {
         let (now, wall) = (self.clock.nanos(), self.clock.wall());
-        let Some(proposal) = self.proposals.get_mut(&id).filter(|proposal| proposal.wanted == *asked) else { return };
-        let Some(Role::Leader(leader)) = self.held.get_mut(id).map(|replica| &mut replica.role) else {
-            self.proposals.remove(&id);
+        let Some(answers) = answers else {
+            self.isr_changes.unanswered(batch, now);
             return;
         };
-        let outcome = answer.map_or(ProposalOutcome::Retry, |answer| leader.on_proposal_answered(asked, answer, wall));
-        if matches!(outcome, ProposalOutcome::Settled(_)) {
-            self.sessions.changed(id);
-        }
-        if outcome == ProposalOutcome::Retry && leader.has_proposed(asked) {
-            (proposal.under_way, proposal.next) = (false, now + PROPOSAL_RETRY);
-        } else {
-            self.proposals.remove(&id);
-        }
+        batch.retain(|one| {
+            let Some(answer) = answers.get(&one.id) else { return true };
+            let id = partition_of(one);
+            let Some(Role::Leader(leader)) = self.held.get_mut(id).map(|replica| &mut replica.role) else {
+                return false;
+            };
+            let outcome = leader.on_proposal_answered(&one.proposal, answer, wall);
+            if matches!(outcome, ProposalOutcome::Settled(_)) {
+                self.sessions.changed(id);
+            }
+            outcome == ProposalOutcome::Retry
+        });
+        self.isr_changes.answered(batch, now);
     }
 
     pub(super) fn take_answers(&mut self) -> Vec<(Return, Answer)> {
@@ -468,7 +449,7 @@ impl Replicas {
     pub(super) fn next_time(&self) -> Nanos {
         let syncs = self.held.sync_due().unwrap_or(Nanos::MAX);
         let waits = self.waiting.iter().map(|waiting| waiting.until).min().unwrap_or(Nanos::MAX);
-        let asks = self.proposals.values().filter(|proposal| !proposal.under_way).map(|proposal| proposal.next).min();
+        let asks = self.isr_changes.next_time();
         let next = self.next_checkpoint.min(self.next_look).min(self.fetchers.next_time());
         next.min(syncs).min(waits).min(asks.unwrap_or(Nanos::MAX))
     }
@@ -484,31 +465,5 @@ impl Replicas {
             (&mut replica.log, high_watermark)
         });
         self.folder.close(epoch, held.collect())
-    }
-}
-
-fn alter_partition(
-    me: BrokerId,
-    broker_epoch: BrokerEpoch,
-    id: FollowedPartition,
-    proposal: &IsrProposal,
-) -> AlterPartitionRequest {
-    let member = |(broker, epoch): &(BrokerId, BrokerEpoch)| BrokerState {
-        broker_id: broker.value(),
-        broker_epoch: epoch.value(),
-        ..Default::default()
-    };
-    let partition = PartitionData {
-        partition_index: id.partition.value(),
-        leader_epoch: proposal.leader_epoch.value(),
-        new_isr_with_epochs: proposal.isr.iter().map(member).collect(),
-        partition_epoch: proposal.partition_epoch,
-        ..Default::default()
-    };
-    AlterPartitionRequest {
-        broker_id: me.value(),
-        broker_epoch: broker_epoch.value(),
-        topics: vec![TopicData { topic_id: id.topic_id, partitions: vec![partition], ..Default::default() }],
-        ..Default::default()
     }
 }

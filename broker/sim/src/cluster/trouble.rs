@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Every kind of thing that goes wrong or is changed, as [`Outcome::counts`](super::Outcome::counts) names it. Over many seeds each happens.
-pub const FAULTS: [&str; 53] = [
+pub const FAULTS: [&str; 54] = [
     "message lost",
     "message doubled",
     "message late",
@@ -77,6 +77,7 @@ pub const FAULTS: [&str; 53] = [
     "setting changed",
     "metadata version raised",
     "metadata version lowered",
+    "broker unregistered",
     "records deleted",
     "log started over",
     "quiet fetch",

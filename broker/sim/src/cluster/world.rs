@@ -19,7 +19,7 @@ use super::{
     clients::{Admin, Client, Deleter, Producer, Reader, View, VoterAdmin},
     durability::{audit_answer, audit_question},
     ledger::Ledger,
-    letters::{Answer, CallId, Party, Purpose, Question, Return},
+    letters::{Answer, CallId, Party, Purpose, Question, Return, partition_of},
     machine::{Identity, Machine, Shape},
     process::Process,
     progress::Progress,
@@ -41,6 +41,8 @@ const TROUBLE: Nanos = 120 * SECOND;
 const CALM: Nanos = 5 * SECOND;
 /// How long a client waits for an answer.
 const CLIENT_PATIENCE: Nanos = 6 * SECOND;
+/// No message is longer on its way.
+const ON_THE_WAY: Nanos = 4 * SECOND;
 /// How soon who asks a node that is down, or goes down, hears of it.
 const REFUSED: Nanos = 2 * MILLISECOND;
 /// How often it is looked whether the cluster is at rest, and whether who counts as in sync is.
@@ -347,8 +349,10 @@ impl World {
     /// Sends what a life of a node asks and answers.
     fn transmit(&mut self, id: BrokerId, boot: u64, (sent, answers): (Vec<Sent>, Vec<(Return, Answer)>)) {
         for sent in sent {
-            if let Purpose::Isr(place, proposal) = &sent.purpose {
-                self.ledger.proposes(*place, proposal);
+            if let Purpose::Isr(proposed) = &sent.purpose {
+                for one in proposed {
+                    self.ledger.proposes(partition_of(one), &one.proposal);
+                }
             }
             self.next_call += 1;
             let back = Return { call: self.next_call, to: Party::Node(id) };
@@ -480,9 +484,10 @@ impl World {
             outbox: Vec::new(),
             wake_at: None,
             replaces: None,
+            keeps_down: None,
         };
         act(&mut *self.clients[index], &mut view);
-        let View { outbox, wake_at, replaces, .. } = view;
+        let View { outbox, wake_at, replaces, keeps_down, .. } = view;
         if let Some(at) = wake_at {
             self.after(at - self.now, Event::Wake(index));
         }
@@ -491,6 +496,9 @@ impl World {
             self.calls.insert(number, Call { from: back.to, boot: 0, to, purpose: None });
             self.give_up_after(CLIENT_PATIENCE, number);
             self.carry(back, 0, to, question);
+        }
+        if let Some(id) = keeps_down {
+            self.machine(id).down_until = self.now + ON_THE_WAY;
         }
         if let Some(id) = replaces {
             self.replace_disk(id);

@@ -1,10 +1,10 @@
-//! An administrator: creates topics and deletes them, adds partitions, moves them, elects leaders, changes what a topic asks for, and raises and
-//! lowers `metadata.version`.
+//! An administrator: creates topics and deletes them, adds partitions, moves them, elects leaders, changes what a topic asks for, raises and
+//! lowers `metadata.version`, and unregisters brokers that are down.
 
 use gregor_controller::{ControllerRequest, ControllerResponse as Decision};
 use gregor_messages::{
     AlterPartitionReassignmentsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    ElectLeadersRequest, IncrementalAlterConfigsRequest,
+    ElectLeadersRequest, IncrementalAlterConfigsRequest, UnregisterBrokerRequest,
     alter_partition_reassignments_request::{ReassignablePartition, ReassignableTopic},
     create_partitions_request::CreatePartitionsTopic,
     create_topics_request::{CreatableTopic, CreatableTopicConfig},
@@ -13,13 +13,13 @@ use gregor_messages::{
 };
 use gregor_metadata::{Image, METADATA_VERSION_FEATURE, MetadataVersion};
 use gregor_server::control::ControllerResponse;
-use gregor_types::ErrorCode;
+use gregor_types::{BrokerId, ErrorCode};
 
 use super::{Client, SAFE_DOWNGRADE, UPGRADE, View, finalize};
 use crate::cluster::{
     ledger::UNCLEAN_TOPIC,
     letters::{Answer, CallId, Question},
-    machine::METADATA_VERSION,
+    machine::{METADATA_VERSION, Machine},
     trouble::Power,
 };
 
@@ -50,6 +50,7 @@ enum Asked {
     MinIsr { name: String, min_isr: usize },
     Raise { level: i16 },
     Lower { level: i16 },
+    Unregister { broker: BrokerId },
 }
 
 impl Admin {
@@ -93,7 +94,7 @@ impl Admin {
         let name = view.random.pick(&topics).clone();
         let partitions = image.topics().by_name(&name)?.partition_count();
         let index = view.random.below(partitions.max(1) as u64) as i32;
-        match view.random.below(14) {
+        match view.random.below(15) {
             0 if topics.len() > 1 => Some(Asked::Delete { name }),
             1 if partitions < PARTITIONS_MAX => Some(Asked::Grow { name, partitions: partitions as i32 + 1 }),
             2..5 => {
@@ -114,9 +115,21 @@ impl Admin {
             }
             8 if changes_min_isr => Some(Asked::MinIsr { name, min_isr: view.random.between(1, 4) as usize }),
             9 | 10 => level_beside(&image, view),
+            11 => unregistered_next(&image, view),
             _ => None,
         }
     }
+}
+
+/// A broker that is down for longer than its session lasts, and stays down until whom this is asked of has heard of it.
+fn unregistered_next(image: &Image, view: &mut View<'_>) -> Option<Asked> {
+    let is_long_down = |machine: &&Machine| {
+        let broker = image.cluster().broker(machine.identity.id);
+        machine.process.is_none() && broker.is_some_and(|broker| broker.fenced)
+    };
+    let broker = view.machines.values().find(is_long_down)?.identity.id;
+    view.keeps_down = Some(broker);
+    Some(Asked::Unregister { broker })
 }
 
 /// A higher level of `metadata.version`, or a lower one for which nothing is lost.
@@ -165,6 +178,9 @@ impl Asked {
                 let topics = vec![topic];
                 AlterPartitionReassignmentsRequest { timeout_ms: TIMEOUT_MS, topics, ..Default::default() }.into()
             }
+            Self::Unregister { broker } => {
+                UnregisterBrokerRequest { broker_id: broker.value(), ..Default::default() }.into()
+            }
             Self::Raise { level } => finalize(METADATA_VERSION_FEATURE, *level, UPGRADE),
             Self::Lower { level } => finalize(METADATA_VERSION_FEATURE, *level, SAFE_DOWNGRADE),
             Self::Elect { name, index, kind } => {
@@ -208,6 +224,7 @@ impl Asked {
             Self::MinIsr { .. } => "setting changed",
             Self::Raise { .. } => "metadata version raised",
             Self::Lower { .. } => "metadata version lowered",
+            Self::Unregister { .. } => "broker unregistered",
         }
     }
 }
@@ -253,6 +270,7 @@ fn error_in(decision: &Decision) -> Option<ErrorCode> {
     let code = match decision {
         Decision::CreateTopics(response) => response.topics.first()?.error_code,
         Decision::UpdateFeatures(response) => response.error_code,
+        Decision::UnregisterBroker(response) => response.error_code,
         Decision::DeleteTopics(response) => response.responses.first()?.error_code,
         Decision::CreatePartitions(response) => response.results.first()?.error_code,
         Decision::IncrementalAlterConfigs(response) => response.responses.first()?.error_code,

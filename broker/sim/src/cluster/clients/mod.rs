@@ -69,6 +69,8 @@ pub(super) struct View<'a> {
     pub(super) wake_at: Option<Nanos>,
     /// A node whose disk is to be replaced by a new one.
     pub(super) replaces: Option<BrokerId>,
+    /// A node that is down, and not to start as long as what is asked may be on its way.
+    pub(super) keeps_down: Option<BrokerId>,
 }
 
 impl View<'_> {

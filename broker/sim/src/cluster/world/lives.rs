@@ -17,6 +17,10 @@ impl World {
         }
         let now = self.now;
         let machine = self.machine(id);
+        if now < machine.down_until {
+            let pause = machine.down_until - now;
+            return self.after(pause, Event::Start(id));
+        }
         machine.follow_time(now);
         let started = machine.start();
         let boot = self.machines[&id].boot;
