@@ -79,6 +79,7 @@ public class Mixed {
             case "leaders" -> leaders().forEach((partition, leader) -> say(partition + " " + leader));
             case "controller" -> sayController();
             case "voters" -> waitForVoters(numbers(words[1]));
+            case "upgrade" -> upgradeQuorum();
             case "check" -> check();
             case "shorten" -> shortener.shorten(Integer.parseInt(words[1]));
             case "starts" -> shortener.starts.forEach((partition, start) -> say(partition + " " + start));
@@ -218,6 +219,16 @@ public class Mixed {
         });
     }
 
+    /** The voters move from the configuration into the log (KIP-853), and each of them says which disk it votes from. */
+    static void upgradeQuorum() throws Exception {
+        var toFirst = Map.of("kraft.version", new FeatureUpdate((short) 1, FeatureUpdate.UpgradeType.UPGRADE));
+        waitUntil("kraft.version 1", () -> {
+            admin.updateFeatures(toFirst, new UpdateFeaturesOptions()).all().get();
+            return true;
+        });
+        waitUntil("each voter's disk", () -> quorum().voters().stream().noneMatch(one -> one.replicaDirectoryId().equals(Uuid.ZERO_UUID)));
+    }
+
     // --- Load
 
     static <K> KafkaProducer<K, byte[]> producer(Serializer<K> keys) {
@@ -339,19 +350,28 @@ public class Mixed {
         /** As many more records of each partition; half of them go, with all that was before. */
         void shorten(int more) throws Exception {
             for (var partition : allOf(SHORTENED, SHORTENED_PARTITIONS)) {
-                long end = ends.getOrDefault(partition, 0L);
-                var answers = new ArrayList<Future<RecordMetadata>>();
-                for (long next = end; next < end + more; next++)
-                    answers.add(producer.send(new ProducerRecord<>(SHORTENED, partition.partition(), Long.toString(next), value((int) next))));
-                for (var answer : answers) answer.get();
-                ends.put(partition, end + more);
-                starts.put(partition, end + more / 2);
+                write(partition, more / 2);
+                starts.put(partition, ends.get(partition));
+                write(partition, more - more / 2);
             }
             var wanted = starts.entrySet().stream().collect(Collectors.toMap(Map.Entry::getKey, one -> RecordsToDelete.beforeOffset(one.getValue())));
             waitUntil("records are deleted", () -> {
                 admin.deleteRecords(wanted).all().get();
                 return true;
             });
+        }
+
+        /**
+         * No batch has records of before and after. Where a log starts amid a batch, a follower of Apache's that has led until then is told
+         * by a leader of Apache's to cut its log there, takes that for its end though the whole batch goes, and fails with the next one.
+         */
+        void write(TopicPartition partition, int more) throws Exception {
+            long end = ends.getOrDefault(partition, 0L);
+            var answers = new ArrayList<Future<RecordMetadata>>();
+            for (long next = end; next < end + more; next++)
+                answers.add(producer.send(new ProducerRecord<>(SHORTENED, partition.partition(), Long.toString(next), value((int) next))));
+            for (var answer : answers) answer.get();
+            ends.put(partition, end + more);
         }
 
         /** What was not deleted is there, and nothing else. */

@@ -54,7 +54,7 @@ pub(super) enum Question {
     LookUp(Vec<OffsetLookUp>),
     /// By a leader, of the active controller.
     AlterPartition(AlterPartitionRequest),
-    /// By a client, of the active controller.
+    /// By a client or a broker, of the active controller.
     Decide(Decided),
     /// By a client, of the quorum's leader.
     Quorum(Request),
@@ -111,6 +111,8 @@ pub(super) enum Purpose {
     LookUp(FetcherId, Vec<OffsetLookUp>),
     /// For partitions that it leads.
     Isr(Vec<Proposed<()>>),
+    /// For the replicas of which the controller is to know on which disk they are.
+    Directories,
 }
 
 /// The partition of a proposal.

@@ -91,7 +91,7 @@ pub(super) struct Machine {
     drift: i64,
     /// How far its clock was set forward altogether, as by a pause of the machine.
     ahead: Nanos,
-    /// In which of its lives it lost power last, and with it perhaps what its logs had not on the disk.
+    /// In which of its lives it lost power last, and with it perhaps what its logs had not on the disk, or the disk.
     lost_power_in: Option<u64>,
     /// Whether its disk has little room now.
     pub(super) is_full: bool,
@@ -304,6 +304,7 @@ impl Machine {
 
     /// The disk is lost, and another one is put in and formatted: it has another id, and knows of no voters.
     pub(super) fn replace_disk(&mut self) {
+        self.lost_power_in = Some(self.boot);
         let disk = (self.identity.directory.0 & 0xffff) as u64 + 1;
         self.identity.directory = directory_id(self.identity.id, disk);
         self.disk = formatted(&self.identity, InitialVoters::None, &self.clock);

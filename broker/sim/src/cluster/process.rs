@@ -101,7 +101,14 @@ impl Process {
         let directory = LogDirectory::open(Arc::clone(&shared), DIRECTORY.into())?;
         let previous_epoch = directory.previous_broker_epoch().unwrap_or(BrokerEpoch::NONE);
         let replicas = if config.process_roles.broker {
-            Some(Replicas::open(disk, clock, random.fork(), Arc::clone(&config), (directory, incarnation))?)
+            Some(Replicas::open(
+                disk,
+                clock,
+                random.fork(),
+                Arc::clone(&config),
+                (directory, identity.directory),
+                incarnation,
+            )?)
         } else {
             None
         };
@@ -325,6 +332,15 @@ impl Process {
             }
             (Purpose::Isr(asked), Some(replicas)) => {
                 replicas.proposals_answered(asked, answer.and_then(said_of_proposals).as_ref());
+            }
+            (Purpose::Directories, Some(replicas)) => {
+                let said = match &answer {
+                    Some(Answer::Control(ControllerResponse::Controller(Decision::AssignReplicasToDirs(said)))) => {
+                        Some(said)
+                    }
+                    _ => None,
+                };
+                replicas.reports_answered(said);
             }
             (_, None) => {}
         }

@@ -6,12 +6,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use gregor_config::BrokerConfig;
 use gregor_log::{CheckpointKind, LogDirectory, disk::FaultyDisk};
+use gregor_messages::AssignReplicasToDirsResponse;
 use gregor_metadata::{ConfigResource, Image, MetadataImage};
-use gregor_node::{IsrAnswers, IsrChanges, PartitionAction, Proposed, ReplicaRole, alter_partition, partition_actions};
+use gregor_node::{
+    DirectoryReports, IsrAnswers, IsrChanges, PartitionAction, Proposed, ReplicaRole, alter_partition,
+    is_to_be_reported, partition_actions,
+};
 use gregor_raft::Nanos;
 use gregor_replication::{FollowedPartition, OffsetLookUp, PartitionAssignment, ProposalOutcome, Registration};
 use gregor_server::{TopicSettings, control::ImageUpdate};
-use gregor_types::{BrokerEpoch, BrokerId, ErrorCode, KString, Offset, TopicPartition, Uuid};
+use gregor_types::{BrokerEpoch, BrokerId, DirectoryId, ErrorCode, KString, Offset, TopicPartition, Uuid};
 
 use super::{
     fetching::Fetchers,
@@ -32,8 +36,8 @@ const CHECKPOINT_EVERY: Nanos = 5 * SECOND;
 const LAGGARDS_EVERY: Nanos = SECOND;
 /// How long a leader lets a follower wait that has everything.
 const FETCH_WAIT: Nanos = SECOND / 2;
-/// How long the controller may take to answer a request for in-sync replicas.
-const PROPOSAL_PATIENCE: Nanos = 3 * SECOND;
+/// How long the controller may take to answer.
+const CONTROLLER_PATIENCE: Nanos = 3 * SECOND;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -59,6 +63,9 @@ pub(super) struct Replicas {
     /// What has happened here that is counted.
     pub(super) happened: Vec<&'static str>,
     isr_changes: IsrChanges<()>,
+    /// The id of its disk, and the replicas of which the metadata does not say that they are on it.
+    disk: DirectoryId,
+    reports: DirectoryReports,
     answers: Vec<(Return, Answer)>,
     next_checkpoint: Nanos,
     next_look: Nanos,
@@ -96,7 +103,8 @@ impl Replicas {
         clock: &Clock,
         random: Random,
         config: Arc<BrokerConfig>,
-        (directory, incarnation): (LogDirectory, Uuid),
+        (directory, id): (LogDirectory, DirectoryId),
+        incarnation: Uuid,
     ) -> Result<Self, Death> {
         Ok(Self {
             me: config.node_id,
@@ -115,6 +123,8 @@ impl Replicas {
             has_lost_power: false,
             happened: Vec::new(),
             isr_changes: IsrChanges::default(),
+            disk: id,
+            reports: DirectoryReports::default(),
             answers: Vec::new(),
             next_checkpoint: clock.nanos() + CHECKPOINT_EVERY,
             next_look: clock.nanos() + LAGGARDS_EVERY,
@@ -193,6 +203,11 @@ impl Replicas {
             self.held.insert(id, opened);
         }
         self.unmade.remove(&id);
+        let assigned =
+            state.directory_of(self.me).filter(|_| image.features().metadata_version().has_directory_assignment());
+        if assigned.is_some_and(|assigned| is_to_be_reported(assigned, self.disk, &[self.disk])) {
+            self.reports.report(id.topic_id, id.partition, self.disk);
+        }
         let leader = state.leader.filter(|_| self.is_registered(image));
         let role = match leader {
             Some(leader) if leader == self.me => ReplicaRole::Leader,
@@ -394,6 +409,7 @@ impl Replicas {
             self.checkpoint(CheckpointKind::LogStart)?;
         }
         self.propose(broker_epoch, controller, sent);
+        self.report(broker_epoch, controller, sent);
         // As the server's fetchers: the epoch that the metadata knows, or knew before this broker was taken out of it.
         let known = registration_of(&self.previous, self.me).map_or(broker_epoch, |known| known.epoch);
         self.fetchers.ask(known, now, sent);
@@ -414,9 +430,30 @@ impl Replicas {
                 to: controller,
                 question: Question::AlterPartition(alter_partition(self.me, broker_epoch, &batch)),
                 purpose: Purpose::Isr(batch),
-                patience: PROPOSAL_PATIENCE,
+                patience: CONTROLLER_PATIENCE,
             }),
         }
+    }
+
+    /// Tells the controller which replicas are here.
+    fn report(&mut self, broker_epoch: BrokerEpoch, controller: Option<BrokerId>, sent: &mut Vec<Sent>) {
+        let now = self.clock.nanos();
+        let Some(request) = self.reports.next_request(self.me, broker_epoch, now) else { return };
+        match controller.filter(|_| broker_epoch != BrokerEpoch::NONE) {
+            None => self.reports.answered(None, now),
+            Some(controller) => sent.push(Sent {
+                to: controller,
+                question: Question::Decide(request.into()),
+                purpose: Purpose::Directories,
+                patience: CONTROLLER_PATIENCE,
+            }),
+        }
+    }
+
+    /// What the controller said of what it was told; `None` where it said nothing.
+    pub(super) fn reports_answered(&mut self, answer: Option<&AssignReplicasToDirsResponse>) {
+        self.happened.extend(answer.filter(|answer| answer.error_code == 0).map(|_| "disk of a replica told"));
+        self.reports.answered(answer, self.clock.nanos());
     }
 
     /// What the controller said of what it was asked for; `None` where it said nothing of any.
@@ -449,7 +486,7 @@ impl Replicas {
     pub(super) fn next_time(&self) -> Nanos {
         let syncs = self.held.sync_due().unwrap_or(Nanos::MAX);
         let waits = self.waiting.iter().map(|waiting| waiting.until).min().unwrap_or(Nanos::MAX);
-        let asks = self.isr_changes.next_time();
+        let asks = self.isr_changes.next_time().into_iter().chain(self.reports.next_deadline()).min();
         let next = self.next_checkpoint.min(self.next_look).min(self.fetchers.next_time());
         next.min(syncs).min(waits).min(asks.unwrap_or(Nanos::MAX))
     }

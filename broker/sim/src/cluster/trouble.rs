@@ -19,7 +19,7 @@ use gregor_raft::Nanos;
 use gregor_types::BrokerId;
 
 use super::{
-    machine::Shape,
+    machine::{Roles, Shape},
     world::{Event, World},
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Every kind of thing that goes wrong or is changed, as [`Outcome::counts`](super::Outcome::counts) names it. Over many seeds each happens.
-pub const FAULTS: [&str; 54] = [
+pub const FAULTS: [&str; 56] = [
     "message lost",
     "message doubled",
     "message late",
@@ -55,6 +55,8 @@ pub const FAULTS: [&str; 54] = [
     "disk error",
     "disk full",
     "disk replaced",
+    "broker's disk replaced",
+    "disk of a replica told",
     "quorum made dynamic",
     "voter added",
     "voter removed",
@@ -96,7 +98,7 @@ impl World {
         let ids: Vec<BrokerId> = self.machines.keys().copied().collect();
         let id = *self.random.pick(&ids);
         let what = self.random.below(22);
-        if self.spares_others() && matches!(what, 0..6 | 8 | 17..20) {
+        if self.spares_others() && matches!(what, 0..6 | 8 | 17..21) {
             return;
         }
         match what {
@@ -143,6 +145,7 @@ impl World {
                 }
             }
             18 | 19 => self.die_at_a_token(id),
+            20 if self.machines[&id].identity.roles == Roles::Broker => self.lose_disk(id),
             _ => {
                 self.trace.note(format_args!("the network is well"));
                 self.wire.heal();
@@ -286,6 +289,15 @@ impl World {
         }
     }
 
+    /// A node's disk is lost, if what is promised does not rest on it.
+    pub(super) fn lose_disk(&mut self, id: BrokerId) {
+        let is_broker = self.machines[&id].identity.roles.is_broker();
+        let is_spare = self.power == Power::FailsInTurn && !self.spares_others() && self.may_lose_power(id);
+        if !is_broker || is_spare {
+            self.replace_disk(id);
+        }
+    }
+
     /// Whether a machine may be without power now, with what is promised (see [`Power`]).
     fn may_lose_power(&self, id: BrokerId) -> bool {
         match self.power {
@@ -327,7 +339,7 @@ impl World {
     }
 }
 
-/// How machines of a world lose power, and with it what was written and not synced.
+/// How machines of a world lose power, and with it what was written and not synced; or brokers their disks, with all that is on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Power {
     /// They do not.
@@ -336,7 +348,7 @@ pub(super) enum Power {
     Fails,
     /// One after the other, where the others go on: of those that a partition counts on, where two have to be in sync, one at most may lack something at a
     /// time, and no process of the others ends until that one has registered again, and so is not counted on any more. Topics are as Kafka makes them,
-    /// with eligible leader replicas (KIP-966). A controller cannot tell a process that was killed from a machine that lost power: who is killed while
+    /// with eligible leader replicas (KIP-966). A broker may lose its disk, too. A controller cannot tell a process that was killed from a machine that lost power: who is killed while
     /// another has lost something is taken for one that has, too.
     FailsInTurn,
 }

@@ -501,7 +501,7 @@ impl World {
             self.machine(id).down_until = self.now + ON_THE_WAY;
         }
         if let Some(id) = replaces {
-            self.replace_disk(id);
+            self.lose_disk(id);
         }
     }
 

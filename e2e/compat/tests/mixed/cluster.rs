@@ -213,6 +213,26 @@ impl Cluster {
         }
     }
 
+    /// Holds a node as it is: it keeps its connections and says nothing, until it is told to go on.
+    pub fn hold(&self, id: u8) -> Result<()> {
+        self.signal(id, "STOP")
+    }
+
+    /// Has a node go on that was held.
+    pub fn release(&self, id: u8) -> Result<()> {
+        self.signal(id, "CONT")
+    }
+
+    fn signal(&self, id: u8, signal: &str) -> Result<()> {
+        let process = match self.node(id).running.as_ref().with_context(|| format!("node {id} does not run"))? {
+            Running::Apache(broker) => broker.pid(),
+            Running::Gregor(broker) => broker.process_id(),
+        };
+        let status = Command::new("kill").args([&format!("-{signal}"), &process.to_string()]).status()?;
+        ensure!(status.success(), "could not signal node {id}");
+        Ok(())
+    }
+
     /// Ends a node as a crash would.
     pub fn kill(&mut self, id: u8) -> Result<()> {
         match self.take(id)? {

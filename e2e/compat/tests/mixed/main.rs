@@ -1,6 +1,6 @@
-//! Clusters of Apache's nodes and ours: voters of both kinds, leaders of both kinds, killed back and forth under the load of idempotent
-//! producers; and an Apache cluster that becomes ours node by node on the same directories, and goes back. What strangers say to a voter
-//! is answered alike by both.
+//! Clusters of Apache's nodes and ours: voters of both kinds, leaders of both kinds, held, stopped and killed back and forth under the
+//! load of idempotent producers, and static quorums that become dynamic ones meanwhile; and an Apache cluster that becomes ours node by
+//! node on the same directories, and goes back. What strangers say to a voter is answered alike by both.
 //!
 //! No acknowledged record is lost, doubled or out of order; replicas have the same bytes; all nodes have the same metadata, as Apache
 //! reads it. `GREGOR_COMPAT=full` tries more clusters for longer, each time others; every run prints its seed, and
@@ -52,7 +52,7 @@ fn release_of((version, release): (&str, &'static str)) -> Result<(Jars, &'stati
     Ok((jars(&wanted)?, release))
 }
 
-/// Kills nodes of such a cluster back and forth, with controllers of both kinds leading the quorum, and looks at what is left.
+/// Strikes nodes of such a cluster back and forth, with controllers of both kinds leading the quorum, and looks at what is left.
 fn survives(nodes: Vec<(Role, Kind)>, quorum: Quorum, of: (&str, &'static str), rounds: u32) -> Result<()> {
     let tools = jars(&Release::complete(Release::COMPLETE))?;
     let (jars, release) = release_of(of)?;
@@ -61,7 +61,11 @@ fn survives(nodes: Vec<(Role, Kind)>, quorum: Quorum, of: (&str, &'static str), 
     trial.have_leaders_of_both_kinds()?;
     trial.have_lead(Kind::Gregor)?;
     trial.have_lead(Kind::Apache)?;
-    trial.kill_back_and_forth(rounds)?;
+    trial.strike_back_and_forth(0..rounds / 2)?;
+    if quorum == Quorum::Static {
+        trial.upgrade_quorum()?;
+    }
+    trial.strike_back_and_forth(rounds / 2..rounds)?;
     trial.look()
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     time::{Duration, Instant},
 };
 
@@ -21,6 +22,17 @@ const COMMAND_LIMIT: Duration = Duration::from_mins(6);
 const PROGRESS: u32 = 20;
 /// How long it may take until one who has to win an election has won it.
 const ELECTION_LIMIT: Duration = Duration::from_mins(2);
+
+/// What is done to a node for a while.
+#[derive(Debug, Clone, Copy)]
+enum Blow {
+    Hold,
+    Stop,
+    Kill,
+}
+
+/// Each is dealt to both kinds before the next one.
+const BLOWS: [Blow; 3] = [Blow::Hold, Blow::Stop, Blow::Kill];
 
 /// The cluster, its load, and chance.
 pub struct Trial {
@@ -60,10 +72,10 @@ impl Trial {
         Ok(trial)
     }
 
-    /// Kills nodes of both kinds in turn, so many times, and has each come back.
-    pub fn kill_back_and_forth(&mut self, rounds: u32) -> Result<()> {
-        let mut kind = Kind::Apache;
-        for round in 0..rounds {
+    /// Holds, stops and kills nodes of both kinds in turn, in these rounds, and has each come back.
+    pub fn strike_back_and_forth(&mut self, rounds: Range<u32>) -> Result<()> {
+        for round in rounds {
+            let kind = if round % 2 == 0 { Kind::Apache } else { Kind::Gregor };
             let active = self.controller()?;
             // Every other time of a kind it is who leads the quorum, if it is of that kind.
             let victim = if round % 4 < 2 && self.cluster.kind(active) == kind {
@@ -73,15 +85,32 @@ impl Trial {
                     self.cluster.ids().into_iter().filter(|id| self.cluster.kind(*id) == kind).collect();
                 *self.chance.pick(&of_kind)
             };
-            println!("  round {round}: {} {victim} is killed, {active} leads the quorum", self.cluster.kind(victim));
-            self.cluster.kill(victim)?;
+            let blow = BLOWS[(round / 2) as usize % BLOWS.len()];
+            println!("  round {round}: {blow:?} {} {victim}; {active} leads the quorum", self.cluster.kind(victim));
+            let struck = match blow {
+                Blow::Hold => self.cluster.hold(victim),
+                Blow::Stop => self.cluster.stop(victim),
+                Blow::Kill => self.cluster.kill(victim),
+            };
+            struck.map_err(|error| error.context(self.cluster.story()))?;
             self.goes_on()?;
             self.shorten()?;
-            self.bring(victim)?;
+            match blow {
+                Blow::Hold => self.cluster.release(victim)?,
+                Blow::Stop | Blow::Kill => self.start(victim)?,
+            }
+            self.is_whole()?;
             self.have_leaders_of_both_kinds()?;
-            kind = kind.other();
         }
         Ok(())
+    }
+
+    /// Has the voters of a static quorum stand in the log from now on, whoever leads them.
+    pub fn upgrade_quorum(&mut self) -> Result<()> {
+        let leader = self.controller()?;
+        println!("  the quorum becomes a dynamic one, {} {leader} leads it", self.cluster.kind(leader));
+        self.tell("upgrade")?;
+        self.goes_on()
     }
 
     /// Has a controller of a kind lead the quorum. With one voter away, what is committed is what the other two have; who was
@@ -190,6 +219,11 @@ impl Trial {
     /// Starts a node, and waits until it votes and its replicas are in sync.
     fn bring(&mut self, id: u8) -> Result<()> {
         self.start(id)?;
+        self.is_whole()
+    }
+
+    /// Waits until all vote and all replicas are in sync.
+    fn is_whole(&mut self) -> Result<()> {
         self.all_vote()?;
         self.tell("insync").map(drop)
     }

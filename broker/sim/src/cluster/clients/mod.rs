@@ -67,7 +67,7 @@ pub(super) struct View<'a> {
     pub(super) next_call: &'a mut CallId,
     pub(super) outbox: Vec<(CallId, BrokerId, Question)>,
     pub(super) wake_at: Option<Nanos>,
-    /// A node whose disk is to be replaced by a new one.
+    /// A node that votes no more, whose disk is to be replaced by a new one if it may be.
     pub(super) replaces: Option<BrokerId>,
     /// A node that is down, and not to start as long as what is asked may be on its way.
     pub(super) keeps_down: Option<BrokerId>,

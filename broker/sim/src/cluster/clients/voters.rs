@@ -13,7 +13,7 @@ use gregor_types::{BrokerId, DirectoryId, ErrorCode};
 use super::{Client, UPGRADE, View, finalize};
 use crate::cluster::{
     letters::{Answer, CallId, Question},
-    machine::{CLUSTER, Identity, Roles},
+    machine::{CLUSTER, Identity},
 };
 
 /// Fewer voters than this stay for no time at all.
@@ -90,11 +90,9 @@ impl VoterAdmin {
             Change::Remove(id, _) => {
                 view.ledger.count("voter removed");
                 self.voters.retain(|voter| voter != id);
-                let is_controller =
-                    view.machines.get(id).is_some_and(|machine| machine.identity.roles == Roles::Controller);
-                // Only what votes no more may lose what it has voted; and a broker's records are not to be lost here. Where the first voters stand in
-                // every configuration, an empty disk makes one of them.
-                if is_controller && !self.is_configured && !view.healing && view.random.chance(60) {
+                // Only what votes no more may lose what it has voted. Where the first voters stand in every configuration, an empty disk makes one of
+                // them.
+                if !self.is_configured && !view.healing && view.random.chance(60) {
                     view.replaces = Some(*id);
                 }
             }

@@ -109,12 +109,17 @@ impl World {
     }
 
     /// A node's disk is lost.
-    pub(super) fn replace_disk(&mut self, id: BrokerId) {
+    pub(in crate::cluster) fn replace_disk(&mut self, id: BrokerId) {
         self.trace.note(format_args!("the disk of {id} is lost, and it gets a new one"));
         self.ledger.count("disk replaced");
         if self.machines[&id].process.is_some() {
             self.go_down(id, Crash::KeepAll, "with its disk");
         }
-        self.machine(id).replace_disk();
+        let machine = self.machine(id);
+        machine.replace_disk();
+        if machine.identity.roles.is_broker() {
+            self.ledger.count("broker's disk replaced");
+            self.spare_all();
+        }
     }
 }
