@@ -45,28 +45,29 @@ struct Common {
 
 impl Response {
     fn common(&self) -> Option<Common> {
+        let at = |id: i32, host: &KString, port: i32| (id, host.clone(), port);
         let mut address = None;
         let (whole, of_partition) = match self {
             Self::Vote(response) => {
                 let data = response.topics.first().and_then(|topic| topic.partitions.first());
-                let node = response.node_endpoints.first();
-                address = node.map(|node| (node.node_id, node.host.clone(), i32::from(node.port)));
+                address = response.node_endpoints.first().map(|node| at(node.node_id, &node.host, node.port.into()));
                 (response.error_code, data.map(|data| (data.error_code, data.leader_id, data.leader_epoch)))
             }
             Self::BeginQuorumEpoch(response) => {
                 let data = response.topics.first().and_then(|topic| topic.partitions.first());
+                address = response.node_endpoints.first().map(|node| at(node.node_id, &node.host, node.port.into()));
                 (response.error_code, data.map(|data| (data.error_code, data.leader_id, data.leader_epoch)))
             }
             Self::EndQuorumEpoch(response) => {
                 let data = response.topics.first().and_then(|topic| topic.partitions.first());
+                address = response.node_endpoints.first().map(|node| at(node.node_id, &node.host, node.port.into()));
                 (response.error_code, data.map(|data| (data.error_code, data.leader_id, data.leader_epoch)))
             }
             Self::Fetch(response) => {
                 let data = response.responses.first().and_then(|topic| topic.partitions.first());
                 let said =
                     data.map(|data| (data.error_code, data.current_leader.leader_id, data.current_leader.leader_epoch));
-                let node = response.node_endpoints.first();
-                address = node.map(|node| (node.node_id, node.host.clone(), node.port));
+                address = response.node_endpoints.first().map(|node| at(node.node_id, &node.host, node.port));
                 (response.error_code, said)
             }
             Self::UpdateRaftVoter(response) => {
@@ -79,6 +80,7 @@ impl Response {
                 let data = response.topics.first().and_then(|topic| topic.partitions.first());
                 let said =
                     data.map(|data| (data.error_code, data.current_leader.leader_id, data.current_leader.leader_epoch));
+                address = response.node_endpoints.first().map(|node| at(node.node_id, &node.host, node.port.into()));
                 (response.error_code, said)
             }
         };

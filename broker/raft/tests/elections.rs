@@ -5,7 +5,7 @@
 mod lone_voter;
 
 use bytes::Bytes;
-use gregor_messages::{VoteResponse, vote_response};
+use gregor_messages::{BeginQuorumEpochResponse, VoteResponse, begin_quorum_epoch_response, vote_response};
 use gregor_raft::{ElectionState, Input, Origin, Request, RequestId, Response, Role};
 use gregor_types::{BrokerId, ErrorCode, LeaderEpoch};
 use lone_voter::{OTHER, Paper, Rig, THIRD, ballot, ends, verdict};
@@ -44,6 +44,21 @@ fn a_leader_that_is_no_voter_here_is_found_where_an_answer_to_a_ballot_says() {
     let response = VoteResponse { topics: vec![topic], node_endpoints: vec![node], ..Default::default() };
     rig.step(Input::Response { from: OTHER, response: Some(Response::Vote(response)) });
     assert_eq!(rig.quorum.leader_id(), Some(stranger));
+    let [endpoint] = rig.quorum.leader_endpoints() else { panic!("{:?}", rig.quorum.leader_endpoints()) };
+    assert_eq!((endpoint.host.as_str(), endpoint.port), ("there", 77));
+}
+
+#[test]
+fn a_leader_that_is_told_of_a_later_one_goes_where_the_answer_says_that_it_listens() {
+    let mut rig = Rig::leading(Paper::default(), false);
+    // The second voter was told that this one leads.
+    let partition = begin_quorum_epoch_response::PartitionData { leader_id: 9, leader_epoch: 7, ..Default::default() };
+    let topic = begin_quorum_epoch_response::TopicData { partitions: vec![partition], ..Default::default() };
+    let node =
+        begin_quorum_epoch_response::NodeEndpoint { node_id: 9, host: "there".into(), port: 77, ..Default::default() };
+    let response = BeginQuorumEpochResponse { topics: vec![topic], node_endpoints: vec![node], ..Default::default() };
+    rig.step(Input::Response { from: OTHER, response: Some(Response::BeginQuorumEpoch(response)) });
+    assert_eq!(rig.quorum.leader_id(), Some(BrokerId(9)));
     let [endpoint] = rig.quorum.leader_endpoints() else { panic!("{:?}", rig.quorum.leader_endpoints()) };
     assert_eq!((endpoint.host.as_str(), endpoint.port), ("there", 77));
 }

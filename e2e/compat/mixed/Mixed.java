@@ -44,6 +44,8 @@ public class Mixed {
     static Member member;
     static int created;
     static volatile boolean loading;
+    /** How many requests a producer has out at a node at most. */
+    static int inFlight;
     static PrintStream out = System.out;
 
     public static void main(String[] arguments) throws Exception {
@@ -72,6 +74,7 @@ public class Mixed {
             case "brokers" -> waitForBrokers(numbers(words[1]));
             case "create" -> createTopics(numbers(words[1]));
             case "change" -> change();
+            case "in-flight" -> inFlight = Integer.parseInt(words[1]);
             case "load" -> load();
             case "progress" -> progress(Integer.parseInt(words[1]));
             case "insync" -> waitUntil("all replicas in sync", Mixed::areInSync);
@@ -232,9 +235,11 @@ public class Mixed {
     // --- Load
 
     static <K> KafkaProducer<K, byte[]> producer(Serializer<K> keys) {
-        return new KafkaProducer<>(Map.<String, Object>of("bootstrap.servers", bootstrap, "acks", "all", "enable.idempotence", "true",
+        var settings = new HashMap<String, Object>(Map.of("bootstrap.servers", bootstrap, "acks", "all", "enable.idempotence", "true",
             "linger.ms", "5", "batch.size", "2000", "delivery.timeout.ms", GIVE_UP_MS, "max.block.ms", GIVE_UP_MS, "request.timeout.ms", "10000",
-            "reconnect.backoff.max.ms", "200", "metadata.max.age.ms", "5000"), keys, new ByteArraySerializer());
+            "reconnect.backoff.max.ms", "200", "metadata.max.age.ms", "5000"));
+        settings.put("max.in.flight.requests.per.connection", inFlight);
+        return new KafkaProducer<>(settings, keys, new ByteArraySerializer());
     }
 
     /** One idempotent producer: one session from its first record to its last. Record n of a partition has the key "writer n". */

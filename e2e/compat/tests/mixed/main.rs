@@ -22,7 +22,7 @@ use gregor_compat::Chance;
 
 use crate::{
     cluster::{Kind, Plan, Quorum, Role},
-    trial::Trial,
+    trial::{IN_FLIGHT, ONE_IN_FLIGHT, Trial},
 };
 
 /// The release that has tools, and what it is formatted for: metadata.version 30.
@@ -57,7 +57,7 @@ fn survives(nodes: Vec<(Role, Kind)>, quorum: Quorum, of: (&str, &'static str), 
     let tools = jars(&Release::complete(Release::COMPLETE))?;
     let (jars, release) = release_of(of)?;
     let chance = Chance::from_environment(is_full())?;
-    let mut trial = Trial::begin(Plan { nodes, quorum, jars, release }, &tools, chance)?;
+    let mut trial = Trial::begin(Plan { nodes, quorum, jars, release }, ONE_IN_FLIGHT, &tools, chance)?;
     trial.have_leaders_of_both_kinds()?;
     trial.have_lead(Kind::Gregor)?;
     trial.have_lead(Kind::Apache)?;
@@ -74,7 +74,7 @@ fn serves(nodes: Vec<(Role, Kind)>, of: (&str, &'static str)) -> Result<()> {
     let tools = jars(&Release::complete(Release::COMPLETE))?;
     let (jars, release) = release_of(of)?;
     let chance = Chance::from_environment(is_full())?;
-    let mut trial = Trial::begin(Plan { nodes, quorum: Quorum::Static, jars, release }, &tools, chance)?;
+    let mut trial = Trial::begin(Plan { nodes, quorum: Quorum::Static, jars, release }, IN_FLIGHT, &tools, chance)?;
     trial.have_leaders_of_both_kinds()?;
     trial.goes_on()?;
     trial.look()
@@ -164,7 +164,7 @@ fn swap(roles: &[Role], order: &[u8], quorum: Quorum, of: (&str, &'static str)) 
     let (jars, release) = release_of(of)?;
     let nodes = roles.iter().map(|role| (*role, Kind::Apache)).collect();
     let chance = Chance::from_environment(is_full())?;
-    let mut trial = Trial::begin(Plan { nodes, quorum, jars, release }, &tools, chance)?;
+    let mut trial = Trial::begin(Plan { nodes, quorum, jars, release }, IN_FLIGHT, &tools, chance)?;
     for id in order {
         trial.turn(*id)?;
     }

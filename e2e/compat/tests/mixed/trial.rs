@@ -20,6 +20,12 @@ use crate::{
 const COMMAND_LIMIT: Duration = Duration::from_mins(6);
 /// How many more records of each partition are acknowledged before the next blow.
 const PROGRESS: u32 = 20;
+/// How many requests a producer has out at a node: what it has by default.
+pub const IN_FLIGHT: u32 = 5;
+/// And where nodes are held. A producer that has one with batches of a partition out at a leader that says nothing more sends later batches
+/// to the next leader all the same, unless it is to have one request out. Once the first one is given up, and was replicated before, it is a
+/// duplicate from before the five batches that a broker remembers, of either kind, and refused for ever as out of order.
+pub const ONE_IN_FLIGHT: u32 = 1;
 /// How long it may take until one who has to win an election has won it.
 const ELECTION_LIMIT: Duration = Duration::from_mins(2);
 
@@ -47,7 +53,7 @@ pub struct Trial {
 
 impl Trial {
     /// A cluster that serves, and load on it. `tools` run the driver, and are witnesses where they know the release.
-    pub fn begin(plan: Plan, tools: &Jars, chance: Chance) -> Result<Self> {
+    pub fn begin(plan: Plan, in_flight: u32, tools: &Jars, chance: Chance) -> Result<Self> {
         println!("{:?}, {:?}, Apache {} on {}", plan.nodes, plan.quorum, plan.jars.release.version, plan.release);
         let (quorum, jars) = (plan.quorum, plan.jars.clone());
         let knows = plan.release == crate::OF_TOOLS.1;
@@ -64,6 +70,7 @@ impl Trial {
         let driver = Driver::start(tools, cluster.path(), "mixed/Mixed.java", &addresses, COMMAND_LIMIT)?;
         let mut trial = Self { driver, cluster, chance, jars, tools: knows.then(|| tools.clone()) };
         let brokers = list(&trial.cluster.brokers());
+        trial.tell(&format!("in-flight {in_flight}"))?;
         trial.tell(&format!("brokers {brokers}"))?;
         trial.all_vote()?;
         trial.tell(&format!("create {brokers}"))?;
