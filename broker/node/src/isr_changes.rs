@@ -61,11 +61,11 @@ impl<P> IsrChanges<P> {
         self.waiting.push(proposed);
     }
 
-    /// What the next request has, those that arrived first before the others; nothing while it is too early for one. Where the shell
+    /// What the next request has, those that arrived first before the others; `None` while it is too early for one. Where the shell
     /// leaves out what stands no more, each partition is in it once. [`Self::answered`] or [`Self::unanswered`] is to follow.
-    pub fn take(&mut self, now: Nanos) -> Vec<Proposed<P>> {
+    pub fn take(&mut self, now: Nanos) -> Option<Vec<Proposed<P>>> {
         if self.is_under_way || now < self.not_before {
-            return Vec::new();
+            return None;
         }
         if self.again_at <= now {
             self.waiting.append(&mut self.again);
@@ -73,7 +73,7 @@ impl<P> IsrChanges<P> {
         let rest = self.waiting.split_off(self.waiting.len().min(PARTITIONS_MAX));
         let batch = std::mem::replace(&mut self.waiting, rest);
         self.is_under_way = !batch.is_empty();
-        batch
+        self.is_under_way.then_some(batch)
     }
 
     /// When [`Self::take`] has something, as far as it is known now.

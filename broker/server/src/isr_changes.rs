@@ -70,11 +70,11 @@ impl IsrChanges {
         let begun = Instant::now();
         let elapsed = || begun.elapsed().as_nanos() as Nanos;
         loop {
-            let (mut batch, next) = {
+            let (batch, next) = {
                 let mut queue = self.lock();
                 (queue.take(elapsed()), queue.next_time())
             };
-            if batch.is_empty() {
+            let Some(mut batch) = batch else {
                 let arrived = self.arrived.notified();
                 match next {
                     None => arrived.await,
@@ -82,7 +82,7 @@ impl IsrChanges {
                     Some(next) => drop(timeout_at(begun + Duration::from_nanos(next), arrived).await),
                 }
                 continue;
-            }
+            };
             // Not under the queue's lock, which a partition takes under its own.
             batch.retain(|proposed| proposed.partition.stands(&proposed.proposal));
             let answers = if batch.is_empty() { Some(IsrAnswers::new()) } else { controller.alter(&batch).await };

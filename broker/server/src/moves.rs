@@ -2,7 +2,8 @@
 //!
 //! `api/alter_replica_log_dirs.rs` asks for moves, `num.replica.alter.log.dirs.threads` threads drive them: each copies one replica
 //! at a time, in bounded steps and together no faster than allowed, has the controller told where the replica will be
-//! (`directory_reports.rs`), and swaps once the controller knows. A move survives a restart, as its `-future` folder does. What is swapped and how is `partition/future.rs`.
+//! (`directory_reports.rs`), and swaps once the controller knows. A move survives a restart, as its `-future` folder does. What is
+//! swapped and how is `partition/future.rs`.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -126,7 +126,8 @@ pub(super) enum Command {
 }
 
 impl ControlHandle {
-    /// Asks this node's controller, or its part in the quorum. Only the active controller and the leader decide; others say so. Answers when what it decided is committed.
+    /// Asks this node's controller, or its part in the quorum. Only the active controller and the leader decide; others say so. Answers
+    /// when what it decided is committed.
     pub async fn ask<R: Answered>(&self, version: i16, request: R) -> Result<R::Response, ControlClosed> {
         self.ask_from(Origin::here(version), request).await
     }

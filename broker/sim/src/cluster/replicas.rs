@@ -418,7 +418,7 @@ impl Replicas {
 
     fn propose(&mut self, broker_epoch: BrokerEpoch, controller: Option<BrokerId>, sent: &mut Vec<Sent>) {
         let now = self.clock.nanos();
-        let mut batch = self.isr_changes.take(now);
+        let Some(mut batch) = self.isr_changes.take(now) else { return };
         batch.retain(|one| match self.held.get(partition_of(one)).map(|replica| &replica.role) {
             Some(Role::Leader(leader)) => leader.has_proposed(&one.proposal),
             _ => false,

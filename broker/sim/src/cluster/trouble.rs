@@ -346,10 +346,10 @@ pub(super) enum Power {
     Lasts,
     /// Any of them at any time: every topic syncs before it acknowledges.
     Fails,
-    /// One after the other, where the others go on: of those that a partition counts on, where two have to be in sync, one at most may lack something at a
-    /// time, and no process of the others ends until that one has registered again, and so is not counted on any more. Topics are as Kafka makes them,
-    /// with eligible leader replicas (KIP-966). A broker may lose its disk, too. A controller cannot tell a process that was killed from a machine that lost power: who is killed while
-    /// another has lost something is taken for one that has, too.
+    /// One after the other, where the others go on: of those that a partition counts on, where two have to be in sync, one at most may lack
+    /// something at a time, and no process of the others ends until that one has registered again, and so is not counted on any more. Topics
+    /// are as Kafka makes them, with eligible leader replicas (KIP-966). A broker may lose its disk, too. A controller cannot tell a process
+    /// that was killed from a machine that lost power: who is killed while another has lost something is taken for one that has, too.
     FailsInTurn,
 }
 

@@ -1,7 +1,8 @@
 //! An administrator of the quorum: takes voters out, has the disk of some of them replaced, and puts controllers in.
 //!
-//! Where the quorum is static (`kraft.version` 0) it has that changed first. Each change is asked for until it is known to be made. Now and then a voter is to be put in while another is to be taken out; never are
-//! two to be taken out, so that never more than one voter is less than there seem to be.
+//! Where the quorum is static (`kraft.version` 0) it has that changed first. Each change is asked for until it is known to be made. Now and
+//! then a voter is to be put in while another is to be taken out; never are two to be taken out, so that never more than one voter is less
+//! than there seem to be.
 
 use gregor_controller::ControllerResponse as Decision;
 use gregor_messages::{AddRaftVoterRequest, RemoveRaftVoterRequest, add_raft_voter_request::Listener as AddedListener};
