@@ -48,6 +48,16 @@ pub(crate) fn join(plan: &mut Plan<'_>, broker: BrokerId) {
     change_each(plan, &leaderless, &Move { joining: Some(broker), ..Move::default() });
 }
 
+/// Has somebody lead those of these partitions that nobody leads, if anybody can.
+pub(crate) fn lead(plan: &mut Plan<'_>, partitions: &[(TopicId, PartitionIndex)]) {
+    let image = plan.image.clone();
+    let is_leaderless = |(topic, index): &(TopicId, PartitionIndex)| {
+        image.topics().partition(*topic, *index).is_some_and(|partition| partition.leader.is_none())
+    };
+    let leaderless: Vec<_> = partitions.iter().copied().filter(is_leaderless).collect();
+    change_each(plan, &leaderless, &Move::default());
+}
+
 /// Takes back for partitions that nobody leads that their eligible leader replicas were cleared, those of one topic, or of all where the
 /// name is empty: nothing is acknowledged meanwhile, so whoever had all still has, however many have to be in sync (KIP-966). Without
 /// them nobody could lead ever again.

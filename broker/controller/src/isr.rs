@@ -149,7 +149,7 @@ pub(crate) fn assign_directories(
         Ok(broker) => broker,
         Err(refusal) => return refused(&refusal),
     };
-    let mut offline = Vec::new();
+    let (mut online, mut offline) = (Vec::new(), Vec::new());
     let mut directories = Vec::with_capacity(request.directories.len());
     for directory in &request.directories {
         let mut topics = Vec::with_capacity(directory.topics.len());
@@ -158,8 +158,9 @@ pub(crate) fn assign_directories(
             for partition in &topic.partitions {
                 let index = PartitionIndex(partition.partition_index);
                 let result = assign(plan, broker.id, directory.id, topic.topic_id, index);
-                if result.is_ok() && !broker.has_online_directory(directory.id) {
-                    offline.push((topic.topic_id, index));
+                if result.is_ok() {
+                    let is_online = broker.has_online_directory(directory.id);
+                    if is_online { &mut online } else { &mut offline }.push((topic.topic_id, index));
                 }
                 partitions.push(assign_replicas_to_dirs_response::PartitionData {
                     partition_index: partition.partition_index,
@@ -183,6 +184,8 @@ pub(crate) fn assign_directories(
     if !offline.is_empty() {
         elections::leave(plan, broker.id, |topic, index, _| offline.contains(&(topic, index)));
     }
+    // A broker whose disk was replaced may be the only one in sync before it has told that its replicas are on the new one.
+    elections::lead(plan, &online);
     AssignReplicasToDirsResponse { directories, ..Default::default() }
 }
 

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Rig, SECOND, SET, alter, assert_error, assigned, topic};
+use common::{Rig, SECOND, SET, alter, alter_isr, assert_error, assigned, ids, topic};
 use gregor_messages::{
     AssignReplicasToDirsRequest, AssignReplicasToDirsResponse, ElectLeadersRequest, ElectLeadersResponse,
     IncrementalAlterConfigsResponse, assign_replicas_to_dirs_request, elect_leaders_request,
@@ -119,8 +119,42 @@ fn what_lies_in_a_failed_directory_is_led_by_nobody_until_it_is_elsewhere() {
     assert_eq!((rig.partition("alone", 0).leader, rig.partition("both", 0).leader), (None, Some(BrokerId(2))));
     let alone = id(&rig, "alone");
     move_to(&mut rig, alone, 501);
-    elect(&mut rig);
-    assert_eq!(rig.partition("alone", 0).leader, Some(BrokerId(1)));
+    assert_eq!(rig.partition("alone", 0).leader, Some(BrokerId(1)), "at once");
+}
+
+#[test]
+fn who_alone_is_in_sync_on_a_new_disk_leads_once_it_has_told_that_its_replica_is_there() {
+    let mut rig = Rig::at(30);
+    rig.register_with(1, 1, |request| request.log_dirs = vec![Uuid(501)]);
+    rig.register_with(2, 2, |request| request.log_dirs = vec![Uuid(601)]);
+    rig.heartbeat(1, |_| ());
+    rig.heartbeat(2, |_| ());
+    rig.create(vec![assigned("t", &[(0, &[1, 2])])]);
+    // Another disk, and in sync again before the controller knows what is on it.
+    rig.now += 10 * SECOND;
+    rig.heartbeat(1, |_| ());
+    rig.register_with(2, 3, |request| request.log_dirs = vec![Uuid(602)]);
+    rig.heartbeat(2, |_| ());
+    assert_eq!(rig.partition("t", 0).isr, ids(&[1]));
+    assert_eq!(alter_isr(&mut rig, |_| ()).0, ErrorCode::None);
+    rig.now += 10 * SECOND;
+    rig.heartbeat(2, |_| ());
+    rig.register_with(1, 4, |request| request.log_dirs = vec![Uuid(501)]);
+    assert_eq!((rig.partition("t", 0).isr, rig.partition("t", 0).leader), (ids(&[2]), None));
+    let topic_id = rig.image.topics().by_name("t").unwrap().id;
+    let partition = assign_replicas_to_dirs_request::PartitionData::default();
+    let topic =
+        assign_replicas_to_dirs_request::TopicData { topic_id, partitions: vec![partition], ..Default::default() };
+    let directory =
+        assign_replicas_to_dirs_request::DirectoryData { id: Uuid(602), topics: vec![topic], ..Default::default() };
+    let request = AssignReplicasToDirsRequest {
+        broker_id: 2,
+        broker_epoch: rig.epoch(2),
+        directories: vec![directory],
+        ..Default::default()
+    };
+    let _: AssignReplicasToDirsResponse = rig.ask(0, request);
+    assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(2)));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What a node says to others is on its disk when it says so: the votes that it gives, and what it has of the metadata.
+//! What a node says to others is on its disk when it says so: the votes that it gives, and what it has of the metadata. And a follower says
+//! in which of its runs it has what it has.
 //!
 //! The world calls it with what leaves a node. It looks at the disk and asks the node nothing.
 
@@ -11,11 +12,11 @@ use gregor_log::{
 use gregor_messages::FetchRequest;
 use gregor_raft::Outgoing;
 use gregor_server::control::{ControllerResponse, NodeRequest};
-use gregor_types::{BrokerId, LeaderEpoch};
+use gregor_types::{BrokerEpoch, BrokerId, LeaderEpoch};
 
 use super::{
     ledger::Ledger,
-    letters::{Answer, Ballot, Purpose, Question, Wanted},
+    letters::{Answer, Ballot, FollowerQuestion, Purpose, Question, Wanted},
     machine::Machine,
 };
 use crate::node::DIRECTORY;
@@ -25,16 +26,27 @@ const QUORUM_STATE_BYTES_MAX: usize = 1 << 16;
 
 /// Looks at what a node asks.
 pub(super) fn audit_question(machine: &Machine, question: &Question, ledger: &mut Ledger) {
-    let Question::Control(NodeRequest::Quorum(request)) = question else { return };
-    match request {
+    match question {
         // Who asks for votes has voted for itself.
-        Outgoing::Vote(request) => {
+        Question::Control(NodeRequest::Quorum(Outgoing::Vote(request))) => {
             if let Some(ballot) = Ballot::of(request) {
                 audit_vote(machine, ballot, ledger);
             }
         }
-        Outgoing::Fetch(request) => audit_fetch(machine, request, ledger),
+        Question::Control(NodeRequest::Quorum(Outgoing::Fetch(request))) => audit_fetch(machine, request, ledger),
+        Question::Fetch(fetch) => audit_follower(machine, fetch, ledger),
         _ => {}
+    }
+}
+
+/// A leader takes what a follower says under a broker epoch for what the run has that was registered so, and under none for anybody's.
+fn audit_follower(machine: &Machine, fetch: &FollowerQuestion, ledger: &mut Ledger) {
+    let (id, epoch) = (machine.identity.id, fetch.broker_epoch);
+    let Some(process) = &machine.process else { return };
+    let known = process.image();
+    let is_known = known.image.cluster().broker(id).is_some_and(|broker| broker.epoch == epoch);
+    if epoch == BrokerEpoch::NONE || (is_known && !machine.counts_in(&known.image)) {
+        ledger.violated(format!("node {id} follows in broker epoch {epoch}, which is not that of this run"));
     }
 }
 

@@ -18,7 +18,13 @@ pub(super) fn broken_law(image: &Image) -> Option<String> {
             // The last known eligible leader may be elected all the same (KIP-966).
             let may_recover = keeps_eligible || topic.name.starts_with(UNCLEAN_TOPIC);
             let recovers = partition.leader_recovery == LeaderRecoveryState::Recovering;
-            let law = broken_by(partition, keeps_eligible, &|broker| image.cluster().is_active(*broker))
+            let is_active = |broker: &BrokerId| image.cluster().is_active(*broker);
+            // Who has not told yet on which disk it has its replica leads nothing (KIP-858).
+            let is_here = |broker: &BrokerId| {
+                let known = image.cluster().broker(*broker).zip(partition.directory_of(*broker));
+                known.is_some_and(|(broker, directory)| broker.has_online_directory(directory))
+            };
+            let law = broken_by(partition, keeps_eligible, &is_active, &is_here)
                 .or((recovers && !may_recover).then_some("is led by who may lack records"))?;
             Some(format!("{}-{index} {law}: {partition:?}", topic.name))
         })
@@ -102,6 +108,7 @@ fn broken_by(
     partition: &Partition,
     keeps_eligible: bool,
     is_active: &dyn Fn(&BrokerId) -> bool,
+    is_here: &dyn Fn(&BrokerId) -> bool,
 ) -> Option<&'static str> {
     let Partition { replicas, isr, elr, last_known_elr, adding, removing, .. } = partition;
     let are_replicas = |brokers: &[BrokerId]| {
@@ -131,7 +138,9 @@ fn broken_by(
         Some(leader) if !isr.contains(&leader) || !is_active(&leader) => {
             Some("is led by who is not in sync, or is fenced or on its way down")
         }
-        None if candidates.any(is_active) => Some("is led by nobody, and somebody could lead it"),
+        None if candidates.any(|broker| is_active(broker) && is_here(broker)) => {
+            Some("is led by nobody, and somebody could lead it")
+        }
         _ => None,
     }
 }
