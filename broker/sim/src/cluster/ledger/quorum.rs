@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use gregor_metadata::MetadataImage;
+use gregor_metadata::{Image, MetadataImage};
 use gregor_raft::{ReplicaKey, VoterSet};
 use gregor_types::{BrokerId, DirectoryId, LeaderEpoch, Offset};
 use gregor_wire::batch::BatchView;
@@ -162,7 +162,12 @@ impl Ledger {
         let earlier = self.images.range(..at).next_back().is_none_or(|(_, (earlier, _))| *earlier <= epoch);
         let later = self.images.range(at.plus(1)..).next().is_none_or(|(_, (later, _))| epoch <= *later);
         if !earlier || !later {
-            return Err(format!("node {id} shows metadata of epoch {epoch} at {at}, among that of other epochs"));
+            let shown = |(at, (epoch, _)): (&Offset, &(LeaderEpoch, Image))| (*at, *epoch);
+            let before = self.images.range(..at).next_back().map(shown);
+            let after = self.images.range(at.plus(1)..).next().map(shown);
+            return Err(format!(
+                "node {id} shows metadata of epoch {epoch} at {at}, between what was shown before: {before:?} and {after:?}"
+            ));
         }
         let Some((shown_in, known)) = self.images.get(&at) else {
             self.images.insert(at, (epoch, image.image.clone()));
