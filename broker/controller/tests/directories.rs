@@ -13,6 +13,26 @@ use gregor_messages::{
 use gregor_state_records::metadata::MetadataRecord;
 use gregor_types::{BrokerId, ErrorCode, Uuid};
 
+/// A broker tells that it has partition 0 of a topic in a directory.
+fn tell(rig: &mut Rig, broker: i32, topic_id: Uuid, directory: u128) {
+    let partition = assign_replicas_to_dirs_request::PartitionData::default();
+    let topic =
+        assign_replicas_to_dirs_request::TopicData { topic_id, partitions: vec![partition], ..Default::default() };
+    let directory = assign_replicas_to_dirs_request::DirectoryData {
+        id: Uuid(directory),
+        topics: vec![topic],
+        ..Default::default()
+    };
+    let request = AssignReplicasToDirsRequest {
+        broker_id: broker,
+        broker_epoch: rig.epoch(broker),
+        directories: vec![directory],
+        ..Default::default()
+    };
+    let response: AssignReplicasToDirsResponse = rig.ask(0, request);
+    assert_eq!(response.directories[0].topics[0].partitions[0].error_code, 0);
+}
+
 #[test]
 fn a_broker_says_where_its_replicas_are_and_which_directories_failed() {
     let mut rig = Rig::at(30);
@@ -59,24 +79,7 @@ fn what_lies_in_a_failed_directory_is_led_by_nobody_until_it_is_elsewhere() {
     rig.heartbeat(2, |_| ());
     rig.create(vec![assigned("alone", &[(0, &[1])]), assigned("both", &[(0, &[1, 2])])]);
     let id = |rig: &Rig, name: &str| rig.image.topics().by_name(name).unwrap().id;
-    let move_to = |rig: &mut Rig, topic_id: Uuid, directory: u128| {
-        let partition = assign_replicas_to_dirs_request::PartitionData::default();
-        let topic =
-            assign_replicas_to_dirs_request::TopicData { topic_id, partitions: vec![partition], ..Default::default() };
-        let directory = assign_replicas_to_dirs_request::DirectoryData {
-            id: Uuid(directory),
-            topics: vec![topic],
-            ..Default::default()
-        };
-        let request = AssignReplicasToDirsRequest {
-            broker_id: 1,
-            broker_epoch: rig.epoch(1),
-            directories: vec![directory],
-            ..Default::default()
-        };
-        let response: AssignReplicasToDirsResponse = rig.ask(0, request);
-        assert_eq!(response.directories[0].topics[0].partitions[0].error_code, 0);
-    };
+    let move_to = |rig: &mut Rig, topic, directory| tell(rig, 1, topic, directory);
     for name in ["alone", "both"] {
         let topic = id(&rig, name);
         move_to(&mut rig, topic, 502);
@@ -141,19 +144,8 @@ fn who_alone_is_in_sync_on_a_new_disk_leads_once_it_has_told_that_its_replica_is
     rig.heartbeat(2, |_| ());
     rig.register_with(1, 4, |request| request.log_dirs = vec![Uuid(501)]);
     assert_eq!((rig.partition("t", 0).isr, rig.partition("t", 0).leader), (ids(&[2]), None));
-    let topic_id = rig.image.topics().by_name("t").unwrap().id;
-    let partition = assign_replicas_to_dirs_request::PartitionData::default();
-    let topic =
-        assign_replicas_to_dirs_request::TopicData { topic_id, partitions: vec![partition], ..Default::default() };
-    let directory =
-        assign_replicas_to_dirs_request::DirectoryData { id: Uuid(602), topics: vec![topic], ..Default::default() };
-    let request = AssignReplicasToDirsRequest {
-        broker_id: 2,
-        broker_epoch: rig.epoch(2),
-        directories: vec![directory],
-        ..Default::default()
-    };
-    let _: AssignReplicasToDirsResponse = rig.ask(0, request);
+    let topic = rig.image.topics().by_name("t").unwrap().id;
+    tell(&mut rig, 2, topic, 602);
     assert_eq!(rig.partition("t", 0).leader, Some(BrokerId(2)));
 }
 

@@ -282,7 +282,7 @@ impl PartitionLog {
         self.epochs.assign(epoch, start);
     }
 
-    /// Where an epoch ends, for OffsetForLeaderEpoch.
+    /// Where an epoch ends. A follower that is to cut its log there is told [`Self::cut_for_epoch`].
     pub fn end_offset_for_epoch(&self, epoch: LeaderEpoch) -> EpochEndOffset {
         self.epochs.end_offset_for(epoch, self.end_offset)
     }

@@ -206,8 +206,8 @@ impl PartitionLog {
         }
         let mut index = self.segment_at(from);
         // Where cleaning has left a gap, the next record may be in a later segment.
-        let (position, first_size) = loop {
-            if let Some(found) = self.position_of(index, from)? {
+        let (_, position, first_size) = loop {
+            if let Some(found) = self.batch_at(index, from)? {
                 break found;
             }
             index += 1;
@@ -219,8 +219,8 @@ impl PartitionLog {
         let end = if upper_bound >= next_base {
             self.segments[index].size()
         } else {
-            match self.position_of(index, upper_bound)? {
-                Some((position, _)) => position,
+            match self.batch_at(index, upper_bound)? {
+                Some((_, position, _)) => position,
                 None => self.segments[index].size(),
             }
         };
@@ -263,30 +263,24 @@ impl PartitionLog {
 
     /// The base offset of the batch that holds an offset; the offset where none does.
     fn batch_start(&mut self, offset: Offset) -> Result<Offset, LogError> {
-        let base = if self.recent.front().is_some_and(|first| first.base_offset <= offset) {
-            let at = self.recent.partition_point(|batch| batch.last_offset < offset);
-            self.recent.get(at).map(|batch| batch.base_offset)
-        } else {
-            let (index, disk) = (self.segment_at(offset), self.disk.clone());
-            self.segments[index].locate(&*disk, offset)?.map(|located| located.header.base_offset)
-        };
-        Ok(base.map_or(offset, |base| base.min(offset)))
+        let found = self.batch_at(self.segment_at(offset), offset)?;
+        Ok(found.map_or(offset, |(base, ..)| base.min(offset)))
     }
 
-    /// Position and size of the first batch in a segment that ends at `offset` or later.
-    fn position_of(&mut self, index: usize, offset: Offset) -> Result<Option<(u32, u32)>, LogError> {
+    /// Base offset, position and size of the first batch in a segment that ends at `offset` or later.
+    fn batch_at(&mut self, index: usize, offset: Offset) -> Result<Option<(Offset, u32, u32)>, LogError> {
         if index + 1 == self.segments.len() {
             if offset >= self.end_offset {
                 return Ok(None);
             }
             if self.recent.front().is_some_and(|first| first.base_offset <= offset) {
                 let at = self.recent.partition_point(|batch| batch.last_offset < offset);
-                return Ok(self.recent.get(at).map(|batch| (batch.position, batch.size)));
+                return Ok(self.recent.get(at).map(|batch| (batch.base_offset, batch.position, batch.size)));
             }
         }
         let disk = self.disk.clone();
         let located = self.segments[index].locate(&*disk, offset)?;
-        Ok(located.map(|located| (located.position, located.header.size)))
+        Ok(located.map(|located| (located.header.base_offset, located.position, located.header.size)))
     }
 
     /// The first record whose timestamp is `timestamp` or later (ListOffsets by time).

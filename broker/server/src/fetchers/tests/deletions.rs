@@ -14,6 +14,14 @@ fn delete_records(leader: &Arc<Partition>, before: Offset) {
     deleted.unwrap();
 }
 
+fn append_batch_of_three(leader: &Arc<Partition>) {
+    let mut builder = RecordBatchBuilder::new(BatchOptions::default());
+    for text in ["one", "two", "three"] {
+        builder.append(now(), None, Some(text.as_bytes()), &[]);
+    }
+    leader.append(&ValidatedBatch::trusted(&builder.build()).unwrap(), false, now()).unwrap();
+}
+
 fn start_of(partition: &Partition) -> Option<Offset> {
     partition.with_log(|log, _| log.start_offset())
 }
@@ -40,11 +48,7 @@ async fn a_follower_catches_up_where_its_leaders_log_begins_inside_of_a_batch() 
     let world = World::new(1);
     world.cut_off(2);
     let [leader, follower] = world.publish().await;
-    let mut builder = RecordBatchBuilder::new(BatchOptions::default());
-    for text in ["one", "two", "three"] {
-        builder.append(now(), None, Some(text.as_bytes()), &[]);
-    }
-    leader.append(&ValidatedBatch::trusted(&builder.build()).unwrap(), false, now()).unwrap();
+    append_batch_of_three(&leader);
     delete_records(&leader, Offset(1));
     append(&leader, "four", false).unwrap();
     world.heal();
@@ -64,11 +68,7 @@ async fn who_has_led_is_told_to_cut_its_log_before_the_batch_that_the_next_leade
         append(&first, text, false).unwrap();
     }
     world.elect(2).await;
-    let mut builder = RecordBatchBuilder::new(BatchOptions::default());
-    for text in ["one", "two", "three"] {
-        builder.append(now(), None, Some(text.as_bytes()), &[]);
-    }
-    next.append(&ValidatedBatch::trusted(&builder.build()).unwrap(), false, now()).unwrap();
+    append_batch_of_three(&next);
     delete_records(&next, Offset(2));
     let query = Query {
         from: Offset(4),

@@ -57,3 +57,19 @@ async fn a_broker_leads_nothing_by_an_election_from_before_it_registered() {
     append(&one, "in time", false).unwrap();
     until("the follower has that", || end_of(&two) == 2).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_follows_nobody_before_it_registered() {
+    let mut world = World::new(1);
+    let [one, two] = world.publish().await;
+    append(&one, "both have it", false).unwrap();
+    until("the follower has it", || end_of(&two) == 1).await;
+    world.incarnation = Uuid(5);
+    world.restart(2);
+    let [one, two] = world.publish().await;
+    assert_eq!(two.leadership(BrokerId(2)).0, None, "what it fetched would be taken for what its earlier run has");
+    append(&one, "unheard of", false).unwrap();
+    world.publish_with(&registration(2, 200, Uuid(5))).await;
+    assert_eq!(two.leadership(BrokerId(2)).0, Some(BrokerId(1)));
+    until("the follower has all", || end_of(&two) == 2).await;
+}
