@@ -201,6 +201,17 @@ impl LogDirectory {
         write_offsets(&*self.disk, &self.path.join(kind.file_name()), entries)
     }
 
+    /// Has the checkpoint of recovery points say no more than `to` of a log that was cut off there: what comes behind that next was not synced when
+    /// what stood there was, as in Kafka's `LogManager.truncateTo`. Blocks until it is synced.
+    pub fn lower_recovery_point(&self, topic_partition: &TopicPartition, to: Offset) -> Result<(), LogError> {
+        let mut offsets = read_offsets(&*self.disk, &self.path.join(CheckpointKind::RecoveryPoint.file_name()))?;
+        match offsets.get_mut(topic_partition) {
+            Some(known) if *known > to => *known = to,
+            _ => return Ok(()),
+        }
+        self.write_checkpoint(CheckpointKind::RecoveryPoint, offsets)
+    }
+
     /// Takes a log out of service, for good: its folder gets a `-delete` name at once, and readers that have its files go on.
     /// `unique` tells it from others of the same name.
     #[allow(clippy::needless_pass_by_value, reason = "its files are elsewhere now: it is not to be used again")]

@@ -32,9 +32,13 @@ impl PartitionLog {
             return self.truncate_fully_and_start_at(offset, now);
         }
         let disk = self.disk.clone();
+        let segments = self.segments.len();
         while self.segments.len() > 1 && self.active_segment_base() > offset {
             let segment = self.segments.pop().expect("there is more than one");
             self.remove_segment(segment, now)?;
+        }
+        if self.segments.len() < segments {
+            self.sync_removals()?;
         }
         let mut end = offset;
         let active = self.active();
@@ -53,10 +57,17 @@ impl PartitionLog {
         self.rebuild_producers(now)
     }
 
+    /// What was removed at the end stays so before anything before it is cut: a loss of power in between would leave a hole.
+    fn sync_removals(&self) -> Result<(), LogError> {
+        let path = self.directory.clone();
+        self.disk.sync_directory(&path).complete().map_err(|source| LogError::SyncFailed { path, source })
+    }
+
     /// Empties the log; it begins at `offset`: where the leader's log or a snapshot begins.
     pub fn truncate_fully_and_start_at(&mut self, offset: Offset, now: Timestamp) -> Result<(), LogError> {
         while let Some(segment) = self.segments.pop() {
             if self.segments.is_empty() && segment.base_offset == offset {
+                self.sync_removals()?;
                 self.abandon_swap_of(offset)?;
                 // The same names are needed at once, so the files are emptied and not renamed.
                 break;

@@ -4,6 +4,7 @@
 //! syncs whatever asked for it since its last round (group commit). A directory that fails stays out of service for the life
 //! of the process, as Kafka does; with the last one the node cannot go on.
 
+mod checkpoints;
 mod opening;
 
 use std::{
@@ -37,6 +38,7 @@ use crate::{
     recovery::Progress,
 };
 
+use checkpoints::Written;
 pub use opening::StorageError;
 use opening::{Opened, OpenedDirectory, open_all};
 
@@ -67,8 +69,8 @@ pub(crate) struct Directory {
     cordoned: AtomicBool,
     /// The logs that were found and that nobody serves yet; `None` until it was looked for them.
     waiting: Mutex<Option<HashSet<TopicPartition>>>,
-    /// What each checkpoint file says, so that nothing is written where nothing changed.
-    written: Mutex<HashMap<CheckpointKind, Vec<(TopicPartition, Offset)>>>,
+    /// What its checkpoint files say.
+    written: Mutex<Written>,
     failures: Arc<watch::Sender<Option<String>>>,
     flushes: Mutex<FlushQueue>,
     flush_wanted: Condvar,
@@ -414,28 +416,6 @@ impl Directory {
     /// Renames the folder of a partition that the metadata says is not ours; nothing of it is lost.
     pub(crate) fn set_stray(&self, log: RestingLog, unique: Uuid) -> Result<PathBuf, LogError> {
         self.with(|directory| directory.set_stray(log, unique))
-    }
-
-    /// Replaces a checkpoint file, unless it says the same already. False where it could not be, and may be later.
-    pub(crate) fn checkpoint(&self, kind: CheckpointKind, mut entries: Vec<(TopicPartition, Offset)>) -> bool {
-        if self.is_failed() {
-            return true;
-        }
-        entries.sort_unstable();
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if written.get(&kind) == Some(&entries) {
-            return true;
-        }
-        match self.with(|directory| directory.write_checkpoint(kind, entries.iter().cloned())) {
-            Ok(()) => {
-                written.insert(kind, entries);
-                true
-            }
-            Err(error) => {
-                self.on_error(&self.path.display(), &error);
-                self.is_failed()
-            }
-        }
     }
 
     /// A call on a file of `what` went wrong. The directory is out of service then, unless what stood in the way passes.

@@ -196,6 +196,7 @@ impl Partition {
         if !follower.admits(leader_epoch) || *followed_by != by {
             return Ok(Some(position(log)));
         }
+        let synced = log.recovery_checkpoint();
         match step {
             FollowerStep::Append { from, leader, .. } if from == log.end_offset() => {
                 let bytes = u32::try_from(records.len()).unwrap_or(u32::MAX);
@@ -228,6 +229,9 @@ impl Partition {
                 follower.on_cut(log.start_offset(), log.end_offset());
             }
             FollowerStep::Append { .. } | FollowerStep::Nothing => {}
+        }
+        if log.recovery_checkpoint() < synced {
+            self.home.load().lower_recovery_point(log.topic_partition().clone(), log.recovery_checkpoint());
         }
         Ok(Some(position(log)))
     }

@@ -2,6 +2,8 @@
 
 use std::thread;
 
+use gregor_log::CheckpointKind;
+
 use super::*;
 use crate::storage::Flush;
 
@@ -72,4 +74,37 @@ async fn a_broker_follows_nobody_before_it_registered() {
     world.publish_with(&registration(2, 200, Uuid(5))).await;
     assert_eq!(two.leadership(BrokerId(2)).0, Some(BrokerId(1)));
     until("the follower has all", || end_of(&two) == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_cut_off_is_not_taken_for_checked_at_the_next_start() {
+    let world = World::with(&[("min.insync.replicas", "1"), ("flush.messages", "1")]);
+    let [one, two] = world.publish().await;
+    append(&one, "both", true).unwrap();
+    until("both have it", || end_of(&two) == 1).await;
+    world.cut_off(2);
+    for _ in 0..5 {
+        append(&one, "only here", false).unwrap();
+    }
+    one.flush(now());
+    let broker = Arc::clone(&locked(&world.cluster.brokers)[&1]);
+    broker.checkpoint(CheckpointKind::RecoveryPoint);
+    let written = || {
+        let file = one.directory().path.join("recovery-point-offset-checkpoint");
+        let text = std::fs::read_to_string(file).unwrap();
+        text.lines().last().unwrap().rsplit(' ').next().unwrap().parse::<i64>().unwrap()
+    };
+    assert!(written() >= 5, "{}", written());
+    world.cut_off(1);
+    world.elect(2).await;
+    append(&two, "instead", false).unwrap();
+    world.heal();
+    until("the logs are the same", || bytes_of(&one) == bytes_of(&two)).await;
+    assert!(written() <= 1, "{}", written());
+    broker.checkpoint(CheckpointKind::RecoveryPoint);
+    assert!(written() <= 1, "who asked before the cut writes it down after it: {}", written());
+    append(&two, "and more", false).unwrap();
+    until("the logs are the same", || bytes_of(&one) == bytes_of(&two)).await;
+    broker.checkpoint(CheckpointKind::RecoveryPoint);
+    assert!(written() >= 1, "{}", written());
 }
