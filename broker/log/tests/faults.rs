@@ -327,6 +327,23 @@ fn whatever_fails_nothing_acknowledged_is_lost_and_nothing_is_called_durable_tha
 }
 
 #[test]
+fn what_a_process_was_to_sync_when_it_died_is_there_for_the_next_one_to_sync() {
+    let disk = FaultyDisk::new();
+    let mut log = new_log(&disk);
+    append(&mut log, &batch(&["first"]));
+    disk.stop_at(|operation, _| operation == Operation::Sync);
+    try_flush(&mut log).unwrap_err();
+    assert!(disk.is_off() && !disk.has_lost_writes(), "no disk has failed");
+    drop(log);
+    disk.crash(Crash::KeepAll);
+    let mut log = open_again(&disk, Offset(0));
+    try_flush(&mut log).unwrap();
+    drop(log);
+    disk.crash(Crash::LoseUnsynced);
+    assert_eq!(open_again(&disk, Offset(0)).end_offset(), Offset(1));
+}
+
+#[test]
 fn a_flush_that_ran_beside_one_that_failed_claims_nothing() {
     let disk = FaultyDisk::new();
     let mut log = new_log(&disk);

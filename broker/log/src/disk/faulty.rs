@@ -52,6 +52,8 @@ pub enum Operation {
 /// Decides whether an operation on a path fails.
 pub type Fault = Box<dyn FnMut(Operation, &Path) -> Option<io::Error> + Send>;
 
+type StopAt = Box<dyn FnMut(Operation, &Path) -> bool + Send>;
+
 /// The disk; clones are the same disk.
 #[derive(Clone, Default)]
 pub struct FaultyDisk(Arc<Mutex<State>>);
@@ -68,11 +70,21 @@ struct State {
     fault: Option<Fault>,
     capacity: Option<u64>,
     mutations: u64,
-    stop_after: Option<u64>,
+    stop: Option<Stop>,
     /// Whether a sync has failed, and what it was to write with it.
     lost_writes: bool,
     /// Counts crashes: what was open before is of no use after.
     boots: u64,
+}
+
+/// When the machine or the process stops.
+enum Stop {
+    /// At the change that follows so many others.
+    After(u64),
+    /// At the first call of which this is true.
+    At(StopAt),
+    /// It has.
+    Now,
 }
 
 #[derive(Default, Clone)]
@@ -133,13 +145,22 @@ impl FaultyDisk {
     /// The machine stops at the change that follows so many others: it and everything after it fails until
     /// [`FaultyDisk::crash`]. Part of that change may come through.
     pub fn stop_after(&self, mutations: u64) {
-        self.state().stop_after = Some(mutations);
+        self.state().stop = Some(Stop::After(mutations));
+    }
+
+    /// The same at the first call of which `is_reached` is true, of which nothing comes through.
+    pub fn stop_at(&self, is_reached: impl FnMut(Operation, &Path) -> bool + Send + 'static) {
+        self.state().stop = Some(Stop::At(Box::new(is_reached)));
+    }
+
+    /// It does not stop after all.
+    pub fn go_on(&self) {
+        self.state().stop = None;
     }
 
     /// Whether the machine has stopped.
     pub fn is_off(&self) -> bool {
-        let state = self.state();
-        state.stop_after.is_some_and(|limit| state.mutations > limit)
+        self.state().is_off()
     }
 
     /// Whether a sync has failed since the last crash: what it was to write reads back, and is on no disk.
@@ -218,7 +239,12 @@ impl ContentChange {
 
 impl State {
     fn check(&mut self, operation: Operation, path: &Path) -> io::Result<()> {
-        if self.stop_after.is_some_and(|limit| self.mutations > limit) {
+        if let Some(Stop::At(is_reached)) = &mut self.stop
+            && is_reached(operation, path)
+        {
+            self.stop = Some(Stop::Now);
+        }
+        if self.is_off() {
             return Err(io::Error::other("the machine is off"));
         }
         match self.fault.as_mut().and_then(|fault| fault(operation, path)) {
@@ -230,10 +256,15 @@ impl State {
     /// Counts a change that was just made; the one at which the machine stops has happened and is not answered.
     fn changed(&mut self) -> io::Result<()> {
         self.mutations += 1;
-        if self.stop_after.is_some_and(|limit| self.mutations > limit) {
-            return Err(io::Error::other("the machine went off"));
+        if self.is_off() { Err(io::Error::other("the machine went off")) } else { Ok(()) }
+    }
+
+    fn is_off(&self) -> bool {
+        match self.stop {
+            Some(Stop::After(limit)) => self.mutations > limit,
+            Some(Stop::Now) => true,
+            Some(Stop::At(_)) | None => false,
         }
-        Ok(())
     }
 
     fn name(&mut self, folder: Name, change: NameChange) -> io::Result<()> {
@@ -277,7 +308,7 @@ impl State {
 
     fn crash(&mut self, crash: Crash) {
         self.locked.clear();
-        self.stop_after = None;
+        self.stop = None;
         self.fault = None;
         self.boots += 1;
         let mut random = match crash {
@@ -554,7 +585,8 @@ impl DiskFile for FaultyFile {
             let checked = self.state(Operation::Sync).map(drop);
             let mut state = self.disk.state();
             if let Err(error) = checked {
-                if state.boots == self.boot {
+                // Who is off has no answer: what it wrote is pending yet.
+                if state.boots == self.boot && !state.is_off() {
                     state.node_mut(self.node).pending.clear();
                     state.lost_writes = true;
                 }

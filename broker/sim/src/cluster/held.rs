@@ -9,6 +9,7 @@ use gregor_raft::Nanos;
 use gregor_replication::FollowedPartition;
 
 use super::replica::Replica;
+use crate::node::HeldLog;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -45,6 +46,11 @@ impl Held {
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Replica> {
         self.replicas.values()
+    }
+
+    /// Their logs.
+    pub(super) fn logs(&self) -> impl Iterator<Item = HeldLog<'_>> + Clone {
+        self.replicas.values().map(|replica| (&replica.log, replica.high_watermark()))
     }
 
     /// All of them, each of which is changed, perhaps.

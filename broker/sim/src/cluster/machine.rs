@@ -1,12 +1,6 @@
 //! One machine of a cluster: a disk that outlives its processes, a clock that drifts, and what the node on it is.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{path::Path, sync::Arc};
 
 use gregor_config::{BrokerConfig, Properties};
 use gregor_log::{
@@ -99,8 +93,8 @@ pub(super) struct Machine {
     pub(super) is_failing: bool,
     /// Whether its disk has let its process down: whatever that comes to, also later, is no fault of the process.
     pub(super) is_let_down: bool,
-    /// What its process is to die at, if it is, and whether that has come.
-    pub(super) dies_at: Option<(&'static str, Arc<AtomicBool>)>,
+    /// What it is to stop at, if it is, as [`FAULTS`](super::FAULTS) has it.
+    pub(super) stops_at: Option<&'static str>,
     random: Random,
 }
 
@@ -216,7 +210,7 @@ impl Machine {
             is_full: false,
             is_failing: false,
             is_let_down: false,
-            dies_at: None,
+            stops_at: None,
             random,
         }
     }
@@ -287,19 +281,20 @@ impl Machine {
         }
         self.step_at = Nanos::MAX;
         self.disk.crash(crash);
-        (self.is_failing, self.dies_at) = (false, None);
+        (self.is_failing, self.stops_at) = (false, None);
     }
 
-    /// What its process was to die at, if it has.
-    pub(super) fn died_at(&self) -> Option<&'static str> {
-        self.dies_at.as_ref().filter(|(_, has_come)| has_come.load(Ordering::Relaxed)).map(|(what, _)| *what)
+    /// Nothing stops it.
+    pub(super) fn go_on(&mut self) {
+        self.disk.go_on();
+        self.stops_at = None;
     }
 
     /// The disk is well again.
     pub(super) fn heal_disk(&mut self) {
         self.disk.clear_fault();
         self.disk.set_capacity(None);
-        (self.is_full, self.is_failing, self.dies_at) = (false, false, None);
+        (self.is_full, self.is_failing) = (false, false);
     }
 
     /// The disk is lost, and another one is put in and formatted: it has another id, and knows of no voters.
@@ -308,7 +303,7 @@ impl Machine {
         let disk = (self.identity.directory.0 & 0xffff) as u64 + 1;
         self.identity.directory = directory_id(self.identity.id, disk);
         self.disk = formatted(&self.identity, InitialVoters::None, &self.clock);
-        (self.is_full, self.is_failing, self.dies_at) = (false, false, None);
+        (self.is_full, self.is_failing, self.stops_at) = (false, false, None);
     }
 }
 

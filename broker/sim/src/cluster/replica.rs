@@ -54,6 +54,8 @@ pub(super) struct Replica {
     pub(super) answered_in: Option<LeaderEpoch>,
     /// How often the log was cut back to a leader's, and how often it began anew where a leader's log begins.
     pub(super) truncations: u64,
+    /// Whether something was cut off that was synced, since that was asked last.
+    pub(super) is_cut: bool,
     pub(super) starts_over: u64,
     /// Where it stood when it was asked last whether that has changed: the epoch in which it leads, where its log begins and ends, and the high
     /// watermark.
@@ -103,6 +105,7 @@ impl Replica {
             is_doubtful: false,
             answered_in: None,
             truncations: 0,
+            is_cut: false,
             starts_over: 0,
             stood: None,
             seen: None,
@@ -357,7 +360,8 @@ impl Replica {
             Err(AppendError::Log(error)) if !error.is_disk_full() => return Err(error),
             Err(_) => return Ok(Err(StepFailure::Transient)),
         }
-        if self.settings.syncs_before_acknowledging() && self.unflushed > 0 {
+        let is_synced = self.log.recovery_point() >= self.log.end_offset();
+        if self.settings.syncs_before_acknowledging() && !is_synced {
             // The next fetch tells the leader that this replica has it.
             match self.flush_now() {
                 Ok(()) => {}
@@ -381,6 +385,7 @@ impl Replica {
             return Ok(());
         }
         let log = &mut self.log;
+        let synced = log.recovery_checkpoint();
         match step {
             FollowerStep::Append { from, leader, .. } if from == log.end_offset() => {
                 self.is_doubtful = false;
@@ -406,6 +411,7 @@ impl Replica {
             }
             FollowerStep::Append { .. } | FollowerStep::Nothing => {}
         }
+        self.is_cut |= self.log.recovery_checkpoint() < synced;
         Ok(())
     }
 

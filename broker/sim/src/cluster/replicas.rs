@@ -101,11 +101,12 @@ impl Replicas {
     pub(super) fn open(
         disk: &FaultyDisk,
         clock: &Clock,
-        random: Random,
+        mut random: Random,
         config: Arc<BrokerConfig>,
         (directory, id): (LogDirectory, DirectoryId),
         incarnation: Uuid,
     ) -> Result<Self, Death> {
+        let sessions = Sessions::new(&mut random);
         Ok(Self {
             me: config.node_id,
             incarnation,
@@ -117,7 +118,7 @@ impl Replicas {
             previous: Arc::default(),
             held: Held::default(),
             unmade: BTreeMap::new(),
-            sessions: Sessions::default(),
+            sessions,
             waiting: Vec::new(),
             has_fewer: false,
             has_lost_power: false,
@@ -240,7 +241,8 @@ impl Replicas {
         settings: Arc<TopicSettings>,
     ) -> Result<Option<Replica>, Death> {
         let name = TopicPartition::new(topic.clone(), id.partition);
-        let opened = self.folder.open_log(&name, id.topic_id, &settings.log, self.clock.wall())?;
+        let held = self.held.logs();
+        let opened = self.folder.open_log(&name, id.topic_id, &settings.log, &held, self.clock.wall())?;
         Ok(opened.map(|(log, high_watermark)| Replica::new(topic.clone(), id, log, high_watermark, settings)))
     }
 
@@ -252,10 +254,8 @@ impl Replicas {
         self.sessions.changed(id);
         self.answers.append(&mut replica.give_up());
         self.folder.delete(replica.log, self.clock.wall(), &mut self.random)?;
-        // A log that gets the name anew must not inherit the old one's high watermark.
-        self.checkpoint(CheckpointKind::HighWatermark)?;
-        self.checkpoint(CheckpointKind::LogStart)?;
-        self.checkpoint(CheckpointKind::RecoveryPoint)
+        self.folder.forget_gone(&self.held.logs())?;
+        Ok(())
     }
 
     pub(super) fn produce(&mut self, back: Return, id: FollowedPartition, batch: &Batches) -> Result<(), Death> {
@@ -380,6 +380,9 @@ impl Replicas {
         let mut is_changed = std::mem::take(&mut self.has_fewer);
         for id in self.held.take_due(now) {
             let Some(replica) = self.held.reading(id) else { continue };
+            if std::mem::take(&mut replica.is_cut) {
+                self.folder.lower_recovery_point(&replica.log)?;
+            }
             replica.sync(now, &mut self.random, wall)?;
             if looks {
                 replica.drop_laggards(wall);
@@ -491,8 +494,8 @@ impl Replicas {
         next.min(syncs).min(waits).min(asks.unwrap_or(Nanos::MAX))
     }
 
-    fn checkpoint(&self, kind: CheckpointKind) -> Result<(), Death> {
-        self.folder.checkpoint(kind, self.held.all().map(|replica| (&replica.log, replica.high_watermark())))
+    fn checkpoint(&self, kind: CheckpointKind) -> Result<bool, Death> {
+        self.folder.checkpoint(kind, self.held.logs())
     }
 
     /// Closes every log and the directory: a clean stop.

@@ -9,9 +9,10 @@ use gregor_replication::{FetchPosition, FollowedPartition, LeaderMarks, Partitio
 use gregor_types::{BrokerId, ErrorCode, Timestamp};
 
 use super::letters::{FollowerQuestion, Parts};
+use crate::Random;
 
 /// See the module's documentation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sessions {
     open: BTreeMap<i32, Session>,
     last_id: i32,
@@ -54,6 +55,11 @@ impl Member {
 }
 
 impl Sessions {
+    /// None. No follower takes one of an earlier run for one of this: ids are random, as in the server.
+    pub(super) fn new(random: &mut Random) -> Self {
+        Self { open: BTreeMap::new(), last_id: (random.bits() & 0x3fff_ffff) as i32 }
+    }
+
     /// Takes a request, if its session is known and this is its turn.
     pub(super) fn begin(&mut self, asked: &FollowerQuestion, now: Timestamp) -> Result<Turn, ErrorCode> {
         let plan = &asked.plan;

@@ -3,23 +3,16 @@
 //! In some worlds machines lose power and disks fail: there every topic syncs before it acknowledges. In the others topics are as Kafka makes them, and
 //! either only processes die, or so few machines at a time lose power that nothing is lost that was acknowledged (see [`Power`]).
 
-use std::{
-    io,
-    os::unix::ffi::OsStrExt as _,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{io, os::unix::ffi::OsStrExt as _, path::Path};
 
 use gregor_log::disk::{Crash, Operation};
 use gregor_metadata::Image;
+use gregor_node::Proposed;
 use gregor_raft::Nanos;
 use gregor_types::BrokerId;
 
 use super::{
-    machine::{Roles, Shape},
+    machine::{Machine, Roles, Shape},
     world::{Event, World},
 };
 use crate::{
@@ -28,7 +21,7 @@ use crate::{
 };
 
 /// Every kind of thing that goes wrong or is changed, as [`Outcome::counts`](super::Outcome::counts) names it. Over many seeds each happens.
-pub const FAULTS: [&str; 56] = [
+pub const FAULTS: [&str; 57] = [
     "message lost",
     "message doubled",
     "message late",
@@ -49,6 +42,7 @@ pub const FAULTS: [&str; 56] = [
     "died at a snapshot",
     "died at records",
     "died at a checkpoint",
+    "down as it was to join",
     "all nodes down",
     "power lost everywhere",
     "stopped cleanly",
@@ -97,8 +91,8 @@ impl World {
         self.after(pause, Event::Trouble);
         let ids: Vec<BrokerId> = self.machines.keys().copied().collect();
         let id = *self.random.pick(&ids);
-        let what = self.random.below(22);
-        if self.spares_others() && matches!(what, 0..6 | 8 | 17..21) {
+        let what = self.random.below(23);
+        if self.spares_others() && matches!(what, 0..=6 | 8 | 17..22) {
             return;
         }
         match what {
@@ -146,6 +140,7 @@ impl World {
             }
             18 | 19 => self.die_at_a_token(id),
             20 if self.machines[&id].identity.roles == Roles::Broker => self.lose_disk(id),
+            21 => self.strikes_who_joins = true,
             _ => {
                 self.trace.note(format_args!("the network is well"));
                 self.wire.heal();
@@ -168,9 +163,10 @@ impl World {
     }
 
     fn stop_at_a_write(&mut self, id: BrokerId) {
-        let disk = &self.machines[&id].disk;
-        let at = disk.mutations() + self.random.below(60);
-        disk.stop_after(at);
+        let at = self.machines[&id].disk.mutations() + self.random.below(60);
+        let machine = self.machine(id);
+        machine.stops_at = Some("machine off at a write");
+        machine.disk.stop_after(at);
         self.trace.note(format_args!("the machine of {id} will go off at change {at}"));
     }
 
@@ -180,7 +176,7 @@ impl World {
         self.ledger.count("disk error");
         let mut random: Random = self.random.fork();
         let machine = self.machine(id);
-        (machine.is_failing, machine.is_let_down, machine.dies_at) = (true, true, None);
+        (machine.is_failing, machine.is_let_down) = (true, true);
         machine.disk.set_fault(move |operation, _| {
             let hit = operation != Operation::List && random.chance(in_hundred);
             hit.then(|| io::Error::from_raw_os_error(5))
@@ -193,17 +189,40 @@ impl World {
         let token = *self.random.pick(&Token::ALL);
         let mut left = self.random.below(10);
         self.trace.note(format_args!("the process of {id} will die at {token:?}, of which {left} changes go well"));
-        let has_come = Arc::new(AtomicBool::new(false));
         let machine = self.machine(id);
-        (machine.is_failing, machine.is_let_down) = (true, true);
-        machine.dies_at = Some((token.name(), Arc::clone(&has_come)));
-        machine.disk.set_fault(move |operation, path| {
-            if !has_come.load(Ordering::Relaxed) && token.is_at(operation, path) {
-                has_come.store(left == 0, Ordering::Relaxed);
-                left = left.saturating_sub(1);
-            }
-            has_come.load(Ordering::Relaxed).then(|| io::Error::other("the process has died"))
+        machine.stops_at = Some(token.name());
+        machine.disk.stop_at(move |operation, path| {
+            let is_at = token.is_at(operation, path);
+            let is_reached = is_at && left == 0;
+            left = left.saturating_sub(u64::from(is_at));
+            is_reached
         });
+    }
+
+    /// Who is to join the in-sync replicas goes down as its leader asks for that, and comes back to where it does not reach that leader, perhaps
+    /// before the controller is reached: the question is of its earlier life. How much longer that takes is returned.
+    pub(super) fn strike_who_joins(&mut self, leader: BrokerId, asked: &[Proposed<()>]) -> Nanos {
+        if !self.strikes_who_joins || self.is_healing() || self.spares_others() {
+            return 0;
+        }
+        let Some(image) = self.ledger.newest_image() else { return 0 };
+        let joins = |one: &Proposed<()>| {
+            let partition = image.topics().partition(one.id.0, one.id.1)?;
+            let mut members = one.proposal.isr.iter().map(|(member, _)| *member);
+            members.find(|member| !partition.isr.contains(member) && self.machines[member].counts_in(&image))
+        };
+        let Some(id) = asked.iter().find_map(joins) else { return 0 };
+        self.strikes_who_joins = false;
+        self.trace.note(format_args!("{leader} asks for {id} to be in sync, which goes down, and is cut off from it"));
+        self.ledger.count("down as it was to join");
+        self.wire.cut(id, leader);
+        self.wire.cut(leader, id);
+        self.relieve_later(Relief::Network);
+        let crash = if self.may_lose_power(id) { Crash::LoseUnsynced } else { Crash::KeepAll };
+        self.go_down(id, crash, "as it was to join");
+        let pause = self.random.below(SECOND / 2);
+        self.after(pause, Event::Start(id));
+        self.random.below(4 * SECOND)
     }
 
     fn fill_disk(&mut self, id: BrokerId) {
@@ -304,7 +323,11 @@ impl World {
             Power::Lasts => false,
             Power::Fails => true,
             Power::FailsInTurn => self.ledger.newest_image().is_none_or(|image| {
-                let counts = |member: &BrokerId| self.machines[member].counts_in(&image);
+                let stays = |machine: &Machine| machine.process.as_ref().is_some_and(|process| !process.is_stopping());
+                let counts = |member: &BrokerId| {
+                    let machine = &self.machines[member];
+                    stays(machine) && machine.counts_in(&image)
+                };
                 let mut partitions = image.topics().iter().flat_map(|topic| topic.partitions());
                 partitions.all(|(_, partition)| {
                     let mut others = partition.isr.iter().chain(&partition.elr).filter(|member| **member != id);
@@ -324,7 +347,7 @@ impl World {
     pub(super) fn spare_all(&mut self) {
         for machine in self.machines.values_mut() {
             machine.heal_disk();
-            machine.disk.stop_after(u64::MAX);
+            machine.go_on();
         }
     }
 
@@ -347,7 +370,7 @@ pub(super) enum Power {
     /// Any of them at any time: every topic syncs before it acknowledges.
     Fails,
     /// One after the other, where the others go on: of those that a partition counts on, where two have to be in sync, one at most may lack
-    /// something at a time, and no process of the others ends until that one has registered again, and so is not counted on any more. Topics
+    /// something at a time, and no process of the others ends, or begins to, until that one has registered again, and so is not counted on any more. Topics
     /// are as Kafka makes them, with eligible leader replicas (KIP-966). A broker may lose its disk, too. A controller cannot tell a process
     /// that was killed from a machine that lost power: who is killed while another has lost something is taken for one that has, too.
     FailsInTurn,

@@ -128,6 +128,8 @@ pub(super) struct World {
     pub(super) trace: Trace,
     /// How machines lose power here.
     pub(super) power: Power,
+    /// Whether who joins in-sync replicas next goes down at that.
+    pub(super) strikes_who_joins: bool,
     healing_since: Option<Nanos>,
     rested: Option<Rest>,
     /// Whether all is over.
@@ -194,6 +196,7 @@ impl World {
             ledger: Ledger::new(options.told),
             trace: Trace::new(options.told),
             power,
+            strikes_who_joins: false,
             healing_since: None,
             rested: None,
             is_over: false,
@@ -349,10 +352,12 @@ impl World {
     /// Sends what a life of a node asks and answers.
     fn transmit(&mut self, id: BrokerId, boot: u64, (sent, answers): (Vec<Sent>, Vec<(Return, Answer)>)) {
         for sent in sent {
+            let mut later = 0;
             if let Purpose::Isr(proposed) = &sent.purpose {
                 for one in proposed {
                     self.ledger.proposes(partition_of(one), &one.proposal);
                 }
+                later = self.strike_who_joins(id, proposed);
             }
             self.next_call += 1;
             let back = Return { call: self.next_call, to: Party::Node(id) };
@@ -362,7 +367,7 @@ impl World {
             if self.next_call.is_multiple_of(QUESTIONS_PER_AUDIT) || sent.question.is_vote() {
                 audit_question(&self.machines[&id], &sent.question, &mut self.ledger);
             }
-            self.carry(back, boot, sent.to, sent.question);
+            self.carry((back, boot), sent.to, sent.question, later);
         }
         for (back, answer) in answers {
             answer.count(&mut self.ledger);
@@ -377,7 +382,7 @@ impl World {
         }
     }
 
-    fn carry(&mut self, back: Return, boot: u64, to: BrokerId, question: Question) {
+    fn carry(&mut self, (back, boot): (Return, u64), to: BrokerId, question: Question, later: Nanos) {
         let way = (back.to, Party::Node(to));
         let doubles = question.may_be_doubled();
         let (arrival, copy) = self.wire.arrivals(way, doubles, self.now, &mut self.random, &mut self.ledger);
@@ -385,7 +390,7 @@ impl World {
             self.after(delay, Event::Question { back, boot, to, question: question.clone() });
         }
         if let Some(delay) = arrival {
-            self.after(delay, Event::Question { back, boot, to, question });
+            self.after(delay + later, Event::Question { back, boot, to, question });
         }
     }
 
@@ -495,7 +500,7 @@ impl World {
             let back = Return { call: number, to: Party::Client(index) };
             self.calls.insert(number, Call { from: back.to, boot: 0, to, purpose: None });
             self.give_up_after(CLIENT_PATIENCE, number);
-            self.carry(back, 0, to, question);
+            self.carry((back, 0), to, question, 0);
         }
         if let Some(id) = keeps_down {
             self.machine(id).down_until = self.now + ON_THE_WAY;

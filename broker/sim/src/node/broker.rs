@@ -124,7 +124,8 @@ impl Broker {
         settings: Arc<TopicSettings>,
     ) -> Result<Option<Partition>, Death> {
         let name = TopicPartition::new(topic.clone(), index);
-        let opened = self.folder.open_log(&name, topic_id, &settings.log, self.clock.wall())?;
+        let held = self.partitions.values().map(|partition| (&partition.log, partition.high_watermark()));
+        let opened = self.folder.open_log(&name, topic_id, &settings.log, &held, self.clock.wall())?;
         Ok(opened.map(|(log, high_watermark)| Partition::new((topic, topic_id, index), log, high_watermark, settings)))
     }
 
@@ -168,7 +169,7 @@ impl Broker {
         flush.min(self.next_checkpoint).min(self.next_retention).min(self.cleaner.next_time())
     }
 
-    fn checkpoint(&self, kind: CheckpointKind) -> Result<(), Death> {
+    fn checkpoint(&self, kind: CheckpointKind) -> Result<bool, Death> {
         self.folder
             .checkpoint(kind, self.partitions.values().map(|partition| (&partition.log, partition.high_watermark())))
     }

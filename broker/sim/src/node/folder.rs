@@ -25,7 +25,12 @@ pub(crate) struct LogFolder {
     directory: LogDirectory,
     found: BTreeMap<TopicPartition, RestingLog>,
     deleted: Vec<(Timestamp, DeletedPartition)>,
+    /// Whether a checkpoint may name logs that are gone.
+    is_outdated: bool,
 }
+
+/// A log that is held, and its high watermark.
+pub(crate) type HeldLog<'a> = (&'a PartitionLog, Offset);
 
 impl From<LogError> for Death {
     fn from(error: LogError) -> Self {
@@ -58,7 +63,7 @@ impl LogFolder {
             let name = entry.topic_partition.clone();
             found.insert(name, directory.survey(entry)?);
         }
-        Ok(Self { directory, found, deleted: Vec::new() })
+        Ok(Self { directory, found, deleted: Vec::new(), is_outdated: true })
     }
 
     /// Sets aside what the first image gives to nobody here.
@@ -73,12 +78,14 @@ impl LogFolder {
         Ok(())
     }
 
-    /// The log of that name, and up to where it was known to be committed; `None` where the disk has no room to make it.
-    pub(crate) fn open_log(
+    /// The log of that name, and up to where it was known to be committed; `None` where the disk has no room to make it. `held` are those that
+    /// were opened before.
+    pub(crate) fn open_log<'a>(
         &mut self,
         name: &TopicPartition,
         topic_id: Uuid,
         config: &Arc<LogConfig>,
+        held: &(impl Iterator<Item = HeldLog<'a>> + Clone),
         now: Timestamp,
     ) -> Result<Option<(PartitionLog, Offset)>, Death> {
         let config = Arc::clone(config);
@@ -87,6 +94,9 @@ impl LogFolder {
             while !opening.step(1_000)?.done {}
             opening.finish()?
         } else {
+            if !self.forget_gone(held)? {
+                return Ok(None);
+            }
             match self.directory.create_partition(name.clone(), Some(topic_id), config, now) {
                 Ok(log) => log,
                 Err(error) if error.is_disk_full() => return Ok(None),
@@ -102,7 +112,24 @@ impl LogFolder {
     pub(crate) fn delete(&mut self, log: PartitionLog, now: Timestamp, random: &mut Random) -> Result<(), Death> {
         let deleted = self.directory.delete_partition(log, uuid(random))?;
         self.deleted.push((now.plus_ms(DELETE_DELAY_MS), deleted));
+        self.is_outdated = true;
         Ok(())
+    }
+
+    /// Has the checkpoints say nothing more of logs that are gone, as the server does before a new one may have the same name: it would begin
+    /// where the old one did. Whether they do.
+    pub(crate) fn forget_gone<'a>(
+        &mut self,
+        held: &(impl Iterator<Item = HeldLog<'a>> + Clone),
+    ) -> Result<bool, Death> {
+        if self.is_outdated {
+            let mut is_written = true;
+            for kind in CheckpointKind::ALL {
+                is_written &= self.checkpoint(kind, held.clone())?;
+            }
+            self.is_outdated = !is_written;
+        }
+        Ok(!self.is_outdated)
     }
 
     /// Removes the files that are due.
@@ -111,14 +138,22 @@ impl LogFolder {
         Ok(due.into_iter().try_for_each(|(_, deleted)| deleted.remove())?)
     }
 
+    /// A log was cut off.
+    pub(crate) fn lower_recovery_point(&self, log: &PartitionLog) -> Result<(), Death> {
+        match self.directory.lower_recovery_point(log.topic_partition(), log.recovery_checkpoint()) {
+            Err(error) if !error.is_disk_full() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// Writes a checkpoint of the logs that are held, each with its high watermark, and of those that nobody has asked for yet what the one
-    /// before says, as the server does. On a full disk the one before stays.
+    /// before says, as the server does. On a full disk the one before stays: whether it is written.
     pub(crate) fn checkpoint<'a>(
         &self,
         kind: CheckpointKind,
-        held: impl Iterator<Item = (&'a PartitionLog, Offset)>,
-    ) -> Result<(), Death> {
-        let entry = |(log, high_watermark): (&PartitionLog, Offset)| {
+        held: impl Iterator<Item = HeldLog<'a>>,
+    ) -> Result<bool, Death> {
+        let entry = |(log, high_watermark): HeldLog<'a>| {
             let offset = match kind {
                 CheckpointKind::Cleaner => log.cleaned_to().unwrap_or(Offset::ZERO),
                 CheckpointKind::RecoveryPoint => log.recovery_checkpoint(),
@@ -130,7 +165,7 @@ impl LogFolder {
         let resting = self.found.keys().filter_map(|name| Some((name.clone(), self.directory.checkpoint(kind, name)?)));
         match self.directory.write_checkpoint(kind, held.filter_map(entry).chain(resting)) {
             Err(error) if !error.is_disk_full() => Err(error.into()),
-            _ => Ok(()),
+            written => Ok(written.is_ok()),
         }
     }
 

@@ -23,7 +23,7 @@ use gregor_server::control::{FormatOptions, InitialVoters, format_storage};
 use gregor_types::{BrokerId, Uuid};
 use gregor_wire::batch::split_batches;
 
-pub(crate) use folder::LogFolder;
+pub(crate) use folder::{HeldLog, LogFolder};
 pub(crate) use process::{OFFSETS_TOPIC, Updates};
 
 pub use broker::Broker;

@@ -121,15 +121,22 @@ impl Admin {
     }
 }
 
-/// A broker that is down for longer than its session lasts, and stays down until whom this is asked of has heard of it.
+/// A broker that is down for longer than its session lasts, and stays down until whom this is asked of has heard of it. Where it may be the only one
+/// that has lost nothing, none that may lead: who takes that out gives up what it has.
 fn unregistered_next(image: &Image, view: &mut View<'_>) -> Option<Asked> {
     let is_long_down = |machine: &&Machine| {
         let broker = image.cluster().broker(machine.identity.id);
-        machine.process.is_none() && broker.is_some_and(|broker| broker.fenced)
+        let is_needed = view.power == Power::FailsInTurn && may_lead_anything(image, machine.identity.id);
+        machine.process.is_none() && broker.is_some_and(|broker| broker.fenced) && !is_needed
     };
     let broker = view.machines.values().find(is_long_down)?.identity.id;
     view.keeps_down = Some(broker);
     Some(Asked::Unregister { broker })
+}
+
+fn may_lead_anything(image: &Image, broker: BrokerId) -> bool {
+    let mut partitions = image.topics().iter().flat_map(|topic| topic.partitions());
+    partitions.any(|(_, partition)| partition.isr.contains(&broker) || partition.elr.contains(&broker))
 }
 
 /// A higher level of `metadata.version`, or a lower one for which nothing is lost.

@@ -41,9 +41,9 @@ impl World {
         let ids: Vec<BrokerId> = self.machines.keys().copied().collect();
         for id in ids {
             self.relieve(Relief::Disk(id));
-            let machine = &self.machines[&id];
+            let machine = self.machine(id);
             let Some(process) = &machine.process else {
-                machine.disk.stop_after(u64::MAX);
+                machine.go_on();
                 let pause = self.downtime();
                 self.after(pause, Event::Start(id));
                 continue;
@@ -52,8 +52,9 @@ impl World {
             if restarts_all || machine.is_let_down || machine.disk.is_off() {
                 self.go_down(id, Crash::KeepAll, "for the last time");
             } else {
-                self.trace.note(format_args!("node {id} goes on, stopping: {}", process.is_stopping()));
-                machine.disk.stop_after(u64::MAX);
+                let is_stopping = process.is_stopping();
+                machine.go_on();
+                self.trace.note(format_args!("node {id} goes on, stopping: {is_stopping}"));
             }
         }
         self.after(LOOK_EVERY, Event::Look);

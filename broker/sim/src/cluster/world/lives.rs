@@ -38,11 +38,8 @@ impl World {
         if !machine.disk.is_off() && !machine.is_let_down {
             return self.ledger.violated(format!("node {id} ends on a disk that is well: {death}"));
         }
-        if machine.disk.is_off() {
-            self.ledger.count("machine off at a write");
-        }
-        if let Some(token) = machine.died_at() {
-            self.ledger.count(token);
+        if let Some(what) = machine.stops_at.filter(|_| machine.disk.is_off()) {
+            self.ledger.count(what);
         }
         let crash = self.crash_of(id);
         self.go_down(id, crash, "by itself");
