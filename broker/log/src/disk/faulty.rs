@@ -260,11 +260,7 @@ impl State {
     }
 
     fn is_off(&self) -> bool {
-        match self.stop {
-            Some(Stop::After(limit)) => self.mutations > limit,
-            Some(Stop::Now) => true,
-            Some(Stop::At(_)) | None => false,
-        }
+        matches!(self.stop, Some(Stop::Now)) || matches!(self.stop, Some(Stop::After(limit)) if self.mutations > limit)
     }
 
     fn name(&mut self, folder: Name, change: NameChange) -> io::Result<()> {

@@ -97,6 +97,7 @@ impl World {
         }
         match what {
             0 | 1 => self.stop_at_a_write(id),
+            3 | 4 if self.power == Power::FailsInTurn => self.lose_power(id),
             2..5 => self.kill(id),
             5 => self.lose_power(id),
             6 => self.stop_cleanly(id),
@@ -381,7 +382,7 @@ impl Power {
         let brokers = shape.roles.iter().filter(|roles| roles.is_broker()).count();
         match random.below(10) {
             0..4 => Self::Fails,
-            4..7 if shape.keeps_eligible && brokers > 2 => Self::FailsInTurn,
+            4..8 if shape.keeps_eligible && brokers > 2 => Self::FailsInTurn,
             _ => Self::Lasts,
         }
     }
