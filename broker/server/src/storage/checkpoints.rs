@@ -1,7 +1,6 @@
 //! The checkpoint files of a log directory: each is written where it would say something else, one at a time.
 
-use std::collections::HashMap;
-use std::sync::PoisonError;
+use std::{collections::HashMap, sync::PoisonError};
 
 use gregor_log::CheckpointKind;
 use gregor_types::{Offset, TopicPartition};

@@ -54,9 +54,9 @@ pub(super) struct Replica {
     pub(super) answered_in: Option<LeaderEpoch>,
     /// How often the log was cut back to a leader's, and how often it began anew where a leader's log begins.
     pub(super) truncations: u64,
+    pub(super) starts_over: u64,
     /// Whether something was cut off that was synced, since that was asked last.
     pub(super) is_cut: bool,
-    pub(super) starts_over: u64,
     /// Where it stood when it was asked last whether that has changed: the epoch in which it leads, where its log begins and ends, and the high
     /// watermark.
     stood: Option<(Option<LeaderEpoch>, [Offset; 3])>,
@@ -105,8 +105,8 @@ impl Replica {
             is_doubtful: false,
             answered_in: None,
             truncations: 0,
-            is_cut: false,
             starts_over: 0,
+            is_cut: false,
             stood: None,
             seen: None,
         }
